@@ -1,0 +1,68 @@
+//! Named points at which tests kill the process, to prove that no torn state is taken for a backup.
+//!
+//! Only builds with debug assertions have them; in a release build [`reach`] is empty.
+//! `LIFEBOAT_KILL_AT=NAME` kills at the first pass over the point, `NAME:3` at the third.
+//! `LIFEBOAT_PANIC_AT` panics instead, for the guards that must survive that.
+
+/// Every point's name, so that a test can visit all of them.
+pub const ALL: &[&str] = &[
+    "backup.begun",
+    "backup.started",
+    "backup.pack-stored",
+    "backup.copied",
+    "backup.stopped",
+    "backup.archived",
+    "backup.packs-listed",
+    "backup.manifest-stored",
+    "backup.committed",
+    "push.start",
+    "push.key-stored",
+    "push.encoded",
+    "push.stored",
+    "push.recorded",
+    "get.start",
+    "get.written",
+    "restore.marked",
+    "restore.created",
+    "restore.pack-written",
+    "restore.configured",
+    "restore.synced",
+    "restore.complete",
+    "store.temporary-written",
+];
+
+/// Dies here, by SIGKILL or by panic, when a test asked for it.
+#[inline]
+pub fn reach(name: &'static str) {
+    #[cfg(debug_assertions)]
+    armed::reach(name);
+    #[cfg(not(debug_assertions))]
+    let _ = name;
+}
+
+#[cfg(debug_assertions)]
+mod armed {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static PASSES: AtomicU32 = AtomicU32::new(0);
+
+    pub(super) fn reach(name: &'static str) {
+        debug_assert!(super::ALL.contains(&name), "kill point {name} is not listed");
+        if hit("LIFEBOAT_KILL_AT", name) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            std::thread::park();
+        }
+        if hit("LIFEBOAT_PANIC_AT", name) {
+            panic!("panic planted at {name}");
+        }
+    }
+
+    fn hit(variable: &str, name: &str) -> bool {
+        let Ok(wanted) = std::env::var(variable) else { return false };
+        let (point, pass) = match wanted.split_once(':') {
+            Some((point, pass)) => (point, pass.parse().unwrap_or(1)),
+            None => (wanted.as_str(), 1),
+        };
+        point == name && PASSES.fetch_add(1, Ordering::SeqCst) + 1 == pass
+    }
+}

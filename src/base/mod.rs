@@ -1,0 +1,18 @@
+//! Ground floor: what every other room stands on and what itself depends on no other.
+//!
+//! Clock and times, positions in a log, ids, units, durable file writes, the error type,
+//! the progress trait and the named kill points of the tests.
+
+pub mod clock;
+pub mod durable;
+pub mod error;
+pub mod ids;
+pub mod killpoint;
+pub mod position;
+pub mod progress;
+pub mod units;
+
+pub use clock::Timestamp;
+pub use error::{Error, ErrorKind, Result};
+pub use ids::{BackupId, BackupType, Incarnation, SourceName};
+pub use position::{Lsn, Segment, SegmentSize, TimelineId};

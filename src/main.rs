@@ -1,0 +1,2 @@
+//! Lifeboat's entry point.
+fn main() {}

@@ -1,0 +1,3 @@
+//! What is protected, one folder a kind.
+
+pub mod postgres;

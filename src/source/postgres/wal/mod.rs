@@ -1,0 +1,1 @@
+//! Reading PostgreSQL's write-ahead log.

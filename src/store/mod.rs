@@ -1,0 +1,178 @@
+//! Object stores behind one trait.
+//!
+//! Keys are `/`-separated UTF-8 paths without empty, `.` or `..` components. Objects are immutable:
+//! written once with put-if-absent. A put has happened durably, or it has not: no reader ever sees part of one.
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::base::Timestamp;
+
+pub mod local;
+pub mod memory;
+mod open;
+
+/// One object of a listing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The full key.
+    pub key: String,
+    /// Stored size in bytes.
+    pub size_bytes: u64,
+    /// When the object was written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug, Default)]
+pub struct ListPage {
+    /// Objects in byte order of their keys.
+    pub objects: Vec<ObjectInfo>,
+    /// Whether objects follow after the last one here.
+    pub more: bool,
+}
+
+/// What a put-if-absent found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The object is now there, durably, with the given content.
+    Created,
+    /// An object of that name was there before; it is unchanged.
+    AlreadyExists,
+}
+
+/// The content of a put.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// Held in memory.
+    Bytes(Bytes),
+    /// Read from a file that does not change meanwhile: for what may be larger than memory.
+    File(PathBuf),
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes.into())
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+/// Why a store call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No object of that name.
+    #[error("{key} does not exist")]
+    NotFound {
+        /// The key asked for.
+        key: String,
+    },
+    /// The same call may succeed later: connection, timeout, throttling, server fault.
+    #[error("{message}")]
+    Retryable {
+        /// What failed and on which object.
+        message: String,
+        /// The underlying failure.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The same call will fail again: permission, invalid key, full disk.
+    #[error("{message}")]
+    Permanent {
+        /// What failed and on which object.
+        message: String,
+        /// The underlying failure.
+        #[source]
+        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    },
+}
+
+/// Shorthand for results of store calls.
+pub type StoreResult<T> = std::result::Result<T, StoreError>;
+
+/// Largest number of objects in one [`ListPage`].
+pub const LIST_PAGE_OBJECTS: usize = 1000;
+
+/// A flat space of immutable objects.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// The address as an operator wrote it, without secrets: `file:///srv/backups`.
+    fn url(&self) -> &str;
+
+    /// Writes an object unless one of that name exists. Durable when it returns.
+    async fn put_if_absent(&self, key: &str, body: Body) -> StoreResult<PutOutcome>;
+
+    /// The whole object.
+    async fn get(&self, key: &str) -> StoreResult<Bytes>;
+
+    /// Bytes `range` of the object; shorter when the object ends before the range does, empty when the
+    /// range starts at or after its end.
+    async fn get_range(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes>;
+
+    /// Size and time of one object.
+    async fn head(&self, key: &str) -> StoreResult<ObjectInfo>;
+
+    /// Up to [`LIST_PAGE_OBJECTS`] objects whose keys start with `prefix` (any string, not only whole
+    /// components) and sort after `start_after`, in byte order. What exists and is listed was put whole.
+    async fn list(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<ListPage>;
+
+    /// The distinct next components below `prefix` (empty, or ending in `/`) that have objects below
+    /// them, without slashes, in byte order: `["orders", "users"]`.
+    async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>>;
+
+    /// Removes an object; succeeds when there is none.
+    async fn delete(&self, key: &str) -> StoreResult<()>;
+}
+
+/// All objects whose keys start with `prefix` and sort after `start_after`, page by page.
+pub async fn list_all(store: &dyn Store, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
+    let mut all: Vec<ObjectInfo> = Vec::new();
+    loop {
+        let after = all.last().map(|object| object.key.clone()).or_else(|| start_after.map(str::to_owned));
+        let page = store.list(prefix, after.as_deref()).await?;
+        let done = !page.more || page.objects.is_empty();
+        all.extend(page.objects);
+        if done {
+            return Ok(all);
+        }
+    }
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Retryable { .. })
+    }
+
+    /// Whether the object does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+}
+
+impl From<StoreError> for crate::base::Error {
+    /// Retryable becomes `Unreachable` (exit 20), a missing object `Damaged` (exit 22: whoever asks for
+    /// an object by name was told that it exists), the rest `Failed`.
+    fn from(error: StoreError) -> Self {
+        use crate::base::Error;
+        match error {
+            StoreError::NotFound { key } => Error::damaged(format!("{key} is missing from the repository")),
+            StoreError::Retryable { message, source } => attach(Error::unreachable(message), source),
+            StoreError::Permanent { message, source } => attach(Error::unreachable(message), source),
+        }
+    }
+}
+
+fn attach(error: crate::base::Error, source: Option<Box<dyn std::error::Error + Send + Sync>>) -> crate::base::Error {
+    match source {
+        Some(source) => error.caused_by(source),
+        None => error,
+    }
+}

@@ -1,0 +1,1 @@
+//! From a repository's URL to its store.
