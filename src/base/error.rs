@@ -8,16 +8,16 @@ use std::fmt;
 /// Shorthand for results with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of failure this is: decides the exit code and whether a retry can help.
+/// What kind of failure this is: decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
     /// The operation failed; a retry without a change will fail again.
     Failed,
     /// The command line or the configuration is wrong.
     Usage,
-    /// The repository cannot be reached or does not answer as it should. Retryable.
+    /// The repository cannot be reached, or refuses to be read or written.
     Unreachable,
-    /// Another process holds what this one needs. Retryable.
+    /// Another process holds what this one needs.
     Busy,
     /// Stored data is damaged, forged or missing.
     Damaged,
@@ -131,11 +131,6 @@ impl Error {
     /// Hints in the order they were added.
     pub fn hints(&self) -> &[String] {
         &self.0.hints
-    }
-
-    /// Whether the same call may succeed later with nothing changed here.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Unreachable | ErrorKind::Busy)
     }
 
     /// The message followed by the causes, in one line.

@@ -158,21 +158,19 @@ impl StoreError {
 }
 
 impl From<StoreError> for crate::base::Error {
-    /// Retryable becomes `Unreachable` (exit 20), a missing object `Damaged` (exit 22: whoever asks for
-    /// an object by name was told that it exists), the rest `Failed`.
+    /// A missing object becomes `Damaged` (exit 22: whoever asks for an object by name was told that it
+    /// exists), everything else `Unreachable` (exit 20).
     fn from(error: StoreError) -> Self {
         use crate::base::Error;
         match error {
             StoreError::NotFound { key } => Error::damaged(format!("{key} is missing from the repository")),
-            StoreError::Retryable { message, source } => attach(Error::unreachable(message), source),
-            StoreError::Permanent { message, source } => attach(Error::unreachable(message), source),
+            StoreError::Retryable { message, source } | StoreError::Permanent { message, source } => {
+                let error = Error::unreachable(message);
+                match source {
+                    Some(source) => error.caused_by(source),
+                    None => error,
+                }
+            }
         }
-    }
-}
-
-fn attach(error: crate::base::Error, source: Option<Box<dyn std::error::Error + Send + Sync>>) -> crate::base::Error {
-    match source {
-        Some(source) => error.caused_by(source),
-        None => error,
     }
 }
