@@ -10,9 +10,11 @@ pub mod ids;
 pub mod killpoint;
 pub mod position;
 pub mod progress;
+pub mod relpath;
 pub mod units;
 
 pub use clock::Timestamp;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BackupId, BackupType, Incarnation, SourceName};
 pub use position::{Lsn, Segment, SegmentSize, TimelineId};
+pub use relpath::RelPath;
