@@ -11,10 +11,6 @@ use bytes::Bytes;
 
 use crate::base::Timestamp;
 
-pub mod local;
-pub mod memory;
-mod open;
-
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
