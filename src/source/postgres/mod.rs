@@ -2,9 +2,16 @@
 //!
 //! No repository, no store and no printing here: the engine holds those.
 
+pub mod connect;
+pub mod conninfo;
 pub mod control;
 pub mod filenames;
 pub mod history;
+pub mod label;
 pub mod page;
+mod pgpass;
+pub mod server;
+pub mod session;
+mod tls;
 pub mod wal;
 pub mod walk;
