@@ -162,6 +162,12 @@ impl Session {
         })
     }
 
+    /// The timeline the server writes, or the latest one that recovery is known to have reached.
+    pub async fn timeline(&self) -> Result<TimelineId> {
+        let row = self.row("identify", IDENTITY, &[]).await?;
+        Ok(TimelineId(column::<i32>(&row, 2)?.cast_unsigned()))
+    }
+
     /// The archiver's own record: tells why a segment is not yet archived.
     pub async fn archiver_status(&self) -> Result<ArchiverStatus> {
         let sql = "SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, \

@@ -37,7 +37,7 @@ pub struct Started {
 pub struct Stopped {
     /// The log up to here is needed to make the backup consistent.
     pub stop_lsn: Lsn,
-    /// The last segment a restore needs.
+    /// The last segment a restore needs. On a standby its timeline is the latest that recovery had reached.
     pub stop_segment: Segment,
     /// Content of the file `backup_label`, to be stored with the backup.
     pub backup_label: Vec<u8>,
@@ -141,9 +141,11 @@ impl RunningBackup {
         let backup_label = column::<String>(row, 1)?.into_bytes();
         let label = BackupLabel::parse(&backup_label)?;
         self.check_label(&label)?;
+        // A primary cannot change its timeline under a held session; a standby follows its primary's changes.
+        let timeline = if label.from_standby { self.session.timeline().await? } else { label.start_timeline };
         let stopped = Stopped {
             stop_lsn,
-            stop_segment: Segment::ending_at(label.start_timeline, stop_lsn, self.segment_size),
+            stop_segment: Segment::ending_at(timeline, stop_lsn, self.segment_size),
             backup_label,
             tablespace_map: column::<Option<String>>(row, 2)?.unwrap_or_default().into_bytes(),
             stop_time: Timestamp::from_system_time(column::<SystemTime>(row, 3)?),
