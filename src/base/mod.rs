@@ -1,8 +1,9 @@
 //! Ground floor: what every other room stands on and what itself depends on no other.
 //!
 //! Clock and times, positions in a log, ids, units, durable file writes, the error type,
-//! the progress trait and the named kill points of the tests.
+//! the progress trait, the cancel token and the named kill points of the tests.
 
+pub mod cancel;
 pub mod clock;
 pub mod durable;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod progress;
 pub mod relpath;
 pub mod units;
 
+pub use cancel::Cancel;
 pub use clock::Timestamp;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{BackupId, BackupType, Incarnation, SourceName};

@@ -19,7 +19,7 @@ pub struct Entry {
     pub kind: EntryKind,
     /// Permission bits, `0o7777` at most.
     pub mode: u32,
-    /// Numeric owner and group.
+    /// Numeric owner.
     pub uid: u32,
     /// Numeric group.
     pub gid: u32,

@@ -1,7 +1,8 @@
 //! Object stores behind one trait.
 //!
-//! Keys are `/`-separated UTF-8 paths without empty, `.` or `..` components. Objects are immutable:
-//! written once with put-if-absent. A put has happened durably, or it has not: no reader ever sees part of one.
+//! Keys are `/`-separated UTF-8 paths without empty, `.` or `..` components ([`check_key`]); no object has the name
+//! of another's directory. Objects are immutable: written once with put-if-absent. A put has happened durably, or
+//! it has not: no reader ever sees part of one.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -11,9 +12,14 @@ use bytes::Bytes;
 
 use crate::base::Timestamp;
 
+pub mod faulty;
+mod key;
 pub mod local;
 pub mod memory;
 mod open;
+
+pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
+pub use open::{create_root, file_url, open};
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +112,9 @@ pub trait Store: Send + Sync {
     /// The address as an operator wrote it, without secrets: `file:///srv/backups`.
     fn url(&self) -> &str;
 
-    /// Writes an object unless one of that name exists. Durable when it returns.
+    /// Writes an object unless one of that name exists. Durable when it returns, whatever the outcome.
+    ///
+    /// An error does not say that nothing was written: the object may be there, whole, as after a timeout.
     async fn put_if_absent(&self, key: &str, body: Body) -> StoreResult<PutOutcome>;
 
     /// The whole object.
@@ -120,14 +128,15 @@ pub trait Store: Send + Sync {
     async fn head(&self, key: &str) -> StoreResult<ObjectInfo>;
 
     /// Up to [`LIST_PAGE_OBJECTS`] objects whose keys start with `prefix` (any string, not only whole
-    /// components) and sort after `start_after`, in byte order. What exists and is listed was put whole.
+    /// components) and sort after `start_after` (any string too), in byte order. What is listed was put whole;
+    /// what was put before the call and not deleted since is listed.
     async fn list(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<ListPage>;
 
     /// The distinct next components below `prefix` (empty, or ending in `/`) that have objects below
-    /// them, without slashes, in byte order: `["orders", "users"]`.
+    /// them, without slashes, in byte order: `["orders", "users"]`. Another prefix is a permanent error.
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>>;
 
-    /// Removes an object; succeeds when there is none.
+    /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it.
     async fn delete(&self, key: &str) -> StoreResult<()>;
 }
 

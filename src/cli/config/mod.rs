@@ -1,0 +1,128 @@
+//! `lifeboat.toml`: found, read and resolved once into [`Settings`].
+//!
+//! Every mistake in the file is a usage error that names file and line. Relative paths count from the file.
+
+pub mod document;
+mod identities;
+mod resolve;
+pub mod settings;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::base::{Error, Result};
+
+pub use settings::{
+    BackupSettings, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
+};
+
+/// What of the process's environment decides where files are.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `$LIFEBOAT_CONFIG`.
+    pub config_file: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`.
+    pub config_home: Option<PathBuf>,
+    /// `$XDG_STATE_HOME`.
+    pub state_home: Option<PathBuf>,
+    /// The user's home directory.
+    pub home: Option<PathBuf>,
+    /// Whether this process runs as root.
+    pub is_root: bool,
+}
+
+impl Environment {
+    /// This process's.
+    pub fn of_process() -> Self {
+        let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        // The XDG specification: a relative path is invalid and to be ignored.
+        let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
+        Self {
+            config_file: path("LIFEBOAT_CONFIG"),
+            config_home: absolute("XDG_CONFIG_HOME"),
+            state_home: absolute("XDG_STATE_HOME"),
+            home: std::env::home_dir().filter(|home| home.is_absolute()),
+            is_root: rustix::process::geteuid().is_root(),
+        }
+    }
+
+    /// Where the configuration file may be when nobody says, in order of preference.
+    fn usual_places(&self) -> Vec<PathBuf> {
+        let user = self.config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")));
+        let user = user.map(|config| config.join("lifeboat/lifeboat.toml"));
+        [PathBuf::from("./lifeboat.toml")].into_iter().chain(user).chain([PathBuf::from("/etc/lifeboat/lifeboat.toml")]).collect()
+    }
+
+    /// Where state is kept when the file does not say.
+    fn default_state_dir(&self) -> Option<PathBuf> {
+        match (&self.state_home, self.is_root, &self.home) {
+            (Some(state_home), _, _) => Some(state_home.join("lifeboat")),
+            (None, true, _) => Some(PathBuf::from("/var/lib/lifeboat")),
+            (None, false, Some(home)) => Some(home.join(".local/state/lifeboat")),
+            (None, false, None) => None,
+        }
+    }
+}
+
+/// Finds and reads the configuration: `explicit` (`--config`), else `$LIFEBOAT_CONFIG`, else the usual places.
+///
+/// # Errors
+/// Usage errors: no file, an unreadable file, or mistakes in it, with file and line.
+pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Settings> {
+    let (path, text) = find(explicit, environment)?;
+    parse(&path, &text, environment)
+}
+
+/// Reads the settings that `text`, the content of the file at `path`, holds.
+///
+/// # Errors
+/// A usage error with all mistakes, each with file and line.
+pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Settings> {
+    resolve::resolve(path, text, environment).map_err(|error| match error.hints() {
+        [] => error.hint("lifeboat init --help shows a complete configuration"),
+        _ => error,
+    })
+}
+
+fn find(explicit: Option<&Path>, environment: &Environment) -> Result<(PathBuf, String)> {
+    let named = match (explicit, &environment.config_file) {
+        (Some(path), _) => Some((path, "--config")),
+        (None, Some(path)) => Some((path.as_path(), "LIFEBOAT_CONFIG")),
+        (None, None) => None,
+    };
+    if let Some((path, origin)) = named {
+        let text = read(path)?.ok_or_else(|| {
+            Error::usage(format!("there is no configuration file {}", path.display())).detail("named by", origin)
+        })?;
+        return Ok((path.to_owned(), text));
+    }
+    let places = environment.usual_places();
+    for path in &places {
+        if let Some(text) = read(path)? {
+            return Ok((path.clone(), text));
+        }
+    }
+    let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
+    Err(Error::usage("there is no configuration file lifeboat.toml")
+        .detail("looked for", places.join("\n"))
+        .hint("lifeboat init --help shows a complete one; name another place with --config FILE"))
+}
+
+/// `None` when there is no such file.
+fn read(path: &Path) -> Result<Option<String>> {
+    match std::fs::read(path) {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+                Err(Error::usage(format!("{}:{line}: not UTF-8 text", path.display())))
+            }
+        },
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(Error::usage(format!("cannot read the configuration file {}", path.display())).caused_by(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,234 @@
+//! From the document's keys to [`Settings`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::Environment;
+use super::document::{Document, Found, Table, beside, nearest};
+use super::settings::{BackupSettings, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings};
+use crate::base::{Error, Result, SourceName};
+
+/// Compressing and encrypting with more threads rarely helps the disk and takes them from the database.
+const DEFAULT_WORKERS_AT_MOST: usize = 4;
+const DEFAULT_COMPRESSION_LEVEL: u64 = 3;
+const DEFAULT_ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
+
+/// Reads `text`, the content of the file `path`; complaints are collected and returned together.
+pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Result<Settings> {
+    let config_file = std::path::absolute(path).map_err(|error| Error::io("resolve", path, error))?;
+    let document = Document::new(path, text);
+    let parsed = document.parse()?;
+    let root = document.root(&parsed);
+    let reader = Reader { document: &document, config_file: &config_file };
+
+    let state_dir = reader.state_dir(&root, environment);
+    let repositories = reader.repositories(&root);
+    let sources = reader.sources(&root, &repositories);
+    let encryption = root.table("encryption").map(|table| reader.encryption(&table)).unwrap_or_default();
+    let signing_key_file = root.table("signing").and_then(|table| {
+        let file = table.required_string("key_file", "key_file = \"signing.key\"").map(|file| reader.path(&file));
+        table.reject_unknown_keys();
+        file
+    });
+    let backup = reader.backup(root.table("backup"));
+    root.reject_unknown_keys();
+
+    document.finish()?;
+    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup })
+}
+
+struct Reader<'d, 'a> {
+    document: &'d Document<'a>,
+    config_file: &'d Path,
+}
+
+impl Reader<'_, '_> {
+    fn path(&self, found: &Found<String>) -> PathBuf {
+        beside(self.config_file, &found.value)
+    }
+
+    fn state_dir(&self, root: &Table<'_, '_>, environment: &Environment) -> PathBuf {
+        if let Some(found) = root.string("state_dir") {
+            return self.path(&found);
+        }
+        environment.default_state_dir().unwrap_or_else(|| {
+            let hint = "add state_dir = \"DIR\" at the top".to_owned();
+            self.document.complain(&(0..0), "no 'state_dir', and this user has no home directory", Some(hint));
+            PathBuf::new()
+        })
+    }
+
+    fn repositories(&self, root: &Table<'_, '_>) -> BTreeMap<String, RepositorySettings> {
+        let mut repositories = BTreeMap::new();
+        for (name, table) in root.named_tables("repository") {
+            if !is_plain_name(&name.value) {
+                let message = format!("'{}' cannot name a repository: use letters, digits, '-', '_' and '.'", name.value);
+                self.document.complain(&name.span, message, None);
+            }
+            let url = table.required_string("url", "url = \"file:///srv/backups\"");
+            if let Some(url) = &url
+                && let Err((message, hint)) = check_url(&url.value)
+            {
+                self.document.complain(&url.span, message, Some(hint));
+            }
+            let root_digest = table.string("root").and_then(|found| {
+                let digest = hex::decode(&found.value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+                if digest.is_none() {
+                    let message = format!("'root' in [repository.{}] is not a SHA-256 in 64 hex digits", name.value);
+                    self.document.complain(&found.span, message, None);
+                }
+                digest
+            });
+            table.reject_unknown_keys();
+            // Kept even when the URL is wrong, so that a source which names it is not blamed as well.
+            let url = url.map(|url| url.value).unwrap_or_default();
+            let settings = RepositorySettings { name: name.value.clone(), url, root: root_digest };
+            repositories.insert(name.value, settings);
+        }
+        repositories
+    }
+
+    fn encryption(&self, table: &Table<'_, '_>) -> Encryption {
+        let mode = table.string("mode");
+        let off = mode.as_ref().is_some_and(|mode| mode.value == "off");
+        if let Some(mode) = mode.filter(|mode| !matches!(mode.value.as_str(), "off" | "age")) {
+            let message = format!("'mode' in [encryption] must be \"age\" or \"off\", not \"{}\"", mode.value);
+            self.document.complain(&mode.span, message, None);
+        }
+        let mut recipients = Vec::new();
+        if let Some(list) = table.strings("recipients") {
+            if off && !list.value.is_empty() {
+                let hint = "drop one of the two".to_owned();
+                self.document.complain(&list.span, "encryption is off, yet there are recipients", Some(hint));
+            }
+            for item in list.value {
+                match item.value.parse() {
+                    Ok(recipient) => recipients.push(recipient),
+                    Err(why) => self.complain_about_recipient(&item, why),
+                }
+            }
+        }
+        let identity_files = table.string_or_strings("identity_file");
+        let identity_files = identity_files.map(|files| files.value.iter().map(|file| self.path(file)).collect());
+        table.reject_unknown_keys();
+        Encryption { off, recipients, identity_files: identity_files.unwrap_or_default() }
+    }
+
+    /// Never shows what stands there: a secret key pasted into the wrong place must not end up in a log.
+    fn complain_about_recipient(&self, item: &Found<String>, why: &str) {
+        if item.value.to_ascii_uppercase().starts_with("AGE-SECRET-KEY-") {
+            let hint = "name the public key (age1…) here; the secret one belongs in identity_file, on another host";
+            self.document.complain(&item.span, "a secret key among the recipients", Some(hint.into()));
+        } else {
+            let message = format!("not an age recipient (age1…): {why}");
+            self.document.complain(&item.span, message, Some("age-keygen -y FILE prints a key's recipient".into()));
+        }
+    }
+
+    fn sources(
+        &self,
+        root: &Table<'_, '_>,
+        repositories: &BTreeMap<String, RepositorySettings>,
+    ) -> BTreeMap<SourceName, SourceSettings> {
+        let mut sources = BTreeMap::new();
+        for (name, table) in root.named_tables("source") {
+            let parsed = name.value.parse::<SourceName>();
+            if let Err(why) = &parsed {
+                self.document.complain(&name.span, why, None);
+            }
+            let policy = table.string("policy").map(|policy| policy.value);
+            let kept_in = self.repositories_of_source(&table, repositories);
+            let Some(kind) = self.source_kind(&table) else { continue };
+            table.reject_unknown_keys();
+            if let Ok(name) = parsed {
+                sources.insert(name.clone(), SourceSettings { name, kind, policy, repositories: kept_in });
+            }
+        }
+        sources
+    }
+
+    /// `None` after a complaint; then the other keys, which depend on the kind, are not looked at.
+    fn source_kind(&self, table: &Table<'_, '_>) -> Option<SourceKind> {
+        let kind = table.required_string("kind", "kind = \"postgres\"")?;
+        if kind.value != "postgres" {
+            let hint = nearest(&kind.value, ["postgres"].into_iter()).map(|near| format!("did you mean '{near}'?"));
+            let message = format!("'{}' is not a kind of source; this version knows postgres", kind.value);
+            self.document.complain(&kind.span, message, hint);
+            return None;
+        }
+        let conninfo = table.required_string("conninfo", "conninfo = \"host=/var/run/postgresql\"");
+        let timeout_seconds = table.integer("archive_timeout_seconds", 1..=7 * 86_400, "seconds");
+        Some(SourceKind::Postgres(PostgresSettings {
+            conninfo: conninfo.map(|found| found.value).unwrap_or_default(),
+            primary_conninfo: table.string("primary_conninfo").map(|found| found.value),
+            data_directory: table.string("data_directory").map(|found| self.path(&found)),
+            archive_timeout: Duration::from_secs(timeout_seconds.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT_SECONDS)),
+        }))
+    }
+
+    fn repositories_of_source(&self, table: &Table<'_, '_>, repositories: &BTreeMap<String, RepositorySettings>) -> Vec<String> {
+        let Some(named) = table.strings("repositories") else { return repositories.keys().cloned().collect() };
+        if named.value.is_empty() {
+            self.document.complain(&named.span, "'repositories' is empty: leave it out to use all of them", None);
+        }
+        let mut chosen = Vec::new();
+        for name in named.value {
+            if !repositories.contains_key(&name.value) {
+                let near = nearest(&name.value, repositories.keys().map(String::as_str));
+                let hint = match near {
+                    Some(near) => format!("did you mean '{near}'?"),
+                    None => format!("add a section [repository.{}]", name.value),
+                };
+                self.document.complain(&name.span, format!("there is no [repository.{}]", name.value), Some(hint));
+            } else if chosen.contains(&name.value) {
+                self.document.complain(&name.span, format!("repository '{}' is named twice", name.value), None);
+            }
+            chosen.push(name.value);
+        }
+        chosen
+    }
+
+    fn backup(&self, table: Option<Table<'_, '_>>) -> BackupSettings {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let workers = cores.min(DEFAULT_WORKERS_AT_MOST);
+        let Some(table) = table else {
+            return BackupSettings { workers, compression_level: DEFAULT_COMPRESSION_LEVEL as i32, pack_size_bytes: None };
+        };
+        let settings = BackupSettings {
+            workers: table.integer("workers", 1..=256, "").map_or(workers, |workers| workers as usize),
+            compression_level: table.integer("compression_level", 1..=19, "").unwrap_or(DEFAULT_COMPRESSION_LEVEL) as i32,
+            pack_size_bytes: table.integer("pack_size_mib", 1..=1024, "MiB").map(|size_mib| size_mib << 20),
+        };
+        table.reject_unknown_keys();
+        settings
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.bytes().all(plain)
+}
+
+/// Says what is wrong with a repository's address, and what to write instead.
+fn check_url(url: &str) -> Result<(), (String, String)> {
+    if let Some(path) = url.strip_prefix("file://") {
+        return match path.strip_prefix('/') {
+            Some(rest) if !rest.is_empty() => Ok(()),
+            _ => Err((format!("'{url}' is not an absolute path"), "write file:///srv/backups, with three slashes".into())),
+        };
+    }
+    if let Some(rest) = url.strip_prefix("s3://") {
+        let bucket = rest.split('/').next().unwrap_or_default();
+        return match bucket {
+            "" => Err((format!("'{url}' names no bucket"), "write s3://bucket/prefix".into())),
+            // The address itself may hold a secret here, so it is not repeated.
+            _ if bucket.contains('@') => {
+                Err(("'url' holds credentials".into(), "keep them out of the address; use the environment".into()))
+            }
+            _ => Ok(()),
+        };
+    }
+    let hint = if url.starts_with('/') { format!("did you mean 'file://{url}'?") } else { "write file:///srv/backups".into() };
+    Err((format!("'{url}' is not the address of a repository (file:///… or s3://…)"), hint))
+}

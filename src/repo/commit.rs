@@ -1,0 +1,213 @@
+//! The commit log: one signed entry a backup. The entry is the commit point and the summary.
+//!
+//! Entry n names the digest of entry n−1 and is put if absent under its number. A backup exists when its entry does,
+//! and not before: everything it names was stored first. An entry that does not verify is never used; the others are,
+//! each vouching for itself.
+
+use serde::{Deserialize, Serialize};
+
+use super::keyring::Role;
+use super::signed::{self, Place, Signer};
+use super::{Repository, layout};
+use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, SegmentSize, SourceName, TimelineId, Timestamp};
+use crate::codec::Sha256Digest;
+use crate::store::{PutOutcome, list_all};
+
+/// What a commit entry says of its backup. No user data: times, positions, sizes, digests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackupSummary {
+    /// Its id.
+    pub id: BackupId,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub backup_type: BackupType,
+    /// The backup it builds on; none for a full.
+    pub base: Option<BackupId>,
+    /// The source's incarnation.
+    pub incarnation: Incarnation,
+    /// Timeline on which it was taken.
+    pub timeline: TimelineId,
+    /// Redo LSN that the start returned: replay begins here.
+    pub start_lsn: Lsn,
+    /// LSN that replay must reach before the cluster is consistent.
+    pub stop_lsn: Lsn,
+    /// When it started, by the server's clock.
+    pub start_time: Timestamp,
+    /// When it stopped, by the server's clock: every moment from here on is restorable from it.
+    pub stop_time: Timestamp,
+    /// WAL segment size.
+    pub segment_bytes: SegmentSize,
+    /// Whether it was taken from a standby.
+    pub from_standby: bool,
+    /// Server version number, `150018`.
+    pub server_version: u32,
+    /// Whether data checksums were on.
+    pub data_checksums: bool,
+    /// `wal_log_hints` at the start.
+    pub wal_log_hints: bool,
+    /// `wal_level` at the start.
+    pub wal_level: String,
+    /// Whether the packs and the manifest are encrypted.
+    pub encrypted: bool,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes in the restored tree.
+    pub raw_bytes: u64,
+    /// Bytes of packs and manifest as stored by this backup.
+    pub stored_bytes: u64,
+    /// Number of packs.
+    pub packs: u32,
+    /// SHA-256 of `packs.jsonl`.
+    pub packs_sha256: Sha256Digest,
+    /// SHA-256 of the stored manifest.
+    pub manifest_sha256: Sha256Digest,
+    /// Length of the stored manifest.
+    pub manifest_bytes: u64,
+    /// Pages that failed their checksum and stayed bad.
+    pub bad_pages: u64,
+    /// Seconds from start to commit, by this host's clock.
+    pub duration_seconds: f64,
+}
+
+/// One entry of the commit log.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CommitEntry {
+    /// Its number, counted from 1.
+    pub number: u32,
+    /// SHA-256 of the entry before, as stored; none for the first.
+    pub previous: Option<Sha256Digest>,
+    /// The scheduler's lease token under which it was written; 0 without a lease.
+    pub lease_token: u64,
+    /// Host that wrote it.
+    pub host: String,
+    /// When it was written, by that host's clock.
+    pub written: Timestamp,
+    /// The backup.
+    pub backup: BackupSummary,
+}
+
+/// The commit log of one source as read: what verified, and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+pub struct CommitLog {
+    /// Entries that verified, by number.
+    pub entries: Vec<CommitEntry>,
+    /// What did not: the object's key and why.
+    pub problems: Vec<(String, String)>,
+    /// Number and SHA-256 of the last object, verified or not.
+    pub head: Option<(u32, Sha256Digest)>,
+}
+
+impl CommitLog {
+    /// Reads and verifies the whole log of `source`.
+    ///
+    /// # Errors
+    /// Only when the repository does not answer; what is damaged is in [`CommitLog::problems`].
+    pub async fn load(repository: &Repository, source: &SourceName) -> Result<Self> {
+        let prefix = layout::commits(source);
+        let mut log = Self::default();
+        let mut previous: Option<(u32, Sha256Digest)> = None;
+        for object in list_all(repository.store(), &prefix, None).await? {
+            let Some(number) = parse_number(&object.key[prefix.len()..]) else {
+                log.problems.push((object.key, "it is not a commit entry".to_owned()));
+                continue;
+            };
+            let document = match repository.store().get(&object.key).await {
+                Ok(document) => document,
+                Err(error) if error.is_not_found() => {
+                    log.problems.push((object.key, "it vanished while the log was being read".to_owned()));
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            log.accept(repository, source, &object.key, number, &document, previous);
+            previous = Some((number, Sha256Digest::of(&document)));
+        }
+        log.head = previous;
+        Ok(log)
+    }
+
+    fn accept(
+        &mut self,
+        repository: &Repository,
+        source: &SourceName,
+        key: &str,
+        number: u32,
+        document: &[u8],
+        previous: Option<(u32, Sha256Digest)>,
+    ) {
+        let expected_number = previous.map_or(1, |(number, _)| number + 1);
+        for missing in expected_number..number {
+            self.problems.push((layout::commit(source, missing), "it is missing".to_owned()));
+        }
+        let place = place(repository, source);
+        let entry = match signed::verify::<CommitEntry>(document, &place, |id| repository.keyring().key_for(id, Role::Write)) {
+            Ok(entry) => entry,
+            Err(error) => return self.problems.push((key.to_owned(), error.to_string())),
+        };
+        if entry.number != number {
+            let why = format!("it is a copy of entry {}: replayed under another number", entry.number);
+            return self.problems.push((key.to_owned(), why));
+        }
+        // After a gap there is nothing to compare with, and the gap is reported already.
+        if expected_number == number && entry.previous != previous.map(|(_, digest)| digest) {
+            self.problems
+                .push((key.to_owned(), "it does not follow the entry before it: one of the two was replaced".to_owned()));
+        }
+        self.entries.push(entry);
+    }
+
+    /// Summaries of the backups, oldest first.
+    pub fn backups(&self) -> impl DoubleEndedIterator<Item = &BackupSummary> {
+        self.entries.iter().map(|entry| &entry.backup)
+    }
+
+    /// The backup with this id.
+    pub fn find(&self, id: &BackupId) -> Option<&BackupSummary> {
+        self.backups().find(|backup| backup.id == *id)
+    }
+}
+
+fn parse_number(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".json")?;
+    (digits.len() == 8 && digits.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| digits.parse().ok())
+        .flatten()
+        .filter(|number| *number > 0)
+}
+
+fn place(repository: &Repository, source: &SourceName) -> Place {
+    Place::of_source("commit", repository.id(), source)
+}
+
+/// Appends an entry for `backup`: the commit point. When another writer takes the number first, the next one is tried.
+///
+/// # Errors
+/// When the repository does not answer or refuses.
+pub async fn append(
+    repository: &Repository,
+    source: &SourceName,
+    signer: &Signer,
+    host: &str,
+    backup: &BackupSummary,
+) -> Result<CommitEntry> {
+    const ATTEMPTS: usize = 16;
+    for _ in 0..ATTEMPTS {
+        let log = CommitLog::load(repository, source).await?;
+        let number = log.head.map_or(1, |(number, _)| number + 1);
+        let entry = CommitEntry {
+            number,
+            previous: log.head.map(|(_, digest)| digest),
+            lease_token: 0,
+            host: host.to_owned(),
+            written: Timestamp::now(),
+            backup: backup.clone(),
+        };
+        let document = signed::sign(place(repository, source), &entry, signer);
+        match repository.store().put_if_absent(&layout::commit(source, number), document.into()).await? {
+            PutOutcome::Created => return Ok(entry),
+            PutOutcome::AlreadyExists => {}
+        }
+    }
+    Err(Error::busy(format!("cannot commit backup {} of {source}: other writers took {ATTEMPTS} numbers in a row", backup.id))
+        .hint(format!("lifeboat list {source}   shows who writes")))
+}

@@ -1,0 +1,215 @@
+//! What a host remembers of a repository, below `state_dir`: public things only, readable by its owner alone.
+//!
+//! Losing it costs time and never data: the keys seen first, the head of each commit log (so that a repository that
+//! was wound back is noticed), the key of the present stretch of log, what straddles out of the last archived
+//! segment, and the digests that wait to be signed in a batch.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::log::index::IndexLine;
+use crate::base::{Error, Incarnation, Result, SourceName, Timestamp, durable};
+use crate::codec::Sha256Digest;
+
+/// The state of one repository on this host.
+#[derive(Clone, Debug)]
+pub struct HostState {
+    dir: PathBuf,
+}
+
+/// The last commit entry a host saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RememberedHead {
+    /// Its number.
+    pub number: u32,
+    /// SHA-256 of the entry as stored.
+    pub sha256: Sha256Digest,
+}
+
+/// The stretch of log this host is writing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Its number in the repository.
+    pub number: u32,
+    /// What its segments are encrypted to.
+    pub recipient: String,
+    /// The recipients its key is wrapped to.
+    pub wrapped_to: Vec<String>,
+    /// When it began, by this host's clock.
+    pub began: Timestamp,
+}
+
+impl HostState {
+    /// The state for the repository with id `repository`, below `state_dir`. Nothing is created yet.
+    pub fn new(state_dir: &Path, repository: &str) -> Self {
+        Self { dir: state_dir.join(repository) }
+    }
+
+    fn log_dir(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
+        self.dir.join(source.to_string()).join(incarnation.to_string())
+    }
+
+    /// The digest of the repository's first keys as this host first saw them: the pin when none is configured.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub fn pin_root(&self, root: Sha256Digest) -> Result<Sha256Digest> {
+        let path = self.dir.join("root.json");
+        match read_json(&path)? {
+            Some(remembered) => Ok(remembered),
+            None => write_json(&path, &root).map(|()| root),
+        }
+    }
+
+    /// The head of the commit log of `source` that this host saw last.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn head(&self, source: &SourceName) -> Result<Option<RememberedHead>> {
+        read_json(&self.dir.join(source.to_string()).join("head.json"))
+    }
+
+    /// Remembers the head of the commit log of `source`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn remember_head(&self, source: &SourceName, head: RememberedHead) -> Result<()> {
+        write_json(&self.dir.join(source.to_string()).join("head.json"), &head)
+    }
+
+    /// The stretch of log this host is writing; none when it must begin one.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn stretch(&self, source: &SourceName, incarnation: &Incarnation) -> Result<Option<Stretch>> {
+        read_json(&self.log_dir(source, incarnation).join("stretch.json"))
+    }
+
+    /// Remembers the stretch of log this host is writing.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn remember_stretch(&self, source: &SourceName, incarnation: &Incarnation, stretch: &Stretch) -> Result<()> {
+        write_json(&self.log_dir(source, incarnation).join("stretch.json"), stretch)
+    }
+
+    /// What straddles out of the segment before `segment_name`, as the log reader encoded it.
+    pub fn carry_into(&self, source: &SourceName, incarnation: &Incarnation, segment_name: &str) -> Option<Vec<u8>> {
+        // Unreadable is as good as absent: the head of the straddling record is then looked up elsewhere.
+        fs::read(self.log_dir(source, incarnation).join(format!("carry-{segment_name}"))).ok()
+    }
+
+    /// Remembers what straddles into `segment_name` and forgets what straddled into `done`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn remember_carry(
+        &self,
+        source: &SourceName,
+        incarnation: &Incarnation,
+        done: &str,
+        segment_name: &str,
+        carry: &[u8],
+    ) -> Result<()> {
+        let dir = self.log_dir(source, incarnation);
+        let path = dir.join(format!("carry-{segment_name}"));
+        prepare(&path)
+            .and_then(|()| durable::write_file(&path, carry, 0o600))
+            .map_err(|error| Error::io("write", &path, error))?;
+        match fs::remove_file(dir.join(format!("carry-{done}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &dir, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Locks the journal of one log on this host, waiting for another process that holds it.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn journal(&self, source: &SourceName, incarnation: &Incarnation) -> Result<Journal> {
+        let path = self.log_dir(source, incarnation).join("journal.jsonl");
+        let open = || {
+            prepare(&path)?;
+            let file = fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
+            file.lock()?;
+            Ok(file)
+        };
+        let file = open().map_err(|error| Error::io("lock", &path, error))?;
+        Ok(Journal { path: path.clone(), file })
+    }
+
+    /// Directory for files that live as long as one run; emptied of what dead runs left is the caller's duty.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn scratch(&self) -> Result<tempfile::TempDir> {
+        let dir = self.dir.join("scratch");
+        durable::create_dir_all(&dir).and_then(|()| tempfile::Builder::new().prefix("run-").tempdir_in(&dir)).map_err(|error| {
+            Error::io("create a scratch directory in", &dir, error)
+                .hint("set state_dir in lifeboat.toml to a directory this user may write")
+        })
+    }
+}
+
+/// Digests of archived segments that wait to be signed, locked for this process.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+impl Journal {
+    /// What waits. A last line that a crash cut short is left out: its segment is found by `verify --deep`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn lines(&self) -> Result<Vec<IndexLine>> {
+        let text = fs::read(&self.path).map_err(|error| Error::io("read", &self.path, error))?;
+        Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+    }
+
+    /// Adds one line, durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn append(&mut self, line: &IndexLine) -> Result<()> {
+        let mut text = serde_json::to_vec(line).expect("an index line is a plain struct");
+        text.push(b'\n');
+        self.file.write_all(&text).and_then(|()| self.file.sync_data()).map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Forgets everything, after it was stored signed.
+    ///
+    /// # Errors
+    /// When the file cannot be cut.
+    pub fn clear(&mut self) -> Result<()> {
+        self.file.set_len(0).and_then(|()| self.file.sync_data()).map_err(|error| Error::io("clear", &self.path, error))
+    }
+}
+
+fn prepare(path: &Path) -> io::Result<()> {
+    durable::create_dir_all(path.parent().unwrap_or(path))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
+            Error::failed(format!("{} is damaged", path.display()))
+                .caused_by(error)
+                .hint(format!("rm {}   (it is made anew)", path.display()))
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path, error)),
+    }
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let text = serde_json::to_vec(value).expect("state is plain structs");
+    prepare(path).and_then(|()| durable::write_file(path, &text, 0o600)).map_err(|error| {
+        Error::io("write", path, error).hint("set state_dir in lifeboat.toml to a directory this user may write")
+    })
+}

@@ -1,0 +1,177 @@
+//! What the archive holds, read from object names alone: no key needed.
+
+use std::collections::BTreeMap;
+
+use super::name::{HistoryName, SegmentName};
+use super::resolution::{self, Resolution};
+use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, TimelineId, Timestamp};
+use crate::repo::{Repository, layout};
+use crate::store::list_all;
+
+/// One archived segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentObject {
+    /// The object's full key.
+    pub key: String,
+    /// What its name says.
+    pub name: SegmentName,
+    /// Stored size in bytes.
+    pub stored_bytes: u64,
+    /// When it arrived, by the store's clock.
+    pub arrived: Timestamp,
+}
+
+/// Where a timeline branched from its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelineHistory {
+    /// The history object's full key.
+    pub key: String,
+    /// What its name says.
+    pub name: HistoryName,
+}
+
+/// Two contents archived under one name: two primaries, or a disk that was rolled back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SplitBrain {
+    /// Segment or history file name.
+    pub file: String,
+    /// The digests found.
+    pub digests: Vec<String>,
+}
+
+/// The archived log of one incarnation.
+#[derive(Clone, Debug, Default)]
+pub struct LogCatalog {
+    /// Segments by timeline and number, split brains left out.
+    pub segments: BTreeMap<Segment, SegmentObject>,
+    /// Histories by the timeline they describe, split brains left out.
+    pub histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// Contradictions that no resolution has ended. Readers refuse to use these files.
+    pub split_brains: Vec<SplitBrain>,
+    /// Objects whose names are not understood.
+    pub strangers: Vec<String>,
+}
+
+impl LogCatalog {
+    /// Lists the log of `incarnation`.
+    ///
+    /// # Errors
+    /// When the repository does not answer or a resolution is damaged.
+    pub async fn load(
+        repository: &Repository,
+        source: &SourceName,
+        incarnation: &Incarnation,
+        size: SegmentSize,
+    ) -> Result<Self> {
+        let prefix = layout::log(source, incarnation);
+        let store = repository.store();
+        let mut segments: BTreeMap<Segment, Vec<SegmentObject>> = BTreeMap::new();
+        let mut histories: BTreeMap<TimelineId, Vec<TimelineHistory>> = BTreeMap::new();
+        let mut catalog = Self::default();
+        for object in list_all(store, &prefix, None).await? {
+            let relative = &object.key[prefix.len()..];
+            if relative.starts_with("key/") || relative.starts_with("index/") || relative.starts_with("resolution/") {
+                continue;
+            }
+            let file = relative.rsplit('/').next().unwrap_or(relative);
+            if let Some(name) =
+                SegmentName::parse(file, size).filter(|name| relative == format!("{}/{file}", name.segment.timeline.hex()))
+            {
+                let found =
+                    SegmentObject { key: object.key.clone(), name, stored_bytes: object.size_bytes, arrived: object.modified };
+                segments.entry(found.name.segment).or_default().push(found);
+            } else if let Some(name) = HistoryName::parse(file).filter(|_| !relative.contains('/')) {
+                histories.entry(name.timeline).or_default().push(TimelineHistory { key: object.key.clone(), name });
+            } else if super::name::parse_auxiliary(file).is_none() {
+                catalog.strangers.push(object.key);
+            }
+        }
+        let contradicted = segments.values().any(|found| distinct(found, |object| &object.name.digest).len() > 1)
+            || histories.values().any(|found| distinct(found, |object| &object.name.digest).len() > 1);
+        // Resolutions are read only when there is something to resolve.
+        let resolutions = if contradicted { resolution::load(repository, source, incarnation).await? } else { Vec::new() };
+        for (segment, found) in segments {
+            if let Some(object) = catalog.choose(segment.name(size), found, &resolutions, |object| &object.name.digest) {
+                catalog.segments.insert(segment, object);
+            }
+        }
+        for (timeline, found) in histories {
+            if let Some(object) =
+                catalog.choose(format!("{}.history", timeline.hex()), found, &resolutions, |object| &object.name.digest)
+            {
+                catalog.histories.insert(timeline, object);
+            }
+        }
+        Ok(catalog)
+    }
+
+    /// The one object to use for `file`, or none and a split brain on record.
+    fn choose<T>(
+        &mut self,
+        file: String,
+        found: Vec<T>,
+        resolutions: &[Resolution],
+        digest: impl Fn(&T) -> &String,
+    ) -> Option<T> {
+        let digests = distinct(&found, &digest);
+        if digests.len() == 1 {
+            // The same content may have been named with known and with unknown times; either serves.
+            return found.into_iter().next();
+        }
+        match resolution::kept(resolutions, &file) {
+            Some(kept) => found.into_iter().find(|object| digest(object) == kept),
+            None => {
+                self.split_brains.push(SplitBrain { file, digests });
+                None
+            }
+        }
+    }
+
+    /// Timelines that have segments or a history, ascending.
+    pub fn timelines(&self) -> Vec<TimelineId> {
+        let mut timelines: Vec<TimelineId> = self.segments.keys().map(|segment| segment.timeline).collect();
+        timelines.extend(self.histories.keys());
+        timelines.sort_unstable();
+        timelines.dedup();
+        timelines
+    }
+
+    /// The ancestry of `timeline`, itself first: each with the LSN where its child branched off (none for itself).
+    ///
+    /// # Errors
+    /// When a history between `timeline` and its oldest ancestor is missing, contradicted or goes in circles.
+    pub fn ancestry(&self, timeline: TimelineId) -> Result<Vec<(TimelineId, Option<Lsn>)>> {
+        let mut path = vec![(timeline, None)];
+        let mut current = timeline;
+        while current > TimelineId(1) {
+            let Some(history) = self.histories.get(&current) else {
+                // The first timeline that was ever archived here may have a parent from before the archive.
+                if self.segments.keys().any(|segment| segment.timeline == current)
+                    && path.len() == 1
+                    && self.oldest() == Some(current)
+                {
+                    break;
+                }
+                return Err(Error::damaged(format!(
+                    "the history of timeline {current} ({}.history) is not in the archive",
+                    current.hex()
+                ))
+                .hint("on the server that has it: lifeboat archive push SOURCE pg_wal/NNNNNNNN.history"));
+            };
+            current = history.name.parent;
+            path.push((current, Some(history.name.switch_lsn)));
+        }
+        Ok(path)
+    }
+
+    fn oldest(&self) -> Option<TimelineId> {
+        self.segments.keys().next().map(|segment| segment.timeline)
+    }
+}
+
+fn distinct<T>(found: &[T], digest: impl Fn(&T) -> &String) -> Vec<String> {
+    let mut digests: Vec<String> = found.iter().map(|object| digest(object).clone()).collect();
+    digests.sort_unstable();
+    digests.dedup();
+    digests
+}

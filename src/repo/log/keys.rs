@@ -1,0 +1,67 @@
+//! Keys of the log: one age identity for each stretch of it, wrapped to the operators' recipients.
+//!
+//! A stretch begins when a host first archives, when the recipients change, and after [`STRETCH_DAYS`]. Two hosts
+//! never share one: each takes the next free number.
+
+use crate::base::{Error, Incarnation, Result, SourceName};
+use crate::codec::CodecError;
+use crate::codec::encrypt::{DataKey, Identity, Opener, Recipient};
+use crate::repo::{Repository, decode_error, layout};
+use crate::store::{PutOutcome, list_all};
+
+/// Longest age of a stretch's key, in days.
+pub const STRETCH_DAYS: u64 = 7;
+
+/// Makes a key for a new stretch and stores it wrapped to `recipients`. Returns the stretch's number and what encrypts to it.
+///
+/// # Errors
+/// When there are no recipients or the repository does not answer.
+pub async fn begin_stretch(
+    repository: &Repository,
+    source: &SourceName,
+    incarnation: &Incarnation,
+    recipients: &[Recipient],
+) -> Result<(u32, Recipient)> {
+    let key = DataKey::generate();
+    let wrapped = key.wrap(recipients).map_err(|error| Error::usage("cannot wrap the log's key").caused_by(error))?;
+    let mut stretch = 1 + numbers(repository, source, incarnation).await?.last().copied().unwrap_or(0);
+    loop {
+        let name = layout::log_key(source, incarnation, stretch, 1);
+        match repository.store().put_if_absent(&name, wrapped.clone().into()).await? {
+            PutOutcome::Created => return Ok((stretch, key.recipient())),
+            PutOutcome::AlreadyExists => stretch += 1,
+        }
+    }
+}
+
+async fn numbers(repository: &Repository, source: &SourceName, incarnation: &Incarnation) -> Result<Vec<u32>> {
+    let prefix = layout::log_keys(source, incarnation);
+    let objects = list_all(repository.store(), &prefix, None).await?;
+    Ok(objects.iter().filter_map(|object| object.key[prefix.len()..].split_once('-')?.0.parse().ok()).collect())
+}
+
+/// What opens the log of one incarnation, every stretch of it that `identities` can unwrap, newest stretch first.
+///
+/// # Errors
+/// When the repository does not answer, a wrapping is damaged, or there are stretches and none can be unwrapped.
+pub async fn opener(
+    repository: &Repository,
+    source: &SourceName,
+    incarnation: &Incarnation,
+    identities: &[Identity],
+) -> Result<Opener> {
+    let mut unwrapped = Vec::new();
+    let mut refused = None;
+    for object in list_all(repository.store(), &layout::log_keys(source, incarnation), None).await?.into_iter().rev() {
+        let wrapped = repository.store().get(&object.key).await?;
+        match DataKey::unwrap(&wrapped, identities) {
+            Ok(key) => unwrapped.push(key.identity().clone()),
+            Err(error @ CodecError::NoMatchingIdentity) => refused = Some(decode_error(&object.key, error)),
+            Err(error) => return Err(decode_error(&object.key, error)),
+        }
+    }
+    match refused {
+        Some(error) if unwrapped.is_empty() => Err(error),
+        _ => Ok(Opener::Age(unwrapped)),
+    }
+}

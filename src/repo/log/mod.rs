@@ -1,0 +1,13 @@
+//! The archived log of one incarnation: object names, the catalogue read from them, keys, signed digests and resolutions.
+//!
+//! Write order of a segment: the stretch's key, the segment under its final name, then (later, in batches) the signed
+//! digests. A reader needs only the first two.
+
+pub mod catalog;
+pub mod index;
+pub mod keys;
+pub mod name;
+pub mod resolution;
+
+pub use catalog::{LogCatalog, SegmentObject, TimelineHistory};
+pub use name::{CommitTime, HistoryName, SegmentName};
