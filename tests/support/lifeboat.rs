@@ -1,0 +1,245 @@
+//! The `lifeboat` binary as its users run it: as the cluster's user, with a configuration and state of its own.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, UNIX_EPOCH};
+
+use age::secrecy::ExposeSecret;
+
+use super::dirs::{self, Dir};
+use super::process::{self, Output, Running};
+
+/// No command of a test takes longer.
+const RUN_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// Copies of the binary older than this are of no test that still runs.
+const COPY_LIFE: Duration = Duration::from_secs(3 * 3600);
+
+/// Where root puts copies of the binary: what is below `target/` may be hidden from the server's user.
+const COPIES: &str = "/var/tmp/lifeboat-tests/bin";
+
+/// The binary at a path that the server's user can read.
+pub fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let built = Path::new(env!("CARGO_BIN_EXE_lifeboat"));
+        if dirs::server_user().is_none() { built.to_owned() } else { copy_of(built) }
+    })
+}
+
+/// One copy a build, shared by all test processes; copies of builds long gone are removed.
+fn copy_of(built: &Path) -> PathBuf {
+    let modified = fs::metadata(built).and_then(|metadata| metadata.modified()).expect("the binary is built");
+    let stamp = modified.duration_since(UNIX_EPOCH).expect("built after 1970").as_nanos();
+    let copies = Path::new(COPIES);
+    fs::create_dir_all(copies).expect("root can write below /var/tmp");
+    let copy = copies.join(format!("lifeboat-{stamp:x}"));
+    if copy.exists() {
+        return copy;
+    }
+    for entry in fs::read_dir(copies).expect("own directory").flatten() {
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|modified| modified.elapsed());
+        if matches!(age, Ok(Ok(age)) if age > COPY_LIFE) {
+            // Another test process may have been quicker.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    let staged = tempfile::Builder::new().prefix(".staged-").tempfile_in(copies).expect("own directory").into_temp_path();
+    fs::copy(built, &staged).expect("the binary can be copied");
+    fs::set_permissions(&staged, fs::Permissions::from_mode(0o755)).expect("own file");
+    staged.persist(&copy).expect("same directory");
+    copy
+}
+
+/// An age identity made for a test.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// `age1…`, what the protected host may know.
+    pub recipient: String,
+    /// `AGE-SECRET-KEY-1…`.
+    pub secret: String,
+}
+
+impl Identity {
+    /// A fresh one.
+    pub fn generate() -> Self {
+        let identity = age::x25519::Identity::generate();
+        Self { recipient: identity.to_public().to_string(), secret: identity.to_string().expose_secret().to_owned() }
+    }
+}
+
+/// What goes into `lifeboat.toml`.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// Tables and keys written first, as they are; for keys that only one test needs.
+    pub preamble: String,
+    /// Name and URL of each repository.
+    pub repositories: Vec<(String, String)>,
+    /// age recipients.
+    pub recipients: Vec<String>,
+    /// File with the age identity, on a restore host.
+    pub identity_file: Option<PathBuf>,
+    /// More keys of `[encryption]`, as they are.
+    pub encryption_extra: String,
+    /// Name, connection string and more keys (as they are) of each PostgreSQL source.
+    pub sources: Vec<(String, String, String)>,
+}
+
+impl Config {
+    /// One repository named `main` in a local directory and recipients.
+    pub fn local(repository: &Path, recipients: &[&Identity]) -> Self {
+        Self {
+            repositories: vec![("main".to_owned(), format!("file://{}", repository.display()))],
+            recipients: recipients.iter().map(|identity| identity.recipient.clone()).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Adds a PostgreSQL source.
+    #[must_use]
+    pub fn source(mut self, name: &str, conninfo: &str) -> Self {
+        self.sources.push((name.to_owned(), conninfo.to_owned(), String::new()));
+        self
+    }
+
+    /// The file's text.
+    pub fn to_toml(&self) -> String {
+        let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let mut lines = vec![self.preamble.clone()];
+        for (name, url) in &self.repositories {
+            lines.push(format!("[repository.{name}]\nurl = {}\n", quoted(url)));
+        }
+        let recipients: Vec<String> = self.recipients.iter().map(|recipient| quoted(recipient)).collect();
+        lines.push(format!("[encryption]\nrecipients = [{}]", recipients.join(", ")));
+        if let Some(file) = &self.identity_file {
+            lines.push(format!("identity_file = {}", quoted(&file.display().to_string())));
+        }
+        lines.push(format!("{}\n", self.encryption_extra));
+        for (name, conninfo, extra) in &self.sources {
+            lines.push(format!("[source.{name}]\nkind = \"postgres\"\nconninfo = {}\n{extra}\n", quoted(conninfo)));
+        }
+        lines.join("\n")
+    }
+}
+
+/// One host on which `lifeboat` runs: a home, a configuration, a state directory.
+#[derive(Debug)]
+pub struct Host {
+    dir: Dir,
+    /// The configuration file.
+    pub config: PathBuf,
+}
+
+impl Host {
+    /// A host with this configuration.
+    pub fn new(config: &Config) -> Self {
+        let dir = Dir::new();
+        dir.create_dir("state");
+        let path = dir.write("lifeboat.toml", config.to_toml());
+        Self { dir, config: path }
+    }
+
+    /// Rewrites the configuration.
+    pub fn configure(&self, config: &Config) {
+        self.configure_text(&config.to_toml());
+    }
+
+    /// Rewrites the configuration with any text, right or wrong.
+    pub fn configure_text(&self, text: &str) {
+        self.dir.write("lifeboat.toml", text);
+    }
+
+    /// Writes a file that only this host has, and returns its path.
+    pub fn write(&self, name: &str, content: &str) -> PathBuf {
+        self.dir.write(name, content)
+    }
+
+    /// This host's own directory.
+    pub fn dir(&self) -> &Dir {
+        &self.dir
+    }
+
+    /// Where `lifeboat` keeps what it remembers here.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// `lifeboat` with these arguments, as a command to change further.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
+        let mut command = process::command(binary(), self.dir.path());
+        command.env("LIFEBOAT_CONFIG", &self.config).env("XDG_STATE_HOME", self.state_dir());
+        command.env("RUST_BACKTRACE", "1").args(arguments);
+        command
+    }
+
+    /// Runs `lifeboat` to its end.
+    #[track_caller]
+    pub fn run<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Output {
+        process::run(self.command(arguments), RUN_TIMEOUT)
+    }
+
+    /// [`Host::run`] that must succeed.
+    #[track_caller]
+    pub fn ok<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Output {
+        self.run(arguments).success()
+    }
+
+    /// Runs `lifeboat … --output json`, which must succeed, and parses its output.
+    #[track_caller]
+    pub fn json<A: AsRef<OsStr>>(&self, arguments: &[A]) -> serde_json::Value {
+        let all: Vec<OsString> =
+            arguments.iter().map(|a| a.as_ref().to_owned()).chain(["--output".into(), "json".into()]).collect();
+        let output = self.ok(&all);
+        serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{output}"))
+    }
+
+    /// Starts `lifeboat` in the background.
+    pub fn start<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Running {
+        Running::start(self.command(arguments))
+    }
+
+    /// Runs `lifeboat` with a kill point armed: `NAME`, or `NAME:3` for the third pass. It may end before it gets there.
+    #[track_caller]
+    pub fn run_killed_at<A: AsRef<OsStr>>(&self, point: &str, arguments: &[A]) -> Output {
+        let mut command = self.command(arguments);
+        command.env("LIFEBOAT_KILL_AT", point);
+        process::run(command, RUN_TIMEOUT)
+    }
+
+    /// Runs `lifeboat` with a panic planted at a kill point.
+    #[track_caller]
+    pub fn run_panicking_at<A: AsRef<OsStr>>(&self, point: &str, arguments: &[A]) -> Output {
+        let mut command = self.command(arguments);
+        command.env("LIFEBOAT_PANIC_AT", point);
+        process::run(command, RUN_TIMEOUT)
+    }
+
+    /// A line for `postgresql.conf`: `archive_command = '…'`.
+    pub fn archive_command(&self, source: &str) -> String {
+        self.server_command("archive_command", &["archive", "push", source, "%p"], "")
+    }
+
+    /// A line for `postgresql.conf`: `restore_command = '…'`.
+    pub fn restore_command(&self, source: &str) -> String {
+        self.server_command("restore_command", &["archive", "get", source, "%f", "%p"], "")
+    }
+
+    /// A line for `postgresql.conf` that has the server run `lifeboat`; `prefix` is shell text before it (`VARIABLE=value`).
+    pub fn server_command(&self, setting: &str, arguments: &[&str], prefix: &str) -> String {
+        let words: Vec<String> =
+            arguments.iter().map(|word| if word.starts_with('%') { format!("\"{word}\"") } else { shell(word) }).collect();
+        let (program, config) = (shell(&binary().display().to_string()), shell(&self.config.display().to_string()));
+        let state = shell(&self.state_dir().display().to_string());
+        let line = format!("{prefix} XDG_STATE_HOME={state} {program} --config {config} {}", words.join(" "));
+        format!("{setting} = '{}'", line.trim_start().replace('\'', "''"))
+    }
+}
+
+/// A word as `sh` and PostgreSQL's own `%` substitution leave it unchanged.
+fn shell(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''").replace('%', "%%"))
+}
