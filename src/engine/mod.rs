@@ -3,7 +3,9 @@
 //! Only this floor holds both sources and stores: what a verb's `run` reads is the way of a byte, source → codec →
 //! repo → store, and back in a restore.
 
+pub mod accounts;
 pub mod archive;
+pub mod backup;
 pub mod retry;
 
 use std::path::Path;
