@@ -82,7 +82,7 @@ fn feed(mut walk: Walk, shared: &Shared, jobs: &SyncSender<Job>, parts: &SyncSen
         sequence += 1;
         sequence - 1
     };
-    while let Some(entry) = walk.next() {
+    for entry in walk.by_ref() {
         shared.cancel.check()?;
         let entry = Arc::new(entry?);
         let has_content = matches!(entry.kind, EntryKind::File | EntryKind::Pages { .. });
