@@ -19,7 +19,7 @@ in it count from the file. All it may say:
 
   [repository.main]
   url = \"file:///srv/backups\"
-  # root = \"…\"                      # SHA-256 of its keys/1.json, pinned
+  # root = \"…\"                       # SHA-256 of its keys/1.json, pinned
 
   [encryption]
   recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
@@ -33,7 +33,7 @@ in it count from the file. All it may say:
   kind = \"postgres\"
   conninfo = \"host=/var/run/postgresql user=postgres\"
   # primary_conninfo = \"…\"           # when conninfo names a standby
-  # data_directory = \"…\"            # when not where the server says
+  # data_directory = \"…\"             # when not where the server says
   # repositories = [\"main\"]          # default: all
   # archive_timeout_seconds = 300
 
@@ -124,7 +124,7 @@ Start here:
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub struct GlobalArgs {
-    /// The configuration; where else it may be: lifeboat init --help
+    /// Configuration file [see: lifeboat init --help]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Format of results and errors

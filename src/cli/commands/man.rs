@@ -9,6 +9,9 @@ use crate::base::{Error, Result, durable};
 use crate::cli::args::{Cli, ManArgs};
 use crate::cli::exit::Outcome;
 
+/// What the foot of each page names.
+const SOURCE: &str = concat!("lifeboat ", env!("CARGO_PKG_VERSION"));
+
 /// Writes all pages, replacing those of an earlier version.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ fn write_pages(command: &Command, dir: &Path) -> Result<()> {
     for verb in command.get_subcommands() {
         write_pages(verb, dir)?;
     }
-    let page = Man::new(command.clone());
+    let page = Man::new(command.clone()).source(SOURCE).manual("Lifeboat");
     let path = dir.join(page.get_filename());
     let mut text = Vec::new();
     page.render(&mut text).map_err(|error| Error::io("render", &path, error))?;
