@@ -57,6 +57,8 @@ fn read_log(wal: &Path, size: SegmentSize, mut visit: impl FnMut(&Record<'_>, &E
     for (number, (timeline, bytes)) in youngest {
         let segment = Segment { timeline, number };
         let scanned = scan(segment, size, bytes, &carry, |record, event| {
+            // The headers of every body add up, whether or not anything is compared below.
+            assert!(!record.is_whole() || record.main_data().is_ok(), "{:?}", record.main_data());
             visit(record, event);
             ControlFlow::<()>::Continue(())
         });
@@ -84,6 +86,7 @@ fn load(server: &Server) {
     server.execute(&[
         "CREATE TABLE ledger (id bigserial PRIMARY KEY, note text)",
         "CREATE TABLE doomed (id int PRIMARY KEY)",
+        "CREATE TABLE scratch AS SELECT i, repeat('s', 200) FROM generate_series(1, 2000) i",
         "CREATE TABLE wide (id int, note text)",
         "ALTER TABLE wide ALTER note SET STORAGE EXTERNAL",
         "DO $$ BEGIN FOR i IN 1..300 LOOP INSERT INTO ledger (note) VALUES (repeat('x', i)); COMMIT; END LOOP; END $$",
@@ -115,6 +118,17 @@ fn load_more(server: &Server) {
         &format!("SELECT {start}"),
         "INSERT INTO ledger (note) VALUES ('during a backup')",
         &format!("SELECT {stop}"),
+        "ALTER SYSTEM SET full_page_writes = on",
+        "ALTER SYSTEM SET wal_compression = on",
+        "SELECT pg_reload_conf()",
+        "CHECKPOINT",
+        "UPDATE scratch SET i = i + 1",
+        "ALTER SYSTEM RESET wal_compression",
+        "SELECT pg_reload_conf()",
+        "CHECKPOINT",
+        "UPDATE scratch SET i = i + 1",
+        "ALTER SYSTEM RESET full_page_writes",
+        "SELECT pg_reload_conf()",
         "INSERT INTO ledger (note) VALUES ('before the crash')",
     ]);
     server.kill();
@@ -342,6 +356,34 @@ fn compare_waldump(server: &Server, size: SegmentSize, program: &Path, copy: &Pa
     }
     assert_eq!(told.next().map(|next| next.start), None, "records that only pg_waldump sees");
     (compared, skipped)
+}
+
+/// Default segments under `pgbench`, read against the clock too.
+#[test]
+fn agrees_on_segments_of_16_megabytes() {
+    let Some(bin) = server::programs(15) else { return };
+    let server = Server::create(15, bin, 16, "wal_keep_size = '4GB'\nmax_wal_size = '8GB'\n");
+    server.start();
+    server.pgbench(&["-i", "-q", "-s", "5"]);
+    server.pgbench(&["-c", "4", "-t", "300"]);
+    server.execute(&["CHECKPOINT", "UPDATE pgbench_accounts SET abalance = 1 WHERE aid % 9 = 0"]);
+    server.stop("fast");
+    let size = SegmentSize::DEFAULT;
+    let (mut took, mut bytes_read) = (std::time::Duration::ZERO, 0);
+    let mut carry = Carry::Unknown;
+    for ((number, timeline), bytes) in segments(&server.wal(), size) {
+        let began = std::time::Instant::now();
+        let Ok(summary) = summarise(Segment { timeline, number }, size, &bytes, &carry) else { break };
+        took += began.elapsed();
+        bytes_read += bytes.len();
+        carry = summary.end.carry;
+    }
+    let milliseconds = took.as_secs_f64() * 1e3 * size.bytes() as f64 / bytes_read as f64;
+    println!("{} MiB summarised, {milliseconds:.1} ms a segment", bytes_read >> 20);
+    let program = server.bin.join("pg_waldump");
+    let (compared, skipped) = compare_waldump(&server, size, &program, &server.wal(), TimelineId(1));
+    println!("{compared} records agree with pg_waldump");
+    assert!(bytes_read > 3 * size.bytes() as usize && compared > 50_000 && skipped == 0, "{bytes_read} {compared} {skipped}");
 }
 
 #[test]

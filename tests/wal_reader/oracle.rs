@@ -60,7 +60,7 @@ pub fn waldump(program: &Path, wal: &Path, timeline: u32, start: Lsn) -> (Vec<To
     let output = command.output().expect("pg_waldump starts");
     let text = String::from_utf8(output.stdout).expect("pg_waldump writes text");
     let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    (text.lines().map(parse_line).collect(), complaint)
+    (text.lines().filter(|line| line.starts_with("rmgr:")).map(parse_line).collect(), complaint)
 }
 
 /// `rmgr: Heap        len (rec/tot):     59/   299, tx:        740, lsn: 0/01000028, prev 0/01000000, desc: INSERT off 1 …`
@@ -138,12 +138,14 @@ fn expectation(event: &Event) -> Option<(&'static str, Vec<Vec<String>>)> {
             let first =
                 format!("redo {}; tli {timeline}; prev tli {previous}; fpw {};", checkpoint.redo, checkpoint.full_page_writes);
             let xid = format!("xid {}:{};", checkpoint.next_xid >> 32, checkpoint.next_xid & 0xFFFF_FFFF);
-            (kind, vec![one(first), one(xid)])
+            let level = checkpoint.wal_level.map(|level| one(format!("wal_level {level};")));
+            (kind, [one(first), one(xid)].into_iter().chain(level).collect())
         }
         Event::CheckpointRedo { wal_level } => ("CHECKPOINT_REDO", vec![one(format!("wal_level {wal_level}"))]),
-        Event::EndOfRecovery { timeline, previous_timeline, time, .. } => {
+        Event::EndOfRecovery { timeline, previous_timeline, time, wal_level } => {
             let times = written(*time).map(|time| format!("tli {timeline}; prev tli {previous_timeline}; time {time}"));
-            ("END_OF_RECOVERY", vec![times.to_vec()])
+            let level = wal_level.map(|level| one(format!("wal_level {level}")));
+            ("END_OF_RECOVERY", [times.to_vec()].into_iter().chain(level).collect())
         }
         Event::ParameterChange { wal_level, wal_log_hints } => {
             let hints = if *wal_log_hints { "on" } else { "off" };

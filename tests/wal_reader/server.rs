@@ -122,6 +122,16 @@ impl Server {
         assert!(self.control(&["promote", "-w"]), "server {} is not promoted", self.major);
     }
 
+    /// Runs `pgbench`, which only the distribution's packages have.
+    pub fn pgbench(&self, arguments: &[&str]) {
+        run(unprivileged(&self.bin.join("pgbench"))
+            .arg("-h")
+            .arg(self.home.path())
+            .args(["-U", "postgres"])
+            .args(arguments)
+            .arg("postgres"));
+    }
+
     /// Runs statements in a session of their own.
     pub fn execute(&self, statements: &[&str]) {
         self.session(async |client| {
