@@ -21,8 +21,9 @@ pub(super) const FIRST_IS_CONTINUATION: u16 = 0x0001;
 /// The header is a long one.
 pub(super) const LONG_HEADER: u16 = 0x0002;
 /// The rest of the record begun before was never written; a new record takes its place.
-pub(super) const FIRST_IS_OVERWRITE: u16 = 0x0004;
-const ALL_FLAGS: u16 = 0x0007;
+pub(super) const FIRST_IS_OVERWRITE: u16 = 0x0008;
+/// The fourth flag, 0004, says that page images here are optional (`XLP_BKP_REMOVABLE`): of no interest, but often set.
+const ALL_FLAGS: u16 = 0x000F;
 
 /// `XLOG_PAGE_MAGIC` of each supported major version.
 const MAGICS: [(u16, u16); 6] = [(0xD106, 13), (0xD10D, 14), (0xD110, 15), (0xD113, 16), (0xD116, 17), (0xD118, 18)];
