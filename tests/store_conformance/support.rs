@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lifeboat::store::faulty::FaultyStore;
 use lifeboat::store::local::LocalStore;
 use lifeboat::store::memory::MemoryStore;
-use lifeboat::store::{Body, PutOutcome, Store};
+use lifeboat::store::{Body, LIST_PAGE_OBJECTS, ObjectInfo, PutOutcome, Store};
 
 /// A store and what keeps it alive.
 pub struct Fixture {
@@ -43,9 +43,18 @@ pub async fn put(store: &dyn Store, key: &str, content: &[u8]) -> PutOutcome {
     store.put_if_absent(key, Body::from(content.to_vec())).await.unwrap_or_else(|error| panic!("put {key:?}: {error:?}"))
 }
 
-/// All keys below a prefix.
+/// All keys below a prefix, the same whether listed at once or page by page.
 pub async fn keys(store: &dyn Store, prefix: &str, start_after: Option<&str>) -> Vec<String> {
-    let objects = lifeboat::store::list_all(store, prefix, start_after).await.unwrap();
+    let objects = store.list_all(prefix, start_after).await.unwrap();
+    let (mut paged, mut more) = (Vec::<ObjectInfo>::new(), true);
+    while more {
+        let after = paged.last().map(|object| object.key.as_str()).or(start_after);
+        let page = store.list(prefix, after).await.unwrap();
+        assert!(page.objects.len() == LIST_PAGE_OBJECTS || (!page.more && page.objects.len() < LIST_PAGE_OBJECTS));
+        paged.extend(page.objects);
+        more = page.more;
+    }
+    assert_eq!(objects, paged, "{prefix:?} after {start_after:?}");
     objects.into_iter().map(|object| object.key).collect()
 }
 
