@@ -6,7 +6,10 @@
 pub mod accounts;
 pub mod archive;
 pub mod backup;
+pub mod restore;
 pub mod retry;
+pub mod timeline;
+pub mod window;
 
 use std::path::Path;
 

@@ -138,18 +138,18 @@ impl LogCatalog {
 
     /// The ancestry of `timeline`, itself first: each with the LSN where its child branched off (none for itself).
     ///
+    /// It ends at timeline 1, or where the archive itself begins.
+    ///
     /// # Errors
-    /// When a history between `timeline` and its oldest ancestor is missing, contradicted or goes in circles.
+    /// When a history between `timeline` and its oldest archived ancestor is missing or contradicted.
     pub fn ancestry(&self, timeline: TimelineId) -> Result<Vec<(TimelineId, Option<Lsn>)>> {
         let mut path = vec![(timeline, None)];
         let mut current = timeline;
         while current > TimelineId(1) {
             let Some(history) = self.histories.get(&current) else {
-                // The first timeline that was ever archived here may have a parent from before the archive.
-                if self.segments.keys().any(|segment| segment.timeline == current)
-                    && path.len() == 1
-                    && self.oldest() == Some(current)
-                {
+                // The archive may have begun on a later timeline than the first.
+                let is_oldest = self.segments.keys().next().is_none_or(|segment| segment.timeline >= current);
+                if is_oldest {
                     break;
                 }
                 return Err(Error::damaged(format!(
@@ -158,14 +158,11 @@ impl LogCatalog {
                 ))
                 .hint("on the server that has it: lifeboat archive push SOURCE pg_wal/NNNNNNNN.history"));
             };
+            // A name in which the parent is not the smaller timeline does not parse: this ends.
             current = history.name.parent;
             path.push((current, Some(history.name.switch_lsn)));
         }
         Ok(path)
-    }
-
-    fn oldest(&self) -> Option<TimelineId> {
-        self.segments.keys().next().map(|segment| segment.timeline)
     }
 }
 

@@ -1,0 +1,130 @@
+//! From what the operator asked to a plan and the keys that open it. Reads the repository, touches nothing else.
+
+use crate::base::{BackupId, Error, Incarnation, Result, TimelineId};
+use crate::codec::encrypt::Opener;
+use crate::engine::archive::get::{ArchivedLog, opener as log_opener};
+use crate::engine::timeline::TimelinePath;
+use crate::engine::{IdentitySource, Scope};
+use crate::repo::identity::{self, Identity};
+use crate::repo::log::LogCatalog;
+use crate::repo::{CommitLog, backup};
+
+use super::Target;
+use super::plan::{RestorePlan, Situation, newest_timeline, plan};
+
+/// What to restore.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the cluster shall stand.
+    pub target: Target,
+    /// The timeline to follow; the newest when none is given.
+    pub timeline: Option<TimelineId>,
+    /// The incarnation; the newest that has a backup before the target when none is given.
+    pub incarnation: Option<Incarnation>,
+    /// The backup to use; the best one when none is given.
+    pub backup: Option<BackupId>,
+}
+
+/// A plan and what opens the data it names.
+pub struct Prepared {
+    /// The plan.
+    pub plan: RestorePlan,
+    /// Opens the backup's packs and manifest.
+    pub opener: Opener,
+}
+
+/// Makes the plan for `request` and unwraps the keys it needs.
+///
+/// # Errors
+/// When the target cannot be reached, no identity fits, or the repository is damaged where it matters.
+pub async fn prepare(scope: &Scope, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
+    let log = CommitLog::load(&scope.repository, &scope.source).await?;
+    let known = identity::load_all(&scope.repository, &scope.source).await?;
+    let identity = choose(scope, &log, &known, request)?;
+    let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
+    let backups: Vec<_> = log.backups().filter(|backup| backup.incarnation == identity.incarnation).collect();
+    let timeline = timeline(scope, &log, &catalog, &backups, request)?;
+    let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
+    let source = scope.source.to_string();
+    let situation = Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path };
+    let sample = catalog.segments.values().next().map_or("", |object| object.key.as_str());
+    let reader = ArchivedLog {
+        scope,
+        catalog: &catalog,
+        opener: log_opener(scope, identities, &identity.incarnation, sample).await?,
+        size: identity.segment_bytes,
+    };
+    let mut plan = plan(&situation, &request.target, request.backup.as_ref(), &reader).await?;
+    for (key, problem) in &log.problems {
+        plan.notes.push(format!("{key} is not used: {problem}"));
+    }
+    for split in &catalog.split_brains {
+        plan.notes.push(format!(
+            "{} is not used: it was archived with different contents ({})",
+            split.file,
+            split.digests.join(", ")
+        ));
+    }
+    let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
+    let opener = backup::opener(&scope.repository, &scope.source, &plan.backup.id, plan.backup.encrypted, &unwrapped).await?;
+    Ok(Prepared { plan, opener })
+}
+
+fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &Request) -> Result<&'a Identity> {
+    let find = |incarnation: &Incarnation| known.iter().find(|identity| identity.incarnation == *incarnation);
+    let source = &scope.source;
+    let chosen = match (&request.incarnation, &request.backup) {
+        (Some(incarnation), _) => find(incarnation).ok_or_else(|| {
+            let names: Vec<String> = known.iter().map(|identity| identity.incarnation.to_string()).collect();
+            Error::failed(format!("{source} has no incarnation {incarnation}")).detail("known", names.join(", "))
+        })?,
+        (None, Some(id)) => {
+            let backup = log.find(id).ok_or_else(|| {
+                Error::failed(format!("{source} has no backup {id}"))
+                    .hint(format!("lifeboat list {source}   shows what there is"))
+            })?;
+            find(&backup.incarnation)
+                .ok_or_else(|| Error::damaged(format!("the identity of incarnation {} is missing", backup.incarnation)))?
+        }
+        (None, None) => {
+            let began = |identity: &Identity| {
+                let before =
+                    |time| log.backups().any(|backup| backup.incarnation == identity.incarnation && backup.start_time <= time);
+                match request.target {
+                    Target::Time(time) => before(time),
+                    _ => log.backups().any(|backup| backup.incarnation == identity.incarnation),
+                }
+            };
+            let newest_with = |wanted: &dyn Fn(&Identity) -> bool| known.iter().rfind(|identity| wanted(identity));
+            let any = |identity: &Identity| log.backups().any(|backup| backup.incarnation == identity.incarnation);
+            newest_with(&began).or_else(|| newest_with(&any)).ok_or_else(|| {
+                let error = Error::failed(format!("{source} has no backup in repository {}", scope.repository.name()));
+                let error =
+                    log.problems.iter().fold(error, |error, (key, why)| error.detail("unusable", format!("{key}: {why}")));
+                error
+                    .hint(format!("lifeboat backup {source} --type full"))
+                    .hint("lifeboat list   shows the sources that have backups")
+            })?
+        }
+    };
+    Ok(chosen)
+}
+
+fn timeline(
+    scope: &Scope,
+    log: &CommitLog,
+    catalog: &LogCatalog,
+    backups: &[&crate::repo::BackupSummary],
+    request: &Request,
+) -> Result<TimelineId> {
+    if let Some(timeline) = request.timeline {
+        return Ok(timeline);
+    }
+    // "As soon as the backup is consistent" asks for that backup's own timeline.
+    if let (Target::Immediate, Some(backup)) = (&request.target, request.backup.as_ref().and_then(|id| log.find(id))) {
+        return Ok(backup.timeline);
+    }
+    newest_timeline(backups, catalog).ok_or_else(|| {
+        Error::failed(format!("{} has no backup and no log in repository {}", scope.source, scope.repository.name()))
+    })
+}

@@ -1,0 +1,203 @@
+//! Why a target cannot be reached, and the nearest moments that can.
+
+use crate::base::{Error, Lsn, Segment, SegmentSize, Timestamp};
+use crate::engine::window::Window;
+use crate::repo::BackupSummary;
+
+use super::Target;
+use super::plan::Situation;
+
+/// Refuses `target`; `too_late` are candidates in whose log it lies before their own end.
+pub(super) fn refuse(
+    situation: &Situation<'_>,
+    target: &Target,
+    window: &Window,
+    candidates: Vec<&BackupSummary>,
+    too_late: &[&BackupSummary],
+) -> Error {
+    let cannot = format!("cannot restore {} to {target}", situation.source);
+    let error = match target {
+        Target::Time(time) => return refuse_time(situation, &cannot, *time, window),
+        Target::Lsn { lsn, .. } => refuse_lsn(&cannot, *lsn, window, &candidates, too_late),
+        Target::Xid { .. } | Target::Name(_) if !too_late.is_empty() => {
+            Error::failed(format!("{cannot}: it lies before the end of the oldest usable backup"))
+        }
+        Target::Xid { .. } => Error::failed(format!(
+            "{cannot}: no such transaction ended in the archived log on timeline {}",
+            situation.path.timeline()
+        )),
+        Target::Name(_) => Error::failed(format!(
+            "{cannot}: there is no such restore point in the archived log on timeline {}",
+            situation.path.timeline()
+        )),
+        Target::Latest | Target::Immediate => Error::failed(format!("{cannot}: the archived log holds no complete record")),
+    };
+    with_window(error, situation, window)
+        .hint(format!("lifeboat list {}   shows the recovery window and other timelines", situation.source))
+}
+
+fn refuse_lsn(cannot: &str, lsn: Lsn, window: &Window, candidates: &[&BackupSummary], too_late: &[&BackupSummary]) -> Error {
+    let oldest = candidates.iter().map(|backup| backup.stop_lsn).min();
+    let end = window.intervals.iter().map(|interval| interval.end_lsn).max();
+    let error = if too_late.is_empty() {
+        Error::failed(format!("{cannot}: the archived log does not reach it"))
+    } else {
+        Error::failed(format!("{cannot}: it lies before the end of the oldest usable backup"))
+    };
+    match (oldest, end) {
+        (Some(oldest), Some(end)) if lsn < oldest || lsn >= end => error.detail("reachable", format!("{oldest} to {end}")),
+        _ => error,
+    }
+}
+
+fn refuse_time(situation: &Situation<'_>, cannot: &str, time: Timestamp, window: &Window) -> Error {
+    let (before, after) = (window.nearest_before(time), window.nearest_after(time));
+    let last = window.intervals.last();
+    let error = match (before, last) {
+        (None, _) => Error::failed(format!("{cannot}: it lies before the end of the oldest usable backup")),
+        (Some(_), Some(last)) if time > last.to => {
+            let gap = missing_after(situation, last.missing);
+            let error = match &gap {
+                Some(_) => Error::failed(format!("{cannot}: the log has a gap")),
+                None => Error::failed(format!("{cannot}: the archived log does not reach it")),
+            };
+            match gap {
+                Some(gap) => error.detail("missing", gap),
+                None => error
+                    .detail("waiting for", format!("{} (not archived yet)", last.missing.name(situation.path.segment_size()))),
+            }
+        }
+        _ => {
+            let error = Error::failed(format!("{cannot}: the log has a gap"));
+            let open = window.intervals.iter().rfind(|interval| interval.from <= time);
+            match open.and_then(|interval| missing_after(situation, interval.missing)) {
+                Some(gap) => error.detail("missing", gap),
+                None => error,
+            }
+        }
+    };
+    let nearest = match (before, after) {
+        (Some(before), Some(after)) => format!("{before} (before it), or any moment from {after} (next backup)"),
+        (Some(before), None) => format!("{before} (the end of the archived log)"),
+        (None, Some(after)) => format!("any moment from {after} (the end of the oldest usable backup)"),
+        (None, None) => "none".to_owned(),
+    };
+    let error = error.detail("nearest", nearest);
+    let error = other_timelines(error, situation);
+    match before.or(after) {
+        Some(moment) => error.hint(format!("lifeboat restore {} --to '{}' --into DIR", situation.source, moment.rfc3339())),
+        None => error,
+    }
+}
+
+/// The missing segments from `first` to the next one that is archived, with the times around them; `None` when nothing follows.
+fn missing_after(situation: &Situation<'_>, first: Segment) -> Option<String> {
+    let size = situation.path.segment_size();
+    let next = situation
+        .catalog
+        .segments
+        .range(first..)
+        .map(|(segment, _)| *segment)
+        .find(|segment| segment.timeline == first.timeline)?;
+    let count = next.number - first.number;
+    let time = |segment: Option<Segment>, pick: fn(&crate::repo::log::SegmentName) -> Option<Timestamp>| {
+        segment.and_then(|segment| pick(&situation.catalog.segments.get(&segment)?.name)).map(Timestamp::human_seconds)
+    };
+    let around = match (time(first.previous(), |name| name.last.known()), time(Some(next), |name| name.first.known())) {
+        (Some(from), Some(to)) => format!(", {from} to {to}"),
+        _ => String::new(),
+    };
+    Some(format!("{} ({count} segment{}{around})", range(first, count, size), if count == 1 { "" } else { "s" }))
+}
+
+fn range(first: Segment, count: u64, size: SegmentSize) -> String {
+    let name = first.name(size);
+    match count {
+        0 | 1 => name,
+        _ => format!(
+            "{name} … {}",
+            &Segment { number: first.number + count - 1, ..first }.name(size)[16..].trim_start_matches('0')
+        ),
+    }
+}
+
+fn other_timelines(error: Error, situation: &Situation<'_>) -> Error {
+    let others: Vec<String> = situation
+        .catalog
+        .timelines()
+        .into_iter()
+        .filter(|timeline| *timeline != situation.path.timeline())
+        .map(|timeline| timeline.to_string())
+        .collect();
+    match others.is_empty() {
+        true => error,
+        false => {
+            error.detail("timeline", format!("{}; --timeline {} leads elsewhere", situation.path.timeline(), others.join(" or ")))
+        }
+    }
+}
+
+fn with_window(error: Error, situation: &Situation<'_>, window: &Window) -> Error {
+    let error = match (window.intervals.first(), window.intervals.last()) {
+        (Some(first), Some(last)) => error.detail("window", format!("{} to {}", first.from, last.to)),
+        _ => error,
+    };
+    other_timelines(error, situation)
+}
+
+/// A backup that was asked for by its id but lies on an abandoned branch.
+pub(super) fn abandoned(situation: &Situation<'_>, backup: &BackupSummary) -> Error {
+    let timeline = situation.path.timeline();
+    Error::failed(format!(
+        "backup {} lies on timeline {}, beyond the point where timeline {timeline} left it",
+        backup.id, backup.timeline
+    ))
+    .hint(format!("lifeboat restore {} --backup {} --timeline {} --into DIR", situation.source, backup.id, backup.timeline))
+}
+
+/// There are no usable backups.
+pub(super) fn nothing_restorable(situation: &Situation<'_>, window: &Window) -> Error {
+    let (source, timeline) = (situation.source, situation.path.timeline());
+    let error = if window.unusable.is_empty() {
+        Error::failed(format!("{source} has no backup on timeline {timeline}"))
+    } else {
+        let ids: Vec<String> = window.unusable.iter().map(ToString::to_string).collect();
+        Error::failed(format!(
+            "no backup of {source} can be restored: the log between start and end of each is not archived whole"
+        ))
+        .detail("backups", ids.join("\n"))
+    };
+    other_timelines(error, situation)
+        .hint(format!("lifeboat list {source}   shows backups and timelines"))
+        .hint(format!("lifeboat backup {source} --type full"))
+}
+
+/// Two restore points of one name.
+pub(super) fn ambiguous_name(situation: &Situation<'_>, name: &str, found: &[(Lsn, Timestamp)]) -> Error {
+    let points: Vec<String> = found.iter().map(|(lsn, time)| format!("{lsn} at {time}")).collect();
+    let error = Error::failed(format!("{} has {} restore points called '{name}'", situation.source, found.len()))
+        .detail("found", points.join("\n"));
+    found
+        .iter()
+        .fold(error, |error, (lsn, _)| error.hint(format!("lifeboat restore {} --to-lsn {lsn} --into DIR", situation.source)))
+}
+
+/// Notes on commits that the chosen path leaves behind on abandoned branches.
+pub(super) fn abandoned_commits(situation: &Situation<'_>, reaches: Option<Timestamp>) -> Vec<String> {
+    let mut notes = Vec::new();
+    for timeline in situation.catalog.timelines() {
+        let Some(left) = situation.path.left_at(timeline) else { continue };
+        let size = situation.path.segment_size();
+        let beyond =
+            situation.catalog.segments.iter().filter(|(segment, _)| segment.timeline == timeline && segment.start(size) >= left);
+        let commits: u64 = beyond.clone().filter_map(|(_, object)| object.name.commits).map(u64::from).sum();
+        let first = beyond.filter_map(|(_, object)| object.name.first.known()).min();
+        if commits > 0 && first.is_some_and(|first| reaches.is_none_or(|reaches| first <= reaches)) {
+            notes.push(format!(
+                "timeline {timeline} went on after {left}, where timeline {} left it: at least {commits} commits there are not part of this restore (--timeline {timeline} leads to them)",
+                situation.path.timeline()
+            ));
+        }
+    }
+    notes
+}

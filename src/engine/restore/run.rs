@@ -1,0 +1,317 @@
+//! `restore`, from plan to a directory in which PostgreSQL recovers to the target.
+//!
+//! Write order: a marker; the empty tree; the content of every file, in no order, `global/pg_control` under a temporary
+//! name; owners, modes and times; the recovery settings; one `syncfs` a file system; the marker goes; last of all
+//! `pg_control` gets its name. Without `pg_control` no server starts: an interrupted restore cannot be mistaken for one.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::plan::{RecoveryStop, RestorePlan};
+use super::prepare::Prepared;
+use super::target_dir;
+use super::tree::{TablespaceMap, Tree};
+use super::write::{self, Shared};
+use crate::base::cancel::Cancel;
+use crate::base::progress::Progress;
+use crate::base::units::format_bytes;
+use crate::base::{Error, RelPath, Result, durable, killpoint};
+use crate::codec::compress;
+use crate::codec::digest::DigestingWriter;
+use crate::codec::encrypt::Opener;
+use crate::engine::Scope;
+use crate::engine::retry::{Patience, retrying};
+use crate::repo::manifest::{FileKind, Footer, Header, ManifestReader};
+use crate::repo::{BackupSummary, backup, decode_error, layout, read_error};
+use crate::source::postgres::control::CONTROL_PATH;
+use crate::source::postgres::label::{format_tablespace_map, parse_tablespace_map};
+use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
+
+/// Bytes of a manifest fetched at one time.
+const FETCH_BYTES: u64 = 8 << 20;
+
+/// How to restore.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// The new data directory: absent or empty.
+    pub into: PathBuf,
+    /// Tablespaces to be placed elsewhere: old directory → new directory.
+    pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// What the server does at the target.
+    pub action: TargetAction,
+    /// A copy for a look: it never archives.
+    pub clone: bool,
+    /// The command that fetches archived files, with `%f` and `%p`.
+    pub restore_command: String,
+    /// Threads that decode and write.
+    pub workers: usize,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug)]
+pub struct RestoreReport {
+    /// Bytes in the restored tree.
+    pub raw_bytes: u64,
+    /// Time it took.
+    pub duration: Duration,
+    /// What the operator should know.
+    pub notes: Vec<String>,
+}
+
+/// Refuses a directory that must not be restored into. Touches nothing.
+///
+/// # Errors
+/// Says what is in the way.
+pub fn check_target(into: &Path) -> Result<()> {
+    target_dir::check(into)
+}
+
+/// Carries a plan out.
+///
+/// # Errors
+/// When anything is damaged, missing or cannot be written; the directory then cannot start.
+pub async fn run(
+    scope: &Scope,
+    prepared: &Prepared,
+    options: &RestoreOptions,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<RestoreReport> {
+    let began = Instant::now();
+    let (plan, id) = (&prepared.plan, &prepared.plan.backup.id);
+    target_dir::check(&options.into)?;
+    let scratch = scope.state.scratch()?;
+    let packs = backup::load_packs(&scope.repository, &scope.source, id, plan.backup.packs_sha256).await?;
+    let manifest = scratch.path().join("manifest");
+    let suffix = if plan.backup.encrypted { ".age" } else { "" };
+    fetch_manifest(scope, &plan.backup, suffix, &manifest).await?;
+
+    let reader = || open_manifest(&layout::manifest(&scope.source, id, suffix), &manifest, &prepared.opener);
+    let header = reader()?.0.header().clone();
+    if header.backup != *id {
+        return Err(Error::damaged(format!("the manifest of {id} is that of {}", header.backup)));
+    }
+    let tablespaces = tablespaces(reader()?, options)?;
+    target_dir::mark(&options.into)?;
+    killpoint::reach("restore.marked");
+    progress.phase("restoring", Some(plan.backup.raw_bytes));
+    let mut tree = Tree::new(&options.into, scratch.path(), tablespaces.map, &header);
+    let mut footer = Footer::default();
+    for line in reader()? {
+        let line = line?;
+        cancel.check()?;
+        footer.entries += 1;
+        footer.frames += line.frames.len() as u64;
+        footer.raw_bytes += line.size_bytes;
+        tree.create(&line)?;
+    }
+    if (footer.entries, footer.raw_bytes) != (plan.backup.entries, plan.backup.raw_bytes) {
+        return Err(Error::damaged(format!("the manifest of {id} does not hold what its commit entry says")));
+    }
+    killpoint::reach("restore.created");
+    let shared = Arc::new(Shared {
+        root: options.into.clone(),
+        opener: prepared.opener.clone(),
+        progress: Arc::clone(&progress),
+        cancel: cancel.clone(),
+        frames_written: AtomicU64::new(0),
+    });
+    write::write(scope, id, suffix, &packs, tree.spilled()?, Arc::clone(&shared), options.workers).await?;
+    let written = shared.frames_written.load(Ordering::Relaxed);
+    if written != footer.frames {
+        return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", footer.frames)));
+    }
+    complete(plan, options, &reader, &tree, &tablespaces.directories)?;
+    Ok(RestoreReport { raw_bytes: footer.raw_bytes, duration: began.elapsed(), notes: notes(&header) })
+}
+
+/// What follows the content, in the order that the module's header gives.
+fn complete(
+    plan: &RestorePlan,
+    options: &RestoreOptions,
+    reader: &dyn Fn() -> Result<Entries>,
+    tree: &Tree,
+    tablespaces: &BTreeSet<PathBuf>,
+) -> Result<()> {
+    for line in reader()? {
+        tree.finish(&line?)?;
+    }
+    rewrite_tablespace_map(&options.into, tree)?;
+    write_recovery_settings(&options.into, &recovery_settings(plan, options))?;
+    killpoint::reach("restore.configured");
+    for directory in tablespaces.iter().chain([&options.into]) {
+        let sync = || rustix::fs::syncfs(File::open(directory)?).map_err(std::io::Error::from);
+        sync().map_err(|error| Error::io("sync", directory, error))?;
+    }
+    killpoint::reach("restore.synced");
+    target_dir::unmark(&options.into)?;
+    let control = RelPath::new(CONTROL_PATH).map_err(Error::failed)?;
+    let (temporary, named) = (Tree::location(&options.into, &control), options.into.join(CONTROL_PATH));
+    fs::rename(&temporary, &named)
+        .and_then(|()| durable::sync_parent(&named))
+        .and_then(|()| durable::sync_parent(&options.into.join(".")))
+        .map_err(|error| Error::io("rename", &temporary, error))?;
+    killpoint::reach("restore.complete");
+    Ok(())
+}
+
+async fn fetch_manifest(scope: &Scope, backup: &BackupSummary, suffix: &str, path: &Path) -> Result<()> {
+    let key = layout::manifest(&scope.source, &backup.id, suffix);
+    let store = scope.repository.store();
+    let file = File::create(path).map_err(|error| Error::io("create", path, error))?;
+    let mut out = DigestingWriter::new(file);
+    let mut offset = 0;
+    loop {
+        let part = retrying(Patience::LONG, || store.get_range(&key, offset..offset + FETCH_BYTES)).await?;
+        if part.is_empty() {
+            break;
+        }
+        out.write_all(&part).map_err(|error| Error::io("write", path, error))?;
+        offset += part.len() as u64;
+    }
+    let (_, sha256, length) = out.finish();
+    if sha256 == backup.manifest_sha256 {
+        return Ok(());
+    }
+    Err(Error::damaged(format!("{key} is damaged: it is not what was stored"))
+        .detail("expected", format!("{}, {} bytes", backup.manifest_sha256, backup.manifest_bytes))
+        .detail("found", format!("{sha256}, {length} bytes"))
+        .hint("lifeboat verify   shows what else is damaged; an older backup may still be whole"))
+}
+
+/// The entries of a manifest, with its errors as ours.
+struct Entries(ManifestReader<Box<dyn std::io::BufRead>>, String);
+
+impl Iterator for Entries {
+    type Item = Result<crate::repo::manifest::FileLine>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|line| line.map_err(|why| Error::damaged(format!("{}: {why}", self.1))))
+    }
+}
+
+fn open_manifest(key: &str, path: &Path, opener: &Opener) -> Result<Entries> {
+    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
+    let sealed = opener.reader(BufReader::new(file)).map_err(|error| decode_error(key, error))?;
+    let plain = compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(|error| read_error(key, error))?;
+    let lines: Box<dyn std::io::BufRead> = Box::new(BufReader::with_capacity(64 << 10, plain));
+    let reader = ManifestReader::new(lines).map_err(|why| Error::damaged(format!("{key}: {why}")))?;
+    Ok(Entries(reader, key.to_owned()))
+}
+
+struct Tablespaces {
+    map: TablespaceMap,
+    /// Where they will be.
+    directories: BTreeSet<PathBuf>,
+}
+
+/// Where each tablespace of the backup goes; refuses directories that are in use and mappings that fit none.
+fn tablespaces(entries: Entries, options: &RestoreOptions) -> Result<Tablespaces> {
+    let map: TablespaceMap = options.tablespaces.iter().cloned().collect();
+    let (mut unused, mut directories): (BTreeSet<PathBuf>, BTreeSet<PathBuf>) = (map.keys().cloned().collect(), BTreeSet::new());
+    let mut known = Vec::new();
+    for line in entries {
+        let FileKind::Tablespace { target } = line?.kind else { continue };
+        let old = PathBuf::from(&target);
+        let new = map.get(&old).unwrap_or(&old).clone();
+        target_dir::check_tablespace(&new)?;
+        if !directories.insert(new.clone()) {
+            return Err(Error::usage(format!("two tablespaces would share {}", new.display())));
+        }
+        unused.remove(&old);
+        known.push(target);
+    }
+    match unused.first() {
+        None => Ok(Tablespaces { map, directories }),
+        Some(stranger) => Err(Error::usage(format!("the backup has no tablespace at {}", stranger.display()))
+            .detail("tablespaces", if known.is_empty() { "none".to_owned() } else { known.join("\n") })),
+    }
+}
+
+/// PostgreSQL makes the links of tablespaces anew from `tablespace_map`: it must name the new directories.
+fn rewrite_tablespace_map(into: &Path, tree: &Tree) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = into.join("tablespace_map");
+    let content = match fs::read(&path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::io("read", &path, error)),
+    };
+    let mut mappings = parse_tablespace_map(&content)?;
+    for mapping in &mut mappings {
+        let new = tree.tablespace(&FileKind::encode_target(&mapping.directory))?;
+        mapping.directory = new.as_os_str().as_bytes().to_vec();
+    }
+    let write = || File::options().write(true).truncate(true).open(&path)?.write_all(&format_tablespace_map(&mappings));
+    write().map_err(|error| Error::io("write", &path, error))
+}
+
+fn recovery_settings(plan: &RestorePlan, options: &RestoreOptions) -> RecoverySettings {
+    let target = match plan.stop {
+        RecoveryStop::Immediate => RecoveryTarget::Immediate,
+        RecoveryStop::Record { lsn, inclusive } => RecoveryTarget::Lsn { lsn, inclusive },
+    };
+    RecoverySettings {
+        restore_command: options.restore_command.clone(),
+        target,
+        timeline: plan.timeline,
+        action: options.action,
+        standby: false,
+        clone: options.clone,
+        extra: Vec::new(),
+    }
+}
+
+/// What differs between the protected host and this one, and what lies beside the data directory.
+fn notes(header: &Header) -> Vec<String> {
+    let mut notes = Vec::new();
+    let recorded: BTreeSet<&String> = header.postgres.collations.values().filter_map(|providers| providers.get("libc")).collect();
+    if let Some(here) = glibc_version() {
+        for version in recorded.into_iter().filter(|version| **version != here) {
+            notes.push(format!(
+                "the source's collations are of glibc {version}, this host has {here}: indexes on text may be in another order; REINDEX them"
+            ));
+        }
+    }
+    let extensions: BTreeSet<String> =
+        header.postgres.extensions.values().flatten().map(|(name, version)| format!("{name} {version}")).collect();
+    let extensions: Vec<String> = extensions.into_iter().filter(|extension| !extension.starts_with("plpgsql ")).collect();
+    if !extensions.is_empty() {
+        notes.push(format!("the server needs these extensions: {}", extensions.join(", ")));
+    }
+    notes
+}
+
+/// glibc's version on this host; `None` on another C library.
+fn glibc_version() -> Option<String> {
+    let output = std::process::Command::new("getconf").arg("GNU_LIBC_VERSION").output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().strip_prefix("glibc ").map(str::to_owned)
+}
+
+/// A plan in a few lines, for people: label and value.
+pub fn describe(plan: &RestorePlan, packs: u32) -> Vec<(&'static str, String)> {
+    let backup = &plan.backup;
+    let segments = plan.segments.len();
+    let mut lines = vec![
+        ("backup", format!("{} ({})", backup.id, plan.because)),
+        ("fetch", format!("{packs} packs, {}", format_bytes(backup.stored_bytes))),
+        ("write", format!("{} in {} files and directories", format_bytes(backup.raw_bytes), backup.entries)),
+        ("replay", format!("{segments} segments, {} of log from {}", format_bytes(plan.replay_bytes), backup.start_lsn)),
+    ];
+    lines.push((
+        "stop",
+        match plan.stop {
+            RecoveryStop::Immediate => format!("as soon as the backup is consistent ({})", backup.stop_lsn),
+            RecoveryStop::Record { lsn, inclusive: true } => format!("after the record at {lsn} on timeline {}", plan.timeline),
+            RecoveryStop::Record { lsn, inclusive: false } => format!("before the record at {lsn} on timeline {}", plan.timeline),
+        },
+    ));
+    lines.extend(plan.reaches.map(|time| ("last commit", time.human())));
+    lines.extend(plan.leaves_out.map(|time| ("left out", format!("everything from {} on", time.human()))));
+    lines
+}

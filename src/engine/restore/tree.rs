@@ -1,0 +1,175 @@
+//! The tree before its content: directories, links and files of their final length; afterwards their modes and times.
+//!
+//! Every frame's place is spilled to disk, grouped by pack, so that each pack is fetched once and memory does not grow
+//! with the data.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::base::{Error, RelPath, Result, Timestamp};
+use crate::engine::accounts;
+use crate::repo::manifest::{FileKind, FileLine, Header};
+use crate::repo::pack::FrameRef;
+use crate::source::postgres::walk::is_control_file;
+
+/// Packs whose frames are held in memory together.
+const PACKS_IN_GROUP: u32 = 64;
+
+/// A frame and where it goes: file and offset.
+pub(super) type Placed = (FrameRef, RelPath, u64);
+
+/// Where tablespaces go: old directory → new directory.
+pub(super) type TablespaceMap = BTreeMap<PathBuf, PathBuf>;
+
+/// The restored tree.
+pub(super) struct Tree {
+    root: PathBuf,
+    tablespaces: TablespaceMap,
+    scratch: PathBuf,
+    groups: BTreeMap<u32, BufWriter<File>>,
+    owners: Option<Owners>,
+}
+
+/// Owners to set, when this process may.
+struct Owners {
+    uids: BTreeMap<u32, u32>,
+    gids: BTreeMap<u32, u32>,
+}
+
+impl Tree {
+    pub fn new(root: &Path, scratch: &Path, tablespaces: TablespaceMap, header: &Header) -> Self {
+        // As root, owners are kept, by name where this host knows the name; otherwise everything belongs to this user.
+        let owners = rustix::process::geteuid().is_root().then(|| Owners {
+            uids: header.users.iter().filter_map(|(uid, name)| Some((*uid, accounts::uid_of(name)?))).collect(),
+            gids: header.groups.iter().filter_map(|(gid, name)| Some((*gid, accounts::gid_of(name)?))).collect(),
+        });
+        Self { root: root.to_owned(), tablespaces, scratch: scratch.to_owned(), groups: BTreeMap::new(), owners }
+    }
+
+    /// Where `path` lies now. The control file has a temporary name until everything else is there.
+    pub fn location(root: &Path, path: &RelPath) -> PathBuf {
+        let location = root.join(path.as_path());
+        if is_control_file(path) { location.with_file_name("pg_control.lifeboat-restore") } else { location }
+    }
+
+    /// Creates one entry and notes the places of its frames.
+    pub fn create(&mut self, line: &FileLine) -> Result<()> {
+        let location = Self::location(&self.root, &line.path);
+        let failed = |error: io::Error| Error::io("create", &location, error);
+        match &line.kind {
+            FileKind::Directory => create_directory(&location).map_err(failed)?,
+            FileKind::File | FileKind::Pages => {
+                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&location).map_err(failed)?;
+                file.set_len(line.size_bytes).map_err(failed)?;
+                self.place(line)?;
+            }
+            FileKind::Symlink { target } => {
+                let target = decode(target)?;
+                symlink(&target, &location).map_err(failed)?;
+            }
+            FileKind::Tablespace { target } => {
+                let directory = self.tablespace(target)?;
+                fs::create_dir_all(&directory).map_err(|error| Error::io("create", &directory, error))?;
+                symlink(&directory, &location).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The new directory of the tablespace that was at `target`.
+    pub fn tablespace(&self, target: &str) -> Result<PathBuf> {
+        let old = decode(target)?;
+        Ok(self.tablespaces.get(&old).cloned().unwrap_or(old))
+    }
+
+    fn place(&mut self, line: &FileLine) -> Result<()> {
+        let mut offset = 0;
+        for frame in &line.frames {
+            let group = frame.pack / PACKS_IN_GROUP;
+            let path = self.group_path(group);
+            let failed = |error: io::Error| Error::io("write", &path, error);
+            let out = match self.groups.entry(group) {
+                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+                std::collections::btree_map::Entry::Vacant(entry) => {
+                    entry.insert(BufWriter::new(File::create(&path).map_err(failed)?))
+                }
+            };
+            let placed: (&FrameRef, &RelPath, u64) = (frame, &line.path, offset);
+            serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
+            out.write_all(b"\n").map_err(failed)?;
+            offset += u64::from(frame.raw_len);
+        }
+        Ok(())
+    }
+
+    fn group_path(&self, group: u32) -> PathBuf {
+        self.scratch.join(format!("frames-{group}"))
+    }
+
+    /// Completes the spill; gives its files in the order of their packs.
+    pub fn spilled(&mut self) -> Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for (group, mut out) in std::mem::take(&mut self.groups) {
+            let path = self.group_path(group);
+            out.flush().map_err(|error| Error::io("write", &path, error))?;
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
+    /// Sets owner, mode and time of one entry, when its content is complete.
+    pub fn finish(&self, line: &FileLine) -> Result<()> {
+        let location = Self::location(&self.root, &line.path);
+        let failed = |error: io::Error| Error::io("set owner, mode and time of", &location, error);
+        if let Some(owners) = &self.owners {
+            let uid = owners.uids.get(&line.uid).copied().unwrap_or(line.uid);
+            let gid = owners.gids.get(&line.gid).copied().unwrap_or(line.gid);
+            match &line.kind {
+                FileKind::Symlink { .. } => std::os::unix::fs::lchown(&location, Some(uid), Some(gid)).map_err(failed)?,
+                FileKind::Tablespace { target } => {
+                    std::os::unix::fs::lchown(&location, Some(uid), Some(gid)).map_err(failed)?;
+                    chown(self.tablespace(target)?, Some(uid), Some(gid)).map_err(failed)?;
+                }
+                _ => chown(&location, Some(uid), Some(gid)).map_err(failed)?,
+            }
+        }
+        match &line.kind {
+            FileKind::Symlink { .. } => Ok(()),
+            FileKind::Tablespace { target } => {
+                let directory = self.tablespace(target)?;
+                fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).map_err(failed)
+            }
+            FileKind::Directory | FileKind::File | FileKind::Pages => {
+                let set = || {
+                    let file = File::open(&location)?;
+                    file.set_modified(system_time(line.modified))?;
+                    fs::set_permissions(&location, fs::Permissions::from_mode(line.mode))
+                };
+                set().map_err(failed)
+            }
+        }
+    }
+}
+
+fn decode(target: &str) -> Result<PathBuf> {
+    let bytes = FileKind::decode_target(target).map_err(Error::damaged)?;
+    Ok(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+}
+
+fn create_directory(location: &Path) -> io::Result<()> {
+    match fs::create_dir(location) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(location),
+        outcome => outcome,
+    }
+}
+
+fn system_time(time: Timestamp) -> SystemTime {
+    let micros = time.unix_micros();
+    let duration = Duration::from_micros(micros.unsigned_abs());
+    if micros >= 0 { SystemTime::UNIX_EPOCH + duration } else { SystemTime::UNIX_EPOCH - duration }
+}

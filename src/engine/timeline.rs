@@ -1,0 +1,192 @@
+//! The way through the timelines to one of them, and which archived segments lie on it without a gap. Pure.
+
+use crate::base::{Lsn, Result, Segment, SegmentSize, TimelineId};
+use crate::repo::BackupSummary;
+use crate::repo::log::LogCatalog;
+
+/// The timelines from the oldest archived ancestor to one of them, with the points where each branched off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelinePath {
+    /// Oldest first, each with the first LSN that is its own.
+    steps: Vec<(TimelineId, Lsn)>,
+    size: SegmentSize,
+}
+
+/// Archived segments that follow each other without a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The segments in log order.
+    pub segments: Vec<Segment>,
+    /// First segment that is missing: where the run ends.
+    pub missing: Segment,
+    /// Set when the last segment is one of the parent timeline, whose log belongs to the path only before this LSN.
+    pub limit: Option<Lsn>,
+}
+
+impl TimelinePath {
+    /// The path to `timeline`.
+    ///
+    /// # Errors
+    /// When a history on the way is missing.
+    pub fn to(timeline: TimelineId, catalog: &LogCatalog, size: SegmentSize) -> Result<Self> {
+        let ancestry = catalog.ancestry(timeline)?;
+        let begins = ancestry.iter().skip(1).map(|(_, branched)| branched.unwrap_or_default()).chain([Lsn(0)]);
+        let mut steps: Vec<(TimelineId, Lsn)> = ancestry.iter().map(|(timeline, _)| *timeline).zip(begins).collect();
+        steps.reverse();
+        Ok(Self { steps, size })
+    }
+
+    /// The timeline it leads to.
+    pub fn timeline(&self) -> TimelineId {
+        self.steps.last().map_or(TimelineId(1), |(timeline, _)| *timeline)
+    }
+
+    /// Where `timeline` was left on the way; `None` for the last one and for those not on the path.
+    pub fn left_at(&self, timeline: TimelineId) -> Option<Lsn> {
+        let at = self.steps.iter().position(|(step, _)| *step == timeline)?;
+        self.steps.get(at + 1).map(|(_, begin)| *begin)
+    }
+
+    /// Whether the log of `timeline` up to `lsn` lies on the path.
+    pub fn contains(&self, timeline: TimelineId, lsn: Lsn) -> bool {
+        let on_path = self.steps.iter().any(|(step, _)| *step == timeline);
+        on_path && self.left_at(timeline).is_none_or(|left| lsn <= left)
+    }
+
+    /// The segment with this number that PostgreSQL reads on the way: of the newest timeline that has begun by its end.
+    pub fn segment(&self, number: u64) -> Segment {
+        let begun = |begin: &Lsn| begin.0 / self.size.bytes() <= number;
+        let timeline = self.steps.iter().rfind(|(_, begin)| begun(begin)).map_or(self.timeline(), |(timeline, _)| *timeline);
+        Segment { timeline, number }
+    }
+
+    /// The archived segments from the one that holds `start` on.
+    pub fn run(&self, catalog: &LogCatalog, start: Lsn) -> Run {
+        let mut segments = Vec::new();
+        let mut number = start.0 / self.size.bytes();
+        loop {
+            let segment = self.segment(number);
+            if catalog.segments.contains_key(&segment) {
+                segments.push(segment);
+                number += 1;
+                continue;
+            }
+            // A branch whose first segment is not archived yet: the parent's holds the log up to the branch.
+            let parent = self.steps.iter().rev().skip_while(|(timeline, _)| *timeline != segment.timeline).nth(1);
+            let begin = self.steps.iter().find(|(timeline, _)| *timeline == segment.timeline).map(|(_, begin)| *begin);
+            if let (Some((parent, _)), Some(begin)) = (parent, begin)
+                && begin.0 / self.size.bytes() == number
+                && catalog.segments.contains_key(&Segment { timeline: *parent, number })
+            {
+                segments.push(Segment { timeline: *parent, number });
+                return Run { segments, missing: segment, limit: Some(begin) };
+            }
+            return Run { segments, missing: segment, limit: None };
+        }
+    }
+
+    /// The run from a backup's start, when the backup lies on the path and its own log is archived whole.
+    pub fn run_of(&self, catalog: &LogCatalog, backup: &BackupSummary) -> Option<Run> {
+        if !self.contains(backup.timeline, backup.stop_lsn) {
+            return None;
+        }
+        let run = self.run(catalog, backup.start_lsn);
+        let last_needed = backup.stop_lsn.0.saturating_sub(1) / self.size.bytes();
+        let reaches = run.segments.last().is_some_and(|last| last.number >= last_needed);
+        let inside_limit = run.limit.is_none_or(|limit| backup.stop_lsn <= limit);
+        (reaches && inside_limit).then_some(run)
+    }
+
+    /// Size of a segment.
+    pub fn segment_size(&self) -> SegmentSize {
+        self.size
+    }
+}
+
+impl Run {
+    /// One past the last byte of log in the run.
+    pub fn end(&self, size: SegmentSize) -> Lsn {
+        let end = self.segments.last().map_or(Lsn(0), |last| last.end(size));
+        self.limit.map_or(end, |limit| limit.min(end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Timestamp;
+    use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
+    use crate::repo::log::{SegmentObject, TimelineHistory};
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn at(number: u64, offset: u64) -> Lsn {
+        Lsn(number * SIZE.bytes() + offset)
+    }
+
+    fn catalog(segments: &[(u32, u64)], histories: &[(u32, u32, Lsn)]) -> LogCatalog {
+        let mut catalog = LogCatalog::default();
+        let now = Timestamp::now();
+        for (timeline, number) in segments {
+            let segment = Segment { timeline: TimelineId(*timeline), number: *number };
+            let name = SegmentName {
+                segment,
+                first: CommitTime::None,
+                last: CommitTime::None,
+                commits: Some(0),
+                digest: "0".repeat(16),
+            };
+            catalog.segments.insert(segment, SegmentObject { key: String::new(), name, stored_bytes: 1, arrived: now });
+        }
+        for (timeline, parent, switch_lsn) in histories {
+            let (timeline, parent) = (TimelineId(*timeline), TimelineId(*parent));
+            let name = HistoryName { timeline, parent, switch_lsn: *switch_lsn, digest: "0".repeat(16) };
+            catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name });
+        }
+        catalog
+    }
+
+    fn run(catalog: &LogCatalog, timeline: u32, from: u64) -> Vec<(u32, u64)> {
+        let path = TimelinePath::to(TimelineId(timeline), catalog, SIZE).unwrap();
+        path.run(catalog, at(from, 0)).segments.iter().map(|segment| (segment.timeline.0, segment.number)).collect()
+    }
+
+    #[test]
+    fn the_path_leaves_the_parent_where_the_branch_begins() {
+        let archived = catalog(&[(1, 3), (1, 4), (1, 5), (1, 6), (2, 5), (2, 6)], &[(2, 1, at(5, 100))]);
+        assert_eq!(run(&archived, 2, 3), [(1, 3), (1, 4), (2, 5), (2, 6)]);
+        assert_eq!(
+            run(&archived, 1, 3),
+            [(1, 3), (1, 4), (1, 5), (1, 6)],
+            "the first timeline goes on as if nothing had branched"
+        );
+        let path = TimelinePath::to(TimelineId(2), &archived, SIZE).unwrap();
+        assert!(path.contains(TimelineId(1), at(5, 100)) && !path.contains(TimelineId(1), at(5, 101)));
+        assert!(path.contains(TimelineId(2), at(9, 0)) && !path.contains(TimelineId(3), at(5, 0)));
+    }
+
+    #[test]
+    fn a_branch_on_a_segment_boundary_owns_the_segment_that_begins_there() {
+        let archived = catalog(&[(1, 3), (1, 4), (2, 5)], &[(2, 1, at(5, 0))]);
+        assert_eq!(run(&archived, 2, 3), [(1, 3), (1, 4), (2, 5)]);
+    }
+
+    #[test]
+    fn until_the_branch_is_archived_the_parent_serves_up_to_it() {
+        let archived = catalog(&[(1, 4), (1, 5), (1, 6)], &[(2, 1, at(5, 100))]);
+        let path = TimelinePath::to(TimelineId(2), &archived, SIZE).unwrap();
+        let run = path.run(&archived, at(4, 0));
+        assert_eq!(run.limit, Some(at(5, 100)));
+        assert_eq!(run.end(SIZE), at(5, 100));
+        assert_eq!(run.missing, Segment { timeline: TimelineId(2), number: 5 });
+    }
+
+    #[test]
+    fn gaps_and_lost_histories_end_the_way() {
+        let archived = catalog(&[(1, 3), (1, 5), (3, 7)], &[(3, 2, at(7, 0))]);
+        assert_eq!(run(&archived, 1, 3), [(1, 3)]);
+        assert!(TimelinePath::to(TimelineId(3), &archived, SIZE).is_err(), "timeline 2 has no history");
+        let late = catalog(&[(5, 9)], &[]);
+        assert_eq!(run(&late, 5, 9), [(5, 9)], "an archive may begin on a later timeline");
+    }
+}

@@ -1,0 +1,75 @@
+//! The recovery window: the moments to which a restore is possible, and the gaps between them. Pure, from names alone.
+
+use crate::base::{BackupId, Lsn, Segment, Timestamp};
+use crate::repo::BackupSummary;
+use crate::repo::log::LogCatalog;
+
+use super::timeline::{Run, TimelinePath};
+
+/// Moments to which a restore is possible, without a gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// First moment: the end of the oldest backup that reaches this interval.
+    pub from: Timestamp,
+    /// Last moment that is certain: the latest transaction end in the archived log, or the end of a backup.
+    pub to: Timestamp,
+    /// End of the archived log here.
+    pub end_lsn: Lsn,
+    /// Backups that lead into it, oldest first.
+    pub backups: Vec<BackupId>,
+    /// First segment that is missing after it; for the newest interval the one that is still being written.
+    pub missing: Segment,
+}
+
+/// Everything to which a restore on one path of timelines is possible.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// In order of time, none overlapping.
+    pub intervals: Vec<Interval>,
+    /// Backups on the path whose own log is not archived whole: they cannot be restored.
+    pub unusable: Vec<BackupId>,
+}
+
+/// The window on `path` that `backups` (of one incarnation) open.
+pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &LogCatalog, path: &TimelinePath) -> Window {
+    let mut window = Window::default();
+    let mut on_path: Vec<&BackupSummary> = backups.filter(|backup| path.contains(backup.timeline, backup.stop_lsn)).collect();
+    on_path.sort_by_key(|backup| backup.stop_lsn);
+    for backup in on_path {
+        let Some(run) = path.run_of(catalog, backup) else {
+            window.unusable.push(backup.id.clone());
+            continue;
+        };
+        let end_lsn = run.end(path.segment_size());
+        let to = latest_end(&run, catalog).map_or(backup.stop_time, |time| time.max(backup.stop_time));
+        match window.intervals.last_mut() {
+            Some(interval) if interval.end_lsn == end_lsn => {
+                interval.from = interval.from.min(backup.stop_time);
+                interval.to = interval.to.max(to);
+                interval.backups.push(backup.id.clone());
+            }
+            _ => {
+                let (from, backups) = (backup.stop_time, vec![backup.id.clone()]);
+                window.intervals.push(Interval { from, to, end_lsn, backups, missing: run.missing });
+            }
+        }
+    }
+    window
+}
+
+/// Latest transaction end that the names in a run tell.
+pub fn latest_end(run: &Run, catalog: &LogCatalog) -> Option<Timestamp> {
+    run.segments.iter().filter_map(|segment| catalog.segments.get(segment)?.name.last.known()).max()
+}
+
+impl Window {
+    /// The last restorable moment at or before `time`.
+    pub fn nearest_before(&self, time: Timestamp) -> Option<Timestamp> {
+        self.intervals.iter().filter(|interval| interval.from <= time).map(|interval| interval.to.min(time)).max()
+    }
+
+    /// The first restorable moment after `time`.
+    pub fn nearest_after(&self, time: Timestamp) -> Option<Timestamp> {
+        self.intervals.iter().filter(|interval| interval.to > time).map(|interval| interval.from.max(time)).min()
+    }
+}
