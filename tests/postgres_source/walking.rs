@@ -33,7 +33,8 @@ fn the_walk_lists_what_a_base_backup_delivers(major: u32) {
     let space = cluster.dir().create_dir("ein Raum ü");
     let mut sql = cluster.sql();
     sql.execute(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
-    if major >= 15 {
+    // 15 knows in-place tablespaces too, but its base backup forgets them.
+    if major >= 16 {
         sql.execute("SET allow_in_place_tablespaces = on");
         sql.execute("CREATE TABLESPACE in_place LOCATION ''");
         sql.execute("CREATE TABLE placed TABLESPACE in_place AS SELECT generate_series(1, 100) n");
@@ -58,7 +59,10 @@ fn the_walk_lists_what_a_base_backup_delivers(major: u32) {
     let delivered = base_backup(&cluster, &clients);
     let entries = walk(&cluster);
     assert!(entries.is_sorted_by(|a, b| a.path < b.path));
-    let walked: BTreeSet<String> = entries.iter().map(|entry| entry.path.to_string()).collect();
+    // A tablespace's own entry is in the tablespace_map instead, or implied by its archive.
+    let is_tablespace = |entry: &&Entry| entry.location.parent() == Some(&cluster.data.join("pg_tblspc"));
+    let walked: BTreeSet<String> =
+        entries.iter().filter(|entry| !is_tablespace(entry)).map(|entry| entry.path.to_string()).collect();
     let missing: Vec<_> = delivered.difference(&walked).collect();
     let surplus: Vec<_> = walked.difference(&delivered).collect();
     assert!(missing.is_empty() && surplus.is_empty(), "missing {missing:?}, surplus {surplus:?}");
@@ -82,13 +86,15 @@ fn base_backup(cluster: &Cluster, clients: &Installation) -> BTreeSet<String> {
         let mut command = process::command(&clients.program("psql"), cluster.dir().path());
         command.args(["-X", "-v", "ON_ERROR_STOP=1", "-d", &format!("{conninfo} replication=true"), "-c"]);
         command.arg(format!(
-            "BASE_BACKUP (CHECKPOINT 'fast', WAL false, MANIFEST 'no', TARGET 'server', TARGET_DETAIL '{}')",
+            "BASE_BACKUP (CHECKPOINT 'fast', WAL false, MANIFEST 'no', TABLESPACE_MAP true, TARGET 'server', TARGET_DETAIL '{}')",
             target.display()
         ));
         command
     };
     command.env("PGCONNECT_TIMEOUT", "30");
-    process::run(command, Duration::from_secs(120)).success();
+    let output = process::run(command, Duration::from_secs(120));
+    // psql stumbles over the last of the server's results; the command's tag is there when the server was done.
+    assert!(output.code == Some(0) || output.stdout.contains("BASE_BACKUP"), "{output}");
     let mut paths = BTreeSet::new();
     for archive in std::fs::read_dir(&target).expect("base backup") {
         let archive = archive.expect("base backup").path();
