@@ -114,8 +114,13 @@ fn take_own_keys(text: &str) -> Result<(String, OwnKeys), String> {
     if text.starts_with("postgres://") || text.starts_with("postgresql://") {
         return take_from_url(text);
     }
-    let (own, others): (Vec<_>, Vec<_>) =
-        split_pairs(text)?.into_iter().partition(|(key, _)| OwnKeys::NAMES.contains(&key.as_str()));
+    // As in libpq, the last value of a key counts; tokio-postgres would collect hosts and ports.
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for (key, value) in split_pairs(text)? {
+        pairs.retain(|(earlier, _)| *earlier != key);
+        pairs.push((key, value));
+    }
+    let (own, others): (Vec<_>, Vec<_>) = pairs.into_iter().partition(|(key, _)| OwnKeys::NAMES.contains(&key.as_str()));
     let quote = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
     let rest: Vec<String> = others.iter().map(|(key, value)| format!("{key}='{}'", quote(value))).collect();
     Ok((rest.join(" "), OwnKeys(own)))
@@ -255,7 +260,7 @@ mod tests {
 
     #[test]
     fn key_value_text_is_read_with_its_quotes() {
-        let text = r"host=/run/my\ sockets port = 5433 user='o\'neil' password='a b\\c' sslmode=require";
+        let text = r"port=1 host=/run/my\ sockets port = 5433 user='o\'neil' password='a b\\c' sslmode=require";
         let parsed = parse(text, &nothing).unwrap();
         assert_eq!(parsed.config.get_hosts(), [Host::Unix("/run/my sockets".into())]);
         assert_eq!(parsed.config.get_ports(), [5433]);

@@ -56,7 +56,7 @@ impl History {
         Ok(Self { timeline, steps })
     }
 
-    /// The file's content, as PostgreSQL writes it.
+    /// A file with this content. PostgreSQL's own may hold blank lines besides; it skips them as we do.
     pub fn format(&self) -> Vec<u8> {
         let line = |step: &HistoryStep| format!("{}\t{}\t{}\n", step.timeline, step.switch_lsn, step.reason);
         self.steps.iter().map(line).collect::<String>().into_bytes()

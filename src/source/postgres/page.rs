@@ -10,9 +10,6 @@ use crate::base::Lsn;
 /// Bytes in one page. Servers built with another block size are refused when their control file is read.
 pub const PAGE_BYTES: usize = 8192;
 
-/// Pages in one file of a relation fork with the default segment size of 1 GiB.
-pub const DEFAULT_PAGES_PER_FILE: u32 = 131_072;
-
 /// One page.
 pub type Page = [u8; PAGE_BYTES];
 
