@@ -1,1 +1,61 @@
-//! engine
+//! The verbs. Each has a plan, which is pure, and a run, which has the effects.
+//!
+//! Only this floor holds both sources and stores: what a verb's `run` reads is the way of a byte, source → codec →
+//! repo → store, and back in a restore.
+
+pub mod accounts;
+pub mod archive;
+pub mod backup;
+pub mod retry;
+
+use std::path::Path;
+
+use crate::base::{Result, SourceName};
+use crate::codec::encrypt::{Identity, Recipient};
+use crate::repo::host_state::HostState;
+use crate::repo::{Repository, Signer};
+
+/// One source in one repository, as this host sees it: what every verb works on.
+#[derive(Clone)]
+pub struct Scope {
+    /// The repository.
+    pub repository: Repository,
+    /// The source.
+    pub source: SourceName,
+    /// What this host remembers of the repository.
+    pub state: HostState,
+}
+
+impl Scope {
+    /// `source` in `repository`, with this host's memory of it below `state_dir`.
+    pub fn new(repository: Repository, source: SourceName, state_dir: &Path) -> Self {
+        let state = HostState::new(state_dir, repository.id());
+        Self { repository, source, state }
+    }
+}
+
+/// What a verb that writes needs beside a [`Scope`].
+#[derive(Clone)]
+pub struct Writing {
+    /// Signs what is written.
+    pub signer: Signer,
+    /// To whom data keys are wrapped; none when the configuration says that encryption is off.
+    pub recipients: Option<Vec<Recipient>>,
+    /// zstd level.
+    pub compression_level: i32,
+}
+
+/// Identities that unwrap data keys, read from where the operator keeps them only when a verb needs them.
+pub trait IdentitySource: Send + Sync {
+    /// The identities at hand; empty when the configuration names none.
+    ///
+    /// # Errors
+    /// When a file that the configuration names cannot be read.
+    fn identities(&self) -> Result<Vec<Identity>>;
+}
+
+impl IdentitySource for Vec<Identity> {
+    fn identities(&self) -> Result<Vec<Identity>> {
+        Ok(self.clone())
+    }
+}

@@ -143,6 +143,29 @@ impl HostState {
         Ok(Journal { path: path.clone(), file })
     }
 
+    /// Makes sure that this host takes one backup of `source` at a time.
+    ///
+    /// # Errors
+    /// Busy when another process takes one now.
+    pub fn lock_backup(&self, source: &SourceName) -> Result<File> {
+        let path = self.dir.join(source.to_string()).join("backup.lock");
+        let open = || {
+            prepare(&path)?;
+            fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)
+        };
+        let file = open().map_err(|error| {
+            Error::io("open", &path, error).hint("set state_dir in lifeboat.toml to a directory this user may write")
+        })?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(Error::busy(format!("another process on this host is taking a backup of {source}"))
+                    .hint("wait for it, or find it: fuser -v ".to_owned() + &path.display().to_string()))
+            }
+            Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path, error)),
+        }
+    }
+
     /// Directory for files that live as long as one run; emptied of what dead runs left is the caller's duty.
     ///
     /// # Errors

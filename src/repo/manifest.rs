@@ -99,9 +99,30 @@ pub enum FileKind {
     },
     /// A link to a tablespace, which a restore may place elsewhere.
     Tablespace {
-        /// The directory it named on the protected host.
+        /// The directory it named on the protected host, encoded likewise.
         target: String,
     },
+}
+
+impl FileKind {
+    /// A link's target as text: UTF-8 as it is, other bytes as `hex:…`.
+    pub fn encode_target(target: &[u8]) -> String {
+        match std::str::from_utf8(target) {
+            Ok(text) if !text.starts_with("hex:") => text.to_owned(),
+            _ => format!("hex:{}", hex::encode(target)),
+        }
+    }
+
+    /// Undoes [`FileKind::encode_target`].
+    ///
+    /// # Errors
+    /// When what follows `hex:` is not hex.
+    pub fn decode_target(text: &str) -> Result<Vec<u8>, String> {
+        match text.strip_prefix("hex:") {
+            Some(digits) => hex::decode(digits).map_err(|error| format!("'{text}' is no link target: {error}")),
+            None => Ok(text.as_bytes().to_vec()),
+        }
+    }
 }
 
 /// Last line.

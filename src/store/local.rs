@@ -142,6 +142,11 @@ impl Store for LocalStore {
         self.run(move |root, _| list::list(root, &prefix, start_after.as_deref())).await
     }
 
+    async fn list_all(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
+        let (prefix, start_after) = (prefix.to_owned(), start_after.map(str::to_owned));
+        self.run(move |root, _| list::list_all(root, &prefix, start_after.as_deref())).await
+    }
+
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>> {
         check_directory_prefix(prefix)?;
         let prefix = prefix.to_owned();

@@ -132,6 +132,20 @@ pub trait Store: Send + Sync {
     /// what was put before the call and not deleted since is listed.
     async fn list(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<ListPage>;
 
+    /// All objects of [`Store::list`]: page by page, unless a store knows a faster way.
+    async fn list_all(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
+        let mut all: Vec<ObjectInfo> = Vec::new();
+        loop {
+            let after = all.last().map(|object| object.key.as_str()).or(start_after);
+            let page = self.list(prefix, after).await?;
+            let done = !page.more || page.objects.is_empty();
+            all.extend(page.objects);
+            if done {
+                return Ok(all);
+            }
+        }
+    }
+
     /// The distinct next components below `prefix` (empty, or ending in `/`) that have objects below
     /// them, without slashes, in byte order: `["orders", "users"]`. Another prefix is a permanent error.
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>>;
@@ -140,18 +154,9 @@ pub trait Store: Send + Sync {
     async fn delete(&self, key: &str) -> StoreResult<()>;
 }
 
-/// All objects whose keys start with `prefix` and sort after `start_after`, page by page.
+/// As [`Store::list_all`].
 pub async fn list_all(store: &dyn Store, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
-    let mut all: Vec<ObjectInfo> = Vec::new();
-    loop {
-        let after = all.last().map(|object| object.key.clone()).or_else(|| start_after.map(str::to_owned));
-        let page = store.list(prefix, after.as_deref()).await?;
-        let done = !page.more || page.objects.is_empty();
-        all.extend(page.objects);
-        if done {
-            return Ok(all);
-        }
-    }
+    store.list_all(prefix, start_after).await
 }
 
 impl StoreError {

@@ -67,18 +67,10 @@ impl Environment {
 /// Finds and reads the configuration: `explicit` (`--config`), else `$LIFEBOAT_CONFIG`, else the usual places.
 ///
 /// # Errors
-/// Usage errors: no file, an unreadable file, or mistakes in it, with file and line.
+/// Usage errors: no file, an unreadable file, or all mistakes in it, each with file and line.
 pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Settings> {
-    let (path, text) = find(explicit, environment)?;
-    parse(&path, &text, environment)
-}
-
-/// Reads the settings that `text`, the content of the file at `path`, holds.
-///
-/// # Errors
-/// A usage error with all mistakes, each with file and line.
-pub fn parse(path: &Path, text: &str, environment: &Environment) -> Result<Settings> {
-    resolve::resolve(path, text, environment).map_err(|error| match error.hints() {
+    let settings = find(explicit, environment).and_then(|(path, text)| resolve::resolve(&path, &text, environment));
+    settings.map_err(|error| match error.hints() {
         [] => error.hint("lifeboat init --help shows a complete configuration"),
         _ => error,
     })
@@ -105,7 +97,7 @@ fn find(explicit: Option<&Path>, environment: &Environment) -> Result<(PathBuf, 
     let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
     Err(Error::usage("there is no configuration file lifeboat.toml")
         .detail("looked for", places.join("\n"))
-        .hint("lifeboat init --help shows a complete one; name another place with --config FILE"))
+        .hint("lifeboat init --help shows a complete one; --config FILE names another place"))
 }
 
 /// `None` when there is no such file.

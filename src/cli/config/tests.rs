@@ -8,7 +8,7 @@ fn environment() -> Environment {
 }
 
 fn parse_text(text: &str) -> Result<Settings> {
-    parse(Path::new("/etc/lifeboat/lifeboat.toml"), text, &environment())
+    resolve::resolve(Path::new("/etc/lifeboat/lifeboat.toml"), text, &environment())
 }
 
 fn failure(text: &str) -> Error {
@@ -89,8 +89,8 @@ fn every_mistake_names_its_line_and_what_to_write() {
         ("[encryption]\nrecipient = []\n", ":2: unknown key 'recipient' in [encryption]", "did you mean 'recipients'?"),
         ("[repository.a]\nurl = \"file:///b\"\nxyz = 1\n", ":3: unknown key 'xyz' in [repository.a]", "known here: url, root"),
         ("[repositry.a]\nurl = \"file:///b\"\n", ":1: unknown key 'repositry'", "did you mean 'repository'?"),
-        ("state_dir = 7\n", ":1: 'state_dir' must be a string, not the number 7", "lifeboat init --help"),
-        ("state_dir = \"\"\n", ":1: 'state_dir' is empty", "lifeboat init --help"),
+        ("state_dir = 7\n", ":1: 'state_dir' must be a string, not the number 7", ""),
+        ("state_dir = \"\"\n", ":1: 'state_dir' is empty", ""),
         ("[backup]\nworkers = \"4\"\n", ":2: 'workers' in [backup] must be a whole number from 1 to 256, not a string", ""),
         ("[backup]\nworkers = 0\n", ":2: 'workers' in [backup] must be a whole number from 1 to 256, not 0", ""),
         ("[backup]\npack_size_mib = 0x4000\n", "from 1 to 1024 MiB", ""),
@@ -113,13 +113,13 @@ fn every_mistake_names_its_line_and_what_to_write() {
         ("[source.a]\nconninfo = \"a\"\n", ":1: [source.a] lacks 'kind'", "kind = \"postgres\""),
         ("[source.a]\nkind = \"postgres\"\n", ":1: [source.a] lacks 'conninfo'", "conninfo ="),
         ("[signing]\n", ":1: [signing] lacks 'key_file'", "add key_file"),
-        ("a = \n", ":1: ", "lifeboat init --help"),
+        ("a = \n", ":1: ", ""),
         ("[backup]\nworkers = 1\nworkers = 2\n", ":3: duplicate key", ""),
     ] {
         let error = failure(text);
         assert!(error.message().starts_with("/etc/lifeboat/lifeboat.toml:"), "{text}: {error}");
         assert!(error.message().contains(message), "{text}: {error}");
-        assert!(error.hints().iter().any(|shown| shown.contains(hint)), "{text}: {error:?}");
+        assert!(hint.is_empty() || error.hints().iter().any(|shown| shown.contains(hint)), "{text}: {error:?}");
     }
 }
 
@@ -203,6 +203,23 @@ fn state_lives_where_the_user_may_write() {
     assert_eq!(root.default_state_dir().unwrap(), Path::new("/var/lib/lifeboat"));
     let xdg = Environment { state_home: Some("/s".into()), is_root: true, ..environment() };
     assert_eq!(xdg.default_state_dir().unwrap(), Path::new("/s/lifeboat"));
-    let error = parse(Path::new("l.toml"), "", &Environment::default()).err().unwrap();
+    let error = resolve::resolve(Path::new("l.toml"), "", &Environment::default()).err().unwrap();
     assert!(error.message().contains("no 'state_dir'"), "{error}");
+}
+
+#[test]
+fn the_configuration_in_the_help_is_accepted_whole() {
+    let mut command = <crate::cli::args::Cli as clap::CommandFactory>::command();
+    let help = command.find_subcommand_mut("init").unwrap().render_long_help().to_string();
+    let start = help.find("  [repository.main]").unwrap();
+    let (sections, rest) = help[start..].split_once("  # state_dir").unwrap();
+    assert!(rest.starts_with(" = "), "state_dir is explained last");
+    // What is commented out is meant to work too, except that encryption cannot be on and off.
+    let lines = sections.lines().map(|line| line.trim().trim_start_matches("# ")).filter(|line| !line.starts_with("mode"));
+    let text = lines.collect::<Vec<_>>().join("\n").replace("age1…", RECIPIENT);
+    let text = text.replace("root = \"…\"", &format!("root = \"{}\"", "ab".repeat(32)));
+    let settings = parse_text(&text).map_err(|error| format!("{error:?}\n{text}")).ok().unwrap();
+    assert_eq!(settings.encryption.recipients.len(), 2);
+    assert_eq!(settings.backup.pack_size_bytes, Some(32 << 20));
+    assert_eq!((settings.sources.len(), settings.repositories.len()), (1, 1));
 }

@@ -39,16 +39,7 @@ pub enum ClusterState {
     InProduction,
 }
 
-/// The amount of information in the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WalLevel {
-    /// Not enough for a backup.
-    Minimal,
-    /// Enough for archiving and standbys.
-    Replica,
-    /// Also for logical decoding.
-    Logical,
-}
+pub use super::wal::WalLevel;
 
 /// The fields a backup needs.
 #[derive(Clone, Debug, PartialEq, Eq)]

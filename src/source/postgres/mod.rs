@@ -2,9 +2,20 @@
 //!
 //! No repository, no store and no printing here: the engine holds those.
 
+pub mod connect;
+pub mod conninfo;
 pub mod control;
+pub mod external_config;
 pub mod filenames;
 pub mod history;
+pub mod inventory;
+pub mod label;
+pub mod live;
 pub mod page;
+mod pgpass;
+pub mod recovery_config;
+pub mod server;
+pub mod session;
+mod tls;
 pub mod wal;
 pub mod walk;

@@ -2,7 +2,7 @@
 //!
 //! A file sorts as its name, a directory as its name and a `/`: then `a-b` < `a.b` < `a/b`, and all keys below
 //! one directory lie together. Only directories that can hold a wanted key are read. Memory is bounded by the
-//! page, not by the directory: of its names only the smallest that can fill the page are kept at a time.
+//! objects asked for, not by the directory: of its names only the smallest that can be among them are kept.
 
 use std::collections::BinaryHeap;
 
@@ -15,15 +15,24 @@ use crate::store::{LIST_PAGE_OBJECTS, ListPage, ObjectInfo, StoreResult};
 
 /// See [`crate::store::Store::list`].
 pub(super) fn list(root: &Root, prefix: &str, start_after: Option<&str>) -> StoreResult<ListPage> {
+    let mut objects = first_objects(root, prefix, start_after, LIST_PAGE_OBJECTS + 1)?;
+    let more = objects.len() > LIST_PAGE_OBJECTS;
+    objects.truncate(LIST_PAGE_OBJECTS);
+    Ok(ListPage { objects, more })
+}
+
+/// See [`crate::store::Store::list_all`]: reads every directory once, where pages would read it for each of them.
+pub(super) fn list_all(root: &Root, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
+    first_objects(root, prefix, start_after, usize::MAX)
+}
+
+fn first_objects(root: &Root, prefix: &str, start_after: Option<&str>, limit: usize) -> StoreResult<Vec<ObjectInfo>> {
     let directory = &prefix[..prefix.rfind('/').map_or(0, |slash| slash + 1)];
-    if !can_hold_objects(directory) {
-        return Ok(ListPage::default());
+    let mut walk = Walk { root, prefix, start_after: start_after.unwrap_or(""), limit, objects: Vec::new() };
+    if can_hold_objects(directory) {
+        walk.directory(directory)?;
     }
-    let mut walk = Walk { root, prefix, start_after: start_after.unwrap_or(""), objects: Vec::new() };
-    walk.directory(directory)?;
-    let more = walk.objects.len() > LIST_PAGE_OBJECTS;
-    walk.objects.truncate(LIST_PAGE_OBJECTS);
-    Ok(ListPage { objects: walk.objects, more })
+    Ok(walk.objects)
 }
 
 /// See [`crate::store::Store::list_dirs`].
@@ -69,13 +78,14 @@ struct Walk<'a> {
     root: &'a Root,
     prefix: &'a str,
     start_after: &'a str,
-    /// One more than a page when there is more.
+    /// How many objects to find at most.
+    limit: usize,
     objects: Vec<ObjectInfo>,
 }
 
 impl Walk<'_> {
     fn missing(&self) -> usize {
-        (LIST_PAGE_OBJECTS + 1).saturating_sub(self.objects.len())
+        self.limit.saturating_sub(self.objects.len())
     }
 
     fn directory(&mut self, directory: &str) -> StoreResult<()> {
@@ -102,8 +112,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The first entries of a directory after `after` in sorting form, as many as can fill the page, and
-    /// whether there are others after them.
+    /// The first entries of a directory after `after` in sorting form, as many as are missing, and whether
+    /// there are others after them.
     fn smallest_entries(&self, directory: &str, after: Option<&str>) -> StoreResult<(Vec<String>, bool)> {
         let limit = self.missing();
         let mut smallest: BinaryHeap<String> = BinaryHeap::new();

@@ -1,1 +1,36 @@
-//! Reading PostgreSQL's write-ahead log.
+//! Reading PostgreSQL's write-ahead log, 13 to 18: segments → pages → records → the events a restore stops at.
+//!
+//! Invariants:
+//! - No input makes this code panic or loop: every step consumes at least eight bytes or stops.
+//! - A [`Record`] is only handed out once its CRC-32C has been verified.
+//! - A record belongs to the segment in which it *ends*; what straddles out of a segment travels in a [`Carry`].
+//! - Where the log ends, or is damaged, is a result ([`Stop`]), not an error. A [`WalError`] means that the bytes are not
+//!   the segment they are said to be, that the carry does not belong to it, or that a record has a form this code does not know.
+//!
+//! Sources: PostgreSQL `src/include/access/{xlog_internal,xlogrecord,xact}.h`, `src/include/catalog/pg_control.h`,
+//! `src/backend/access/transam/xlogreader.c`. All numbers in the log are in the byte order of the server; big-endian
+//! servers are refused by the page magic.
+
+mod body;
+mod bytes;
+mod carry;
+mod error;
+mod event;
+#[cfg(test)]
+mod fixture;
+mod page;
+mod reader;
+mod record;
+mod summary;
+#[cfg(test)]
+mod tests;
+mod transaction;
+
+pub use carry::{Carry, Partial};
+pub use error::{Fault, WalError};
+pub use event::{Checkpoint, Event, WalLevel};
+pub use page::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader, WAL_PAGE_BYTES};
+pub use reader::{RecordSpan, SegmentEnd, SegmentReader, Stop};
+pub use record::{RECORD_HEADER_BYTES, Record, resource_manager};
+pub use summary::{EndTime, SegmentSummary, scan, summarise};
+pub use transaction::{EndKind, Prepare, TransactionEnd};

@@ -1,0 +1,174 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_lifeboat_global_optspecs
+    string join \n config= output= q/quiet repository= h/help V/version
+end
+
+function __fish_lifeboat_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_lifeboat_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_lifeboat_using_subcommand
+    set -l cmd (__fish_lifeboat_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -s V -l version -d 'Print version'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "init" -d 'Create a repository, and keys when asked'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "check" -d 'Examine configuration, server, archive and keys'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "backup" -d 'Take a backup'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "list" -d 'Show backups and the moments that can be restored'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "restore" -d 'Restore a source into a directory, to any moment'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l generate-keys -d 'Make an age identity and a signing key in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l dry-run -d 'Say what would be done, and do nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l type -d 'full, diff (changes since the last full), incr (since the last backup), auto' -r -f -a "full\t'Everything'
+diff\t'Changes since the last full'
+incr\t'Changes since the last backup of any type'
+auto\t'What is due: a full when there is no usable base, else an increment'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l checkpoint -d 'Start at once (fast), or let the server take its time (spread)' -r -f -a "fast\t'At once, with a burst of writes'
+spread\t'Spread over `checkpoint_completion_target`'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -d 'What pages with a wrong checksum do to the backup' -r -f -a "fail\t'The backup fails'
+report\t'The backup is kept, and the pages are reported'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l dry-run -d 'Say what would be done, and do nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -s h -l help -d 'Print help'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -f -a "push" -d 'Store one finished log file; for PostgreSQL\'s archive_command'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l keep -d 'The digest of the version to keep, as \'lifeboat list\' shows it: 16 hex digits' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "push" -d 'Store one finished log file; for PostgreSQL\'s archive_command'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l into -d 'The directory to restore into; must be empty or missing' -r -f -a "(__fish_complete_directories)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to -d 'To this time, or as far as the archive goes [default: latest]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-lsn -d 'To this position, such as A3/F1000028' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-xid -d 'To the end of this transaction' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-name -d 'To this restore point (pg_create_restore_point)' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l timeline -d 'Follow this timeline (decimal) [default: the newest]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l incarnation -d 'The cluster meant, when several have had this name [default: the newest]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l backup -d 'Start from this backup [default: the newest that serves]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l tablespace -d 'Put the tablespace at OLD into NEW; may be repeated' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l action -d 'What the server does at the target' -r -f -a "promote\t'Opens for writing on a new timeline'
+pause\t'Stays read-only until told to go on'
+shutdown\t'Stops'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-immediate -d 'To the moment the backup ended'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l exclusive -d 'Stop just before the target, not just after it'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l clone -d 'For a look or a test: the restored server never archives'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l dry-run -d 'Show the plan, and do nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -l deep -d 'Also decrypt, decode and hash everything again; needs an identity'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l keep -d 'Keep the cluster, the repository and the restored directory'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand completions" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand completions" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand completions" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand completions" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand completions" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s h -l help -d 'Print help'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "backup" -d 'Take a backup'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "push" -d 'Store one finished log file; for PostgreSQL\'s archive_command'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'

@@ -1,0 +1,340 @@
+//! The command line's grammar. Help says units and defaults; examples are in the long help (`--help`).
+
+mod parsers;
+mod restore;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+
+use crate::base::SourceName;
+
+pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment, RestoreTarget};
+
+/// A configuration that works once names and places are put in.
+const INIT_HELP: &str = "\
+Configuration: --config FILE, else $LIFEBOAT_CONFIG, else ./lifeboat.toml,
+~/.config/lifeboat/lifeboat.toml, /etc/lifeboat/lifeboat.toml. Relative paths
+in it count from the file. All it may say:
+
+  [repository.main]
+  url = \"file:///srv/backups\"
+  # root = \"…\"                       # SHA-256 of its keys/1.json, pinned
+
+  [encryption]
+  recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
+  # identity_file = \"…\"              # on restore hosts only
+  # mode = \"off\"                     # or: store everything in the clear
+
+  [signing]
+  key_file = \"signing.key\"
+
+  [source.orders]
+  kind = \"postgres\"
+  conninfo = \"host=/var/run/postgresql user=postgres\"
+  # primary_conninfo = \"…\"           # when conninfo names a standby
+  # data_directory = \"…\"             # when not where the server says
+  # repositories = [\"main\"]          # default: all
+  # archive_timeout_seconds = 300
+
+  [backup]
+  # workers = 4                      # default: one a core, at most 4
+  # compression_level = 3            # 1 to 19
+  # pack_size_mib = 32               # default: by the size of the source
+
+  # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
+  # for root, ~/.local/state/lifeboat for others
+
+Examples:
+  lifeboat init --generate-keys /root/lifeboat-keys
+  lifeboat init --repository main --dry-run";
+
+const BACKUP_HELP: &str = "\
+Examples:
+  lifeboat backup orders --type full
+  lifeboat backup orders --dry-run";
+
+const LIST_HELP: &str = "\
+Examples:
+  lifeboat list
+  lifeboat list orders --output json";
+
+const CHECK_HELP: &str = "\
+Examples:
+  lifeboat check
+  lifeboat check orders";
+
+const VERIFY_HELP: &str = "\
+Exits with 22 when something is damaged, forged or missing.
+
+Examples:
+  lifeboat verify
+  lifeboat verify orders --deep";
+
+const PUSH_HELP: &str = "\
+Exits with 0 only once the file is durable in every repository of the source,
+else with a code from 1 to 125: PostgreSQL keeps the file and tries again.
+
+Example (postgresql.conf):
+  archive_mode = on
+  archive_command = 'lifeboat archive push orders %p'";
+
+const GET_HELP: &str = "\
+Exits with 0 when the file was fetched, 1 when the archive certainly does not
+have it, 255 on anything else, which makes PostgreSQL stop and not promote.
+
+Example (postgresql.conf):
+  restore_command = 'lifeboat archive get orders %f %p'";
+
+const RESOLVE_HELP: &str = "\
+Two versions of one segment mean that two servers, or a disk that was rolled
+back, archived under one name. Find out which server lives on, keep its version.
+
+Example:
+  lifeboat archive resolve orders 00000001000000A3000000F1 --keep 9f86d081884c7d65";
+
+const COMPLETIONS_HELP: &str = "\
+Examples:
+  lifeboat completions bash > /etc/bash_completion.d/lifeboat
+  lifeboat completions zsh > ~/.zfunc/_lifeboat
+  lifeboat completions fish > ~/.config/fish/completions/lifeboat.fish";
+
+/// Back up databases, archive their logs, and get any moment back.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, max_term_width = 80, after_long_help = EXIT_CODES)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// The verb.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done, 1 failed, 2 usage, 20 repository unreachable, 21 busy,
+  22 damaged data found, 130 interrupted; 'archive get' has its own
+
+Start here:
+  lifeboat demo             the whole story on a throw-away cluster
+  lifeboat init --help      a complete configuration";
+
+/// Options of every verb.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct GlobalArgs {
+    /// Configuration file [see: lifeboat init --help]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Format of results and errors
+    #[arg(long, global = true, value_enum, default_value_t = OutputFormat::Text, hide_possible_values = true, value_name = "text|json")]
+    pub output: OutputFormat,
+    /// No progress, only warnings and results
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// Only this repository [default: all of the source's]
+    #[arg(long, global = true, value_name = "NAME")]
+    pub repository: Option<String>,
+}
+
+/// How results and errors are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OutputFormat {
+    /// For people.
+    Text,
+    /// Versioned documents for programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Create a repository, and keys when asked
+    #[command(after_long_help = INIT_HELP)]
+    Init(InitArgs),
+    /// Examine configuration, server, archive and keys
+    #[command(after_long_help = CHECK_HELP)]
+    Check(CheckArgs),
+    /// Take a backup
+    #[command(after_long_help = BACKUP_HELP)]
+    Backup(BackupArgs),
+    /// Show backups and the moments that can be restored
+    #[command(after_long_help = LIST_HELP)]
+    List(ListArgs),
+    /// Archive the database's log, and fetch it back
+    #[command(subcommand)]
+    Archive(ArchiveVerb),
+    /// Restore a source into a directory, to any moment
+    #[command(after_long_help = restore::HELP)]
+    Restore(RestoreArgs),
+    /// Look for damaged, forged or missing objects; needs no key
+    #[command(after_long_help = VERIFY_HELP)]
+    Verify(VerifyArgs),
+    /// Lose a throw-away PostgreSQL cluster and get it back
+    Demo(DemoArgs),
+    /// Print a completion script for a shell
+    #[command(after_long_help = COMPLETIONS_HELP)]
+    Completions(CompletionsArgs),
+    /// Write the manual pages into a directory
+    Man(ManArgs),
+}
+
+/// `lifeboat init`.
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// Make an age identity and a signing key in this directory
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub generate_keys: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `lifeboat check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The source to examine [default: all]
+    pub source: Option<SourceName>,
+}
+
+/// `lifeboat backup`.
+#[derive(Args, Debug)]
+pub struct BackupArgs {
+    /// The source to back up, as named in the configuration
+    pub source: SourceName,
+    /// full, diff (changes since the last full), incr (since the last backup), auto
+    #[arg(long = "type", value_enum, default_value_t = BackupTypeArg::Auto, hide_possible_values = true, value_name = "TYPE")]
+    pub backup_type: BackupTypeArg,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Start at once (fast), or let the server take its time (spread)
+    #[arg(long, value_enum, default_value_t = CheckpointMode::Fast, hide_possible_values = true, value_name = "fast|spread")]
+    pub checkpoint: CheckpointMode,
+    /// What pages with a wrong checksum do to the backup
+    #[arg(long, value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
+    pub page_errors: PageErrors,
+}
+
+/// What kind of backup is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackupTypeArg {
+    /// Everything.
+    Full,
+    /// Changes since the last full.
+    Diff,
+    /// Changes since the last backup of any type.
+    Incr,
+    /// What is due: a full when there is no usable base, else an increment.
+    Auto,
+}
+
+/// How the server's checkpoint at the start of a backup is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckpointMode {
+    /// At once, with a burst of writes.
+    Fast,
+    /// Spread over `checkpoint_completion_target`.
+    Spread,
+}
+
+/// What pages with a wrong checksum do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PageErrors {
+    /// The backup fails.
+    Fail,
+    /// The backup is kept, and the pages are reported.
+    Report,
+}
+
+/// `lifeboat list`.
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    /// The source to show [default: all]
+    pub source: Option<SourceName>,
+}
+
+/// `lifeboat archive …`.
+#[derive(Debug, Subcommand)]
+pub enum ArchiveVerb {
+    /// Store one finished log file; for PostgreSQL's archive_command
+    #[command(after_long_help = PUSH_HELP)]
+    Push(ArchivePushArgs),
+    /// Fetch one log file; for PostgreSQL's restore_command
+    #[command(after_long_help = GET_HELP)]
+    Get(ArchiveGetArgs),
+    /// Decide which of two versions of one segment is the true one
+    #[command(after_long_help = RESOLVE_HELP)]
+    Resolve(ArchiveResolveArgs),
+}
+
+/// `lifeboat archive push`.
+#[derive(Args, Debug)]
+pub struct ArchivePushArgs {
+    /// The source the file belongs to
+    pub source: SourceName,
+    /// The file (PostgreSQL's %p)
+    pub file: PathBuf,
+}
+
+/// `lifeboat archive get`.
+#[derive(Args, Debug)]
+pub struct ArchiveGetArgs {
+    /// The source the file belongs to
+    pub source: SourceName,
+    /// The file's name (PostgreSQL's %f)
+    pub name: String,
+    /// Where to put it (PostgreSQL's %p)
+    pub dest: PathBuf,
+}
+
+/// `lifeboat archive resolve`.
+#[derive(Args, Debug)]
+pub struct ArchiveResolveArgs {
+    /// The source
+    pub source: SourceName,
+    /// The segment's name, 24 hex digits
+    #[arg(value_parser = parsers::segment_name)]
+    pub segment: String,
+    /// The digest of the version to keep, as 'lifeboat list' shows it: 16 hex digits
+    #[arg(long, value_name = "DIGEST", value_parser = parsers::short_digest)]
+    pub keep: String,
+}
+
+/// `lifeboat verify`.
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// The source to verify [default: all]
+    pub source: Option<SourceName>,
+    /// Also decrypt, decode and hash everything again; needs an identity
+    #[arg(long)]
+    pub deep: bool,
+}
+
+/// `lifeboat demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Keep the cluster, the repository and the restored directory
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `lifeboat completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: clap_complete::Shell,
+}
+
+/// `lifeboat man`.
+#[derive(Args, Debug)]
+pub struct ManArgs {
+    /// The directory; created when missing
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,45 @@
+//! Parsers of single values; each says what a good value looks like.
+
+use std::path::PathBuf;
+
+use super::restore::RestoreMoment;
+use crate::base::{TimelineId, Timestamp};
+
+/// `latest`, or what [`Timestamp::parse_human`] reads.
+pub(super) fn moment(text: &str) -> Result<RestoreMoment, String> {
+    if text.trim().eq_ignore_ascii_case("latest") {
+        return Ok(RestoreMoment::Latest);
+    }
+    Timestamp::parse_human(text, Timestamp::now()).map(RestoreMoment::At)
+}
+
+/// A timeline in decimal, from 1, as `pg_controldata` shows it.
+pub(super) fn timeline(text: &str) -> Result<TimelineId, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(TimelineId(number)),
+        _ => Err("write the timeline as a decimal number from 1, such as 3".into()),
+    }
+}
+
+/// `OLD=NEW`, both absolute.
+pub(super) fn tablespace(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    let (old, new) = text.split_once('=').ok_or("write OLD=NEW, two directories")?;
+    let (old, new) = (PathBuf::from(old), PathBuf::from(new));
+    if old.is_absolute() && new.is_absolute() { Ok((old, new)) } else { Err("both directories must be absolute paths".into()) }
+}
+
+/// The 24 upper-case hex digits of a segment's name.
+pub(super) fn segment_name(text: &str) -> Result<String, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte));
+    if digits && text.len() == 24 {
+        Ok(text.to_owned())
+    } else {
+        Err("a segment's name has 24 hex digits, such as 00000001000000A3000000F1".into())
+    }
+}
+
+/// The 16 lower-case hex digits in a log object's name.
+pub(super) fn short_digest(text: &str) -> Result<String, String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if digits && text.len() == 16 { Ok(text.to_owned()) } else { Err("a digest has 16 lower-case hex digits".into()) }
+}

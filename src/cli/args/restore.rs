@@ -1,0 +1,130 @@
+//! `lifeboat restore`: the verb with the most options.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum, ValueHint};
+
+use super::parsers;
+use crate::base::{BackupId, Incarnation, Lsn, SourceName, TimelineId, Timestamp};
+
+pub(super) const HELP: &str = "\
+Times: '2026-11-20 21:40:02' (this machine's zone), 2026-11-20T21:40:02Z,
+'2026-11-20 21:40 UTC', '15m ago', now. Without a target: latest.
+
+Examples:
+  lifeboat restore orders --into /srv/pg15/restored --dry-run
+  lifeboat restore orders --into DIR --to '2026-11-20 21:31:07Z'
+  lifeboat restore orders --into DIR --to-name before-migration --action pause
+  lifeboat restore orders --into DIR --clone --tablespace /fast=/tmp/fast";
+
+/// `lifeboat restore`.
+#[derive(Args, Debug)]
+pub struct RestoreArgs {
+    /// The source to restore
+    pub source: SourceName,
+    /// The directory to restore into; must be empty or missing
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub into: PathBuf,
+    /// How far to go
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Stop just before the target, not just after it
+    #[arg(long, requires = "TargetArgs", conflicts_with_all = ["to_name", "to_immediate"])]
+    pub exclusive: bool,
+    /// Follow this timeline (decimal) [default: the newest]
+    #[arg(long, value_name = "N", value_parser = parsers::timeline)]
+    pub timeline: Option<TimelineId>,
+    /// The cluster meant, when several have had this name [default: the newest]
+    #[arg(long, value_name = "I")]
+    pub incarnation: Option<Incarnation>,
+    /// Start from this backup [default: the newest that serves]
+    #[arg(long, value_name = "ID")]
+    pub backup: Option<BackupId>,
+    /// Put the tablespace at OLD into NEW; may be repeated
+    #[arg(long = "tablespace", value_name = "OLD=NEW", value_parser = parsers::tablespace)]
+    pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// What the server does at the target
+    #[arg(long, value_enum, default_value_t = RecoveryAction::Promote, hide_possible_values = true, value_name = "promote|pause|shutdown")]
+    pub action: RecoveryAction,
+    /// For a look or a test: the restored server never archives
+    #[arg(long)]
+    pub clone: bool,
+    /// Show the plan, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// The options that name a target; at most one.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct TargetArgs {
+    /// To this time, or as far as the archive goes [default: latest]
+    #[arg(long, value_name = "TIME|latest", value_parser = parsers::moment)]
+    to: Option<RestoreMoment>,
+    /// To this position, such as A3/F1000028
+    #[arg(long, value_name = "LSN")]
+    to_lsn: Option<Lsn>,
+    /// To the end of this transaction
+    #[arg(long, value_name = "XID")]
+    to_xid: Option<u64>,
+    /// To this restore point (pg_create_restore_point)
+    #[arg(long, value_name = "NAME")]
+    to_name: Option<String>,
+    /// To the moment the backup ended
+    #[arg(long)]
+    to_immediate: bool,
+}
+
+/// `--to`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoreMoment {
+    /// The last position in the archive.
+    Latest,
+    /// A moment.
+    At(Timestamp),
+}
+
+/// How far a restore goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestoreTarget {
+    /// As far as the archive goes.
+    Latest,
+    /// All transactions that ended by then.
+    Time(Timestamp),
+    /// A position.
+    Lsn(Lsn),
+    /// A transaction, with or without its epoch.
+    Xid(u64),
+    /// A named restore point.
+    Name(String),
+    /// The backup's end, where the cluster is consistent for the first time.
+    Immediate,
+}
+
+impl RestoreArgs {
+    /// The target that the options name; [`RestoreTarget::Latest`] when they name none.
+    pub fn target(&self) -> RestoreTarget {
+        let target = &self.target;
+        let moment = target.to.map(|moment| match moment {
+            RestoreMoment::Latest => RestoreTarget::Latest,
+            RestoreMoment::At(time) => RestoreTarget::Time(time),
+        });
+        moment
+            .or_else(|| target.to_lsn.map(RestoreTarget::Lsn))
+            .or_else(|| target.to_xid.map(RestoreTarget::Xid))
+            .or_else(|| target.to_name.clone().map(RestoreTarget::Name))
+            .or_else(|| target.to_immediate.then_some(RestoreTarget::Immediate))
+            .unwrap_or(RestoreTarget::Latest)
+    }
+}
+
+/// What the restored server does when it reaches the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecoveryAction {
+    /// Opens for writing on a new timeline.
+    Promote,
+    /// Stays read-only until told to go on.
+    Pause,
+    /// Stops.
+    Shutdown,
+}

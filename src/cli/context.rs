@@ -1,0 +1,44 @@
+//! What every verb is given: the global options, the settings, progress and the wish to stop.
+
+use std::sync::Arc;
+
+use super::args::GlobalArgs;
+use super::config::{self, Environment, Settings};
+use super::diagnostics::Console;
+use super::exit::{Guard, INTERRUPTED};
+use super::{progress, signals};
+use crate::base::progress::Progress;
+use crate::base::{Cancel, Result};
+
+/// The surroundings of one run of one verb.
+pub struct Context {
+    /// The global options.
+    pub global: GlobalArgs,
+    /// Who listens to the verb's progress.
+    pub progress: Arc<dyn Progress>,
+    /// Cancelled by Ctrl-C and SIGTERM.
+    pub cancel: Cancel,
+}
+
+impl Context {
+    /// Prepares progress and starts to listen for signals.
+    ///
+    /// # Errors
+    /// When the system refuses signal handlers.
+    pub fn new(global: GlobalArgs, console: Console, guard: Guard) -> Result<Self> {
+        // What PostgreSQL calls for every segment must not fill its log.
+        let quiet = global.quiet || guard != Guard::Ordinary;
+        let progress = progress::for_process(console, quiet);
+        let cancel = Cancel::new();
+        signals::listen(cancel.clone(), Arc::downgrade(&progress), guard.failure(INTERRUPTED))?;
+        Ok(Self { global, progress, cancel })
+    }
+
+    /// Finds, reads and checks the configuration.
+    ///
+    /// # Errors
+    /// As [`config::load`].
+    pub fn settings(&self) -> Result<Settings> {
+        config::load(self.global.config.as_deref(), &Environment::of_process())
+    }
+}

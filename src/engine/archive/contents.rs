@@ -1,0 +1,36 @@
+//! Opening an archived file: fetched, decrypted, decompressed and compared with the digest in its name.
+
+use crate::base::{Error, Result};
+use crate::codec::compress;
+use crate::codec::encrypt::Opener;
+use crate::codec::{CodecError, Sha256Digest};
+use crate::repo::{decode_error, read_error};
+
+/// The raw file in the stored object `stored`, called `key`, at most `limit_bytes` long.
+///
+/// # Errors
+/// Damaged when it is altered, cut short, longer than `limit_bytes`, or not the content that `digest` (16 hex digits) names.
+pub(super) fn open(key: &str, stored: &[u8], opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
+    use std::io::{BufReader, Read};
+
+    let damaged = |error: std::io::Error| read_error(key, CodecError::Compression(error.to_string()));
+    let sealed = opener.reader(stored).map_err(|error| decode_error(key, error))?;
+    let decoder = compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(damaged)?;
+    let mut raw = Vec::new();
+    // One byte more than allowed tells a longer file from one that fits exactly.
+    decoder.take(limit_bytes + 1).read_to_end(&mut raw).map_err(damaged)?;
+    if raw.len() as u64 > limit_bytes {
+        return Err(Error::damaged(format!("{key} holds more than {limit_bytes} bytes")));
+    }
+    let found = Sha256Digest::of(&raw).short();
+    if found == digest { Ok(raw) } else { Err(read_error(key, CodecError::Digest { stored: digest.to_owned(), found })) }
+}
+
+/// The stored object for `raw`: compressed, then sealed.
+///
+/// # Errors
+/// Only when memory runs out.
+pub(super) fn seal(raw: &[u8], seal: &crate::codec::encrypt::Seal, level: i32) -> std::io::Result<Vec<u8>> {
+    let mut compressor = compress::Compressor::new(level)?;
+    seal.seal(&compressor.compress(raw)?)
+}

@@ -1,0 +1,189 @@
+//! `archive get`: one file of PostgreSQL's log out of the repository.
+//!
+//! "Not there" is said only when a successful listing shows it: PostgreSQL takes it for the end of the log, promotes
+//! and loses what follows. Everything else is an error, whose exit code (255) makes PostgreSQL stop and try again.
+//! The file is handed over by rename: a half-written segment is never seen.
+
+use std::fs;
+use std::path::Path;
+
+use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, durable, killpoint};
+use crate::codec::encrypt::Opener;
+use crate::engine::retry::{Patience, retrying};
+use crate::engine::{IdentitySource, Scope};
+use crate::repo::identity;
+use crate::repo::log::catalog::LogCatalog;
+use crate::repo::log::keys;
+use crate::repo::log::name::{HistoryName, SegmentName};
+use crate::repo::log::resolution;
+use crate::repo::{layout, log::name};
+use crate::store::{ObjectInfo, list_all};
+
+use super::push::incarnation_of_data_directory;
+use super::{FileKind, contents, file_kind};
+
+/// Longest history or label file.
+const SMALL_FILE_BYTES: u64 = 16 << 20;
+
+/// Whether the file was in the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Got {
+    /// It is now at the destination.
+    Found,
+    /// A successful listing shows that it is not archived.
+    NotThere,
+}
+
+/// Fetches the archived file `name` to `destination`. Without `incarnation` it is that of the cluster in the working
+/// directory, where PostgreSQL runs its `restore_command`, else the only one on record.
+///
+/// # Errors
+/// Whenever it is not certain whether the file is archived, or it cannot be handed over whole.
+pub async fn run(
+    scope: &Scope,
+    identities: &dyn IdentitySource,
+    incarnation: Option<Incarnation>,
+    name: &str,
+    destination: &Path,
+) -> Result<Got> {
+    killpoint::reach("get.start");
+    let kind = file_kind(name).ok_or_else(|| {
+        Error::usage(format!("'{name}' is no file that PostgreSQL archives"))
+            .hint("restore_command = 'lifeboat archive get SOURCE %f %p'")
+    })?;
+    let incarnation = match incarnation {
+        Some(incarnation) => incarnation,
+        None => choose_incarnation(scope).await?,
+    };
+    let Some((object, digest)) = find(scope, &incarnation, name, kind).await? else { return Ok(Got::NotThere) };
+    let opener = opener(scope, identities, &incarnation, &object.key).await?;
+    let raw = fetch(scope, &object.key, &opener, &digest, SegmentSize::new(1 << 30).map_or(SMALL_FILE_BYTES, SegmentSize::bytes))
+        .await?;
+    hand_over(&raw, destination)?;
+    Ok(Got::Found)
+}
+
+async fn choose_incarnation(scope: &Scope) -> Result<Incarnation> {
+    if let Some(incarnation) = incarnation_of_data_directory(Path::new(".")) {
+        return Ok(incarnation);
+    }
+    let known = identity::load_all(&scope.repository, &scope.source).await?;
+    match known.as_slice() {
+        [only] => Ok(only.incarnation.clone()),
+        [] => Err(Error::failed(format!("nothing of {} was ever archived here", scope.source))
+            .hint("lifeboat list   shows what there is")),
+        several => {
+            let names: Vec<String> = several.iter().map(|identity| identity.incarnation.to_string()).collect();
+            Err(Error::usage(format!("{} has several incarnations; name one with --incarnation", scope.source))
+                .detail("known", names.join(", ")))
+        }
+    }
+}
+
+/// The object that holds the file, and the digest of its content.
+async fn find(scope: &Scope, incarnation: &Incarnation, name: &str, kind: FileKind) -> Result<Option<(ObjectInfo, String)>> {
+    let prefix = match kind {
+        FileKind::History(timeline) => format!("{}{}_from-", layout::log(&scope.source, incarnation), timeline.hex()),
+        FileKind::Segment | FileKind::Auxiliary => {
+            let timeline = TimelineId::parse_hex(&name[..8]).ok_or_else(|| Error::usage(format!("{name} names no timeline")))?;
+            format!("{}{name}_", layout::log_timeline(&scope.source, incarnation, timeline))
+        }
+    };
+    let store = scope.repository.store();
+    let mut found: Vec<(ObjectInfo, String)> = Vec::new();
+    for object in retrying(Patience::SHORT, || list_all(store, &prefix, None)).await? {
+        let file = object.key.rsplit('/').next().unwrap_or_default();
+        let digest = match kind {
+            FileKind::History(_) => HistoryName::parse(file).map(|name| name.digest),
+            FileKind::Auxiliary => name::parse_auxiliary(file).map(|(_, digest)| digest.to_owned()),
+            // A name for one segment size is one for the smallest; only the digest is wanted here.
+            FileKind::Segment => {
+                SegmentSize::new(1 << 20).and_then(|size| SegmentName::parse(file, size)).map(|name| name.digest)
+            }
+        };
+        match digest {
+            Some(digest) => found.push((object, digest)),
+            None => return Err(Error::damaged(format!("{} is not a name that lifeboat gives", object.key))),
+        }
+    }
+    let first = found.first().map(|(_, digest)| digest.clone());
+    if found.iter().all(|(_, digest)| Some(digest) == first.as_ref()) || kind == FileKind::Auxiliary {
+        return Ok(found.into_iter().next());
+    }
+    let resolutions = resolution::load(&scope.repository, &scope.source, incarnation).await?;
+    let kept = resolution::kept(&resolutions, name).and_then(|kept| found.iter().position(|(_, digest)| digest == kept));
+    match kept {
+        Some(position) => Ok(Some(found.swap_remove(position))),
+        None => {
+            let digests: Vec<String> = found.into_iter().map(|(_, digest)| digest).collect();
+            Err(Error::damaged(format!("{name} of {} was archived with different contents by two servers", scope.source))
+                .detail("digests", digests.join(", "))
+                .hint(format!(
+                    "lifeboat archive resolve {} {name} --keep DIGEST   once you know which server was the primary",
+                    scope.source
+                )))
+        }
+    }
+}
+
+/// What opens the log objects of `incarnation`; `sample` is one of them.
+pub(crate) async fn opener(
+    scope: &Scope,
+    identities: &dyn IdentitySource,
+    incarnation: &Incarnation,
+    sample: &str,
+) -> Result<Opener> {
+    if !sample.ends_with(".age") {
+        return Ok(Opener::Plain);
+    }
+    keys::opener(&scope.repository, &scope.source, incarnation, &identities.identities()?).await
+}
+
+/// Fetches and opens one archived file.
+///
+/// # Errors
+/// When the repository does not answer, or the object is damaged.
+pub(crate) async fn fetch(scope: &Scope, key: &str, opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
+    let store = scope.repository.store();
+    let stored = retrying(Patience::SHORT, || store.get(key)).await?;
+    contents::open(key, &stored, opener, digest, limit_bytes)
+}
+
+/// A reader of the archived log for the restore planner: decodes each segment it is asked for.
+pub struct ArchivedLog<'a> {
+    /// Where the log is.
+    pub scope: &'a Scope,
+    /// Which segments there are.
+    pub catalog: &'a LogCatalog,
+    /// What opens them.
+    pub opener: Opener,
+    /// Size of a segment.
+    pub size: SegmentSize,
+}
+
+impl ArchivedLog<'_> {
+    /// The raw bytes of `segment`; `None` when it is not archived.
+    ///
+    /// # Errors
+    /// When the repository does not answer, or the object is damaged.
+    pub async fn read(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
+        match self.catalog.segments.get(&segment) {
+            Some(object) => fetch(self.scope, &object.key, &self.opener, &object.name.digest, self.size.bytes()).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+fn hand_over(raw: &[u8], destination: &Path) -> Result<()> {
+    let temporary = durable::temporary_beside(destination);
+    let write = || {
+        fs::write(&temporary, raw)?;
+        killpoint::reach("get.written");
+        fs::rename(&temporary, destination)
+    };
+    write().map_err(|error| {
+        // Best effort: the error that matters is the one that is reported.
+        let _ = fs::remove_file(&temporary);
+        Error::io("write", destination, error)
+    })
+}

@@ -1,0 +1,62 @@
+//! The archive of a source's log: one file in (`push`), one file out (`get`), and the operator's word on a split brain.
+
+mod contents;
+pub mod get;
+pub mod push;
+pub mod resolve;
+
+use crate::base::{Segment, SegmentSize, TimelineId};
+use crate::source::postgres::history;
+
+/// What PostgreSQL asks to archive, told by its file name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    /// `000000010000000000000003`.
+    Segment,
+    /// `00000002.history`.
+    History(TimelineId),
+    /// `000000010000000000000003.partial`, or the label of a backup, `000000010000000000000003.00000028.backup`.
+    Auxiliary,
+}
+
+/// Tells the kind of a file from its name; `None` when PostgreSQL archives no such file.
+pub fn file_kind(name: &str) -> Option<FileKind> {
+    if let Some(timeline) = history::parse_file_name(name) {
+        return Some(FileKind::History(timeline));
+    }
+    let (segment, rest) = (name.get(..24)?, name.get(24..)?);
+    // Every name of a segment is one for segments of 1 MiB too.
+    Segment::parse(segment, SegmentSize::new(1 << 20)?)?;
+    let offset = |text: &str| text.len() == 8 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    match rest {
+        "" => Some(FileKind::Segment),
+        ".partial" => Some(FileKind::Auxiliary),
+        label => {
+            let label = label.strip_prefix('.')?.strip_suffix(".backup")?;
+            offset(label).then_some(FileKind::Auxiliary)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_told_by_their_names() {
+        assert_eq!(file_kind("000000010000000000000003"), Some(FileKind::Segment));
+        assert_eq!(file_kind("0000000A.history"), Some(FileKind::History(TimelineId(10))));
+        assert_eq!(file_kind("000000010000000000000003.partial"), Some(FileKind::Auxiliary));
+        assert_eq!(file_kind("000000010000000000000003.00000028.backup"), Some(FileKind::Auxiliary));
+        for bad in [
+            "",
+            "pg_control",
+            "000000010000000000000003.tmp",
+            "00000000.history",
+            "000000010000000000000003.28.backup",
+            "00000001000000000000000g",
+        ] {
+            assert_eq!(file_kind(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! `backup`: everything of a source into one new backup.
+
+mod assemble;
+mod collect;
+mod copy;
+mod late;
+mod packs;
+pub mod plan;
+mod prepare;
+pub mod run;
+mod wait;
+mod worker;
+
+pub use plan::{Decision, decide};
+pub use run::{BackupOptions, BackupReport, run};

@@ -1,0 +1,85 @@
+//! Before a backup begins: everything that would make it fail later.
+
+use std::path::PathBuf;
+
+use super::run::BackupOptions;
+use crate::base::{Error, Incarnation, Result, Timestamp};
+use crate::engine::{Scope, Writing};
+use crate::repo::identity::{self, Identity};
+use crate::source::postgres::connect::{self, Session};
+use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::server::{ArchiveMode, ServerInfo, check_is_primary_of};
+
+/// The server and its data directory, found fit for a backup.
+pub(super) struct Server {
+    pub session: Session,
+    pub primary: Option<Session>,
+    pub info: ServerInfo,
+    pub data_directory: PathBuf,
+    pub control: ControlFile,
+    pub incarnation: Incarnation,
+}
+
+/// Looks at everything that would make the backup fail later.
+pub(super) async fn prepare(scope: &Scope, writing: &Writing, options: &BackupOptions) -> Result<Server> {
+    let session = connect::connect(&options.conninfo).await?;
+    let info = session.info().await?;
+    check_archiving(scope, &info)?;
+    let primary = match (&options.primary_conninfo, info.in_recovery) {
+        (_, false) => None,
+        (Some(conninfo), true) => {
+            let primary = connect::connect(conninfo).await.map_err(|error| error.context("the primary of this standby"))?;
+            check_is_primary_of(&info, &primary.info().await?)?;
+            Some(primary)
+        }
+        (None, true) => {
+            return Err(Error::usage(format!(
+                "{} is a standby: its primary must be reachable to end the backup's last segment",
+                session.describe()
+            ))
+            .hint(format!("set primary_conninfo in [source.{}] of lifeboat.toml", scope.source)));
+        }
+    };
+    let data_directory = options.data_directory.clone().unwrap_or_else(|| info.data_directory.clone());
+    let control = ControlFile::read(&data_directory).map_err(|error| {
+        error.hint("run lifeboat on the server's own host, as the user that owns the data directory, or as root")
+    })?;
+    if control.system_identifier != info.system_identifier {
+        return Err(Error::failed(format!("{} is not the data directory of {}", data_directory.display(), session.describe()))
+            .detail("directory", control.system_identifier.to_string())
+            .detail("server", info.system_identifier.to_string())
+            .hint(format!("correct conninfo or data_directory in [source.{}] of lifeboat.toml", scope.source)));
+    }
+    let incarnation = Incarnation::postgres(info.major, info.system_identifier);
+    let identity = Identity {
+        incarnation: incarnation.clone(),
+        engine: "postgres".into(),
+        major_version: info.major,
+        system_identifier: info.system_identifier.to_string(),
+        segment_bytes: info.wal_segment_size,
+        block_bytes: info.block_size_bytes,
+        first_seen: Timestamp::now(),
+    };
+    identity::ensure(&scope.repository, &scope.source, &writing.signer, &identity).await?;
+    Ok(Server { session, primary, info, data_directory, control, incarnation })
+}
+
+fn check_archiving(scope: &Scope, info: &ServerInfo) -> Result<()> {
+    let command = format!("ALTER SYSTEM SET archive_command = 'lifeboat archive push {} %p';", scope.source);
+    if info.archive_mode == ArchiveMode::Off {
+        return Err(Error::failed(format!(
+            "archive_mode is off on {}: a backup without its log cannot be restored",
+            scope.source
+        ))
+        .hint("ALTER SYSTEM SET archive_mode = on;   then restart the server")
+        .hint(command));
+    }
+    if info.archive_command.is_empty() && info.archive_library.is_empty() && !info.in_recovery {
+        return Err(Error::failed(format!(
+            "archive_command is empty on {}: a backup without its log cannot be restored",
+            scope.source
+        ))
+        .hint(format!("{command}   then SELECT pg_reload_conf();")));
+    }
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! A backup is worth nothing before the log from its start to its stop is archived: waiting for it.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::base::cancel::Cancel;
+use crate::base::progress::Progress;
+use crate::base::units::format_duration;
+use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId};
+use crate::engine::Scope;
+use crate::engine::retry::{Patience, retrying};
+use crate::repo::layout;
+use crate::repo::log::SegmentName;
+use crate::source::postgres::connect::Session;
+use crate::store::list_all;
+
+const POLL: Duration = Duration::from_millis(250);
+
+/// What to wait for.
+pub(super) struct Wanted {
+    pub incarnation: Incarnation,
+    pub first: Segment,
+    pub last: Segment,
+    pub size: SegmentSize,
+    pub timeout: Duration,
+}
+
+/// Waits until every segment from the first to the last is in the repository.
+///
+/// # Errors
+/// When the time is over: names the missing segments and what the server's archiver last said.
+pub(super) async fn wait_for_log(
+    scope: &Scope,
+    wanted: &Wanted,
+    session: &Session,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<()> {
+    let began = Instant::now();
+    let mut missing: BTreeSet<u64> = (wanted.first.number..=wanted.last.number).collect();
+    progress.phase("waiting for the log to be archived", None);
+    loop {
+        for timeline in wanted.first.timeline.0..=wanted.last.timeline.0 {
+            forget_archived(scope, wanted, TimelineId(timeline), &mut missing).await?;
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() >= wanted.timeout {
+            return Err(not_archived(scope, wanted, &missing, session).await);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = cancel.cancelled() => return Err(Error::interrupted()),
+        }
+    }
+}
+
+/// Takes what is archived on `timeline` off the list. One listing from the first missing segment on.
+async fn forget_archived(scope: &Scope, wanted: &Wanted, timeline: TimelineId, missing: &mut BTreeSet<u64>) -> Result<()> {
+    let (Some(first), store) = (missing.first().copied(), scope.repository.store()) else { return Ok(()) };
+    let prefix = layout::log_timeline(&scope.source, &wanted.incarnation, timeline);
+    // Names sort as numbers do; whatever starts with the first missing name sorts after the bare name.
+    let after = format!("{prefix}{}", Segment { timeline, number: first }.name(wanted.size));
+    for object in retrying(Patience::LONG, || list_all(store, &prefix, Some(&after))).await? {
+        if let Some(name) = SegmentName::parse(&object.key[prefix.len()..], wanted.size) {
+            missing.remove(&name.segment.number);
+        }
+    }
+    Ok(())
+}
+
+async fn not_archived(scope: &Scope, wanted: &Wanted, missing: &BTreeSet<u64>, session: &Session) -> Error {
+    let name =
+        |number: Option<&u64>| number.map(|number| Segment { timeline: wanted.last.timeline, number: *number }.name(wanted.size));
+    let (first, last) = (name(missing.first()).unwrap_or_default(), name(missing.last()).unwrap_or_default());
+    let range = if first == last { first } else { format!("{first} to {last} ({} segments)", missing.len()) };
+    let mut error = Error::failed(format!(
+        "backup of {} is not usable: the log it needs was not archived within {}",
+        scope.source,
+        format_duration(wanted.timeout)
+    ))
+    .detail("missing", range);
+    error = match session.archiver_status().await {
+        Ok(status) if status.is_failing() => {
+            let file = status.last_failed_file.unwrap_or_default();
+            let time = status.last_failed_time.map(|time| time.human_seconds()).unwrap_or_default();
+            error
+                .detail("archiver", format!("failed {} times, last on {file} at {time}", status.failed_count))
+                .hint("the server's log says why its archive_command failed")
+        }
+        Ok(status) => match (status.last_archived_file, status.last_archived_time) {
+            (Some(file), Some(time)) => error.detail("archiver", format!("last archived {file} at {}", time.human_seconds())),
+            _ => error.detail("archiver", "has archived nothing yet"),
+        },
+        Err(failure) => error.detail("archiver", failure.summary()),
+    };
+    error
+        .hint(format!("archive_command should be: lifeboat archive push {} %p", scope.source))
+        .hint(format!("lifeboat check {}   tests the way from the server to the repository", scope.source))
+}

@@ -1,0 +1,88 @@
+//! Is a server running on a data directory? Asked before anything is written there.
+//!
+//! Two witnesses: every server process keeps the data directory as its working directory, which also finds a server in
+//! another container or one whose `postmaster.pid` somebody deleted; and `postmaster.pid` itself, for processes whose
+//! working directory may not be seen. In doubt a server is said to run.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use crate::base::{Error, Result};
+
+/// A server that runs on a data directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveServer {
+    /// One of its processes.
+    pub pid: u32,
+    /// How it was noticed.
+    pub evidence: &'static str,
+}
+
+/// Looks for a server on `data_directory`; `None` when there is none, or no such directory.
+pub fn live_server(data_directory: &Path) -> Result<Option<LiveServer>> {
+    let wanted = match fs::metadata(data_directory) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("look at", data_directory, error)),
+    };
+    if let Some(pid) = process_working_in(wanted)? {
+        return Ok(Some(LiveServer { pid, evidence: "a PostgreSQL process works in this directory" }));
+    }
+    let Some(pid) = recorded_pid(data_directory)? else { return Ok(None) };
+    let maybe_ours = is_postgres(pid) && working_directory(pid).is_none();
+    Ok(maybe_ours.then_some(LiveServer { pid, evidence: "postmaster.pid names a running PostgreSQL process" }))
+}
+
+fn process_working_in(wanted: (u64, u64)) -> Result<Option<u32>> {
+    let processes = Path::new("/proc");
+    for found in fs::read_dir(processes).map_err(|error| Error::io("list", processes, error))? {
+        let name = found.map_err(|error| Error::io("list", processes, error))?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        if is_postgres(pid) && working_directory(pid) == Some(wanted) {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
+/// True when the process lives and is named like a server; its title says `postgres`, its executable may be `postmaster`.
+fn is_postgres(pid: u32) -> bool {
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.starts_with("postgres") || name.starts_with("postmaster")
+}
+
+/// Device and inode of the process's working directory; `None` when it may not be seen or the process is gone.
+fn working_directory(pid: u32) -> Option<(u64, u64)> {
+    let metadata = fs::metadata(format!("/proc/{pid}/cwd")).ok()?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// The first line of `postmaster.pid`; `None` without the file, or when it is being written.
+fn recorded_pid(data_directory: &Path) -> Result<Option<u32>> {
+    let path = data_directory.join("postmaster.pid");
+    match fs::read_to_string(&path) {
+        // A standalone backend writes its number negated.
+        Ok(text) => Ok(text.lines().next().and_then(|line| line.trim().trim_start_matches('-').parse().ok())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &path, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leftover_pid_file_is_no_server() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(live_server(&dir.path().join("none")).unwrap(), None);
+        // This test's own process lives, but is no PostgreSQL.
+        fs::write(dir.path().join("postmaster.pid"), format!("{}\n/x\n", std::process::id())).unwrap();
+        assert_eq!(recorded_pid(dir.path()).unwrap(), Some(std::process::id()));
+        assert_eq!(live_server(dir.path()).unwrap(), None);
+        fs::write(dir.path().join("postmaster.pid"), "").unwrap();
+        assert_eq!(live_server(dir.path()).unwrap(), None);
+    }
+}

@@ -1,0 +1,144 @@
+//! A log made by hand, for tests that need one without a server: written as `CopyXLogRecordToWAL` of PostgreSQL's `xlog.c` does.
+
+use crate::base::{Lsn, Segment, SegmentSize, TimelineId};
+
+use super::page::{
+    FIRST_IS_CONTINUATION, FIRST_IS_OVERWRITE, LONG_HEADER, LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES,
+};
+use super::record::RECORD_HEADER_BYTES;
+use super::resource_manager;
+
+pub const SYSTEM_IDENTIFIER: u64 = 7_312_345_678_901_234_567;
+
+/// A record's position and where its bytes lie in the log, page headers left out.
+#[derive(Clone, Debug)]
+pub struct Written {
+    pub start: Lsn,
+    pub end: Lsn,
+    pub ranges: Vec<std::ops::Range<usize>>,
+}
+
+/// A log that begins with a segment.
+pub struct Log {
+    pub first: Segment,
+    pub size: SegmentSize,
+    pub bytes: Vec<u8>,
+    pub timeline: TimelineId,
+    magic: u16,
+    previous: Lsn,
+    /// Flag for the next page that is begun.
+    overwrite_next: bool,
+}
+
+impl Log {
+    /// An empty log of version 15 with segments of 1 MiB, beginning at segment 3 of timeline 1.
+    pub fn new() -> Self {
+        let first = Segment { timeline: TimelineId(1), number: 3 };
+        let size = SegmentSize::new(1 << 20).unwrap();
+        let timeline = first.timeline;
+        Self { first, size, bytes: Vec::new(), timeline, magic: 0xD110, previous: Lsn(8), overwrite_next: false }
+    }
+
+    pub fn lsn(&self, offset: usize) -> Lsn {
+        self.first.start(self.size).plus(offset as u64)
+    }
+
+    fn page_header(&mut self, continued_bytes: usize) {
+        let offset = self.bytes.len();
+        assert!(offset.is_multiple_of(WAL_PAGE_BYTES));
+        let long = (offset as u64).is_multiple_of(self.size.bytes());
+        let mut flags = if long { LONG_HEADER } else { 0 };
+        if continued_bytes > 0 {
+            flags |= FIRST_IS_CONTINUATION;
+        }
+        if std::mem::take(&mut self.overwrite_next) {
+            flags |= FIRST_IS_OVERWRITE;
+        }
+        let address = self.lsn(offset).0;
+        self.bytes.extend_from_slice(&self.magic.to_le_bytes());
+        self.bytes.extend_from_slice(&flags.to_le_bytes());
+        self.bytes.extend_from_slice(&self.timeline.0.to_le_bytes());
+        self.bytes.extend_from_slice(&address.to_le_bytes());
+        self.bytes.extend_from_slice(&(continued_bytes as u32).to_le_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        if long {
+            self.bytes.extend_from_slice(&SYSTEM_IDENTIFIER.to_le_bytes());
+            self.bytes.extend_from_slice(&(self.size.bytes() as u32).to_le_bytes());
+            self.bytes.extend_from_slice(&(WAL_PAGE_BYTES as u32).to_le_bytes());
+        }
+        assert_eq!(self.bytes.len() - offset, if long { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES });
+    }
+
+    /// Appends a record with the given body as it is.
+    pub fn append_raw(&mut self, resource_manager: u8, info: u8, xid: u32, body: &[u8]) -> Written {
+        let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + body.len());
+        record.extend_from_slice(&((RECORD_HEADER_BYTES + body.len()) as u32).to_le_bytes());
+        record.extend_from_slice(&xid.to_le_bytes());
+        record.extend_from_slice(&self.previous.0.to_le_bytes());
+        record.extend_from_slice(&[info, resource_manager, 0, 0]);
+        let checksum = crc32c::crc32c_append(crc32c::crc32c(body), &record);
+        record.extend_from_slice(&checksum.to_le_bytes());
+        record.extend_from_slice(body);
+        if self.bytes.len().is_multiple_of(WAL_PAGE_BYTES) {
+            self.page_header(0);
+        }
+        let start = self.lsn(self.bytes.len());
+        let mut ranges = Vec::new();
+        let mut rest = record.as_slice();
+        while !rest.is_empty() {
+            if self.bytes.len().is_multiple_of(WAL_PAGE_BYTES) {
+                self.page_header(rest.len());
+            }
+            let from = self.bytes.len();
+            let (piece, later) = rest.split_at(rest.len().min(WAL_PAGE_BYTES - from % WAL_PAGE_BYTES));
+            self.bytes.extend_from_slice(piece);
+            ranges.push(from..self.bytes.len());
+            rest = later;
+        }
+        self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
+        self.previous = start;
+        Written { start, end: self.lsn(self.bytes.len()), ranges }
+    }
+
+    /// Appends a record whose body is nothing but main data.
+    pub fn append(&mut self, resource_manager: u8, info: u8, xid: u32, main_data: &[u8]) -> Written {
+        self.append_raw(resource_manager, info, xid, &main_data_body(main_data))
+    }
+
+    /// Appends a COMMIT at a time in microseconds since 2000.
+    pub fn commit(&mut self, xid: u32, micros: i64) -> Written {
+        self.append(resource_manager::TRANSACTION, 0x00, xid, &micros.to_le_bytes())
+    }
+
+    /// Cuts the log off after `offset`, a page's start, as a crash in the middle of the record at `start` does:
+    /// the next record takes that page, and links to `previous`.
+    pub fn abandon(&mut self, offset: usize, previous: Lsn) {
+        assert!(offset.is_multiple_of(WAL_PAGE_BYTES));
+        self.bytes.truncate(offset);
+        self.previous = previous;
+        self.overwrite_next = true;
+    }
+
+    /// The log's segments, the last one filled up with zeros.
+    pub fn segments(&self) -> Vec<(Segment, Vec<u8>)> {
+        let size_bytes = self.size.bytes() as usize;
+        let cut = self.bytes.chunks(size_bytes).enumerate();
+        cut.map(|(index, chunk)| {
+            let mut bytes = chunk.to_vec();
+            bytes.resize(size_bytes, 0);
+            (Segment { number: self.first.number + index as u64, ..self.first }, bytes)
+        })
+        .collect()
+    }
+}
+
+/// The body of a record that has nothing but main data.
+pub fn main_data_body(main_data: &[u8]) -> Vec<u8> {
+    let mut body = match u8::try_from(main_data.len()) {
+        _ if main_data.is_empty() => Vec::new(),
+        Ok(length) => vec![255, length],
+        Err(_) => [&[254][..], &(main_data.len() as u32).to_le_bytes()].concat(),
+    };
+    body.extend_from_slice(main_data);
+    body
+}

@@ -1,0 +1,78 @@
+//! Stores to test, and what tests need around them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lifeboat::store::faulty::FaultyStore;
+use lifeboat::store::local::LocalStore;
+use lifeboat::store::memory::MemoryStore;
+use lifeboat::store::{Body, LIST_PAGE_OBJECTS, ObjectInfo, PutOutcome, Store};
+
+/// A store and what keeps it alive.
+pub struct Fixture {
+    pub store: Arc<dyn Store>,
+    _directory: Option<tempfile::TempDir>,
+}
+
+pub fn local() -> Fixture {
+    let directory = tempfile::tempdir().unwrap();
+    Fixture { store: Arc::new(local_at(directory.path())), _directory: Some(directory) }
+}
+
+pub fn memory() -> Fixture {
+    Fixture { store: Arc::new(MemoryStore::new()), _directory: None }
+}
+
+pub fn counted() -> Fixture {
+    Fixture { store: Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new()))), _directory: None }
+}
+
+/// A local store in a directory, prepared as `init` does.
+pub fn local_at(root: &Path) -> LocalStore {
+    LocalStore::create_root(root).unwrap();
+    LocalStore::new(root)
+}
+
+/// Runs a test's body as the short commands run theirs.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+pub async fn put(store: &dyn Store, key: &str, content: &[u8]) -> PutOutcome {
+    store.put_if_absent(key, Body::from(content.to_vec())).await.unwrap_or_else(|error| panic!("put {key:?}: {error:?}"))
+}
+
+/// All keys below a prefix, the same whether listed at once or page by page.
+pub async fn keys(store: &dyn Store, prefix: &str, start_after: Option<&str>) -> Vec<String> {
+    let objects = store.list_all(prefix, start_after).await.unwrap();
+    let (mut paged, mut more) = (Vec::<ObjectInfo>::new(), true);
+    while more {
+        let after = paged.last().map(|object| object.key.as_str()).or(start_after);
+        let page = store.list(prefix, after).await.unwrap();
+        assert!(page.objects.len() == LIST_PAGE_OBJECTS || (!page.more && page.objects.len() < LIST_PAGE_OBJECTS));
+        paged.extend(page.objects);
+        more = page.more;
+    }
+    assert_eq!(objects, paged, "{prefix:?} after {start_after:?}");
+    objects.into_iter().map(|object| object.key).collect()
+}
+
+/// Waits until a condition holds; panics with `what` after half a minute.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Says aloud that a test cannot run here, and fails where everything must run.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("REQUIRE_SERVERS").is_none_or(|value| value != "1"), "cannot run here: {why}");
+    eprintln!("SKIPPED: {why}");
+}
+
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
