@@ -233,8 +233,11 @@ impl Oracle {
         };
         let commits = self.commits.iter().filter(|commit| commit.changes.iter().any(touches));
         let shown = commits.map(|commit| format!("xid {} at {} {}", commit.xid, commit.start, commit.time.rfc3339()));
-        let shown: Vec<String> = shown.collect();
-        if shown.is_empty() { "touched by no commit".to_owned() } else { format!("touched by {}", shown.join(", ")) }
+        match shown.collect::<Vec<_>>().as_slice() {
+            [] => "touched by no commit".to_owned(),
+            [only] => format!("touched by {only}"),
+            [first, .., last] => format!("touched first by {first}, last by {last}"),
+        }
     }
 }
 
