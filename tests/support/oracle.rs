@@ -71,14 +71,14 @@ impl Oracle {
                 let expected: BTreeSet<String> = attempt.ids.iter().map(ToString::to_string).collect();
                 assert_eq!(ids.iter().cloned().collect::<BTreeSet<_>>(), expected, "rows of {attempt:?}");
             }
-            answered.push(attempt.and_then(|attempt| attempt.ended).unwrap_or(commit.time.plus(UNREPORTED_DELAY)));
+            answered.push(attempt.map_or(commit.time.plus(UNREPORTED_DELAY), |attempt| attempt.ended));
             seen.extend(ids);
         }
         let told = attempts.iter().filter(|attempt| attempt.outcome == Outcome::Committed);
         let lost: Vec<&Attempt> = told.filter(|attempt| attempt.ids.iter().any(|id| !seen.contains(&id.to_string()))).collect();
         assert!(lost.is_empty(), "commits that clients were told of are not in the log: {lost:?}");
         let invisible = attempts.iter().filter(|attempt| attempt.outcome != Outcome::Committed);
-        let invisible = invisible.map(|attempt| (attempt.began, attempt.ended.unwrap_or(attempt.began.plus(UNREPORTED_DELAY))));
+        let invisible = invisible.map(|attempt| (attempt.began, attempt.ended));
         Self { base, commits, answered, invisible: invisible.collect() }
     }
 
