@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use support::dirs::{Dir, copy_tree};
 use support::ledger::Ledger;
-use support::postgres::{Cluster, Installation, Options, Stop};
+use support::lifeboat::{Config, Host, Identity};
+use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT, Stop};
 use support::{amcheck, random};
-
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A cold copy, a load, a crash, more load; then PostgreSQL's own recovery to a few moments must agree with the oracle.
 fn oracle_agrees_with_the_servers_own_recovery(major: u32) {
@@ -22,26 +21,26 @@ fn oracle_agrees_with_the_servers_own_recovery(major: u32) {
     copy_tree(&cluster.data, &copies.join("base"));
 
     cluster.start();
-    ledger.run(Duration::from_millis(1500));
+    ledger.run(Duration::from_millis(1200));
     let load = ledger.start(Default::default());
     std::thread::sleep(Duration::from_millis(700));
     cluster.kill9();
     load.abandon();
     cluster.start();
     support::ledger::roll_back_prepared(&mut cluster.sql());
-    ledger.run(Duration::from_millis(1500));
+    ledger.run(Duration::from_millis(1200));
     ledger.commit_one();
     cluster.switch_wal();
 
     let oracle = ledger.oracle();
     let (committed, aborted, unknown) = ledger.outcomes();
     println!("{committed} commits, {aborted} aborts, {unknown} unknown; {} commits in the log", oracle.commits().len());
-    assert!(committed > 200 && aborted > 50 && !ledger.restore_points().is_empty());
+    assert!(committed > 100 && aborted > 20 && !ledger.restore_points().is_empty());
     oracle.assert_tables(&mut cluster.sql(), &oracle.rows_at_end(), "at the end");
     amcheck::assert_clean(&cluster);
 
     let mut random = random::generator(seed, 0);
-    let moments = oracle.pick_moments(4, oracle.span(), &mut random);
+    let moments = oracle.pick_moments(3, oracle.span(), &mut random);
     let mut targets: Vec<_> =
         moments.iter().map(|moment| (format!("recovery_target_time = '{}'", moment.human()), oracle.rows_at(*moment))).collect();
     let middle = &oracle.commits()[oracle.commits().len() / 2];
@@ -101,11 +100,17 @@ fn a_server_that_cannot_start_tells_why() {
 }
 
 #[test]
-fn the_binary_runs_as_the_servers_user() {
-    use support::lifeboat::{Config, Host, Identity};
+fn a_host_runs_the_binary_by_hand_and_from_a_server() {
+    let Some(installation) = Installation::require(15) else { return };
     let repository = Dir::new();
     let identity = Identity::generate();
-    let host = Host::new(&Config::local(repository.path(), &[&identity]).source("orders", "host=/tmp"));
-    host.ok::<&str>(&[]);
-    assert!(host.archive_command("orders").contains("'archive'' ''push''") || host.archive_command("orders").contains("archive"));
+    let mut cluster = Cluster::create(&installation, &Options::default().with("archive_mode = on"));
+    let config = Config::local(repository.path()).recipient(&identity).source("orders", &cluster.conninfo());
+    let host = Host::new(&config);
+    host.ok(&["--version"]);
+    // Succeeds for any segment, if the server's shell finds the program; the prefix takes quotes through both parsers.
+    cluster.configure([host.server_command("archive_command", &["--version"], r#"test "it's" = 'it'\''s' &&"#)]);
+    cluster.start();
+    let segment = cluster.switch_wal();
+    cluster.wait_archived(&segment, RECOVERY_TIMEOUT);
 }

@@ -4,8 +4,14 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tempfile::TempDir;
+
+use super::process;
+
+/// How long a directory's removal is tried.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who runs servers and `lifeboat`: `Some((uid, gid))` of `postgres` when the tests run as root.
 pub fn server_user() -> Option<(u32, u32)> {
@@ -79,10 +85,24 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        if let Some(dir) = self.0.take()
-            && std::env::var_os("LIFEBOAT_TEST_KEEP").is_some()
-        {
-            println!("kept: {}", dir.keep().display());
+        let Some(dir) = self.0.take() else { return };
+        let path = dir.keep();
+        if std::env::var_os("LIFEBOAT_TEST_KEEP").is_some() {
+            println!("kept: {}", path.display());
+            return;
+        }
+        // A program that was killed may take a moment to let go of its files.
+        let mut last_error = None;
+        let removed = process::poll(REMOVE_TIMEOUT, || match fs::remove_dir_all(&path) {
+            Ok(()) => Some(()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.exists() => Some(()),
+            Err(error) => {
+                last_error = Some(error);
+                None
+            }
+        });
+        if let (None, Some(error)) = (removed, last_error) {
+            println!("not removed: {}: {error}", path.display());
         }
     }
 }

@@ -42,8 +42,8 @@ pub struct Attempt {
     pub outcome: Outcome,
     /// Before the statement that ended it was sent.
     pub began: Timestamp,
-    /// After its answer came; `None` when none came.
-    pub ended: Option<Timestamp>,
+    /// After its answer came, or after the server had closed the connection: no record follows that.
+    pub ended: Timestamp,
 }
 
 /// A named restore point and what its function returned.
@@ -407,10 +407,8 @@ fn bracket(
 ) -> Result<Option<String>, SqlError> {
     let began = Timestamp::now();
     let result = sql.try_rows(statement);
-    let (outcome, ended) = match &result {
-        Ok(_) => (outcome, Some(Timestamp::now())),
-        Err(_) => (Outcome::Unknown, None),
-    };
+    let ended = Timestamp::now();
+    let outcome = if result.is_ok() { outcome } else { Outcome::Unknown };
     record.lock().expect("no worker panicked").attempts.push(Attempt { ids, outcome, began, ended });
     Ok(result?.into_iter().next().and_then(|row| row.into_iter().next().flatten()))
 }

@@ -75,28 +75,34 @@ impl Identity {
 /// What goes into `lifeboat.toml`.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Tables and keys written first, as they are; for keys that only one test needs.
-    pub preamble: String,
-    /// Name and URL of each repository.
-    pub repositories: Vec<(String, String)>,
-    /// age recipients.
+    /// Keys above all sections, as they are.
+    pub top: String,
+    /// Name, URL and more keys (as they are) of each repository.
+    pub repositories: Vec<(String, String, String)>,
+    /// age recipients; with none there is no `[encryption]` unless `sections` has it.
     pub recipients: Vec<String>,
     /// File with the age identity, on a restore host.
     pub identity_file: Option<PathBuf>,
-    /// More keys of `[encryption]`, as they are.
-    pub encryption_extra: String,
+    /// File with the signing key, on a host that writes.
+    pub signing_key_file: Option<PathBuf>,
     /// Name, connection string and more keys (as they are) of each PostgreSQL source.
     pub sources: Vec<(String, String, String)>,
+    /// More sections, as they are.
+    pub sections: String,
 }
 
 impl Config {
-    /// One repository named `main` in a local directory and recipients.
-    pub fn local(repository: &Path, recipients: &[&Identity]) -> Self {
-        Self {
-            repositories: vec![("main".to_owned(), format!("file://{}", repository.display()))],
-            recipients: recipients.iter().map(|identity| identity.recipient.clone()).collect(),
-            ..Self::default()
-        }
+    /// One repository named `main` in a local directory.
+    pub fn local(repository: &Path) -> Self {
+        let url = format!("file://{}", repository.display());
+        Self { repositories: vec![("main".to_owned(), url, String::new())], ..Self::default() }
+    }
+
+    /// Adds a recipient.
+    #[must_use]
+    pub fn recipient(mut self, identity: &Identity) -> Self {
+        self.recipients.push(identity.recipient.clone());
+        self
     }
 
     /// Adds a PostgreSQL source.
@@ -106,23 +112,26 @@ impl Config {
         self
     }
 
-    /// The file's text.
+    /// The file's text. A host adds its `state_dir`.
     pub fn to_toml(&self) -> String {
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
-        let mut lines = vec![self.preamble.clone()];
-        for (name, url) in &self.repositories {
-            lines.push(format!("[repository.{name}]\nurl = {}\n", quoted(url)));
+        let file = |path: &Path| quoted(&path.display().to_string());
+        let mut text = format!("{}\n", self.top);
+        for (name, url, extra) in &self.repositories {
+            text += &format!("[repository.{name}]\nurl = {}\n{extra}\n", quoted(url));
         }
-        let recipients: Vec<String> = self.recipients.iter().map(|recipient| quoted(recipient)).collect();
-        lines.push(format!("[encryption]\nrecipients = [{}]", recipients.join(", ")));
-        if let Some(file) = &self.identity_file {
-            lines.push(format!("identity_file = {}", quoted(&file.display().to_string())));
+        if !self.recipients.is_empty() || self.identity_file.is_some() {
+            let recipients: Vec<String> = self.recipients.iter().map(|recipient| quoted(recipient)).collect();
+            text += &format!("[encryption]\nrecipients = [{}]\n", recipients.join(", "));
+            text += &self.identity_file.as_deref().map(|path| format!("identity_file = {}\n", file(path))).unwrap_or_default();
         }
-        lines.push(format!("{}\n", self.encryption_extra));
+        if let Some(path) = &self.signing_key_file {
+            text += &format!("[signing]\nkey_file = {}\n", file(path));
+        }
         for (name, conninfo, extra) in &self.sources {
-            lines.push(format!("[source.{name}]\nkind = \"postgres\"\nconninfo = {}\n{extra}\n", quoted(conninfo)));
+            text += &format!("[source.{name}]\nkind = \"postgres\"\nconninfo = {}\n{extra}\n", quoted(conninfo));
         }
-        lines.join("\n")
+        text + &self.sections
     }
 }
 
@@ -139,13 +148,15 @@ impl Host {
     pub fn new(config: &Config) -> Self {
         let dir = Dir::new();
         dir.create_dir("state");
-        let path = dir.write("lifeboat.toml", config.to_toml());
-        Self { dir, config: path }
+        let host = Self { config: dir.join("lifeboat.toml"), dir };
+        host.configure(config);
+        host
     }
 
-    /// Rewrites the configuration.
+    /// Rewrites the configuration, with this host's state directory.
     pub fn configure(&self, config: &Config) {
-        self.configure_text(&config.to_toml());
+        let state_dir = toml::Value::String(self.state_dir().display().to_string());
+        self.configure_text(&format!("state_dir = {state_dir}\n{}", config.to_toml()));
     }
 
     /// Rewrites the configuration with any text, right or wrong.
@@ -171,8 +182,7 @@ impl Host {
     /// `lifeboat` with these arguments, as a command to change further.
     pub fn command<A: AsRef<OsStr>>(&self, arguments: &[A]) -> Command {
         let mut command = process::command(binary(), self.dir.path());
-        command.env("LIFEBOAT_CONFIG", &self.config).env("XDG_STATE_HOME", self.state_dir());
-        command.env("RUST_BACKTRACE", "1").args(arguments);
+        command.env("LIFEBOAT_CONFIG", &self.config).env("RUST_BACKTRACE", "1").args(arguments);
         command
     }
 
@@ -233,9 +243,8 @@ impl Host {
         let words: Vec<String> =
             arguments.iter().map(|word| if word.starts_with('%') { format!("\"{word}\"") } else { shell(word) }).collect();
         let (program, config) = (shell(&binary().display().to_string()), shell(&self.config.display().to_string()));
-        let state = shell(&self.state_dir().display().to_string());
-        let line = format!("{prefix} XDG_STATE_HOME={state} {program} --config {config} {}", words.join(" "));
-        format!("{setting} = '{}'", line.trim_start().replace('\'', "''"))
+        let line = format!("{prefix} {program} --config {config} {}", words.join(" "));
+        format!("{setting} = '{}'", line.trim_start().replace('\\', r"\\").replace('\'', "''"))
     }
 }
 

@@ -13,4 +13,5 @@ pub mod pgoutput;
 pub mod postgres;
 pub mod process;
 pub mod random;
+pub mod scenario;
 pub mod sql;

@@ -71,14 +71,14 @@ impl Oracle {
                 let expected: BTreeSet<String> = attempt.ids.iter().map(ToString::to_string).collect();
                 assert_eq!(ids.iter().cloned().collect::<BTreeSet<_>>(), expected, "rows of {attempt:?}");
             }
-            answered.push(attempt.and_then(|attempt| attempt.ended).unwrap_or(commit.time.plus(UNREPORTED_DELAY)));
+            answered.push(attempt.map_or(commit.time.plus(UNREPORTED_DELAY), |attempt| attempt.ended));
             seen.extend(ids);
         }
         let told = attempts.iter().filter(|attempt| attempt.outcome == Outcome::Committed);
         let lost: Vec<&Attempt> = told.filter(|attempt| attempt.ids.iter().any(|id| !seen.contains(&id.to_string()))).collect();
         assert!(lost.is_empty(), "commits that clients were told of are not in the log: {lost:?}");
         let invisible = attempts.iter().filter(|attempt| attempt.outcome != Outcome::Committed);
-        let invisible = invisible.map(|attempt| (attempt.began, attempt.ended.unwrap_or(attempt.began.plus(UNREPORTED_DELAY))));
+        let invisible = invisible.map(|attempt| (attempt.began, attempt.ended));
         Self { base, commits, answered, invisible: invisible.collect() }
     }
 
@@ -233,8 +233,11 @@ impl Oracle {
         };
         let commits = self.commits.iter().filter(|commit| commit.changes.iter().any(touches));
         let shown = commits.map(|commit| format!("xid {} at {} {}", commit.xid, commit.start, commit.time.rfc3339()));
-        let shown: Vec<String> = shown.collect();
-        if shown.is_empty() { "touched by no commit".to_owned() } else { format!("touched by {}", shown.join(", ")) }
+        match shown.collect::<Vec<_>>().as_slice() {
+            [] => "touched by no commit".to_owned(),
+            [only] => format!("touched by {only}"),
+            [first, .., last] => format!("touched first by {first}, last by {last}"),
+        }
     }
 }
 

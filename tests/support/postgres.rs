@@ -16,6 +16,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const INITDB_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// No recovery of a test takes longer.
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// Every major version that Lifeboat supports.
 pub const MAJORS: [u32; 6] = [13, 14, 15, 16, 17, 18];
 

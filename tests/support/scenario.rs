@@ -1,0 +1,82 @@
+//! The stage of most end-to-end tests: a cluster that archives, a repository, the host that protects it and the
+//! host that restores it.
+
+use std::path::{Path, PathBuf};
+
+use super::dirs::Dir;
+use super::lifeboat::{Config, Host, Identity};
+use super::postgres::{Cluster, Installation, Options};
+
+/// The source's name in both configurations.
+pub const SOURCE: &str = "orders";
+
+/// A running cluster whose log goes to a fresh local repository.
+#[derive(Debug)]
+pub struct Scenario {
+    /// The protected cluster.
+    pub cluster: Cluster,
+    /// The protected host: knows recipients and a signing key, and no identity.
+    pub protected: Host,
+    /// The restore host: has the identity.
+    pub rescue: Host,
+    /// Where the repository is.
+    pub repository: Dir,
+    /// Where restores go.
+    pub restored: Dir,
+    /// The only recipient.
+    pub identity: Identity,
+}
+
+impl Scenario {
+    /// Makes keys, cluster and repository, and starts the cluster.
+    #[track_caller]
+    pub fn start(installation: &Installation, options: &Options) -> Self {
+        let (repository, identity) = (Dir::new(), Identity::generate());
+        let mut cluster = Cluster::create(installation, options);
+        let mut config = Config::local(repository.path()).recipient(&identity).source(SOURCE, &cluster.conninfo());
+        let rescue = Host::new(&config);
+        let protected = Host::new(&config);
+        let signing_key = lifeboat::repo::signed::Signer::generate();
+        config.signing_key_file = Some(protected.write("signing.key", &signing_key.to_pem()));
+        protected.configure(&config);
+        config.signing_key_file = None;
+        config.identity_file = Some(rescue.write("identity.txt", &format!("{}\n", identity.secret)));
+        rescue.configure(&config);
+        protected.ok(&["init"]);
+        cluster.configure(["archive_mode = on".to_owned(), protected.archive_command(SOURCE)]);
+        cluster.start();
+        Self { cluster, protected, rescue, repository, restored: Dir::new(), identity }
+    }
+
+    /// Takes a full backup.
+    #[track_caller]
+    pub fn full_backup(&self) {
+        self.protected.ok(&["backup", SOURCE, "--type", "full"]);
+    }
+
+    /// Restores on the rescue host into a fresh directory called `name`; `arguments` name the target.
+    #[track_caller]
+    pub fn restore(&self, name: &str, arguments: &[&str]) -> PathBuf {
+        let into = self.restored.join(name);
+        let into_text = into.display().to_string();
+        let fixed = ["restore", SOURCE, "--into", &into_text];
+        self.rescue.ok(&[&fixed, arguments].concat());
+        into
+    }
+
+    /// [`Scenario::restore`] as a clone that never archives, started and read-write.
+    #[track_caller]
+    pub fn restore_and_start(&self, name: &str, arguments: &[&str]) -> Cluster {
+        let data = self.restore(name, &[&["--clone"], arguments].concat());
+        self.open(&data)
+    }
+
+    /// Starts what was restored and waits until it is read-write.
+    #[track_caller]
+    pub fn open(&self, data: &Path) -> Cluster {
+        let mut cluster = Cluster::open(&self.cluster.installation, data);
+        cluster.launch();
+        cluster.wait_recovered(super::postgres::RECOVERY_TIMEOUT);
+        cluster
+    }
+}
