@@ -53,14 +53,13 @@ fn lsn(text: &str) -> Lsn {
     text.parse().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// `pg_waldump` from `start` to the end of a timeline; `None` in place of records that it cannot decode.
-pub fn waldump(program: &Path, wal: &Path, timeline: u32, start: Lsn) -> (Vec<Told>, String) {
+/// `pg_waldump` from `start` to the end of a timeline, or to a record that it cannot decode.
+pub fn waldump(program: &Path, wal: &Path, timeline: u32, start: Lsn) -> Vec<Told> {
     let mut command = Command::new(program);
     command.env("TZ", "UTC").env("LC_ALL", "C").arg("-p").arg(wal).args(["-t", &timeline.to_string(), "-s", &start.to_string()]);
     let output = command.output().expect("pg_waldump starts");
     let text = String::from_utf8(output.stdout).expect("pg_waldump writes text");
-    let complaint = String::from_utf8_lossy(&output.stderr).into_owned();
-    (text.lines().filter(|line| line.starts_with("rmgr:")).map(parse_line).collect(), complaint)
+    text.lines().filter(|line| line.starts_with("rmgr:")).map(parse_line).collect()
 }
 
 /// `rmgr: Heap        len (rec/tot):     59/   299, tx:        740, lsn: 0/01000028, prev 0/01000000, desc: INSERT off 1 …`

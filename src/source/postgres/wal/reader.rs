@@ -51,7 +51,7 @@ pub struct SegmentEnd {
     pub stop: Stop,
     /// The last complete record that ends in this segment.
     pub last_record: Option<RecordSpan>,
-    /// End of the valid log: the segment's end, or where the reading stopped.
+    /// End of the valid log: the segment's end, or the start of the record that could not be read, which may lie in the segment before.
     pub valid_end: Lsn,
     /// A record straddles in, and its beginning is not known: it could not be read.
     pub head_unknown: bool,
@@ -320,7 +320,6 @@ impl<'a> SegmentReader<'a> {
     }
 
     fn stop(&mut self, Halt { at, fault }: Halt) {
-        // A record that began in the segment before leaves nothing valid here but what precedes it there.
         let stop = if self.valid_page_follows() { Stop::Damaged { at, fault } } else { Stop::EndOfLog { at, fault } };
         self.stopped = Some((stop, at));
     }
