@@ -83,7 +83,8 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(3))]
+    // Few and little shrunk, because each writes thousands of files.
+    #![proptest_config(ProptestConfig { cases: 2, max_shrink_iters: 30, ..ProptestConfig::default() })]
 
     /// Many pages; the files are made by hand, since it is the listing that is tested.
     #[test]
