@@ -6,7 +6,9 @@
 pub mod accounts;
 pub mod archive;
 pub mod backup;
+pub mod head;
 pub mod retry;
+pub mod verify;
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
 //! One file a verb. Each takes its own arguments and the [`Context`], and returns an [`Outcome`].
 
 mod archive;
+mod backup;
 mod completions;
 mod init;
 mod man;
@@ -8,7 +9,7 @@ mod man;
 use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
 use super::exit::Outcome;
-use super::runtime::brief;
+use super::runtime::{brief, long};
 use crate::base::{Error, Result};
 
 /// Runs one verb, on the runtime that suits it.
@@ -25,7 +26,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Archive(ArchiveVerb::Resolve(args)) => brief(cancel, archive::resolve::run(&args, context)),
         Verb::Init(args) => brief(cancel, init::run(&args, context)),
         Verb::Check(_) => not_built("check", context),
-        Verb::Backup(_) => not_built("backup", context),
+        Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(_) => not_built("list", context),
         Verb::Restore(_) => not_built("restore", context),
         Verb::Verify(_) => not_built("verify", context),

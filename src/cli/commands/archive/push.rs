@@ -8,7 +8,7 @@ use crate::cli::args::ArchivePushArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::{output, scope};
+use crate::cli::scope;
 use crate::engine::archive::push::{self, Pushed};
 
 #[derive(Serialize)]
@@ -48,7 +48,7 @@ pub async fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
     }
     match joined(errors) {
         Some(error) => Err(error),
-        None => output::result(context.global.output, "archive_push", 1, &document, String::new).map(|()| Outcome::Done),
+        None => context.result("archive_push", 1, &document, String::new).map(|()| Outcome::Done),
     }
 }
 

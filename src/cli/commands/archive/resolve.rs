@@ -6,7 +6,7 @@ use crate::base::Result;
 use crate::cli::args::ArchiveResolveArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::{output, scope};
+use crate::cli::scope;
 use crate::engine::archive::resolve;
 use crate::repo::Signer;
 
@@ -43,7 +43,7 @@ pub async fn run(args: &ArchiveResolveArgs, context: &Context) -> Result<Outcome
         let key = resolve::run(&scope, &operator, args.incarnation.clone(), &args.file, &args.keep).await?;
         document.recorded.push(Recorded { repository: chosen.name.clone(), key });
     }
-    output::result(context.global.output, "archive_resolve", 1, &document, || text(&document))?;
+    context.result("archive_resolve", 1, &document, || text(&document))?;
     Ok(Outcome::Done)
 }
 

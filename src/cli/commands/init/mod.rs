@@ -15,7 +15,6 @@ use crate::cli::args::InitArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::output;
 use crate::repo::{KeyEntry, Repository, Role, Signer, layout};
 use crate::store::{self, Store};
 
@@ -34,7 +33,7 @@ pub async fn run(args: &InitArgs, context: &Context) -> Result<Outcome> {
     } else {
         create(chosen, &settings, &keys, store).await?
     };
-    output::result(context.global.output, "init", 1, &document, || document.text())?;
+    context.result("init", 1, &document, || document.text())?;
     Ok(Outcome::Done)
 }
 
