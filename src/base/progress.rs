@@ -8,6 +8,9 @@ pub trait Progress: Send + Sync {
     /// `bytes` more of the phase's total are done.
     fn advance(&self, bytes: u64);
 
+    /// The last phase is over; the result follows.
+    fn finish(&self) {}
+
     /// Something the operator should know now; the verb goes on.
     fn note(&self, text: &str);
 

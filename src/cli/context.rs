@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::args::GlobalArgs;
 use super::config::{self, Environment, Settings};
 use super::diagnostics::Console;
 use super::exit::{Guard, INTERRUPTED};
-use super::{progress, signals};
+use super::{output, progress, signals};
 use crate::base::progress::Progress;
 use crate::base::{Cancel, Result};
 
@@ -40,5 +42,14 @@ impl Context {
     /// As [`config::load`].
     pub fn settings(&self) -> Result<Settings> {
         config::load(self.global.config.as_deref(), &Environment::of_process())
+    }
+
+    /// Ends the progress and writes the verb's result, in the form asked for.
+    ///
+    /// # Errors
+    /// As [`output::result`].
+    pub fn result<T: Serialize>(&self, name: &str, version: u32, body: &T, text: impl FnOnce() -> String) -> Result<()> {
+        self.progress.finish();
+        output::result(self.global.output, name, version, body, text)
     }
 }

@@ -11,6 +11,8 @@ pub mod diagnostics;
 pub mod exit;
 pub mod output;
 pub mod progress;
+pub mod runtime;
+pub mod scope;
 pub mod signals;
 
 use std::cell::Cell;

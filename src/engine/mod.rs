@@ -10,6 +10,9 @@ pub mod restore;
 pub mod retry;
 pub mod timeline;
 pub mod window;
+pub mod head;
+pub mod retry;
+pub mod verify;
 
 use std::path::Path;
 

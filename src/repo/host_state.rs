@@ -71,7 +71,12 @@ impl HostState {
     /// # Errors
     /// When the file cannot be read.
     pub fn head(&self, source: &SourceName) -> Result<Option<RememberedHead>> {
-        read_json(&self.dir.join(source.to_string()).join("head.json"))
+        read_json(&self.head_path(source))
+    }
+
+    /// The file that remembers the head of the commit log of `source`.
+    pub fn head_path(&self, source: &SourceName) -> PathBuf {
+        self.dir.join(source.to_string()).join("head.json")
     }
 
     /// Remembers the head of the commit log of `source`.
@@ -79,7 +84,7 @@ impl HostState {
     /// # Errors
     /// When the file cannot be written.
     pub fn remember_head(&self, source: &SourceName, head: RememberedHead) -> Result<()> {
-        write_json(&self.dir.join(source.to_string()).join("head.json"), &head)
+        write_json(&self.head_path(source), &head)
     }
 
     /// The stretch of log this host is writing; none when it must begin one.

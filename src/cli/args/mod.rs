@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
-use crate::base::SourceName;
+use crate::base::{Incarnation, SourceName};
 
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment, RestoreTarget};
 
@@ -91,7 +91,8 @@ Two versions of one segment mean that two servers, or a disk that was rolled
 back, archived under one name. Find out which server lives on, keep its version.
 
 Example:
-  lifeboat archive resolve orders 00000001000000A3000000F1 --keep 9f86d081884c7d65";
+  lifeboat archive resolve orders 00000001000000A3000000F1 \\
+    --keep 9f86d081884c7d65 --key /media/usb/operator.key";
 
 const COMPLETIONS_HELP: &str = "\
 Examples:
@@ -183,7 +184,7 @@ pub enum Verb {
 /// `lifeboat init`.
 #[derive(Args, Debug)]
 pub struct InitArgs {
-    /// Make an age identity and a signing key in this directory
+    /// Make what keys are missing in this directory: identity, signing, operator
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub generate_keys: Option<PathBuf>,
     /// Say what would be done, and do nothing
@@ -287,6 +288,9 @@ pub struct ArchiveGetArgs {
     pub name: String,
     /// Where to put it (PostgreSQL's %p)
     pub dest: PathBuf,
+    /// Incarnation it belongs to [default: that of the cluster in this directory]
+    #[arg(long, value_name = "NAME")]
+    pub incarnation: Option<Incarnation>,
 }
 
 /// `lifeboat archive resolve`.
@@ -294,12 +298,18 @@ pub struct ArchiveGetArgs {
 pub struct ArchiveResolveArgs {
     /// The source
     pub source: SourceName,
-    /// The segment's name, 24 hex digits
-    #[arg(value_parser = parsers::segment_name)]
-    pub segment: String,
+    /// The segment's name, 24 hex digits, or a history file's, 00000002.history
+    #[arg(value_parser = parsers::log_file)]
+    pub file: String,
     /// The digest of the version to keep, as 'lifeboat list' shows it: 16 hex digits
     #[arg(long, value_name = "DIGEST", value_parser = parsers::short_digest)]
     pub keep: String,
+    /// The operator's private key, which lifeboat init made
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub key: PathBuf,
+    /// Incarnation it belongs to [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub incarnation: Option<Incarnation>,
 }
 
 /// `lifeboat verify`.

@@ -28,13 +28,14 @@ pub(super) fn tablespace(text: &str) -> Result<(PathBuf, PathBuf), String> {
     if old.is_absolute() && new.is_absolute() { Ok((old, new)) } else { Err("both directories must be absolute paths".into()) }
 }
 
-/// The 24 upper-case hex digits of a segment's name.
-pub(super) fn segment_name(text: &str) -> Result<String, String> {
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte));
-    if digits && text.len() == 24 {
+/// The 24 upper-case hex digits of a segment's name, or a timeline's eight and `.history`.
+pub(super) fn log_file(text: &str) -> Result<String, String> {
+    let (digits, wanted) = text.strip_suffix(".history").map_or((text, 24), |digits| (digits, 8));
+    let hex = digits.bytes().all(|byte| byte.is_ascii_digit() || (b'A'..=b'F').contains(&byte));
+    if hex && digits.len() == wanted {
         Ok(text.to_owned())
     } else {
-        Err("a segment's name has 24 hex digits, such as 00000001000000A3000000F1".into())
+        Err("write a segment's name (24 hex digits, 00000001000000A3000000F1) or a history file's (00000002.history)".into())
     }
 }
 

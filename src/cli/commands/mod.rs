@@ -1,33 +1,32 @@
 //! One file a verb. Each takes its own arguments and the [`Context`], and returns an [`Outcome`].
 
+mod archive;
+mod backup;
 mod completions;
+mod init;
 mod man;
 
 use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
 use super::exit::Outcome;
-use crate::base::{Error, Result, killpoint};
+use super::runtime::{brief, long};
+use crate::base::{Error, Result};
 
-/// Runs one verb.
+/// Runs one verb, on the runtime that suits it.
 ///
 /// # Errors
 /// The verb's.
 pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
+    let cancel = &context.cancel;
     match verb {
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
-        Verb::Archive(ArchiveVerb::Push(_)) => {
-            killpoint::reach("push.start");
-            not_built("archive push", context)
-        }
-        Verb::Archive(ArchiveVerb::Get(_)) => {
-            killpoint::reach("get.start");
-            not_built("archive get", context)
-        }
-        Verb::Archive(ArchiveVerb::Resolve(_)) => not_built("archive resolve", context),
-        Verb::Init(_) => not_built("init", context),
+        Verb::Archive(ArchiveVerb::Push(args)) => brief(cancel, archive::push::run(&args, context)),
+        Verb::Archive(ArchiveVerb::Get(args)) => brief(cancel, archive::get::run(&args, context)),
+        Verb::Archive(ArchiveVerb::Resolve(args)) => brief(cancel, archive::resolve::run(&args, context)),
+        Verb::Init(args) => brief(cancel, init::run(&args, context)),
         Verb::Check(_) => not_built("check", context),
-        Verb::Backup(_) => not_built("backup", context),
+        Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(_) => not_built("list", context),
         Verb::Restore(_) => not_built("restore", context),
         Verb::Verify(_) => not_built("verify", context),

@@ -79,6 +79,12 @@ impl Progress for Bars {
         }
     }
 
+    fn finish(&self) {
+        if let Some(phase) = self.current().take() {
+            phase.end();
+        }
+    }
+
     fn note(&self, text: &str) {
         self.write_above(&format!("{}\n", printable(text)));
     }
@@ -90,9 +96,7 @@ impl Progress for Bars {
 
 impl Drop for Bars {
     fn drop(&mut self) {
-        if let Some(phase) = self.current().take() {
-            phase.end();
-        }
+        self.finish();
     }
 }
 

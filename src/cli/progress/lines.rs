@@ -88,6 +88,11 @@ impl<W: Fn(&str) + Send + Sync> Progress for Lines<W> {
         }
     }
 
+    fn finish(&self) {
+        let last = self.current().take();
+        self.end(last);
+    }
+
     fn note(&self, text: &str) {
         (self.write)(&format!("{}\n", printable(text)));
     }
@@ -99,8 +104,7 @@ impl<W: Fn(&str) + Send + Sync> Progress for Lines<W> {
 
 impl<W: Fn(&str) + Send + Sync> Drop for Lines<W> {
     fn drop(&mut self) {
-        let last = self.current().take();
-        self.end(last);
+        self.finish();
     }
 }
 

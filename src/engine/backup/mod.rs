@@ -7,9 +7,11 @@ mod late;
 mod packs;
 pub mod plan;
 mod prepare;
+mod preview;
 pub mod run;
 mod wait;
 mod worker;
 
-pub use plan::{Decision, decide};
+pub use plan::{Decision, Wish, decide};
+pub use preview::{Preview, preview};
 pub use run::{BackupOptions, BackupReport, run};

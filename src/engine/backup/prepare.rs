@@ -20,8 +20,24 @@ pub(super) struct Server {
     pub incarnation: Incarnation,
 }
 
-/// Looks at everything that would make the backup fail later.
+/// Looks at everything that would make the backup fail later, and puts the cluster on record.
 pub(super) async fn prepare(scope: &Scope, writing: &Writing, options: &BackupOptions) -> Result<Server> {
+    let server = examine(scope, options).await?;
+    let identity = Identity {
+        incarnation: server.incarnation.clone(),
+        engine: "postgres".into(),
+        major_version: server.info.major,
+        system_identifier: server.info.system_identifier.to_string(),
+        segment_bytes: server.info.wal_segment_size,
+        block_bytes: server.info.block_size_bytes,
+        first_seen: Timestamp::now(),
+    };
+    identity::ensure(&scope.repository, &scope.source, &writing.signer, &identity).await?;
+    Ok(server)
+}
+
+/// Looks at server and data directory without changing anything.
+pub(super) async fn examine(scope: &Scope, options: &BackupOptions) -> Result<Server> {
     let session = connect::connect(&options.conninfo).await?;
     let info = session.info().await?;
     check_archiving(scope, &info)?;
@@ -51,16 +67,6 @@ pub(super) async fn prepare(scope: &Scope, writing: &Writing, options: &BackupOp
             .hint(format!("correct conninfo or data_directory in [source.{}] of lifeboat.toml", scope.source)));
     }
     let incarnation = Incarnation::postgres(info.major, info.system_identifier);
-    let identity = Identity {
-        incarnation: incarnation.clone(),
-        engine: "postgres".into(),
-        major_version: info.major,
-        system_identifier: info.system_identifier.to_string(),
-        segment_bytes: info.wal_segment_size,
-        block_bytes: info.block_size_bytes,
-        first_seen: Timestamp::now(),
-    };
-    identity::ensure(&scope.repository, &scope.source, &writing.signer, &identity).await?;
     Ok(Server { session, primary, info, data_directory, control, incarnation })
 }
 

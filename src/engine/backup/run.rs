@@ -17,7 +17,7 @@ use super::collect::line;
 use super::copy::{Copied, copy};
 use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
-use super::plan::{Decision, Wish, decide};
+use super::plan::{self, Decision, Wish, decide};
 use super::prepare::{Server, prepare};
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
@@ -57,8 +57,8 @@ pub struct BackupOptions {
     pub fail_on_bad_pages: bool,
     /// Threads that read and compress.
     pub workers: usize,
-    /// Bytes of frames in a pack.
-    pub pack_bytes: usize,
+    /// Bytes of frames in a pack; none leaves the choice to the size of the source.
+    pub pack_bytes: Option<u64>,
     /// How long to wait for the log to be archived.
     pub archive_timeout: Duration,
 }
@@ -84,6 +84,7 @@ struct Run<'a> {
     id: BackupId,
     began: Instant,
     scratch: tempfile::TempDir,
+    pack_bytes: usize,
     warnings: Vec<String>,
 }
 
@@ -111,6 +112,7 @@ pub async fn run(
         id: BackupId::fresh(Timestamp::now(), decision.backup_type),
         began: Instant::now(),
         scratch: scope.state.scratch()?,
+        pack_bytes: pack_bytes(options, 0),
         warnings: Vec::new(),
     };
     run.take(server, decision).await
@@ -132,7 +134,9 @@ impl Run<'_> {
 
         let mut options = WalkOptions::new(info.major, &control);
         options.stats_temp_directory = info.stats_temp_directory.clone();
-        self.progress.phase("copying", Some(total_bytes(&data_directory, &options)?));
+        let raw_bytes = total(&data_directory, &options)?.raw_bytes;
+        self.pack_bytes = pack_bytes(self.options, raw_bytes);
+        self.progress.phase("copying", Some(raw_bytes));
         let walk = Walk::new(&data_directory, options)?;
         let (copied, mut packs) = self.copy_and_store(walk, &seal, info.data_checksums).await?;
         killpoint::reach("backup.copied");
@@ -214,7 +218,7 @@ impl Run<'_> {
         let shared = Shared {
             seal: seal.clone(),
             compression_level: self.writing.compression_level,
-            pack_bytes: self.options.pack_bytes,
+            pack_bytes: self.pack_bytes,
             checksums,
             next_pack: AtomicU32::new(u32::try_from(stored_packs + 1).unwrap_or(u32::MAX)),
             packs: sender,
@@ -360,9 +364,22 @@ impl Run<'_> {
     }
 }
 
-/// Bytes the walk will list: for the progress bar.
-fn total_bytes(data_directory: &Path, options: &WalkOptions) -> Result<u64> {
-    Walk::new(data_directory, options.clone())?.try_fold(0, |sum, entry| Ok(sum + entry?.size_bytes))
+/// What a walk lists.
+pub(super) struct Total {
+    pub entries: u64,
+    pub raw_bytes: u64,
+}
+
+/// Walks once without reading: for the progress bar and the size of packs.
+pub(super) fn total(data_directory: &Path, options: &WalkOptions) -> Result<Total> {
+    Walk::new(data_directory, options.clone())?.try_fold(Total { entries: 0, raw_bytes: 0 }, |total, entry| {
+        Ok(Total { entries: total.entries + 1, raw_bytes: total.raw_bytes + entry?.size_bytes })
+    })
+}
+
+/// Bytes of frames in a pack of a source of `raw_bytes`.
+pub(super) fn pack_bytes(options: &BackupOptions, raw_bytes: u64) -> usize {
+    usize::try_from(options.pack_bytes.unwrap_or_else(|| plan::pack_bytes(raw_bytes))).unwrap_or(usize::MAX)
 }
 
 /// This host's name, for people.

@@ -1,0 +1,15 @@
+//! `lifeboat archive …`: what PostgreSQL calls for every file of its log, and the operator's word on a split brain.
+
+pub mod get;
+pub mod push;
+pub mod resolve;
+
+use crate::base::Error;
+
+/// One error for several repositories: the first one's, with the others as details.
+fn joined(errors: Vec<(String, Error)>) -> Option<Error> {
+    let mut errors = errors.into_iter();
+    let (name, first) = errors.next()?;
+    let first = first.context(format!("repository {name}"));
+    Some(errors.fold(first, |error, (name, other)| error.detail(format!("repository {name}"), other.summary())))
+}

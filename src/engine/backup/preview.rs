@@ -1,0 +1,56 @@
+//! What a backup would do, found out without doing any of it.
+
+use std::path::PathBuf;
+
+use super::plan::{Decision, decide};
+use super::prepare::examine;
+use super::run::{BackupOptions, Total, pack_bytes, total};
+use crate::base::{Incarnation, Result};
+use crate::engine::Scope;
+use crate::source::postgres::walk::WalkOptions;
+
+/// What a backup would do.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The type, and why it is not the one asked for.
+    pub decision: Decision,
+    /// The cluster.
+    pub incarnation: Incarnation,
+    /// The server's version, in its own words.
+    pub server_version: String,
+    /// Whether the server is a standby.
+    pub from_standby: bool,
+    /// What would be read.
+    pub data_directory: PathBuf,
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes in them.
+    pub raw_bytes: u64,
+    /// Bytes of frames in a pack.
+    pub pack_bytes: u64,
+    /// Number of packs if nothing could be compressed.
+    pub packs_at_most: u64,
+}
+
+/// Connects, looks at the data directory and counts; changes nothing on the server or in the repository.
+///
+/// # Errors
+/// Those that a backup would meet before it begins.
+pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> {
+    let server = examine(scope, options).await?;
+    let mut walk = WalkOptions::new(server.info.major, &server.control);
+    walk.stats_temp_directory = server.info.stats_temp_directory.clone();
+    let Total { entries, raw_bytes } = total(&server.data_directory, &walk)?;
+    let pack_bytes = pack_bytes(options, raw_bytes) as u64;
+    Ok(Preview {
+        decision: decide(options.wish),
+        incarnation: server.incarnation,
+        server_version: server.info.version.clone(),
+        from_standby: server.info.in_recovery,
+        data_directory: server.data_directory,
+        entries,
+        raw_bytes,
+        pack_bytes,
+        packs_at_most: raw_bytes.div_ceil(pack_bytes),
+    })
+}

@@ -1,0 +1,90 @@
+//! The commit log, compared with what this host saw of it last: so that a repository which was wound back, or one of
+//! whose entries was replaced, is noticed although every entry in it verifies.
+
+use crate::base::{Error, Result};
+use crate::codec::Sha256Digest;
+use crate::engine::Scope;
+use crate::repo::CommitLog;
+use crate::repo::host_state::RememberedHead;
+
+/// A commit log, and what this host remembers of it.
+#[derive(Debug)]
+pub struct Seen {
+    /// The log as it is now.
+    pub log: CommitLog,
+    /// How it contradicts what this host remembers.
+    pub wound_back: Option<WoundBack>,
+    /// What this host could not look up or remember; reading goes on.
+    pub warning: Option<String>,
+}
+
+/// How a commit log contradicts what was seen of it before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WoundBack {
+    /// Number of the last entry seen before.
+    pub number: u32,
+    /// Whether another entry stands under that number now; else none does.
+    pub replaced: bool,
+}
+
+impl WoundBack {
+    /// In one line, for people: `entry 7, which this host saw, is gone`.
+    pub fn text(&self) -> String {
+        let what = if self.replaced { "was replaced" } else { "is gone" };
+        format!("entry {}, which this host saw, {what}: the repository was wound back or replaced", self.number)
+    }
+}
+
+impl Seen {
+    /// The log, for a verb that must not go on with a repository that was wound back.
+    ///
+    /// # Errors
+    /// Damaged when it was.
+    pub fn trusted(self, scope: &Scope) -> Result<CommitLog> {
+        let Some(wound_back) = self.wound_back else { return Ok(self.log) };
+        let file = scope.state.head_path(&scope.source);
+        Err(Error::damaged(format!("the commit log of {} is not the one seen before: {}", scope.source, wound_back.text()))
+            .detail("repository", scope.repository.store().url())
+            .hint(format!("lifeboat verify {}   shows what is there now", scope.source))
+            .hint(format!("if it was put back on purpose: rm {}", file.display())))
+    }
+}
+
+/// Reads the commit log of a source, compares it with what this host remembers, and remembers it when it follows.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn look(scope: &Scope) -> Result<Seen> {
+    let log = CommitLog::load(&scope.repository, &scope.source).await?;
+    let remembered = match scope.state.head(&scope.source) {
+        Ok(remembered) => remembered,
+        Err(error) => {
+            let warning = Some(format!("the commit log was not compared with what was seen before: {}", error.summary()));
+            return Ok(Seen { log, wound_back: None, warning });
+        }
+    };
+    let wound_back = remembered.and_then(|remembered| compare(&log, remembered));
+    let mut warning = None;
+    if wound_back.is_none()
+        && let Some((number, sha256)) = log.head
+        && remembered != Some(RememberedHead { number, sha256 })
+        && let Err(error) = scope.state.remember_head(&scope.source, RememberedHead { number, sha256 })
+    {
+        warning = Some(format!("the commit log's head was not remembered: {}", error.summary()));
+    }
+    Ok(Seen { log, wound_back, warning })
+}
+
+/// How `log` contradicts what was seen before, if it does.
+pub fn compare(log: &CommitLog, remembered: RememberedHead) -> Option<WoundBack> {
+    let gone = WoundBack { number: remembered.number, replaced: false };
+    let replaced = WoundBack { replaced: true, ..gone.clone() };
+    let differs = |found: Option<Sha256Digest>| (found != Some(remembered.sha256)).then_some(replaced);
+    match log.head {
+        None => Some(gone),
+        Some((number, _)) if number < remembered.number => Some(gone),
+        Some((number, sha256)) if number == remembered.number => differs(Some(sha256)),
+        // A later entry that verifies names the digest of the one before it.
+        Some(_) => log.entries.iter().find(|entry| entry.number == remembered.number + 1).and_then(|next| differs(next.previous)),
+    }
+}
