@@ -59,7 +59,6 @@ macro_rules! for_each_major {
         mod $test {
             $(
                 #[test]
-                #[ignore = "init, backup, archive and restore are not joined up yet"]
                 fn $name() {
                     super::$test($major)
                 }

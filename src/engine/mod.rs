@@ -6,13 +6,13 @@
 pub mod accounts;
 pub mod archive;
 pub mod backup;
+pub mod head;
+pub mod list;
 pub mod restore;
 pub mod retry;
 pub mod timeline;
-pub mod window;
-pub mod head;
-pub mod retry;
 pub mod verify;
+pub mod window;
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::base::{Incarnation, SourceName};
 
-pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment, RestoreTarget};
+pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
 
 /// A configuration that works once names and places are put in.
 const INIT_HELP: &str = "\

@@ -1,11 +1,13 @@
 //! `lifeboat restore`: the verb with the most options.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::parsers;
 use crate::base::{BackupId, Incarnation, Lsn, SourceName, TimelineId, Timestamp};
+use crate::engine::restore::Target;
 
 pub(super) const HELP: &str = "\
 Times: '2026-11-20 21:40:02' (this machine's zone), 2026-11-20T21:40:02Z,
@@ -84,37 +86,22 @@ pub enum RestoreMoment {
     At(Timestamp),
 }
 
-/// How far a restore goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RestoreTarget {
-    /// As far as the archive goes.
-    Latest,
-    /// All transactions that ended by then.
-    Time(Timestamp),
-    /// A position.
-    Lsn(Lsn),
-    /// A transaction, with or without its epoch.
-    Xid(u64),
-    /// A named restore point.
-    Name(String),
-    /// The backup's end, where the cluster is consistent for the first time.
-    Immediate,
-}
-
 impl RestoreArgs {
-    /// The target that the options name; [`RestoreTarget::Latest`] when they name none.
-    pub fn target(&self) -> RestoreTarget {
-        let target = &self.target;
+    /// The target that the options name; [`Target::Latest`] when they name none.
+    pub fn target(&self) -> Target {
+        let (target, inclusive) = (&self.target, !self.exclusive);
         let moment = target.to.map(|moment| match moment {
-            RestoreMoment::Latest => RestoreTarget::Latest,
-            RestoreMoment::At(time) => RestoreTarget::Time(time),
+            RestoreMoment::Latest => Target::Latest,
+            // Transactions that ended at exactly that time are left out when those that ended after one µs less are.
+            RestoreMoment::At(time) if self.exclusive => Target::Time(time.minus(Duration::from_micros(1))),
+            RestoreMoment::At(time) => Target::Time(time),
         });
         moment
-            .or_else(|| target.to_lsn.map(RestoreTarget::Lsn))
-            .or_else(|| target.to_xid.map(RestoreTarget::Xid))
-            .or_else(|| target.to_name.clone().map(RestoreTarget::Name))
-            .or_else(|| target.to_immediate.then_some(RestoreTarget::Immediate))
-            .unwrap_or(RestoreTarget::Latest)
+            .or_else(|| target.to_lsn.map(|lsn| Target::Lsn { lsn, inclusive }))
+            .or_else(|| target.to_xid.map(|xid| Target::Xid { xid, inclusive }))
+            .or_else(|| target.to_name.clone().map(Target::Name))
+            .or_else(|| target.to_immediate.then_some(Target::Immediate))
+            .unwrap_or(Target::Latest)
     }
 }
 

@@ -2,6 +2,7 @@ use clap::CommandFactory;
 
 use super::*;
 use crate::base::{Lsn, Timestamp};
+use crate::engine::restore::Target;
 
 fn restore(options: &[&str]) -> Result<RestoreArgs, clap::Error> {
     let words = ["lifeboat", "restore", "orders", "--into", "DIR"].iter().chain(options);
@@ -20,13 +21,13 @@ fn the_grammar_is_sound() {
 fn each_kind_of_target_is_understood() {
     let time = Timestamp::parse_human("2026-11-20T21:40:02Z", Timestamp::now()).unwrap();
     for (options, target) in [
-        (&[][..], RestoreTarget::Latest),
-        (&["--to", "latest"], RestoreTarget::Latest),
-        (&["--to", "2026-11-20 22:40:02 +01:00"], RestoreTarget::Time(time)),
-        (&["--to-lsn", "A3/F1000028"], RestoreTarget::Lsn(Lsn(0xA3_F100_0028))),
-        (&["--to-xid", "4294967297"], RestoreTarget::Xid(4_294_967_297)),
-        (&["--to-name", "before migration"], RestoreTarget::Name("before migration".into())),
-        (&["--to-immediate"], RestoreTarget::Immediate),
+        (&[][..], Target::Latest),
+        (&["--to", "latest"], Target::Latest),
+        (&["--to", "2026-11-20 22:40:02 +01:00"], Target::Time(time)),
+        (&["--to-lsn", "A3/F1000028"], Target::Lsn { lsn: Lsn(0xA3_F100_0028), inclusive: true }),
+        (&["--to-xid", "4294967297"], Target::Xid { xid: 4_294_967_297, inclusive: true }),
+        (&["--to-name", "before migration"], Target::Name("before migration".into())),
+        (&["--to-immediate"], Target::Immediate),
     ] {
         assert_eq!(restore(options).unwrap().target(), target, "{options:?}");
     }

@@ -4,7 +4,9 @@ mod archive;
 mod backup;
 mod completions;
 mod init;
+mod list;
 mod man;
+mod restore;
 
 use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
@@ -27,8 +29,8 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Init(args) => brief(cancel, init::run(&args, context)),
         Verb::Check(_) => not_built("check", context),
         Verb::Backup(args) => long(backup::run(&args, context)),
-        Verb::List(_) => not_built("list", context),
-        Verb::Restore(_) => not_built("restore", context),
+        Verb::List(args) => brief(cancel, list::run(&args, context)),
+        Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Verify(_) => not_built("verify", context),
         Verb::Demo(_) => Err(Error::failed("'lifeboat demo' is not built yet")),
     }

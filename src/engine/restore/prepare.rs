@@ -33,17 +33,16 @@ pub struct Prepared {
     pub opener: Opener,
 }
 
-/// Makes the plan for `request` and unwraps the keys it needs.
+/// Makes the plan for `request` from the backups in `log` and unwraps the keys it needs.
 ///
 /// # Errors
 /// When the target cannot be reached, no identity fits, or the repository is damaged where it matters.
-pub async fn prepare(scope: &Scope, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
-    let log = CommitLog::load(&scope.repository, &scope.source).await?;
+pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
     let known = identity::load_all(&scope.repository, &scope.source).await?;
-    let identity = choose(scope, &log, &known, request)?;
+    let identity = choose(scope, log, &known, request)?;
     let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
     let backups: Vec<_> = log.backups().filter(|backup| backup.incarnation == identity.incarnation).collect();
-    let timeline = timeline(scope, &log, &catalog, &backups, request)?;
+    let timeline = timeline(scope, log, &catalog, &backups, request)?;
     let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
     let source = scope.source.to_string();
     let situation = Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path };

@@ -294,12 +294,12 @@ fn glibc_version() -> Option<String> {
 }
 
 /// A plan in a few lines, for people: label and value.
-pub fn describe(plan: &RestorePlan, packs: u32) -> Vec<(&'static str, String)> {
+pub fn describe(plan: &RestorePlan) -> Vec<(&'static str, String)> {
     let backup = &plan.backup;
     let segments = plan.segments.len();
     let mut lines = vec![
         ("backup", format!("{} ({})", backup.id, plan.because)),
-        ("fetch", format!("{packs} packs, {}", format_bytes(backup.stored_bytes))),
+        ("fetch", format!("{} packs, {}", backup.packs, format_bytes(backup.stored_bytes))),
         ("write", format!("{} in {} files and directories", format_bytes(backup.raw_bytes), backup.entries)),
         ("replay", format!("{segments} segments, {} of log from {}", format_bytes(plan.replay_bytes), backup.start_lsn)),
     ];

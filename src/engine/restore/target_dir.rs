@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::base::{Error, Result, durable};
@@ -61,6 +62,8 @@ pub(super) fn mark(dir: &Path) -> Result<()> {
     let marker = dir.join(MARKER);
     let text = "A restore into this directory has begun and not ended. PostgreSQL cannot start here, and must not.\n";
     durable::create_dir_all(dir)
+        // PostgreSQL starts only in a directory that nobody else may enter.
+        .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
         .and_then(|()| durable::write_file(&marker, text.as_bytes(), 0o600))
         .map_err(|error| Error::io("write", &marker, error))
 }

@@ -41,6 +41,13 @@ struct Owners {
     gids: BTreeMap<u32, u32>,
 }
 
+impl Owners {
+    /// Owner and group of an entry on this host.
+    fn of(&self, line: &FileLine) -> (u32, u32) {
+        (self.uids.get(&line.uid).copied().unwrap_or(line.uid), self.gids.get(&line.gid).copied().unwrap_or(line.gid))
+    }
+}
+
 impl Tree {
     pub fn new(root: &Path, scratch: &Path, tablespaces: TablespaceMap, header: &Header) -> Self {
         // As root, owners are kept, by name where this host knows the name; otherwise everything belongs to this user.
@@ -127,8 +134,12 @@ impl Tree {
         let location = Self::location(&self.root, &line.path);
         let failed = |error: io::Error| Error::io("set owner, mode and time of", &location, error);
         if let Some(owners) = &self.owners {
-            let uid = owners.uids.get(&line.uid).copied().unwrap_or(line.uid);
-            let gid = owners.gids.get(&line.gid).copied().unwrap_or(line.gid);
+            if is_control_file(&line.path) {
+                // No entry stands for the data directory itself: it belongs to whom the control file belongs.
+                let (uid, gid) = owners.of(line);
+                chown(&self.root, Some(uid), Some(gid)).map_err(failed)?;
+            }
+            let (uid, gid) = owners.of(line);
             match &line.kind {
                 FileKind::Symlink { .. } => std::os::unix::fs::lchown(&location, Some(uid), Some(gid)).map_err(failed)?,
                 FileKind::Tablespace { target } => {

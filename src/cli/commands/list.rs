@@ -1,0 +1,254 @@
+//! `lifeboat list [SOURCE]`: backups and the moments they can bring back.
+
+use serde::Serialize;
+
+use crate::base::units::format_bytes;
+use crate::base::{Result, SourceName, Timestamp};
+use crate::cli::args::ListArgs;
+use crate::cli::config::{RepositorySettings, Settings};
+use crate::cli::context::Context;
+use crate::cli::exit::Outcome;
+use crate::cli::output::{Align, table};
+use crate::cli::scope;
+use crate::engine::list::{IncarnationSurvey, Survey, sources, survey};
+use crate::engine::{Scope, head};
+use crate::repo::BackupSummary;
+
+/// The document `list`, version 1.
+#[derive(Serialize)]
+struct Document {
+    repositories: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    repository: String,
+    url: String,
+    sources: Vec<Source>,
+}
+
+#[derive(Serialize)]
+struct Source {
+    source: String,
+    incarnations: Vec<Incarnation>,
+    /// Commit entries that are not used, and why.
+    problems: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Incarnation {
+    incarnation: String,
+    backups: Vec<Backup>,
+    timelines: Vec<Timeline>,
+    segments: usize,
+    log_stored_bytes: u64,
+    split_brains: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Backup {
+    /// Whether its own log is archived whole.
+    restorable: bool,
+    #[serde(flatten)]
+    summary: BackupSummary,
+}
+
+#[derive(Serialize)]
+struct Timeline {
+    timeline: u32,
+    branched_from: Option<u32>,
+    branched_at_lsn: Option<String>,
+    window: Vec<Interval>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Interval {
+    from: Timestamp,
+    to: Timestamp,
+    end_lsn: String,
+    /// The segment that is not there after it.
+    missing: String,
+}
+
+/// Lists what the repositories hold.
+///
+/// # Errors
+/// When a repository does not answer or is not the one seen before.
+pub async fn run(args: &ListArgs, context: &Context) -> Result<Outcome> {
+    let settings = context.settings()?;
+    let mut document = Document { repositories: Vec::new() };
+    for chosen in repositories(args, context, &settings)? {
+        let repository = scope::open_repository(context, &settings, chosen).await?;
+        let names: Vec<SourceName> = match &args.source {
+            Some(source) => vec![source.clone()],
+            None => sources(&repository).await?,
+        };
+        let mut listed = Vec::new();
+        for name in names {
+            let scope = Scope::new(repository.clone(), name, &settings.state_dir);
+            let seen = head::look(&scope).await?;
+            seen.warning.iter().for_each(|warning| context.progress.warn(warning));
+            if let Some(wound_back) = &seen.wound_back {
+                context.progress.warn(&format!("{} in repository {}: {}", scope.source, chosen.name, wound_back.text()));
+            }
+            listed.push(source(survey(&scope, &seen.log).await?));
+        }
+        document.repositories.push(Listed {
+            repository: chosen.name.clone(),
+            url: repository.store().url().to_owned(),
+            sources: listed,
+        });
+    }
+    context.result("list", 1, &document, || text(&document))?;
+    Ok(Outcome::Done)
+}
+
+fn repositories<'a>(args: &ListArgs, context: &Context, settings: &'a Settings) -> Result<Vec<&'a RepositorySettings>> {
+    let wanted = context.global.repository.as_deref();
+    if let Some(name) = &args.source
+        && let Ok(source) = settings.source(name)
+    {
+        return settings.repositories_of(source, wanted);
+    }
+    match wanted {
+        Some(_) => Ok(vec![settings.repository(wanted)?]),
+        None if settings.repositories.is_empty() => Ok(vec![settings.repository(None)?]),
+        None => Ok(settings.repositories.values().collect()),
+    }
+}
+
+fn source(survey: Survey) -> Source {
+    Source {
+        source: survey.source.to_string(),
+        incarnations: survey.incarnations.into_iter().map(incarnation).collect(),
+        problems: survey.problems.into_iter().map(|(key, why)| format!("{key}: {why}")).collect(),
+    }
+}
+
+fn incarnation(survey: IncarnationSurvey) -> Incarnation {
+    let size = survey.identity.segment_bytes;
+    let windows = || survey.timelines.iter().filter_map(|timeline| timeline.window.as_ref().ok());
+    let restorable = |backup: &BackupSummary| {
+        windows().flat_map(|window| &window.intervals).any(|interval| interval.backups.contains(&backup.id))
+    };
+    let backups =
+        survey.backups.iter().map(|backup| Backup { restorable: restorable(backup), summary: backup.clone() }).collect();
+    let timelines = survey.timelines.iter().map(|timeline| Timeline {
+        timeline: timeline.timeline.0,
+        branched_from: timeline.branched.map(|(parent, _)| parent.0),
+        branched_at_lsn: timeline.branched.map(|(_, lsn)| lsn.to_string()),
+        window: timeline
+            .window
+            .iter()
+            .flat_map(|window| &window.intervals)
+            .map(|interval| Interval {
+                from: interval.from,
+                to: interval.to,
+                end_lsn: interval.end_lsn.to_string(),
+                missing: interval.missing.name(size),
+            })
+            .collect(),
+        problem: timeline.window.as_ref().err().cloned(),
+    });
+    Incarnation {
+        timelines: timelines.collect(),
+        backups,
+        segments: survey.segments,
+        log_stored_bytes: survey.log_stored_bytes,
+        split_brains: survey.split_brains.iter().map(|split| format!("{}: {}", split.file, split.digests.join(", "))).collect(),
+        incarnation: survey.identity.incarnation.to_string(),
+    }
+}
+
+fn text(document: &Document) -> String {
+    let mut text = String::new();
+    for listed in &document.repositories {
+        if listed.sources.is_empty() {
+            text += &format!("repository {} at {} holds no source yet\n", listed.repository, listed.url);
+        }
+        for source in &listed.sources {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text += &source_text(source, &listed.repository);
+        }
+    }
+    text
+}
+
+fn source_text(source: &Source, repository: &str) -> String {
+    let mut text = String::new();
+    if source.incarnations.is_empty() {
+        text += &format!("{} in repository {repository}: nothing yet\n", source.source);
+    }
+    for incarnation in &source.incarnations {
+        text += &format!("{} in repository {repository} ({})\n", source.source, incarnation.incarnation);
+        let rows: Vec<Vec<String>> = incarnation.backups.iter().map(row).collect();
+        if rows.is_empty() {
+            text += "  no backup: nothing can be restored\n";
+        } else {
+            let columns = [
+                ("backup", Align::Left),
+                ("ended", Align::Left),
+                ("size", Align::Right),
+                ("stored", Align::Right),
+                ("", Align::Left),
+            ];
+            text += &indented(&table(&columns, &rows));
+        }
+        text += &format!("  log: {} segments, {} stored\n", incarnation.segments, format_bytes(incarnation.log_stored_bytes));
+        for timeline in &incarnation.timelines {
+            text += &timeline_text(timeline);
+        }
+        for split in &incarnation.split_brains {
+            text += &format!("  split brain: {split}\n");
+        }
+    }
+    source.problems.iter().for_each(|problem| text += &format!("  not used: {problem}\n"));
+    text
+}
+
+fn row(backup: &Backup) -> Vec<String> {
+    let summary = &backup.summary;
+    let mut state = Vec::new();
+    if !backup.restorable {
+        state.push("log missing".to_owned());
+    }
+    if summary.bad_pages > 0 {
+        state.push(format!("{} bad pages", summary.bad_pages));
+    }
+    let ended = summary.stop_time.human_seconds();
+    vec![
+        summary.id.to_string(),
+        ended.trim_end_matches(" UTC").to_owned(),
+        format_bytes(summary.raw_bytes),
+        format_bytes(summary.stored_bytes),
+        state.join(", "),
+    ]
+}
+
+fn timeline_text(timeline: &Timeline) -> String {
+    let mut text = match (timeline.branched_from, &timeline.branched_at_lsn) {
+        (Some(parent), Some(lsn)) => format!("  timeline {} (from {parent} at {lsn}) restores to\n", timeline.timeline),
+        _ => format!("  timeline {} restores to\n", timeline.timeline),
+    };
+    if let Some(problem) = &timeline.problem {
+        return text + &format!("    nothing: {problem}\n");
+    }
+    if timeline.window.is_empty() {
+        text += "    nothing: no backup on it whose log is archived\n";
+    }
+    for (index, interval) in timeline.window.iter().enumerate() {
+        let (from, to) = (interval.from.human_seconds(), interval.to.human_seconds());
+        text += &format!("    {} to {to}\n", from.trim_end_matches(" UTC"));
+        if index + 1 < timeline.window.len() {
+            text += &format!("    gap: {} is missing\n", interval.missing);
+        }
+    }
+    text
+}
+
+fn indented(block: &str) -> String {
+    block.lines().map(|line| format!("  {line}\n")).collect()
+}

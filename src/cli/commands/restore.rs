@@ -1,0 +1,202 @@
+//! `lifeboat restore SOURCE --into DIR`: the plan, and unless `--dry-run` its execution.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Error, ErrorKind, Result, Timestamp};
+use crate::cli::args::{RecoveryAction, RestoreArgs};
+use crate::cli::config::{RepositorySettings, Settings};
+use crate::cli::context::Context;
+use crate::cli::exit::Outcome;
+use crate::cli::scope;
+use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
+use crate::engine::restore::prepare::{Prepared, Request, prepare};
+use crate::engine::restore::run::{self, RestoreOptions, RestoreReport};
+use crate::engine::{Scope, head};
+use crate::source::postgres::recovery_config::TargetAction;
+
+/// The document `restore`, version 1; also of a dry run, without what only a restore knows.
+#[derive(Serialize)]
+struct Document {
+    source: String,
+    repository: String,
+    into: String,
+    target: String,
+    backup: String,
+    because: String,
+    timeline: u32,
+    stop_lsn: Option<String>,
+    stop_inclusive: Option<bool>,
+    last_commit: Option<Timestamp>,
+    first_left_out: Option<Timestamp>,
+    packs: u32,
+    fetch_bytes: u64,
+    write_bytes: u64,
+    segments: usize,
+    log_stored_bytes: u64,
+    replay_bytes: u64,
+    notes: Vec<String>,
+    done: bool,
+    duration_seconds: Option<f64>,
+}
+
+/// Restores from the first repository of the source that can serve the target.
+///
+/// # Errors
+/// The plan's or the restore's.
+pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
+    let settings = context.settings()?;
+    let into = std::path::absolute(&args.into).map_err(|error| Error::io("find", &args.into, error))?;
+    run::check_target(&into)?;
+    let (scope, prepared) = plan(args, context, &settings).await?;
+    let options = RestoreOptions {
+        into: into.clone(),
+        tablespaces: args.tablespaces.clone(),
+        action: match args.action {
+            RecoveryAction::Promote => TargetAction::Promote,
+            RecoveryAction::Pause => TargetAction::Pause,
+            RecoveryAction::Shutdown => TargetAction::Shutdown,
+        },
+        clone: args.clone,
+        restore_command: restore_command(args, &settings, &prepared.plan)?,
+        workers: settings.backup.workers,
+    };
+    let mut document = document(args, &scope, &into, &prepared.plan);
+    if args.dry_run {
+        context.result("restore", 1, &document, || plan_text(&document, &prepared.plan))?;
+        return Ok(Outcome::Done);
+    }
+    let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await?;
+    document.done = true;
+    document.duration_seconds = Some(report.duration.as_secs_f64());
+    document.notes.extend(report.notes.iter().cloned());
+    context.result("restore", 1, &document, || done_text(&document, &prepared.plan, &report, args))?;
+    Ok(Outcome::Done)
+}
+
+/// The plan from the first repository that has one; the first refusal when none has.
+async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Result<(Scope, Prepared)> {
+    let repositories = match settings.source(&args.source) {
+        Ok(source) => settings.repositories_of(source, context.global.repository.as_deref())?,
+        // A host that only restores need not describe the source.
+        Err(_) => vec![settings.repository(context.global.repository.as_deref())?],
+    };
+    let mut refusal: Option<Error> = None;
+    for chosen in repositories {
+        match plan_from(args, context, settings, chosen).await {
+            Ok(found) => return Ok(found),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            Err(error) => {
+                if let Some(earlier) = &refusal {
+                    context.progress.warn(&format!("repository {}: {}", chosen.name, error.summary()));
+                    // An answer is worth more than an outage.
+                    if earlier.kind() != ErrorKind::Unreachable {
+                        continue;
+                    }
+                }
+                refusal = Some(error);
+            }
+        }
+    }
+    Err(refusal.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
+}
+
+async fn plan_from(
+    args: &RestoreArgs,
+    context: &Context,
+    settings: &Settings,
+    chosen: &RepositorySettings,
+) -> Result<(Scope, Prepared)> {
+    let request = Request {
+        target: args.target(),
+        timeline: args.timeline,
+        incarnation: args.incarnation.clone(),
+        backup: args.backup.clone(),
+    };
+    let planning = async {
+        let scope = scope::open(context, settings, chosen, &args.source).await?;
+        let seen = head::look(&scope).await?;
+        if let Some(warning) = &seen.warning {
+            context.progress.warn(warning);
+        }
+        // Whoever restores takes what there is; but is told.
+        if let Some(wound_back) = &seen.wound_back {
+            context.progress.warn(&format!("repository {}: {}", chosen.name, wound_back.text()));
+        }
+        let prepared = prepare(&scope, &seen.log, &settings.encryption, &request).await?;
+        Ok((scope, prepared))
+    };
+    tokio::select! {
+        outcome = planning => outcome,
+        () = context.cancel.cancelled() => Err(Error::interrupted()),
+    }
+}
+
+/// What the restored server runs for each file of the log.
+fn restore_command(args: &RestoreArgs, settings: &Settings, plan: &RestorePlan) -> Result<String> {
+    let program =
+        std::env::current_exe().map_err(|error| Error::failed("cannot find this program's own path").caused_by(error))?;
+    let (program, config) = (quoted(&program)?, quoted(&settings.config_file)?);
+    Ok(format!("{program} --config {config} archive get {} %f %p --incarnation {}", args.source, plan.backup.incarnation))
+}
+
+/// A path as one word of a shell command in which PostgreSQL expands `%`.
+fn quoted(path: &Path) -> Result<String> {
+    let text = path
+        .to_str()
+        .ok_or_else(|| Error::usage(format!("{} is not UTF-8: a restore_command cannot name it", path.display())))?;
+    Ok(format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%")))
+}
+
+fn document(args: &RestoreArgs, scope: &Scope, into: &Path, plan: &RestorePlan) -> Document {
+    let (stop_lsn, stop_inclusive) = match plan.stop {
+        RecoveryStop::Immediate => (None, None),
+        RecoveryStop::Record { lsn, inclusive } => (Some(lsn.to_string()), Some(inclusive)),
+    };
+    Document {
+        source: args.source.to_string(),
+        repository: scope.repository.name().to_owned(),
+        into: into.display().to_string(),
+        target: args.target().to_string(),
+        backup: plan.backup.id.to_string(),
+        because: plan.because.clone(),
+        timeline: plan.timeline.0,
+        stop_lsn,
+        stop_inclusive,
+        last_commit: plan.reaches,
+        first_left_out: plan.leaves_out,
+        packs: plan.backup.packs,
+        fetch_bytes: plan.backup.stored_bytes,
+        write_bytes: plan.backup.raw_bytes,
+        segments: plan.segments.len(),
+        log_stored_bytes: plan.log_stored_bytes,
+        replay_bytes: plan.replay_bytes,
+        notes: plan.notes.clone(),
+        done: false,
+        duration_seconds: None,
+    }
+}
+
+fn lines(document: &Document, plan: &RestorePlan) -> String {
+    let mut lines = run::describe(plan);
+    lines.extend(document.notes.iter().map(|note| ("note", note.clone())));
+    lines.iter().map(|(label, value)| format!("  {label:11}  {value}\n")).collect()
+}
+
+fn plan_text(document: &Document, plan: &RestorePlan) -> String {
+    let Document { source, target, into, repository, .. } = document;
+    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{}", lines(document, plan))
+}
+
+fn done_text(document: &Document, plan: &RestorePlan, report: &RestoreReport, args: &RestoreArgs) -> String {
+    let Document { source, target, into, .. } = document;
+    let heading = format!(
+        "restored {source} into {into}: {} in {}\nreplay to {target} begins when the server starts\n",
+        format_bytes(report.raw_bytes),
+        format_duration(report.duration)
+    );
+    let data = args.into.display();
+    format!("{heading}{}  next         pg_ctl -D '{data}' -w start\n", lines(document, plan))
+}
