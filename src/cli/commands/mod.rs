@@ -2,6 +2,7 @@
 
 mod archive;
 mod backup;
+mod check;
 mod completions;
 mod init;
 mod list;
@@ -27,7 +28,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Archive(ArchiveVerb::Get(args)) => brief(cancel, archive::get::run(&args, context)),
         Verb::Archive(ArchiveVerb::Resolve(args)) => brief(cancel, archive::resolve::run(&args, context)),
         Verb::Init(args) => brief(cancel, init::run(&args, context)),
-        Verb::Check(_) => not_built("check", context),
+        Verb::Check(args) => long(check::run(&args, context)),
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
