@@ -4,6 +4,7 @@ mod archive;
 mod backup;
 mod check;
 mod completions;
+mod demo;
 mod init;
 mod list;
 mod man;
@@ -33,7 +34,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::List(args) => brief(cancel, list::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Verify(_) => not_built("verify", context),
-        Verb::Demo(_) => Err(Error::failed("'lifeboat demo' is not built yet")),
+        Verb::Demo(args) => long(demo::run(&args, context)),
     }
 }
 
