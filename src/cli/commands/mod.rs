@@ -5,6 +5,7 @@ mod backup;
 mod completions;
 mod init;
 mod man;
+mod verify;
 
 use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
@@ -29,7 +30,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(_) => not_built("list", context),
         Verb::Restore(_) => not_built("restore", context),
-        Verb::Verify(_) => not_built("verify", context),
+        Verb::Verify(args) => long(verify::run(&args, context)),
         Verb::Demo(_) => Err(Error::failed("'lifeboat demo' is not built yet")),
     }
 }
