@@ -9,6 +9,7 @@ mod init;
 mod list;
 mod man;
 mod restore;
+mod verify;
 
 use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
@@ -35,6 +36,10 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Verify(_) => not_built("verify", context),
         Verb::Demo(args) => long(demo::run(&args, context)),
+        Verb::List(_) => not_built("list", context),
+        Verb::Restore(_) => not_built("restore", context),
+        Verb::Verify(args) => long(verify::run(&args, context)),
+        Verb::Demo(_) => Err(Error::failed("'lifeboat demo' is not built yet")),
     }
 }
 

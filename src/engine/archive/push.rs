@@ -25,7 +25,7 @@ use crate::repo::log::resolution;
 use crate::repo::{Role, layout};
 use crate::source::postgres::history::History;
 use crate::source::postgres::wal::{Carry, EndTime, SegmentHeader, SegmentSummary, WAL_PAGE_BYTES, WalError, summarise};
-use crate::store::list_all;
+use crate::store::{PutOutcome, list_all};
 
 use super::{FileKind, contents, file_kind};
 
@@ -245,14 +245,15 @@ impl Push {
         let key = format!("{directory}{}", (self.object)(seal.suffix()));
         let stored = bytes::Bytes::from(stored);
         let store = scope.repository.store();
-        retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
+        let outcome = retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
         killpoint::reach("push.stored");
         // Whoever put at the same instant is seen now, by us or by them.
         if !resolutions_after {
             self.look(scope).await?;
         }
-        let line = (Sha256Digest::of(&stored), stored.len() as u64);
-        self.remember(scope, writing, &key, Some(line), &mut warnings).await;
+        // Another process may have stored the same content, encrypted otherwise, a moment before: its object is looked at.
+        let line = (outcome == PutOutcome::Created).then(|| (Sha256Digest::of(&stored), stored.len() as u64));
+        self.remember(scope, writing, &key, line, &mut warnings).await;
         killpoint::reach("push.recorded");
         Ok(Pushed { key, already_there: false, warnings })
     }
