@@ -34,16 +34,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
-        Verb::Verify(_) => not_built("verify", context),
         Verb::Demo(args) => long(demo::run(&args, context)),
-        Verb::List(_) => not_built("list", context),
-        Verb::Restore(_) => not_built("restore", context),
         Verb::Verify(args) => long(verify::run(&args, context)),
-        Verb::Demo(_) => Err(Error::failed("'lifeboat demo' is not built yet")),
     }
-}
-
-fn not_built(verb: &str, context: &Context) -> Result<Outcome> {
-    context.settings()?;
-    Err(Error::failed(format!("'lifeboat {verb}' is not built yet")))
 }

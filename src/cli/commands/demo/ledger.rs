@@ -46,6 +46,12 @@ pub(super) async fn count(client: &Client) -> Result<Count> {
     Ok(Count { entries: row.get(0), sum: row.get(1) })
 }
 
+/// Ends the present segment of the log and gives its name.
+pub(super) async fn switch_segment(client: &Client) -> Result<String> {
+    let row = client.query_one("SELECT pg_walfile_name(pg_switch_wal())", &[]).await.map_err(failed)?;
+    Ok(row.get(0))
+}
+
 /// The server's clock.
 pub(super) async fn clock(client: &Client) -> Result<Timestamp> {
     let row = client.query_one("SELECT clock_timestamp()", &[]).await.map_err(failed)?;

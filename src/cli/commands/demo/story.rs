@@ -105,7 +105,7 @@ async fn act(
     ledger::create(&client).await?;
     let load = Load::start(&cluster.conninfo()).await?;
     pause(LOAD, cancel).await?;
-    narrator.say("a ledger under load: every transaction books two entries that sum to zero")?;
+    narrator.say("a ledger under load: two entries a transaction, sum zero")?;
     stage.lifeboat(&["backup", SOURCE, "--type", "full"])?;
     narrator.say(&format!("lifeboat backup {SOURCE} --type full, while the writers went on"))?;
     pause(LOAD, cancel).await?;
@@ -120,8 +120,8 @@ async fn act(
     ledger::execute(&client, "DROP TABLE ledger").await?;
     narrator.say("DROP TABLE ledger")?;
     // The log's last piece leaves the server as it would after archive_timeout at the latest.
-    ledger::execute(&client, "SELECT pg_switch_wal()").await?;
-    wait_until_archived(&client, cancel).await?;
+    let last = ledger::switch_segment(&client).await?;
+    wait_until_archived(&client, &last, cancel).await?;
     drop(client);
     cluster.stop()?;
 
@@ -181,11 +181,9 @@ async fn wait_for(client: &tokio_postgres::Client, sql: &str, what: &str, cancel
     }
 }
 
-async fn wait_until_archived(client: &tokio_postgres::Client, cancel: &crate::base::Cancel) -> Result<()> {
-    // The segment before the one that is being written now.
-    let sql = "SELECT last_archived_wal >= pg_walfile_name(pg_current_wal_lsn() - wal.setting::bigint) \
-               FROM pg_stat_archiver, (SELECT setting FROM pg_settings WHERE name = 'wal_segment_size') wal";
-    wait_for(client, sql, "the log is archived", cancel).await
+async fn wait_until_archived(client: &tokio_postgres::Client, segment: &str, cancel: &crate::base::Cancel) -> Result<()> {
+    let sql = format!("SELECT last_archived_wal >= '{segment}' FROM pg_stat_archiver");
+    wait_for(client, &sql, "the log is archived", cancel).await
 }
 
 async fn wait_until_writable(client: &tokio_postgres::Client, cancel: &crate::base::Cancel) -> Result<()> {
