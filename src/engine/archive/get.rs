@@ -119,7 +119,7 @@ async fn find(scope: &Scope, incarnation: &Incarnation, name: &str, kind: FileKi
             Err(Error::damaged(format!("{name} of {} was archived with different contents by two servers", scope.source))
                 .detail("digests", digests.join(", "))
                 .hint(format!(
-                    "lifeboat archive resolve {} {name} --keep DIGEST   once you know which server was the primary",
+                    "lifeboat archive resolve {} {name} --keep DIGEST --key FILE   once you know which server was the primary",
                     scope.source
                 )))
         }

@@ -314,7 +314,10 @@ impl Push {
         .detail("this file", own)
         .detail("archived", others.join(", "))
         .hint("stop the server that is not the primary, or whose disk was rolled back; nothing was overwritten")
-        .hint(format!("then, with the operator's key: lifeboat archive resolve {} {} --keep DIGEST", scope.source, self.file))
+        .hint(format!(
+            "then, with the operator's key: lifeboat archive resolve {} {} --keep DIGEST --key FILE",
+            scope.source, self.file
+        ))
     }
 
     /// What this file is sealed with: the key of the present stretch of log, or of a new one.

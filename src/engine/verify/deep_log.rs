@@ -28,7 +28,15 @@ const SMALL_SEGMENT_BYTES: u64 = 64 << 20;
 /// An object as fetched: what it looks like, and what it holds or why that cannot be told.
 struct Decoded {
     found: Option<Stored>,
-    raw: std::result::Result<Vec<u8>, String>,
+    raw: std::result::Result<Vec<u8>, Unread>,
+}
+
+/// Why the content of an object cannot be told.
+enum Unread {
+    /// No key of the log opens it.
+    NoKey,
+    /// It is damaged.
+    Broken(String),
 }
 
 /// What straddles from one segment into the next.
@@ -68,7 +76,8 @@ impl Carries {
 }
 
 impl Run<'_> {
-    /// Decodes the objects of one incarnation's log.
+    /// Decodes the objects of one incarnation's log. Without `all_keys` some of its keys are damaged, which is told
+    /// already: an object that none of the others opens is no damage of its own.
     ///
     /// # Errors
     /// When the repository does not answer; damage is reported.
@@ -78,6 +87,7 @@ impl Run<'_> {
         mut objects: Vec<Signed<'_>>,
         histories: &[HistoryName],
         opener: &Opener,
+        all_keys: bool,
     ) -> Result<()> {
         objects.sort_by_key(|signed| order(&signed.object));
         let total = objects.iter().map(|signed| signed.object.stored_bytes).sum();
@@ -101,7 +111,11 @@ impl Run<'_> {
             }
             let judged = match raw {
                 Ok(raw) => self.content(signed, raw, size, histories, &mut carries).await?,
-                Err(what) => Some(what),
+                Err(Unread::Broken(what)) => Some(what),
+                Err(Unread::NoKey) if !all_keys => None,
+                Err(Unread::NoKey) => {
+                    Some("is opened by no key of this log: its key is missing, or somebody else put it there".to_owned())
+                }
             };
             if let Some(what) = judged {
                 self.find(Finding::damage(&signed.object.key, what).affecting(signed.check.backup.as_ref()));
@@ -149,18 +163,18 @@ fn order(object: &LogObject) -> Option<(TimelineId, u64)> {
 
 async fn decode(store: Arc<dyn Store>, object: LogObject, opener: Opener, segment_bytes: u64) -> Result<Decoded> {
     let Some((content, found)) = fetch::whole(store.as_ref(), &object.key).await? else {
-        return Ok(Decoded { found: None, raw: Err("is missing".to_owned()) });
+        return Ok(Decoded { found: None, raw: Err(Unread::NoKey) });
     };
     let raw = joined(tokio::task::spawn_blocking(move || Ok(open(&object, &content, opener, segment_bytes))).await)?;
     Ok(Decoded { found: Some(found), raw })
 }
 
-fn open(object: &LogObject, content: &Bytes, opener: Opener, segment_bytes: u64) -> std::result::Result<Vec<u8>, String> {
+fn open(object: &LogObject, content: &Bytes, opener: Opener, segment_bytes: u64) -> std::result::Result<Vec<u8>, Unread> {
     let opener = if object.key.ends_with(".age") { opener } else { Opener::Plain };
     contents::open(&object.key, content, &opener, &object.digest, segment_bytes).map_err(|error| match error.kind() {
-        ErrorKind::Failed => "is opened by no key of this log: its key is missing, or somebody else put it there".to_owned(),
+        ErrorKind::Failed => Unread::NoKey,
         // The message begins with the key, which is shown anyway.
-        _ => error.summary().trim_start_matches(object.key.as_str()).trim_start().to_owned(),
+        _ => Unread::Broken(error.summary().trim_start_matches(object.key.as_str()).trim_start().to_owned()),
     })
 }
 

@@ -7,6 +7,7 @@ use super::keys::Openers;
 use super::plan::{self, Check, LogKind, LogObject, Stored};
 use super::run::Run;
 use crate::base::{BackupId, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId};
+use crate::codec::encrypt::Opener;
 use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::resolution::{self, Resolution};
@@ -71,7 +72,11 @@ impl Run<'_> {
         let signed: Vec<Signed<'_>> =
             objects.into_iter().zip(lines).map(|(object, lines)| signed(object, lines, backups)).collect();
         match openers.logs.get(incarnation).filter(|_| self.identities.is_some()) {
-            Some(opener) => self.deep_log(size, signed, &histories, opener).await,
+            Some(opener) => {
+                let keys = openers.stretches.get(incarnation).map_or(0, BTreeSet::len);
+                let all_keys = matches!(opener, Opener::Age(unwrapped) if unwrapped.len() >= keys);
+                self.deep_log(size, signed, &histories, opener, all_keys).await
+            }
             None => {
                 let signed: Vec<Signed<'_>> = signed.into_iter().filter(|signed| !signed.lines.is_empty()).collect();
                 let total = signed.iter().map(|signed| signed.object.stored_bytes).sum();

@@ -2,6 +2,7 @@
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use self::report::{Document, RepositoryPart};
@@ -49,11 +50,13 @@ async fn one_repository(
     let Some(repository) = open(context, settings, chosen, &mut part).await? else { return Ok(part) };
     part.root_sha256 = Some(repository.keyring().root.to_string());
     let (stored, findings) = verify::sources(&repository).await?;
-    let wanted: Vec<SourceName> = match &args.source {
-        Some(source) => vec![source.clone()],
+    let wanted: BTreeSet<SourceName> = match &args.source {
+        Some(source) => BTreeSet::from([source.clone()]),
         None => {
             part.findings.extend(findings);
-            stored
+            // Also those that are gone: this host may remember them.
+            let configured = settings.sources.values().filter(|source| source.repositories.contains(&chosen.name));
+            stored.into_iter().chain(configured.map(|source| source.name.clone())).collect()
         }
     };
     for source in wanted {
