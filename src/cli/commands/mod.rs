@@ -15,7 +15,7 @@ use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
 use super::exit::Outcome;
 use super::runtime::{brief, long};
-use crate::base::{Error, Result};
+use crate::base::Result;
 
 /// Runs one verb, on the runtime that suits it.
 ///

@@ -19,7 +19,7 @@ use crate::repo::log::resolution;
 use crate::repo::{layout, log::name};
 use crate::store::{ObjectInfo, list_all};
 
-use super::push::incarnation_of_data_directory;
+use super::push::identity_of_data_directory;
 use super::{FileKind, contents, file_kind};
 
 /// Longest history or label file.
@@ -64,7 +64,7 @@ pub async fn run(
 }
 
 async fn choose_incarnation(scope: &Scope) -> Result<Incarnation> {
-    if let Some(incarnation) = incarnation_of_data_directory(Path::new(".")) {
+    if let Some(incarnation) = identity_of_data_directory(Path::new(".")).map(|identity| identity.incarnation) {
         return Ok(incarnation);
     }
     let known = identity::load_all(&scope.repository, &scope.source).await?;
