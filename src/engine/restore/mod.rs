@@ -2,6 +2,7 @@
 //!
 //! The plan is made, and an impossible target refused, before anything is touched.
 
+mod heads;
 pub mod plan;
 pub mod prepare;
 mod refuse;
