@@ -60,6 +60,13 @@ impl TimelinePath {
         Segment { timeline, number }
     }
 
+    /// Older timelines that the way leaves inside `segment`, and where, when a younger one's copy of it is replayed.
+    pub fn left_within(&self, segment: Segment) -> Vec<(Segment, Lsn)> {
+        let inside = |left: &Lsn| *left > segment.start(self.size) && *left < segment.end(self.size);
+        let older = self.steps.iter().map(|(timeline, _)| *timeline).take_while(|timeline| *timeline != segment.timeline);
+        older.filter_map(|timeline| Some((Segment { timeline, ..segment }, self.left_at(timeline).filter(inside)?))).collect()
+    }
+
     /// The archived segments from the one that holds `start` on.
     pub fn run(&self, catalog: &LogCatalog, start: Lsn) -> Run {
         let mut segments = Vec::new();
@@ -161,6 +168,9 @@ mod tests {
             "the first timeline goes on as if nothing had branched"
         );
         let path = TimelinePath::to(TimelineId(2), &archived, SIZE).unwrap();
+        let left = |timeline, number| path.left_within(Segment { timeline: TimelineId(timeline), number });
+        assert_eq!(left(2, 5), [(Segment { timeline: TimelineId(1), number: 5 }, at(5, 100))]);
+        assert!(left(1, 5).is_empty() && left(1, 4).is_empty() && left(2, 6).is_empty());
         assert!(path.contains(TimelineId(1), at(5, 100)) && !path.contains(TimelineId(1), at(5, 101)));
         assert!(path.contains(TimelineId(2), at(9, 0)) && !path.contains(TimelineId(3), at(5, 0)));
     }

@@ -58,8 +58,11 @@ pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &Lo
 }
 
 /// Latest transaction end that the names in a run tell.
+///
+/// What the name of a limited run's last segment tells may have happened beyond the limit, on the abandoned branch.
 pub fn latest_end(run: &Run, catalog: &LogCatalog) -> Option<Timestamp> {
-    run.segments.iter().filter_map(|segment| catalog.segments.get(segment)?.name.last.known()).max()
+    let whole = run.segments.len() - usize::from(run.limit.is_some());
+    run.segments[..whole].iter().filter_map(|segment| catalog.segments.get(segment)?.name.last.known()).max()
 }
 
 impl Window {

@@ -2,6 +2,9 @@
 //!
 //! The plan is made, and an impossible target refused, before anything is touched.
 
+mod heads;
+#[cfg(test)]
+mod model;
 pub mod plan;
 pub mod prepare;
 mod refuse;

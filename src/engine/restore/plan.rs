@@ -14,7 +14,7 @@ use crate::repo::BackupSummary;
 use crate::repo::log::LogCatalog;
 use crate::source::postgres::wal::Event;
 
-use super::search::{Hit, LogReader, Search};
+use super::search::{Hit, LastRecord, LogReader, Search};
 use super::{Target, refuse};
 
 /// What a plan is made from.
@@ -179,7 +179,7 @@ async fn locate(
         })),
         Target::Latest => {
             let last = search.last_record().await?;
-            Ok(last.map(|(start, end, _)| at_last_record(start, end, latest_end(&candidate.run, situation.catalog))))
+            Ok(last.map(|last| at_last_record(situation, candidate, last)))
         }
         Target::Time(time) => locate_time(situation, candidate, *time, &mut search).await,
         Target::Lsn { lsn, inclusive } => {
@@ -219,10 +219,12 @@ async fn locate_time(
         return Ok(Some(Found { reaches, leaves_out, ..at_hit(hit, false) }));
     }
     // Nothing ended after T: everything archived belongs to it, if the archive is known to reach T.
-    let Some((start, end, evidence)) = search.last_record().await? else { return Ok(None) };
-    let known = [evidence, latest_end(&candidate.run, situation.catalog), Some(candidate.backup.stop_time)];
+    let Some(last) = search.last_record().await? else { return Ok(None) };
+    // A standby's clock runs ahead of what it has replayed: it is no witness of what the primary had committed by then.
+    let stopped = Some(candidate.backup.stop_time).filter(|_| !candidate.backup.from_standby);
+    let known = [last.evidence, latest_end(&candidate.run, situation.catalog), stopped];
     let reached = known.into_iter().flatten().max().is_some_and(|known| time <= known);
-    Ok(reached.then(|| at_last_record(start, end, latest_end(&candidate.run, situation.catalog))))
+    Ok(reached.then(|| at_last_record(situation, candidate, last)))
 }
 
 async fn locate_name(situation: &Situation<'_>, name: &str, search: &mut Search<'_>) -> Result<Option<Found>> {
@@ -264,12 +266,12 @@ fn at_hit(hit: Hit, inclusive: bool) -> Found {
     }
 }
 
-fn at_last_record(start: Lsn, end: Lsn, reaches: Option<Timestamp>) -> Found {
+fn at_last_record(situation: &Situation<'_>, candidate: &Candidate<'_>, last: LastRecord) -> Found {
     Found {
-        stop: RecoveryStop::Record { lsn: start, inclusive: true },
-        position: start,
-        consistent_at: end,
-        reaches,
+        stop: RecoveryStop::Record { lsn: last.start, inclusive: true },
+        position: last.start,
+        consistent_at: last.end,
+        reaches: last.latest_end.max(latest_end(&candidate.run, situation.catalog)),
         leaves_out: None,
     }
 }

@@ -10,6 +10,7 @@ use crate::repo::log::LogCatalog;
 use crate::repo::{CommitLog, backup};
 
 use super::Target;
+use super::heads::{self, Head};
 use super::plan::{RestorePlan, Situation, newest_timeline, plan};
 
 /// What to restore.
@@ -31,6 +32,8 @@ pub struct Prepared {
     pub plan: RestorePlan,
     /// Opens the backup's packs and manifest.
     pub opener: Opener,
+    /// Segments to place beside what recovery fetches by itself.
+    pub(super) heads: Vec<Head>,
 }
 
 /// Makes the plan for `request` from the backups in `log` and unwraps the keys it needs.
@@ -54,6 +57,7 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
         size: identity.segment_bytes,
     };
     let mut plan = plan(&situation, &request.target, request.backup.as_ref(), &reader).await?;
+    let heads = heads::fetch(&plan, &situation.path, &reader).await?;
     for (key, problem) in &log.problems {
         plan.notes.push(format!("{key} is not used: {problem}"));
     }
@@ -66,7 +70,7 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     }
     let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
     let opener = backup::opener(&scope.repository, &scope.source, &plan.backup.id, plan.backup.encrypted, &unwrapped).await?;
-    Ok(Prepared { plan, opener })
+    Ok(Prepared { plan, opener, heads })
 }
 
 fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &Request) -> Result<&'a Identity> {
@@ -117,7 +121,16 @@ fn timeline(
     request: &Request,
 ) -> Result<TimelineId> {
     if let Some(timeline) = request.timeline {
-        return Ok(timeline);
+        let mut known: Vec<TimelineId> = backups.iter().map(|backup| backup.timeline).chain(catalog.timelines()).collect();
+        known.sort_unstable();
+        known.dedup();
+        if known.contains(&timeline) {
+            return Ok(timeline);
+        }
+        let known: Vec<String> = known.iter().map(ToString::to_string).collect();
+        return Err(Error::failed(format!("{} has no timeline {timeline}", scope.source))
+            .detail("known", if known.is_empty() { "none".to_owned() } else { known.join(", ") })
+            .hint(format!("lifeboat list {}   shows the recovery window of each", scope.source)));
     }
     // "As soon as the backup is consistent" asks for that backup's own timeline.
     if let (Target::Immediate, Some(backup)) = (&request.target, request.backup.as_ref().and_then(|id| log.find(id))) {

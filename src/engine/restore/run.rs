@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::heads;
 use super::plan::{RecoveryStop, RestorePlan};
 use super::prepare::Prepared;
 use super::target_dir;
@@ -126,13 +127,13 @@ pub async fn run(
     if written != footer.frames {
         return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", footer.frames)));
     }
-    complete(plan, options, &reader, &tree, &tablespaces.directories)?;
+    complete(prepared, options, &reader, &tree, &tablespaces.directories)?;
     Ok(RestoreReport { raw_bytes: footer.raw_bytes, duration: began.elapsed(), notes: notes(&header) })
 }
 
 /// What follows the content, in the order that the module's header gives.
 fn complete(
-    plan: &RestorePlan,
+    prepared: &Prepared,
     options: &RestoreOptions,
     reader: &dyn Fn() -> Result<Entries>,
     tree: &Tree,
@@ -142,7 +143,8 @@ fn complete(
         tree.finish(&line?)?;
     }
     rewrite_tablespace_map(&options.into, tree)?;
-    write_recovery_settings(&options.into, &recovery_settings(plan, options))?;
+    heads::place(&options.into, &prepared.heads)?;
+    write_recovery_settings(&options.into, &recovery_settings(&prepared.plan, options))?;
     killpoint::reach("restore.configured");
     for directory in tablespaces.iter().chain([&options.into]) {
         let sync = || rustix::fs::syncfs(File::open(directory)?).map_err(std::io::Error::from);

@@ -40,6 +40,19 @@ pub struct Hit {
     pub end_before: Option<Timestamp>,
 }
 
+/// Where a run ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRecord {
+    /// The first byte of its last complete record.
+    pub start: Lsn,
+    /// One past that record's end.
+    pub end: Lsn,
+    /// The latest time that a record of the last segment with times carries: up to it, the run tells everything.
+    pub evidence: Option<Timestamp>,
+    /// The latest transaction end in the segments that were read for it.
+    pub latest_end: Option<Timestamp>,
+}
+
 /// Reads a run of segments in order, as far as it must.
 pub struct Search<'a> {
     reader: &'a dyn LogReader,
@@ -82,28 +95,37 @@ impl<'a> Search<'a> {
         Ok(None)
     }
 
-    /// The last complete record of the run, and the latest time that any record of its segment carries.
+    /// The last complete record of the run, and how far the run's records tell the time.
     ///
     /// # Errors
     /// As [`Search::first`].
-    pub async fn last_record(&mut self) -> Result<Option<(Lsn, Lsn, Option<Timestamp>)>> {
-        let mut evidence: Option<Timestamp> = None;
-        // Only a record longer than a segment leaves one without a record that ends in it.
+    pub async fn last_record(&mut self) -> Result<Option<LastRecord>> {
+        let mut last: Option<LastRecord> = None;
+        // Only a record longer than a segment leaves one without a record that ends in it, and only a long transaction
+        // on an otherwise idle server one without a time.
         for index in (0..self.run.segments.len()).rev() {
-            let mut last = None;
+            let mut here: Option<LastRecord> = None;
             let none: Option<()> = self
                 .visit(index, |start, end, event, _| {
-                    last = Some((start, end));
+                    let (mut evidence, mut latest_end) = here.map_or((None, None), |here| (here.evidence, here.latest_end));
                     evidence = evidence.max(event.time());
+                    if let Event::TransactionEnd(end) = event {
+                        latest_end = latest_end.max(Some(end.time));
+                    }
+                    here = Some(LastRecord { start, end, evidence, latest_end });
                     ControlFlow::Continue(())
                 })
                 .await?;
             debug_assert!(none.is_none());
-            if let Some((start, end)) = last {
-                return Ok(Some((start, end, evidence)));
+            last = match (last, here) {
+                (Some(last), Some(here)) => Some(LastRecord { start: last.start, end: last.end, ..here }),
+                (last, here) => last.or(here),
+            };
+            if last.is_some_and(|last| last.evidence.is_some()) {
+                break;
             }
         }
-        Ok(None)
+        Ok(last)
     }
 
     /// Calls `visit` with the records that end in one segment and lie before the run's limit.

@@ -71,7 +71,16 @@ impl Tree {
         match &line.kind {
             FileKind::Directory => create_directory(&location).map_err(failed)?,
             FileKind::File | FileKind::Pages => {
-                let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&location).map_err(failed)?;
+                let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&location);
+                let file = match open() {
+                    // Configuration from outside the data directory is listed without the directories that it lay in.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        location.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+                        open()
+                    }
+                    outcome => outcome,
+                };
+                let file = file.map_err(failed)?;
                 file.set_len(line.size_bytes).map_err(failed)?;
                 self.place(line)?;
             }

@@ -69,7 +69,9 @@ impl Session {
             13 | 14 => "pg_start_backup($1, $2, false)",
             _ => "pg_backup_start($1, $2)",
         };
-        let sql = format!("SELECT {start}::text, clock_timestamp()");
+        // No commit before the redo position may carry a later time than the start: on a standby whose clock is slow,
+        // what it has replayed tells better.
+        let sql = format!("SELECT {start}::text, greatest(clock_timestamp(), pg_last_xact_replay_timestamp())");
         let row = self.row("start a backup on", &sql, &[&label, &fast]).await?;
         let start_lsn = parse_lsn(&column::<String>(&row, 0)?)?;
         let timeline = self.start_timeline(info.in_recovery, info.timeline).await?;

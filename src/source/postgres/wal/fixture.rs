@@ -2,6 +2,7 @@
 
 use crate::base::{Lsn, Segment, SegmentSize, TimelineId};
 
+use super::event::XLOG_SWITCH;
 use super::page::{
     FIRST_IS_CONTINUATION, FIRST_IS_OVERWRITE, LONG_HEADER, LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES,
 };
@@ -19,6 +20,7 @@ pub struct Written {
 }
 
 /// A log that begins with a segment.
+#[derive(Clone)]
 pub struct Log {
     pub first: Segment,
     pub size: SegmentSize,
@@ -108,6 +110,27 @@ impl Log {
     /// Appends a COMMIT at a time in microseconds since 2000.
     pub fn commit(&mut self, xid: u32, micros: i64) -> Written {
         self.append(resource_manager::TRANSACTION, 0x00, xid, &micros.to_le_bytes())
+    }
+
+    /// Appends a restore point at a time in microseconds since 2000.
+    pub fn restore_point(&mut self, name: &str, micros: i64) -> Written {
+        let mut data = [&micros.to_le_bytes()[..], name.as_bytes()].concat();
+        data.resize(8 + 64, 0);
+        self.append(resource_manager::XLOG, 0x70, 0, &data)
+    }
+
+    /// Ends the segment with a switch record and its padding.
+    pub fn switch(&mut self) -> Written {
+        let switch = self.append_raw(resource_manager::XLOG, XLOG_SWITCH, 0, &[]);
+        let filled = self.bytes.len().next_multiple_of(self.size.bytes() as usize);
+        self.bytes.resize(filled, 0);
+        switch
+    }
+
+    /// The log of a new timeline that leaves this one at `offset`, a record's end; the record before it starts at `previous`.
+    pub fn branch(&self, timeline: TimelineId, offset: usize, previous: Lsn) -> Self {
+        let bytes = self.bytes[..offset].to_vec();
+        Self { bytes, timeline, previous, overwrite_next: false, ..self.clone() }
     }
 
     /// Cuts the log off after `offset`, a page's start, as a crash in the middle of the record at `start` does:

@@ -17,7 +17,7 @@ mod carry;
 mod error;
 mod event;
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 mod page;
 mod reader;
 mod record;
