@@ -263,6 +263,7 @@ impl Run<'_> {
     pub(super) fn conclude(&mut self, check: &Check, found: Option<Stored>) -> bool {
         if let Some(found) = found {
             self.count(found.bytes);
+            self.progress.advance(found.bytes);
         }
         let wrong = check.judge(found);
         let intact = wrong.is_none();
@@ -276,7 +277,6 @@ impl Run<'_> {
     pub(super) fn count(&mut self, bytes: u64) {
         self.report.checked_objects += 1;
         self.report.checked_bytes += bytes;
-        self.progress.advance(bytes);
     }
 
     /// Reports something about this source.

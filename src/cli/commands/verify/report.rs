@@ -109,11 +109,10 @@ fn source_text(source: &SourceReport) -> String {
         text += &table(&[("  backup", Align::Left), ("packs", Align::Right), ("stored", Align::Right), ("", Align::Left)], &rows);
     }
     for log in &source.logs {
-        text += &format!("  log {}: {} segments", log.incarnation, log.segments);
-        text += &match log.uncovered {
-            0 => "\n".to_owned(),
-            uncovered => format!(", {uncovered} objects not yet covered by signed digests\n"),
-        };
+        text += &format!("  log {}: {} segments\n", log.incarnation, log.segments);
+        if log.uncovered > 0 {
+            text += &format!("    not yet covered by signed digests: {} objects\n", log.uncovered);
+        }
         for Gap { first, last, segments } in &log.gaps {
             text += &match segments {
                 1 => format!("    gap: {first}\n"),
