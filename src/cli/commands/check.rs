@@ -4,10 +4,12 @@ use serde::Serialize;
 
 use crate::base::Result;
 use crate::cli::args::CheckArgs;
-use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
+use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope;
+use crate::codec::encrypt::Identity;
+use crate::engine::IdentitySource;
 use crate::engine::check::{self, Finding, Level, Subject};
 use crate::engine::head;
 
@@ -78,7 +80,7 @@ async fn findings(
         conninfo: &postgres.conninfo,
         data_directory: postgres.data_directory.clone(),
         writing: writing.as_ref(),
-        identities: &settings.encryption,
+        identities: &AtHand(&settings.encryption),
         archive_timeout: postgres.archive_timeout,
         pinned: chosen.root.is_some(),
     };
@@ -91,6 +93,15 @@ async fn findings(
     }
     findings.extend(check::run(&scope, &seen.log, &subject, context.progress.as_ref(), &context.cancel).await?);
     Ok(findings)
+}
+
+/// The identities of this host; that a protected host has none is as it should be, and no fault.
+struct AtHand<'a>(&'a Encryption);
+
+impl IdentitySource for AtHand<'_> {
+    fn identities(&self) -> Result<Vec<Identity>> {
+        if self.0.identity_files.is_empty() { Ok(Vec::new()) } else { self.0.identities() }
+    }
 }
 
 fn found(finding: Finding) -> Found {

@@ -8,6 +8,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope;
 use crate::engine::archive::get::{self, Got};
+use crate::engine::list;
 use crate::engine::retry::{Patience, retrying};
 use crate::repo::layout;
 use crate::store;
@@ -15,28 +16,48 @@ use crate::store;
 /// Fetches one file from the first repository that has it. A repository that fails does not hide the file in the next;
 /// "not there" is said only when every repository says so.
 ///
+/// A host that only restores need not describe the source; then some repository must know it, because a misspelt name
+/// must not read as the end of the log.
+///
 /// # Errors
 /// Whenever it is not certain that the file is not archived.
 pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
-    let source = settings.source(&args.source)?;
+    let wanted = context.global.repository.as_deref();
+    let (repositories, mut unknown) = match settings.source(&args.source) {
+        Ok(source) => (settings.repositories_of(source, wanted)?, None),
+        Err(unknown) if wanted.is_none() => (settings.repositories.values().collect(), Some(unknown)),
+        Err(unknown) => (vec![settings.repository(wanted)?], Some(unknown)),
+    };
+    let undeclared = unknown.is_some();
     let mut errors: Vec<(String, Error)> = Vec::new();
-    for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
-        match get_from(args, context, &settings, chosen).await {
-            Ok(Got::Found) => {
+    for chosen in repositories {
+        match get_from(args, context, &settings, chosen, undeclared).await {
+            Ok(Some(Got::Found)) => {
                 for (name, error) in errors {
                     context.progress.warn(&format!("repository {name} was passed over: {}", error.summary()));
                 }
                 return Ok(Outcome::Done);
             }
-            Ok(Got::NotThere) => {}
+            Ok(Some(Got::NotThere)) => unknown = None,
+            Ok(None) => {}
             Err(error) => errors.push((chosen.name.clone(), error)),
         }
     }
-    joined(errors).map_or(Ok(Outcome::NotInArchive), Err)
+    match joined(errors).or(unknown) {
+        Some(error) => Err(error),
+        None => Ok(Outcome::NotInArchive),
+    }
 }
 
-async fn get_from(args: &ArchiveGetArgs, context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Got> {
+/// `None` when the source is `undeclared` and the repository does not know it either.
+async fn get_from(
+    args: &ArchiveGetArgs,
+    context: &Context,
+    settings: &Settings,
+    chosen: &RepositorySettings,
+    undeclared: bool,
+) -> Result<Option<Got>> {
     let scope = match scope::open(context, settings, chosen, &args.source).await {
         // PostgreSQL gives up recovery at the first error: what may pass is waited for.
         Err(error) if error.kind() == ErrorKind::Unreachable => {
@@ -46,5 +67,8 @@ async fn get_from(args: &ArchiveGetArgs, context: &Context, settings: &Settings,
         }
         outcome => outcome?,
     };
-    get::run(&scope, &settings.encryption, args.incarnation.clone(), &args.name, &args.dest).await
+    if undeclared && !list::sources(&scope.repository).await?.contains(&args.source) {
+        return Ok(None);
+    }
+    get::run(&scope, &settings.encryption, args.incarnation.clone(), &args.name, &args.dest).await.map(Some)
 }
