@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -159,6 +160,35 @@ fn archive_get_never_reads_as_the_end_of_the_log() {
 }
 
 #[test]
+fn init_makes_keys_and_a_repository_once() {
+    let place = Place::new();
+    let url = format!("file://{}/repo", place.path("").to_str().unwrap().trim_end_matches('/').replace(' ', "%20"));
+    fs::write(place.path("lifeboat.toml"), format!("state_dir = \"state\"\n[repository.main]\nurl = \"{url}\"\n")).unwrap();
+    let shown = |line: &str| {
+        let shown = place.shown(line).replace(&place.dir.path().to_str().unwrap().replace(' ', "%20"), "[DIR]");
+        let secret = shown.split('"').filter(|word| word.len() == 64 || word.starts_with("age1"));
+        let shown = secret
+            .fold(shown.clone(), |shown, word| shown.replace(word, if word.len() == 64 { "[ROOT]" } else { "[RECIPIENT]" }));
+        let note = shown
+            .find("\nThe repository's directory belongs to root.")
+            .map(|at| (at, at + shown[at + 1..].find("\n\n").unwrap() + 2));
+        note.map_or(shown.clone(), |(from, to)| shown[..from].to_owned() + &shown[to..])
+    };
+    insta::assert_snapshot!("init-without-keys", shown("init"));
+    insta::assert_snapshot!("init-dry-run", shown("init --generate-keys keys --dry-run"));
+    assert!(!place.path("keys").exists() && !place.path("repo").exists(), "a dry run makes nothing");
+    insta::assert_snapshot!("init", shown("init --generate-keys keys"));
+    let mode = |name: &str| fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode("keys"), 0o700);
+    for name in ["keys/identity.age", "keys/operator.key", "keys/signing.key"] {
+        assert_eq!(mode(name), 0o600, "{name}");
+    }
+    let before = fs::read(place.path("keys/signing.key")).unwrap();
+    insta::assert_snapshot!("init-again", shown("init --generate-keys keys"));
+    assert_eq!(fs::read(place.path("keys/signing.key")).unwrap(), before);
+}
+
+#[test]
 fn archive_push_never_kills_the_archiver() {
     let place = Place::with_config("[oops]\n");
     for line in ["archive push", "archive push orders", "archive push orders get", "archive push orders x --config none.toml"] {
@@ -170,10 +200,14 @@ fn archive_push_never_kills_the_archiver() {
 #[cfg(debug_assertions)]
 #[test]
 fn a_panic_is_a_failure_that_asks_for_a_report() {
-    let place = Place::with_config(
-        "state_dir = \"state\"\n[repository.main]\nurl = \"file:///nowhere\"\n[encryption]\nmode = \"off\"\n\
-         [source.orders]\nkind = \"postgres\"\nconninfo = \"host=/nowhere\"\n",
+    let place = Place::with_config("");
+    let config = format!(
+        "state_dir = \"state\"\n[repository.main]\nurl = \"{}\"\n[encryption]\nmode = \"off\"\n\
+         [signing]\nkey_file = \"keys/signing.key\"\n[source.orders]\nkind = \"postgres\"\nconninfo = \"host=/nowhere\"\n",
+        lifeboat::store::file_url(&place.path("repository"))
     );
+    fs::write(place.path("lifeboat.toml"), config).unwrap();
+    assert_eq!(place.code("init --generate-keys keys"), 0);
     for (line, point, code) in
         [("archive get orders 00000002.history x", "get.start", 255), ("archive push orders x", "push.start", 1)]
     {

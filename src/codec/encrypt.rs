@@ -148,6 +148,9 @@ impl<R: Read> Read for OpenReader<R> {
     }
 }
 
+/// Length of a wrapped secret: `AGE-SECRET-KEY-1…` and a line feed.
+const SECRET_BYTES: usize = 75;
+
 /// The identity of one backup or one stretch of log, made on the spot.
 pub struct DataKey(Identity);
 
@@ -178,6 +181,27 @@ impl DataKey {
         writer.write_all(secret.expose_secret().as_bytes())?;
         writer.write_all(b"\n")?;
         writer.finish()
+    }
+
+    /// Looks at the outer form of what [`DataKey::wrap`] made, without any identity: a whole age header, and as many
+    /// bytes after it as a wrapped secret has. An altered byte inside shows only when it is unwrapped.
+    ///
+    /// # Errors
+    /// [`CodecError::Encryption`] when it is cut short or something else.
+    pub fn check_form(wrapped: &[u8]) -> Result<(), CodecError> {
+        match Opener::Age(Vec::new()).reader(wrapped).map(|_| ()) {
+            Ok(()) | Err(CodecError::NoMatchingIdentity) => {}
+            Err(error) => return Err(error),
+        }
+        // The header ends with the line of its MAC, `--- …`; then a nonce, the text and its tag.
+        let mac = wrapped.windows(5).position(|window| window == b"\n--- ").map_or(0, |at| at + 1);
+        let header = mac + wrapped[mac..].iter().position(|b| *b == b'\n').map_or(0, |at| at + 1);
+        let payload = wrapped.len() - header;
+        if payload == 16 + SECRET_BYTES + 16 {
+            Ok(())
+        } else {
+            Err(CodecError::Encryption(format!("{payload} bytes after the header are not a wrapped key")))
+        }
     }
 
     /// Undoes [`DataKey::wrap`] with one of the recipients' identities.
@@ -255,6 +279,19 @@ mod tests {
         }
         assert!(matches!(DataKey::unwrap(&wrapped, &[stranger]), Err(CodecError::NoMatchingIdentity)));
         assert!(key.wrap(&[]).is_err());
+    }
+
+    #[test]
+    fn the_form_of_a_wrapped_key_shows_without_an_identity() {
+        let recipients = [Identity::generate().to_public(), Identity::generate().to_public()];
+        for recipients in [&recipients[..1], &recipients[..]] {
+            let wrapped = DataKey::generate().wrap(recipients).unwrap();
+            DataKey::check_form(&wrapped).unwrap();
+            for length in 0..wrapped.len() {
+                assert!(DataKey::check_form(&wrapped[..length]).is_err(), "cut to {length}");
+            }
+            assert!(DataKey::check_form(&[wrapped.as_slice(), b"x"].concat()).is_err());
+        }
     }
 
     #[test]

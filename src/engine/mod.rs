@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod archive;
 pub mod backup;
+pub mod check;
 pub mod head;
 pub mod list;
 pub mod restore;
@@ -16,10 +17,22 @@ pub mod window;
 
 use std::path::Path;
 
-use crate::base::{Result, SourceName};
+use crate::base::{Error, Result, SourceName};
 use crate::codec::encrypt::{Identity, Recipient};
 use crate::repo::host_state::HostState;
 use crate::repo::{Repository, Signer};
+
+/// What a task of this floor came to; a panic in it goes on here.
+///
+/// # Errors
+/// The task's; interrupted when it was cancelled.
+pub(crate) fn joined<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(Error::interrupted()),
+    }
+}
 
 /// One source in one repository, as this host sees it: what every verb works on.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::keyring::Role;
 use super::pack::PackLine;
 use super::signed::{self, Place, Signer};
 use super::{Repository, decode_error, layout, read_error};
@@ -38,6 +39,23 @@ pub async fn begin(repository: &Repository, source: &SourceName, signer: &Signer
         PutOutcome::Created => Ok(()),
         PutOutcome::AlreadyExists => Err(Error::busy(format!("{key} exists already")).hint("run the same command again")),
     }
+}
+
+/// What a backup announced; `None` when it did not.
+///
+/// # Errors
+/// Damaged when the announcement does not verify.
+pub async fn load_begin(repository: &Repository, source: &SourceName, id: &BackupId) -> Result<Option<Begin>> {
+    let key = layout::begin(source, id);
+    let document = match repository.store().get(&key).await {
+        Ok(document) => document,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let place = Place::of_source("begin", repository.id(), source);
+    let begin: Begin = signed::verify(&document, &place, |id| repository.keyring().key_for(id, Role::Write))
+        .map_err(|error| read_error(&key, error))?;
+    if begin.id == *id { Ok(Some(begin)) } else { Err(Error::damaged(format!("{key} is a copy of that of backup {}", begin.id))) }
 }
 
 /// How the data of a new backup is sealed: to an identity of its own, which is wrapped to `recipients`, stored and forgotten.

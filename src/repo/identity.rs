@@ -76,6 +76,22 @@ pub async fn load_all(repository: &Repository, source: &SourceName) -> Result<Ve
     Ok(all)
 }
 
+/// All incarnations of `source` whose records verify, and of the others the key and why they do not.
+///
+/// # Errors
+/// Only when the repository does not answer.
+pub async fn survey(repository: &Repository, source: &SourceName) -> Result<(Vec<Identity>, Vec<(String, String)>)> {
+    let (mut all, mut problems) = (Vec::new(), Vec::new());
+    for object in list_all(repository.store(), &layout::identities(source), None).await? {
+        let document = repository.store().get(&object.key).await?;
+        match parse(repository, source, &object.key, &document) {
+            Ok(identity) => all.push(identity),
+            Err(error) => problems.push((object.key, error.summary())),
+        }
+    }
+    Ok((all, problems))
+}
+
 fn parse(repository: &Repository, source: &SourceName, key: &str, document: &[u8]) -> Result<Identity> {
     let key_of = |id: &KeyId| repository.keyring().key_for(id, Role::Write);
     let identity: Identity =

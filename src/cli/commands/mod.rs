@@ -2,17 +2,20 @@
 
 mod archive;
 mod backup;
+mod check;
 mod completions;
+mod demo;
 mod init;
 mod list;
 mod man;
 mod restore;
+mod verify;
 
 use super::args::{ArchiveVerb, Verb};
 use super::context::Context;
 use super::exit::Outcome;
 use super::runtime::{brief, long};
-use crate::base::{Error, Result};
+use crate::base::Result;
 
 /// Runs one verb, on the runtime that suits it.
 ///
@@ -27,16 +30,11 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Archive(ArchiveVerb::Get(args)) => brief(cancel, archive::get::run(&args, context)),
         Verb::Archive(ArchiveVerb::Resolve(args)) => brief(cancel, archive::resolve::run(&args, context)),
         Verb::Init(args) => brief(cancel, init::run(&args, context)),
-        Verb::Check(_) => not_built("check", context),
+        Verb::Check(args) => long(check::run(&args, context)),
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
-        Verb::Verify(_) => not_built("verify", context),
-        Verb::Demo(_) => Err(Error::failed("'lifeboat demo' is not built yet")),
+        Verb::Demo(args) => long(demo::run(&args, context)),
+        Verb::Verify(args) => long(verify::run(&args, context)),
     }
-}
-
-fn not_built(verb: &str, context: &Context) -> Result<Outcome> {
-    context.settings()?;
-    Err(Error::failed(format!("'lifeboat {verb}' is not built yet")))
 }

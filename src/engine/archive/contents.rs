@@ -10,7 +10,7 @@ use crate::repo::{decode_error, read_error};
 ///
 /// # Errors
 /// Damaged when it is altered, cut short, longer than `limit_bytes`, or not the content that `digest` (16 hex digits) names.
-pub(super) fn open(key: &str, stored: &[u8], opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
+pub(in crate::engine) fn open(key: &str, stored: &[u8], opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
     use std::io::{BufReader, Read};
 
     let damaged = |error: std::io::Error| read_error(key, CodecError::Compression(error.to_string()));

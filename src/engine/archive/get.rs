@@ -19,7 +19,7 @@ use crate::repo::log::resolution;
 use crate::repo::{layout, log::name};
 use crate::store::{ObjectInfo, list_all};
 
-use super::push::incarnation_of_data_directory;
+use super::push::identity_of_data_directory;
 use super::{FileKind, contents, file_kind};
 
 /// Longest history or label file.
@@ -64,7 +64,7 @@ pub async fn run(
 }
 
 async fn choose_incarnation(scope: &Scope) -> Result<Incarnation> {
-    if let Some(incarnation) = incarnation_of_data_directory(Path::new(".")) {
+    if let Some(incarnation) = identity_of_data_directory(Path::new(".")).map(|identity| identity.incarnation) {
         return Ok(incarnation);
     }
     let known = identity::load_all(&scope.repository, &scope.source).await?;
@@ -119,7 +119,7 @@ async fn find(scope: &Scope, incarnation: &Incarnation, name: &str, kind: FileKi
             Err(Error::damaged(format!("{name} of {} was archived with different contents by two servers", scope.source))
                 .detail("digests", digests.join(", "))
                 .hint(format!(
-                    "lifeboat archive resolve {} {name} --keep DIGEST   once you know which server was the primary",
+                    "lifeboat archive resolve {} {name} --keep DIGEST --key FILE   once you know which server was the primary",
                     scope.source
                 )))
         }

@@ -1,6 +1,6 @@
 //! The archive of a source's log: one file in (`push`), one file out (`get`), and the operator's word on a split brain.
 
-mod contents;
+pub(in crate::engine) mod contents;
 pub mod get;
 pub mod push;
 pub mod resolve;

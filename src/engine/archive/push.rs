@@ -23,9 +23,10 @@ use crate::repo::log::keys::{STRETCH_DAYS, begin_stretch};
 use crate::repo::log::name::{self, CommitTime, HistoryName, SegmentName};
 use crate::repo::log::resolution;
 use crate::repo::{Role, layout};
+use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::history::History;
-use crate::source::postgres::wal::{Carry, EndTime, SegmentHeader, SegmentSummary, WAL_PAGE_BYTES, WalError, summarise};
-use crate::store::list_all;
+use crate::source::postgres::wal::{Carry, EndTime, SegmentHeader, SegmentSummary, Stop, WAL_PAGE_BYTES, WalError, summarise};
+use crate::store::{PutOutcome, list_all};
 
 use super::{FileKind, contents, file_kind};
 
@@ -81,7 +82,9 @@ struct Push {
     digest_of: fn(&str) -> Option<String>,
     /// For a segment: what straddles out of it, and the next segment's name.
     carry: Option<(Carry, String)>,
-    /// For a segment: the incarnation to put on record when this source has none.
+    /// What is odd about the file, though it is archived as it is.
+    warnings: Vec<String>,
+    /// The identity to put on record when this source has none.
     identity: Option<Identity>,
 }
 
@@ -120,18 +123,21 @@ async fn segment(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result
         prefix: format!("{}{name}_", layout::log_timeline(&scope.source, &incarnation, segment.timeline)),
         object: Box::new(move |suffix| object_name.text(size, suffix)),
         digest_of: |name| Some(name.split('_').nth(4)?.split('.').next()?.to_owned()),
+        warnings: damage(name, &summary).into_iter().collect(),
         carry: Some((summary.end.carry, segment.next().name(size))),
-        identity: Some(Identity {
-            incarnation: incarnation.clone(),
-            engine: "postgres".into(),
-            major_version: u32::from(header.major_version),
-            system_identifier: header.system_identifier.to_string(),
-            segment_bytes: size,
-            block_bytes: WAL_PAGE_BYTES as u32,
-            first_seen: Timestamp::now(),
-        }),
+        identity: Some(identity_of(u32::from(header.major_version), header.system_identifier, size)),
         incarnation,
     })
+}
+
+/// A segment is archived as the server wrote it; but one that cannot be replayed to its end is worth a word at once.
+fn damage(name: &str, summary: &SegmentSummary) -> Option<String> {
+    match &summary.end.stop {
+        Stop::SegmentEnd => None,
+        Stop::EndOfLog { at, fault } | Stop::Damaged { at, fault } => {
+            Some(format!("{name} cannot be replayed beyond {at}: {fault}"))
+        }
+    }
 }
 
 fn object_name(segment: Segment, summary: &SegmentSummary, digest: Sha256Digest) -> SegmentName {
@@ -167,7 +173,7 @@ fn carry_into(scope: &Scope, incarnation: &Incarnation, segment: Segment, size: 
 async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: Vec<u8>) -> Result<Push> {
     let parent = History::parse(timeline, &raw).map_err(|error| error.context(file.display()))?.parent().cloned();
     let parent = parent.ok_or_else(|| Error::failed(format!("{} names no parent timeline", file.display())))?;
-    let incarnation = incarnation_beside(scope, file).await?;
+    let (incarnation, identity) = cluster_of(scope, file).await?;
     let digest = Sha256Digest::of(&raw);
     let name = HistoryName { timeline, parent: parent.timeline, switch_lsn: parent.switch_lsn, digest: digest.short() };
     Ok(Push {
@@ -178,13 +184,14 @@ async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: Vec<u8>)
         object: Box::new(move |suffix| name.text(suffix)),
         digest_of: |name| HistoryName::parse(name).map(|name| name.digest),
         carry: None,
-        identity: None,
+        warnings: Vec::new(),
+        identity,
         incarnation,
     })
 }
 
 async fn auxiliary(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result<Push> {
-    let incarnation = incarnation_beside(scope, file).await?;
+    let (incarnation, identity) = cluster_of(scope, file).await?;
     let timeline = TimelineId::parse_hex(&name[..8]).ok_or_else(|| Error::usage(format!("{name} names no timeline")))?;
     let digest = Sha256Digest::of(&raw);
     let (own, short) = (name.to_owned(), digest.short());
@@ -197,21 +204,23 @@ async fn auxiliary(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Resu
         // Two servers may rightly archive different partial segments or labels: nothing is ever restored from them.
         digest_of: |_| None,
         carry: None,
-        identity: None,
+        warnings: Vec::new(),
+        identity,
         incarnation,
     })
 }
 
-/// The incarnation of a file that does not say: that of the cluster whose `pg_wal` holds it, else the only one on record.
-async fn incarnation_beside(scope: &Scope, file: &Path) -> Result<Incarnation> {
+/// The incarnation of a file that does not say, and its identity where it can be told: that of the cluster whose
+/// `pg_wal` holds the file, else the only one on record.
+async fn cluster_of(scope: &Scope, file: &Path) -> Result<(Incarnation, Option<Identity>)> {
     let data_directory =
         file.parent().and_then(Path::parent).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
-    if let Some(incarnation) = data_directory.and_then(incarnation_of_data_directory) {
-        return Ok(incarnation);
+    if let Some(identity) = data_directory.and_then(identity_of_data_directory) {
+        return Ok((identity.incarnation.clone(), Some(identity)));
     }
     let mut known = identity::load_all(&scope.repository, &scope.source).await?;
     match (known.pop(), known.is_empty()) {
-        (Some(only), true) => Ok(only.incarnation),
+        (Some(only), true) => Ok((only.incarnation, None)),
         (None, _) => Err(Error::failed(format!("cannot tell which cluster {} belongs to", file.display()))
             .hint("archive a segment of the same server first, or give the path below its data directory")),
         (Some(_), false) => Err(Error::failed(format!("cannot tell which of several clusters {} belongs to", file.display()))
@@ -219,17 +228,30 @@ async fn incarnation_beside(scope: &Scope, file: &Path) -> Result<Incarnation> {
     }
 }
 
-/// The incarnation of the cluster in `dir`; `None` when there is none.
-pub(super) fn incarnation_of_data_directory(dir: &Path) -> Option<Incarnation> {
-    let control = crate::source::postgres::control::ControlFile::read(dir).ok()?;
+/// The identity of the cluster in `dir`; `None` when there is none that can be read.
+pub(super) fn identity_of_data_directory(dir: &Path) -> Option<Identity> {
+    let control = ControlFile::read(dir).ok()?;
     let major = fs::read_to_string(dir.join("PG_VERSION")).ok()?.trim().parse().ok()?;
-    Some(Incarnation::postgres(major, control.system_identifier))
+    Some(identity_of(major, control.system_identifier, control.wal_segment_size))
+}
+
+fn identity_of(major_version: u32, system_identifier: u64, segment_bytes: SegmentSize) -> Identity {
+    Identity {
+        incarnation: Incarnation::postgres(major_version, system_identifier),
+        engine: "postgres".into(),
+        major_version,
+        system_identifier: system_identifier.to_string(),
+        segment_bytes,
+        // Pages of another size are refused by the reader of the log, of the control file and of pages.
+        block_bytes: WAL_PAGE_BYTES as u32,
+        first_seen: Timestamp::now(),
+    }
 }
 
 impl Push {
-    async fn run(self, scope: &Scope, writing: &Writing) -> Result<Pushed> {
+    async fn run(mut self, scope: &Scope, writing: &Writing) -> Result<Pushed> {
         self.require_known_incarnation(scope, writing).await?;
-        let mut warnings = Vec::new();
+        let mut warnings = std::mem::take(&mut self.warnings);
         let resolutions_after = match self.look(scope).await? {
             Found::Nothing { resolved } => resolved,
             Found::Same { key } => {
@@ -245,14 +267,15 @@ impl Push {
         let key = format!("{directory}{}", (self.object)(seal.suffix()));
         let stored = bytes::Bytes::from(stored);
         let store = scope.repository.store();
-        retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
+        let outcome = retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
         killpoint::reach("push.stored");
         // Whoever put at the same instant is seen now, by us or by them.
         if !resolutions_after {
             self.look(scope).await?;
         }
-        let line = (Sha256Digest::of(&stored), stored.len() as u64);
-        self.remember(scope, writing, &key, Some(line), &mut warnings).await;
+        // Another process may have stored the same content, encrypted otherwise, a moment before: its object is looked at.
+        let line = (outcome == PutOutcome::Created).then(|| (Sha256Digest::of(&stored), stored.len() as u64));
+        self.remember(scope, writing, &key, line, &mut warnings).await;
         killpoint::reach("push.recorded");
         Ok(Pushed { key, already_there: false, warnings })
     }
@@ -313,7 +336,10 @@ impl Push {
         .detail("this file", own)
         .detail("archived", others.join(", "))
         .hint("stop the server that is not the primary, or whose disk was rolled back; nothing was overwritten")
-        .hint(format!("then, with the operator's key: lifeboat archive resolve {} {} --keep DIGEST", scope.source, self.file))
+        .hint(format!(
+            "then, with the operator's key: lifeboat archive resolve {} {} --keep DIGEST --key FILE",
+            scope.source, self.file
+        ))
     }
 
     /// What this file is sealed with: the key of the present stretch of log, or of a new one.

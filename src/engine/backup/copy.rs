@@ -123,29 +123,25 @@ fn open(entry: &Entry) -> Result<Option<Arc<File>>> {
     }
 }
 
+/// One encoding thread. However it ends early, the walk must not wait for it: it cancels the rest and takes what work
+/// is still handed out, without doing it.
 fn encode(shared: &Shared, work: &Mutex<Receiver<Job>>, parts: &SyncSender<Part>) -> Result<()> {
-    let mut worker = Worker::new(shared)?;
-    let outcome = loop {
-        let job = match work.lock() {
-            Ok(work) => work.recv(),
-            Err(_) => break Err(Error::interrupted()),
-        };
-        let Ok(Job { sequence, chunk, last }) = job else { break Ok(()) };
-        let stored = match worker.chunk(&chunk) {
-            Ok(stored) => stored,
-            Err(error) => break Err(error),
-        };
-        if parts.send(Part { sequence, entry: chunk.entry, stored, last }).is_err() {
-            break Err(Error::interrupted());
-        }
-    };
-    if outcome.is_err() {
-        // The walk stops at its next step instead of waiting for a thread that no longer takes work.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| encode_all(shared, work, parts)));
+    if !matches!(outcome, Ok(Ok(()))) {
         shared.cancel.cancel();
         while work.lock().is_ok_and(|work| work.recv().is_ok()) {}
-        return outcome;
     }
-    worker.finish_pack()
+    join(outcome)
+}
+
+fn encode_all(shared: &Shared, work: &Mutex<Receiver<Job>>, parts: &SyncSender<Part>) -> Result<()> {
+    let mut worker = Worker::new(shared)?;
+    loop {
+        let job = work.lock().map_err(|_| Error::interrupted())?.recv();
+        let Ok(Job { sequence, chunk, last }) = job else { return worker.finish_pack() };
+        let stored = worker.chunk(&chunk)?;
+        parts.send(Part { sequence, entry: chunk.entry, stored, last }).map_err(|_| Error::interrupted())?;
+    }
 }
 
 fn collect(mut collector: Collector, done: &Receiver<Part>) -> Result<Collected> {

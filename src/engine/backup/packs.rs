@@ -6,6 +6,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::worker::FinishedPack;
 use crate::base::{BackupId, Error, Result, killpoint};
 use crate::engine::Scope;
+pub(super) use crate::engine::joined;
 use crate::engine::retry::{Patience, retrying};
 use crate::repo::layout;
 use crate::repo::pack::PackLine;
@@ -84,13 +85,5 @@ pub(super) fn ordered(mut packs: Vec<PackLine>) -> Result<Vec<PackLine>> {
     match (1..).zip(&packs).find(|(number, pack)| *number != pack.pack) {
         None => Ok(packs),
         Some((number, _)) => Err(Error::failed(format!("pack {number} was never stored: this is a bug"))),
-    }
-}
-
-pub(super) fn joined<T>(outcome: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    match outcome {
-        Ok(outcome) => outcome,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(Error::interrupted()),
     }
 }

@@ -23,7 +23,7 @@ use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, BackupType, Error, Incarnation, Result, Timestamp, killpoint};
+use crate::base::{BackupId, BackupType, Error, Incarnation, Result, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing, accounts, archive};
@@ -35,6 +35,7 @@ use crate::repo::pack::PackLine;
 use crate::repo::{Role, layout, signed};
 use crate::source::Entry;
 use crate::source::postgres::connect::Session;
+use crate::source::postgres::history;
 use crate::source::postgres::server::ServerInfo;
 use crate::source::postgres::session::{Started, Stopped};
 use crate::source::postgres::walk::{Walk, WalkOptions};
@@ -131,6 +132,7 @@ impl Run<'_> {
         };
         let started = running.started().clone();
         killpoint::reach("backup.started");
+        self.archive_history(&data_directory, &started).await?;
 
         let mut options = WalkOptions::new(info.major, &control);
         options.stats_temp_directory = info.stats_temp_directory.clone();
@@ -188,6 +190,25 @@ impl Run<'_> {
         backup::begin(&self.scope.repository, &self.scope.source, &self.writing.signer, &begin).await?;
         killpoint::reach("backup.begun");
         backup::store_key(&self.scope.repository, &self.scope.source, &self.id, self.writing.recipients.as_deref()).await
+    }
+
+    /// A restore needs the history of the backup's timeline, which the server archived when the timeline began: perhaps
+    /// before it archived here.
+    async fn archive_history(&mut self, data_directory: &Path, started: &Started) -> Result<()> {
+        if started.timeline == TimelineId(1) {
+            return Ok(());
+        }
+        let file = data_directory.join("pg_wal").join(history::file_name(started.timeline));
+        if !file.exists() {
+            self.warnings.push(format!(
+                "{} is not on the server: if it was never archived here, this backup cannot be restored",
+                history::file_name(started.timeline)
+            ));
+            return Ok(());
+        }
+        let pushed = archive::push::run(self.scope, self.writing, &file).await?;
+        self.warnings.extend(pushed.warnings);
+        Ok(())
     }
 
     /// What the server says of itself; a database that cannot be looked into is a warning, not a reason to have no backup.

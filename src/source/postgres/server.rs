@@ -168,6 +168,12 @@ impl Session {
         Ok(TimelineId(column::<i32>(&row, 2)?.cast_unsigned()))
     }
 
+    /// The server's clock.
+    pub async fn clock(&self) -> Result<Timestamp> {
+        let row = self.row("ask for the time of", "SELECT clock_timestamp()", &[]).await?;
+        Ok(Timestamp::from_system_time(column::<SystemTime>(&row, 0)?))
+    }
+
     /// The archiver's own record: tells why a segment is not yet archived.
     pub async fn archiver_status(&self) -> Result<ArchiverStatus> {
         let sql = "SELECT archived_count, last_archived_wal, last_archived_time, failed_count, last_failed_wal, \

@@ -1,0 +1,116 @@
+//! `check`: a doctor. Looks at everything a backup and a restore will need, and tries what can be tried.
+//!
+//! Nothing here changes the source but one segment switch; the repository gets one small object, taken away again.
+
+mod archive;
+mod keys;
+mod repository;
+mod server;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::cancel::Cancel;
+use crate::base::progress::Progress;
+use crate::base::{Error, Result};
+use crate::engine::{IdentitySource, Scope, Writing};
+use crate::repo::CommitLog;
+
+/// How much a finding matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, and may hurt one day.
+    Warning,
+    /// Does not work.
+    Fault,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub level: Level,
+    /// What was looked at, in a word or two.
+    pub subject: &'static str,
+    /// What was found.
+    pub message: String,
+    /// What to do, a command to type where there is one.
+    pub hints: Vec<String>,
+}
+
+impl Finding {
+    fn new(level: Level, subject: &'static str, message: impl Into<String>) -> Self {
+        Self { level, subject, message: message.into(), hints: Vec::new() }
+    }
+
+    fn ok(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Level::Ok, subject, message)
+    }
+
+    fn warning(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Level::Warning, subject, message)
+    }
+
+    fn fault(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Level::Fault, subject, message)
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// An error as a finding: its details become part of the message, its hints stay.
+    pub fn of_error(level: Level, subject: &'static str, error: &Error) -> Self {
+        let details: String = error.details().iter().map(|(label, value)| format!("; {label} {value}")).collect();
+        Self { level, subject, message: error.summary() + &details, hints: error.hints().to_vec() }
+    }
+}
+
+/// What a check looks at beside the repository.
+pub struct Subject<'a> {
+    /// How to connect to the server.
+    pub conninfo: &'a str,
+    /// Where the data directory is, when not where the server says.
+    pub data_directory: Option<PathBuf>,
+    /// What a verb that writes needs; why there is none.
+    pub writing: std::result::Result<&'a Writing, &'a Error>,
+    /// Where the identities are.
+    pub identities: &'a dyn IdentitySource,
+    /// How long to wait for a segment to be archived.
+    pub archive_timeout: Duration,
+    /// Whether the configuration pins the repository's keys.
+    pub pinned: bool,
+}
+
+/// Looks at one source in one repository, whose commit log is `log`.
+///
+/// # Errors
+/// Interrupted only; everything else is a finding.
+pub async fn run(
+    scope: &Scope,
+    log: &CommitLog,
+    subject: &Subject<'_>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Vec<Finding>> {
+    let mut findings = repository::check(scope, subject).await;
+    cancel.check()?;
+    findings.extend(keys::check(scope, log, subject).await);
+    cancel.check()?;
+    let (server, found) = server::check(scope, subject).await;
+    findings.extend(found);
+    cancel.check()?;
+    if let Some(server) = server {
+        progress.phase("waiting for a segment to be archived", None);
+        let trip = archive::check(scope, subject, &server);
+        tokio::select! {
+            found = trip => findings.extend(found),
+            () = cancel.cancelled() => return Err(Error::interrupted()),
+        }
+    }
+    findings.extend(repository::check_window(scope, log).await);
+    Ok(findings)
+}

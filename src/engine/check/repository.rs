@@ -1,0 +1,101 @@
+//! The repository: can it be written, and what does it hold of the source.
+
+use super::{Finding, Level, Subject};
+use crate::base::units::format_duration;
+use crate::base::{Result, Timestamp};
+use crate::codec::Sha256Digest;
+use crate::engine::Scope;
+use crate::engine::list::{Survey, survey};
+use crate::repo::{CommitLog, Role};
+use crate::store::{PutOutcome, list_all};
+
+const SUBJECT: &str = "repository";
+
+pub(super) async fn check(scope: &Scope, subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = vec![match round_trip(scope).await {
+        Ok(()) => Finding::ok(SUBJECT, format!("{} can be written, read and listed", scope.repository.store().url())),
+        Err(error) => Finding::of_error(Level::Fault, SUBJECT, &error),
+    }];
+    let root = scope.repository.keyring().root;
+    findings.push(if subject.pinned {
+        Finding::ok("keys", "the repository's keys are the pinned ones")
+    } else {
+        Finding::warning("keys", "the repository's keys are not pinned: a forged repository would be trusted by a new host")
+            .hint(format!("add to [repository.{}] in lifeboat.toml: root = \"{root}\"", scope.repository.name()))
+    });
+    findings.push(match subject.writing {
+        Ok(writing) => match scope.repository.keyring().require(&writing.signer, Role::Write) {
+            Ok(()) => Finding::ok("signing key", format!("{} may write", writing.signer.id())),
+            Err(error) => Finding::of_error(Level::Fault, "signing key", &error),
+        },
+        Err(error) => Finding::of_error(Level::Warning, "signing key", error),
+    });
+    if let Ok(writing) = subject.writing
+        && writing.recipients.is_none()
+    {
+        findings.push(Finding::warning("encryption", "is off: whoever reads the repository reads the data"));
+    }
+    findings
+}
+
+/// Puts a small object, reads and lists it, and takes it away.
+async fn round_trip(scope: &Scope) -> Result<()> {
+    use crate::base::Error;
+    let store = scope.repository.store();
+    let content = rand::random::<[u8; 32]>().to_vec();
+    let key = format!("probe/{}-{}", Timestamp::now().compact_seconds(), Sha256Digest::of(&content).short());
+    if store.put_if_absent(&key, content.clone().into()).await? == PutOutcome::AlreadyExists {
+        return Err(Error::unreachable(format!("{key} existed before it was written")));
+    }
+    let second = store.put_if_absent(&key, vec![0].into()).await?;
+    let (read, listed) = (store.get(&key).await?, list_all(store, &key, None).await?);
+    store.delete(&key).await?;
+    let error = |what: &str| Err(Error::unreachable(format!("{} does not keep its word: {what}", store.url())));
+    match () {
+        () if second == PutOutcome::Created => error("an object was overwritten"),
+        () if read != content => error("an object read back is not what was written"),
+        () if listed.len() != 1 => error("an object that was written is not listed"),
+        () => Ok(()),
+    }
+}
+
+/// What could be restored now.
+pub(super) async fn check_window(scope: &Scope, log: &CommitLog) -> Vec<Finding> {
+    match survey(scope, log).await {
+        Ok(survey) => window_findings(scope, &survey),
+        Err(error) => vec![Finding::of_error(Level::Fault, "recovery window", &error)],
+    }
+}
+
+fn window_findings(scope: &Scope, survey: &Survey) -> Vec<Finding> {
+    const SUBJECT: &str = "recovery window";
+    let verify = format!("lifeboat verify {}   names everything that is damaged", scope.source);
+    let problem = |(key, why): &(String, String)| Finding::fault("commit log", format!("{key}: {why}")).hint(verify.clone());
+    let mut findings: Vec<Finding> = survey.problems.iter().map(problem).collect();
+    for split in survey.incarnations.iter().flat_map(|incarnation| &incarnation.split_brains) {
+        findings.push(
+            Finding::fault("archive", format!("{} was archived with different contents", split.file))
+                .hint(format!("lifeboat archive resolve {} {} --keep DIGEST --key FILE", scope.source, split.file)),
+        );
+    }
+    let latest = survey.incarnations.iter().rev().flat_map(|incarnation| &incarnation.timelines).find_map(|timeline| {
+        let interval = timeline.window.as_ref().ok()?.intervals.last()?;
+        Some((timeline.timeline, interval))
+    });
+    findings.push(match latest {
+        Some((timeline, interval)) => {
+            let age = format_duration(Timestamp::now().since(interval.to));
+            Finding::ok(
+                SUBJECT,
+                format!(
+                    "{} to {} on timeline {timeline} ({age} ago)",
+                    interval.from.human_seconds(),
+                    interval.to.human_seconds()
+                ),
+            )
+        }
+        None => Finding::warning(SUBJECT, "there is no backup yet: nothing can be restored")
+            .hint(format!("lifeboat backup {}", scope.source)),
+    });
+    findings
+}
