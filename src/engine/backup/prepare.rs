@@ -7,8 +7,8 @@ use crate::base::{Error, Incarnation, Result, Timestamp};
 use crate::engine::{Scope, Writing};
 use crate::repo::identity::{self, Identity};
 use crate::source::postgres::connect::{self, Session};
-use crate::source::postgres::control::ControlFile;
-use crate::source::postgres::server::{ArchiveMode, ServerInfo, WalLevel, check_is_primary_of};
+use crate::source::postgres::control::{ControlFile, WalLevel};
+use crate::source::postgres::server::{ArchiveMode, ServerInfo, check_is_primary_of};
 
 /// The server and its data directory, found fit for a backup.
 pub(super) struct Server {
