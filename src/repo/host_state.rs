@@ -16,6 +16,9 @@ use super::log::index::IndexLine;
 use crate::base::{Error, Incarnation, Result, SourceName, Timestamp, durable};
 use crate::codec::Sha256Digest;
 
+/// How the names of scratch directories begin.
+const SCRATCH_PREFIX: &str = "run-";
+
 /// The state of one repository on this host.
 #[derive(Clone, Debug)]
 pub struct HostState {
@@ -171,16 +174,60 @@ impl HostState {
         }
     }
 
-    /// Directory for files that live as long as one run; emptied of what dead runs left is the caller's duty.
+    /// A fresh directory for files that live as long as one run. What runs that were killed left is removed first.
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn scratch(&self) -> Result<tempfile::TempDir> {
-        let dir = self.dir.join("scratch");
-        durable::create_dir_all(&dir).and_then(|()| tempfile::Builder::new().prefix("run-").tempdir_in(&dir)).map_err(|error| {
-            Error::io("create a scratch directory in", &dir, error)
+    pub fn scratch(&self) -> Result<Scratch> {
+        let parent = self.dir.join("scratch");
+        let make = || {
+            durable::create_dir_all(&parent)?;
+            // Held while looking and making, so that a directory is never seen before its owner has locked it.
+            let guard = File::open(&parent)?;
+            guard.lock()?;
+            sweep(&parent)?;
+            let dir = tempfile::Builder::new().prefix(SCRATCH_PREFIX).tempdir_in(&parent)?;
+            let lock = File::open(dir.path())?;
+            lock.lock()?;
+            Ok(Scratch { dir, _lock: lock })
+        };
+        make().map_err(|error| {
+            Error::io("create a scratch directory in", &parent, error)
                 .hint("set state_dir in lifeboat.toml to a directory this user may write")
         })
+    }
+}
+
+/// Removes the scratch directories below `parent` that no living process holds.
+fn sweep(parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(SCRATCH_PREFIX) {
+            continue;
+        }
+        // A run that ends just now removes its own.
+        let Ok(left) = File::open(entry.path()) else { continue };
+        if left.try_lock().is_ok() {
+            match fs::remove_dir_all(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A directory of one run, removed when it ends; locked, so that the next run can tell it from one left by a killed run.
+#[derive(Debug)]
+pub struct Scratch {
+    dir: tempfile::TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
     }
 }
 

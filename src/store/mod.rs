@@ -4,6 +4,7 @@
 //! of another's directory. Objects are immutable: written once with put-if-absent. A put has happened durably, or
 //! it has not: no reader ever sees part of one.
 
+use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -180,6 +181,14 @@ impl From<StoreError> for crate::base::Error {
             StoreError::NotFound { key } => Error::damaged(format!("{key} is missing from the repository")),
             StoreError::Retryable { message, source } | StoreError::Permanent { message, source } => {
                 let error = Error::unreachable(message);
+                let kind = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
+                let error = error.hint(match kind {
+                    Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                        "make room where the repository is and run this again: nothing stored before is lost"
+                    }
+                    Some(io::ErrorKind::PermissionDenied) => "run lifeboat as the user that the repository belongs to",
+                    _ => "lifeboat check   tries every step of the way to the repository",
+                });
                 match source {
                     Some(source) => error.caused_by(source),
                     None => error,

@@ -164,6 +164,25 @@ impl Host {
         self.dir.write("lifeboat.toml", text);
     }
 
+    /// The configuration's text.
+    pub fn configuration(&self) -> String {
+        fs::read_to_string(&self.config).expect("own configuration")
+    }
+
+    /// Adds sections to the configuration.
+    pub fn append_configuration(&self, sections: &str) {
+        self.configure_text(&format!("{}\n{sections}", self.configuration()));
+    }
+
+    /// Another host with this one's configuration and keys, and nothing of what it remembers.
+    #[must_use]
+    pub fn twin(&self) -> Self {
+        let twin = Self::new(&Config::default());
+        let path = |host: &Self| host.state_dir().display().to_string();
+        twin.configure_text(&self.configuration().replace(&path(self), &path(&twin)));
+        twin
+    }
+
     /// Writes a file that only this host has, and returns its path.
     pub fn write(&self, name: &str, content: &str) -> PathBuf {
         self.dir.write(name, content)

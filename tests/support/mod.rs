@@ -8,6 +8,7 @@ pub mod amcheck;
 pub mod dirs;
 pub mod ledger;
 pub mod lifeboat;
+pub mod listing;
 pub mod oracle;
 pub mod pgoutput;
 pub mod postgres;

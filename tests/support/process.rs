@@ -53,6 +53,18 @@ impl Output {
         self
     }
 
+    /// Asserts the exit code, and that the error and a hint name all of `words`; returns self.
+    #[track_caller]
+    pub fn refuses(self, code: i32, words: &[&str]) -> Self {
+        let output = self.exits(code);
+        assert!(output.stderr.starts_with("error: ") || output.stderr.contains("\nerror: "), "no error is told\n{output}");
+        assert!(output.stderr.contains("\nhint: "), "no hint is given\n{output}");
+        for word in words {
+            assert!(output.stderr.contains(word), "'{word}' is not told\n{output}");
+        }
+        output
+    }
+
     /// Asserts that SIGKILL ended it, as at a kill point.
     #[track_caller]
     pub fn killed(self) -> Self {

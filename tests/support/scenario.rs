@@ -25,6 +25,8 @@ pub struct Scenario {
     pub restored: Dir,
     /// The only recipient.
     pub identity: Identity,
+    /// The operator's private key, which the protected host does not have.
+    pub operator_key: PathBuf,
 }
 
 impl Scenario {
@@ -42,10 +44,25 @@ impl Scenario {
         config.signing_key_file = None;
         config.identity_file = Some(rescue.write("identity.txt", &format!("{}\n", identity.secret)));
         rescue.configure(&config);
-        protected.ok(&["init"]);
+        let keys = rescue.dir().join("keys");
+        protected.ok(&["init".as_ref(), "--generate-keys".as_ref(), keys.as_os_str()]);
         cluster.configure(["archive_mode = on".to_owned(), protected.archive_command(SOURCE)]);
         cluster.start();
-        Self { cluster, protected, rescue, repository, restored: Dir::new(), identity }
+        Self { cluster, protected, rescue, repository, restored: Dir::new(), identity, operator_key: keys.join("operator.key") }
+    }
+
+    /// Adds sections to the configuration of both hosts.
+    pub fn add_sections(&self, sections: &str) {
+        self.protected.append_configuration(sections);
+        self.rescue.append_configuration(sections);
+    }
+
+    /// Switches the log and waits until the closed segment is archived; returns its name.
+    #[track_caller]
+    pub fn archive_now(&self) -> String {
+        let segment = self.cluster.switch_wal();
+        self.cluster.wait_archived(&segment, super::postgres::RECOVERY_TIMEOUT);
+        segment
     }
 
     /// Takes a full backup.

@@ -7,7 +7,7 @@ use crate::base::{Error, Incarnation, Result, Timestamp};
 use crate::engine::{Scope, Writing};
 use crate::repo::identity::{self, Identity};
 use crate::source::postgres::connect::{self, Session};
-use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::control::{ControlFile, WalLevel};
 use crate::source::postgres::server::{ArchiveMode, ServerInfo, check_is_primary_of};
 
 /// The server and its data directory, found fit for a backup.
@@ -73,12 +73,13 @@ pub(super) async fn examine(scope: &Scope, options: &BackupOptions) -> Result<Se
 fn check_archiving(scope: &Scope, info: &ServerInfo) -> Result<()> {
     let command = format!("ALTER SYSTEM SET archive_command = 'lifeboat archive push {} %p';", scope.source);
     if info.archive_mode == ArchiveMode::Off {
-        return Err(Error::failed(format!(
-            "archive_mode is off on {}: a backup without its log cannot be restored",
-            scope.source
-        ))
-        .hint("ALTER SYSTEM SET archive_mode = on;   then restart the server")
-        .hint(command));
+        let error =
+            Error::failed(format!("archive_mode is off on {}: a backup without its log cannot be restored", scope.source));
+        let error = match info.wal_level {
+            WalLevel::Minimal => error.hint("ALTER SYSTEM SET wal_level = replica;   archiving needs it"),
+            _ => error,
+        };
+        return Err(error.hint("ALTER SYSTEM SET archive_mode = on;   then restart the server").hint(command));
     }
     if info.archive_command.is_empty() && info.archive_library.is_empty() && !info.in_recovery {
         return Err(Error::failed(format!(

@@ -29,7 +29,7 @@ use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing, accounts, archive};
 use crate::repo::backup::{self, Begin};
 use crate::repo::commit::{self, BackupSummary, CommitEntry, CommitLog};
-use crate::repo::host_state::RememberedHead;
+use crate::repo::host_state::{RememberedHead, Scratch};
 use crate::repo::manifest::{FileLine, Header, PostgresFacts};
 use crate::repo::pack::PackLine;
 use crate::repo::{Role, layout, signed};
@@ -84,7 +84,7 @@ struct Run<'a> {
     cancel: Cancel,
     id: BackupId,
     began: Instant,
-    scratch: tempfile::TempDir,
+    scratch: Scratch,
     pack_bytes: usize,
     warnings: Vec<String>,
 }

@@ -1,0 +1,13 @@
+//! The archive on real servers: what `push` accepts and refuses, two servers that write one log, and exit codes of
+//! `get` that never let PostgreSQL end a recovery too early.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod get;
+mod keys;
+mod outage;
+mod push;
+mod recovery;
+mod split_brain;
+mod stage;

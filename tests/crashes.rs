@@ -1,0 +1,214 @@
+//! SIGKILL at every named point: no torn backup is ever listed, no segment is lost, a half-restored directory does not
+//! start, and the same command, given again, succeeds.
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use lifeboat::base::killpoint;
+
+use support::lifeboat::Host;
+use support::listing::{backups, files};
+use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT};
+use support::process;
+use support::scenario::{SOURCE, Scenario};
+
+const BACKUP: [&str; 4] = ["backup", SOURCE, "--type", "full"];
+
+/// Points that are passed once a pack; they are also tried at the second and third pass.
+const ONCE_A_PACK: [&str; 2] = ["backup.pack-stored", "restore.pack-written"];
+
+/// The points of one verb, in the order in which it passes them.
+fn points(verb: &str) -> Vec<String> {
+    let of_verb = killpoint::ALL.iter().filter(|name| name.split('.').next() == Some(verb));
+    let passes = of_verb.flat_map(|name| {
+        let last = if ONCE_A_PACK.contains(name) { 3 } else { 1 };
+        (1..=last).map(move |pass| format!("{name}:{pass}"))
+    });
+    let points: Vec<String> = passes.collect();
+    assert!(!points.is_empty(), "{verb} has no points");
+    points
+}
+
+/// `store.temporary-written` at each of these passes.
+fn store_passes(passes: impl IntoIterator<Item = u32>) -> impl Iterator<Item = String> {
+    passes.into_iter().map(|pass| format!("store.temporary-written:{pass}"))
+}
+
+/// A small cluster whose backup has several packs.
+fn small_packs(installation: &Installation) -> Scenario {
+    let scenario = Scenario::start(installation, &Options { wal_segment_mib: 1, ..Options::default() });
+    scenario.add_sections("[backup]\npack_size_mib = 1\nworkers = 2\n");
+    scenario.cluster.sql().execute("CREATE TABLE kept (what text PRIMARY KEY)");
+    scenario
+}
+
+fn keep(cluster: &Cluster, what: &str) {
+    cluster.sql().execute(&format!("INSERT INTO kept VALUES ('{what}')"));
+}
+
+fn kept(cluster: &Cluster) -> i64 {
+    cluster.sql().number("SELECT count(*) FROM kept")
+}
+
+#[test]
+fn every_point_belongs_to_a_verb_that_is_killed_here() {
+    let strangers: Vec<_> = killpoint::ALL
+        .iter()
+        .filter(|name| !["backup", "push", "get", "restore", "store"].contains(&name.split('.').next().unwrap_or_default()))
+        .collect();
+    assert!(strangers.is_empty(), "nobody is killed at {strangers:?}");
+}
+
+#[test]
+fn a_killed_backup_is_never_listed_and_the_next_one_succeeds() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = small_packs(&installation);
+    let mut committed = backups(&scenario.protected);
+    let mut rows = 0;
+    let mut survivor = None;
+    for point in points("backup").into_iter().chain(store_passes([1, 2, 3, 5])) {
+        keep(&scenario.cluster, &point);
+        rows += 1;
+        scenario.protected.run_killed_at(&point, &BACKUP).killed();
+        let listed = backups(&scenario.protected);
+        if point.starts_with("backup.committed") {
+            assert_eq!(listed.len(), committed.len() + 1, "{point}: the entry is the commit point");
+            survivor = listed.last().cloned();
+        } else {
+            assert_eq!(listed, committed, "{point}: a torn backup is listed");
+        }
+        scenario.full_backup();
+        committed = backups(&scenario.protected);
+        assert_eq!(committed.len(), listed.len() + 1, "{point}");
+        assert_no_leftovers(&scenario.protected);
+    }
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'lifeboat%'";
+    process::wait_until("the killed backups' sessions end", RECOVERY_TIMEOUT, || scenario.cluster.sql().number(sessions) == 0);
+    scenario.archive_now();
+    let survivor = survivor.expect("one run was killed after its commit");
+    for (name, arguments) in [("newest", vec![]), ("survivor", vec!["--backup", survivor.as_str()])] {
+        assert_eq!(kept(&scenario.restore_and_start(name, &arguments)), rows, "{name}");
+    }
+}
+
+/// What killed runs left on the host is gone after the next run.
+#[track_caller]
+fn assert_no_leftovers(host: &Host) {
+    let left: Vec<_> = files(&host.state_dir()).into_iter().filter(|path| path.to_string_lossy().contains("/scratch/")).collect();
+    assert!(left.is_empty(), "left behind: {left:?}");
+}
+
+#[test]
+fn a_killed_push_loses_nothing_and_postgresql_tries_again() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = small_packs(&installation);
+    scenario.full_backup();
+    scenario.cluster.configure(["archive_command = 'false'"]);
+    // As on a host that has lost its state: only then a new key is stored.
+    fs::remove_dir_all(scenario.protected.state_dir()).expect("own directory");
+    let mut rows = 0;
+    for point in points("push").into_iter().chain(store_passes([1])) {
+        let segment = closed_segment(&scenario, &point);
+        rows += 1;
+        scenario.protected.run_killed_at(&point, &["archive", "push", SOURCE, &segment]).killed();
+        backups(&scenario.protected);
+    }
+    // The signed index is stored with the sixteenth segment: the second object of that push.
+    let killed = (0..17).any(|number| {
+        let segment = closed_segment(&scenario, &format!("index {number}"));
+        rows += 1;
+        let push = ["archive", "push", SOURCE, &segment];
+        let output = scenario.protected.run_killed_at("store.temporary-written:2", &push);
+        if output.signal.is_none() {
+            output.success();
+            return false;
+        }
+        true
+    });
+    assert!(killed, "no push stored an index");
+    scenario.cluster.configure([scenario.protected.archive_command(SOURCE)]);
+    scenario.archive_now();
+    let failed = "SELECT count(*) FROM pg_ls_dir('pg_wal/archive_status') AS file WHERE file LIKE '%.ready'";
+    assert_eq!(scenario.cluster.sql().number(failed), 0, "{}", scenario.cluster.log_tail());
+    assert_eq!(kept(&scenario.restore_and_start("all", &[])), rows);
+}
+
+/// Commits a row, closes the segment it is in and returns that segment's path.
+fn closed_segment(scenario: &Scenario, row: &str) -> String {
+    keep(&scenario.cluster, row);
+    let segment = scenario.cluster.switch_wal();
+    scenario.cluster.data.join("pg_wal").join(segment).display().to_string()
+}
+
+#[test]
+fn a_killed_get_stops_recovery_and_hands_over_nothing() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = small_packs(&installation);
+    scenario.full_backup();
+    keep(&scenario.cluster, "after the backup");
+    let segment = scenario.archive_now();
+    let data = scenario.restore("killed", &["--clone"]);
+    let destination = scenario.rescue.dir().join("fetched");
+    let get = ["archive", "get", SOURCE, &segment, destination.to_str().expect("plain")];
+    let mut cluster = Cluster::open(&installation, &data);
+    for point in points("get") {
+        scenario.rescue.run_killed_at(&point, &get).killed();
+        assert!(!destination.exists(), "{point}: half a segment was handed over");
+        let restore_command = restore_command_of(&data);
+        cluster = cluster.with_override(format!("restore_command=LIFEBOAT_KILL_AT={point} {restore_command}"));
+        cluster.launch();
+        let (_, log) = cluster.wait_exit(RECOVERY_TIMEOUT);
+        assert!(!log.contains("archive recovery complete"), "{point}: {log}");
+        cluster = cluster.with_override(format!("restore_command={restore_command}"));
+    }
+    scenario.rescue.ok(&get);
+    let original = fs::read(scenario.cluster.data.join("pg_wal").join(&segment)).expect("still there");
+    assert!(fs::read(&destination).expect("fetched") == original);
+    cluster.launch();
+    cluster.wait_recovered(RECOVERY_TIMEOUT);
+    assert_eq!(kept(&cluster), 1);
+}
+
+/// The command in the restored settings.
+fn restore_command_of(data: &Path) -> String {
+    let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("own file");
+    let line = settings.lines().rfind(|line| line.starts_with("restore_command")).expect("restore writes it");
+    let value = line.split_once('=').expect("name = value").1.trim();
+    value.trim_matches('\'').replace("''", "'")
+}
+
+#[test]
+fn a_half_restored_directory_does_not_start() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = small_packs(&installation);
+    scenario.full_backup();
+    keep(&scenario.cluster, "after the backup");
+    scenario.archive_now();
+    for point in points("restore") {
+        let data = scenario.restored.join(point.replace(':', "-"));
+        let restore = ["restore", SOURCE, "--clone", "--into", data.to_str().expect("plain")];
+        scenario.rescue.run_killed_at(&point, &restore).killed();
+        let is_complete = point.starts_with("restore.complete");
+        assert_eq!(data.join("global/pg_control").exists(), is_complete, "{point}");
+        if is_complete {
+            assert_eq!(kept(&scenario.open(&data)), 1, "{point}");
+            continue;
+        }
+        let mut cluster = Cluster::open(&installation, &data);
+        cluster.launch();
+        let (code, log) = cluster.wait_exit(Duration::from_secs(30));
+        assert_ne!(code, Some(0), "{point}: {log}");
+        assert!(!log.contains("ready to accept"), "{point}: {log}");
+        let refused = scenario.rescue.run(&restore).refuses(1, &["unfinished restore", "rm -r"]);
+        assert!(refused.stdout.is_empty(), "{refused}");
+        fs::remove_dir_all(&data).expect("own directory");
+        scenario.rescue.ok(&restore);
+        assert_no_leftovers(&scenario.rescue);
+        assert!(data.join("global/pg_control").exists(), "{point}");
+        fs::remove_dir_all(&data).expect("own directory");
+    }
+    assert_eq!(kept(&scenario.restore_and_start("at the end", &[])), 1);
+}

@@ -1,0 +1,79 @@
+//! Memory of `backup` and of `restore` does not grow with the database: measured on two sizes of one cluster.
+
+mod support;
+
+use std::time::Duration;
+
+use support::lifeboat::Host;
+use support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
+use support::process;
+use support::scenario::{SOURCE, Scenario};
+
+/// Rows of about 1 kB that hardly compress: 14 MB.
+const FIRST_ROWS: u32 = 14_000;
+
+/// How often the rows are doubled before each measurement: about 110 MB and 900 MB.
+const DOUBLINGS: u32 = 3;
+
+/// What a run may need, whatever the database's size.
+const LIMIT_KIB: u64 = 256 << 10;
+
+/// Runs `lifeboat` to its end and returns its peak resident memory in KiB.
+#[track_caller]
+fn peak_kib(host: &Host, arguments: &[&str]) -> u64 {
+    let mut running = host.start(arguments);
+    let status_file = format!("/proc/{}/status", running.pid());
+    let mut peak_kib = 0;
+    process::wait_until("the command ends", Duration::from_secs(300), || {
+        let status = std::fs::read_to_string(&status_file).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let now = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
+        peak_kib = peak_kib.max(now);
+        running.has_ended()
+    });
+    running.finish(Duration::from_secs(1)).success();
+    assert!(peak_kib > 0, "nothing was measured");
+    peak_kib
+}
+
+/// Doubles the rows. Their copies lie far apart, where a frame's compression cannot see them.
+fn double(scenario: &Scenario) {
+    let mut sql = scenario.cluster.sql();
+    // This log is of no use to any restore.
+    scenario.cluster.configure(["archive_command = 'true'"]);
+    process::wait_until("the setting is read", RECOVERY_TIMEOUT, || sql.value("SHOW archive_command") == "true");
+    for _ in 0..DOUBLINGS {
+        sql.execute("INSERT INTO ballast SELECT * FROM ballast");
+    }
+    sql.execute("CHECKPOINT");
+    scenario.archive_now();
+    scenario.cluster.configure([scenario.protected.archive_command(SOURCE)]);
+}
+
+#[test]
+fn memory_does_not_grow_with_the_database() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = Scenario::start(&installation, &Options::default().with("max_wal_size = 4GB"));
+    scenario.cluster.sql().execute(&format!(
+        "CREATE TABLE ballast AS SELECT n, string_agg(sha512((n::text || '-' || part::text)::bytea), ''::bytea) AS bytes
+         FROM generate_series(1, {FIRST_ROWS}) AS n, generate_series(1, 16) AS part GROUP BY n"
+    ));
+    let backup = ["backup", SOURCE, "--type", "full"];
+    let restore = |name: &str| {
+        let into = scenario.restored.join(name);
+        let peak = peak_kib(&scenario.rescue, &["restore", SOURCE, "--to-immediate", "--into", into.to_str().expect("plain")]);
+        std::fs::remove_dir_all(&into).expect("own directory");
+        peak
+    };
+    double(&scenario);
+    let small = (peak_kib(&scenario.protected, &backup), restore("small"));
+    double(&scenario);
+    let large = (peak_kib(&scenario.protected, &backup), restore("large"));
+    let bytes = scenario.cluster.sql().number("SELECT pg_table_size('ballast')");
+    assert!(bytes > 800 << 20, "the large database has {bytes} bytes only");
+    println!("peak KiB of backup and restore: {small:?} on the small database, {large:?} on the large one");
+    for (what, small, large) in [("backup", small.0, large.0), ("restore", small.1, large.1)] {
+        assert!(large <= small + small / 4 + (16 << 10), "{what}: {small} KiB grew to {large} KiB with the database");
+        assert!(large < LIMIT_KIB, "{what} needs {large} KiB");
+    }
+}
