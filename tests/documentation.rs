@@ -238,6 +238,8 @@ fn the_restore_host_of_the_readme_restores() {
     let last = scenario.cluster.switch_wal();
     scenario.cluster.wait_archived(&last, RECOVERY_TIMEOUT);
     let oracle = ledger.oracle();
+    // As set up here nothing is wrong, although the protected host cannot decrypt.
+    scenario.protected.ok(&["check", SOURCE]);
 
     let readme = fs::read_to_string(root().join("README.md")).expect("there is a README");
     let block = split(&readme).0.into_iter().find(|block| block.text.contains("identity_file")).expect("a restore host");
