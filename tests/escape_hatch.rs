@@ -47,7 +47,7 @@ impl Bystander {
     fn new(identity: Option<&str>) -> Self {
         let dir = Dir::new();
         let script = dir.write("rescue", script());
-        let identity = identity.map_or(PathBuf::from("-"), |secret| dir.write("identity.age", &format!("{secret}\n")));
+        let identity = identity.map_or(PathBuf::from("-"), |secret| dir.write("identity.age", format!("{secret}\n")));
         Self { dir, script, identity }
     }
 
@@ -173,7 +173,7 @@ fn a_plain_repository_needs_no_identity_and_damage_is_refused() {
     oracle.assert_tables(&mut rescued.sql(), &oracle.rows_at_end(), "the end of the log");
 
     bystander.run(repository.path(), &backup, "rescued", "", &[]).exits(1);
-    let pack = repository.join(&format!("{SOURCE}/backup/{backup}/pack-00000001.zst"));
+    let pack = repository.join(format!("{SOURCE}/backup/{backup}/pack-00000001.zst"));
     let mut content = std::fs::read(&pack).expect("the pack is there");
     let middle = content.len() / 2;
     content[middle] ^= 1;
