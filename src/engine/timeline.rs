@@ -32,6 +32,12 @@ impl TimelinePath {
         let ancestry = catalog.ancestry(timeline)?;
         let begins = ancestry.iter().skip(1).map(|(_, branched)| branched.unwrap_or_default()).chain([Lsn(0)]);
         let mut steps: Vec<(TimelineId, Lsn)> = ancestry.iter().map(|(timeline, _)| *timeline).zip(begins).collect();
+        // A recovery that ended before its target timeline began left the older ones at that earlier point, too.
+        let mut earliest = Lsn(u64::MAX);
+        for (_, begin) in &mut steps {
+            earliest = earliest.min(*begin);
+            *begin = earliest;
+        }
         steps.reverse();
         Ok(Self { steps, size })
     }

@@ -147,6 +147,13 @@ impl Run<'_> {
         let control = control_entry(&data_directory)?;
         let (session, stopped) = running.stop().await?;
         killpoint::reach("backup.stopped");
+        if stopped.stop_segment.timeline != started.timeline {
+            let (from, to) = (started.timeline, stopped.stop_segment.timeline);
+            return Err(Error::failed(format!(
+                "the standby followed its primary from timeline {from} to {to} during the backup"
+            ))
+            .hint("run the same command again: PostgreSQL cannot restore a backup that spans two timelines"));
+        }
         if let Some(primary) = &primary {
             primary.switch_wal().await?;
         }

@@ -294,7 +294,8 @@ fn finish(situation: &Situation<'_>, candidate: &Candidate<'_>, found: Found, be
     RestorePlan {
         backup: backup.clone(),
         because: because.to_owned(),
-        timeline: situation.path.timeline(),
+        // Recovery follows the timeline it ends on: PostgreSQL calls the target the parent of the new timeline.
+        timeline: segments.last().map_or(backup.timeline, |last| last.timeline),
         stop: found.stop,
         reaches: found.reaches,
         leaves_out: found.leaves_out,

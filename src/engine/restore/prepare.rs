@@ -41,7 +41,7 @@ pub struct Prepared {
 /// # Errors
 /// When the target cannot be reached, no identity fits, or the repository is damaged where it matters.
 pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
-    let known = identity::load_all(&scope.repository, &scope.source).await?;
+    let (known, damaged) = identity::survey(&scope.repository, &scope.source).await?;
     let identity = choose(scope, log, &known, request)?;
     let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
     let backups: Vec<_> = log.backups().filter(|backup| backup.incarnation == identity.incarnation).collect();
@@ -49,7 +49,8 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
     let source = scope.source.to_string();
     let situation = Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path };
-    let sample = catalog.segments.values().next().map_or("", |object| object.key.as_str());
+    let sample =
+        catalog.segments.values().map(|object| object.key.as_str()).find(|key| key.ends_with(".age")).unwrap_or_default();
     let reader = ArchivedLog {
         scope,
         catalog: &catalog,
@@ -58,7 +59,7 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     };
     let mut plan = plan(&situation, &request.target, request.backup.as_ref(), &reader).await?;
     let heads = heads::fetch(&plan, &situation.path, &reader).await?;
-    for (key, problem) in &log.problems {
+    for (key, problem) in log.problems.iter().chain(&damaged) {
         plan.notes.push(format!("{key} is not used: {problem}"));
     }
     for split in &catalog.split_brains {

@@ -47,7 +47,9 @@ impl History {
                     .detail("line", line)
             };
             let step = parse_line(line).map_err(|why| damaged(&why))?;
-            let ascending = steps.last().is_none_or(|last| last.timeline < step.timeline && last.switch_lsn <= step.switch_lsn);
+            // Only the timelines must grow: after a recovery that ended before its target timeline began, PostgreSQL writes
+            // a switch that lies before the one above it.
+            let ascending = steps.last().is_none_or(|last| last.timeline < step.timeline);
             if !ascending || step.timeline >= timeline {
                 return Err(damaged("timelines must grow from ancestor to descendant"));
             }
