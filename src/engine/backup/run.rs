@@ -382,11 +382,13 @@ impl Run<'_> {
         let (repository, source) = (&self.scope.repository, &self.scope.source);
         let entry = commit::append(repository, source, &self.writing.signer, &host_name(), &summary).await?;
         killpoint::reach("backup.committed");
-        let log = CommitLog::load(repository, source).await?;
-        if let Some((number, sha256)) = log.head
-            && let Err(error) = self.scope.state.remember_head(source, RememberedHead { number, sha256 })
-        {
-            self.warnings.push(error.summary());
+        // The backup stands: what fails from here on is a warning.
+        let remembered = CommitLog::load(repository, source).await.and_then(|log| match log.head {
+            Some((number, sha256)) => self.scope.state.remember_head(source, RememberedHead { number, sha256 }),
+            None => Ok(()),
+        });
+        if let Err(error) = remembered {
+            self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
         }
         Ok(BackupReport { entry, reason: decision.reason, warnings: self.warnings })
     }

@@ -47,8 +47,10 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     let backups: Vec<_> = log.backups().filter(|backup| backup.incarnation == identity.incarnation).collect();
     let timeline = timeline(scope, log, &catalog, &backups, request)?;
     let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
+    let timeline_chosen = request.timeline.is_some();
     let source = scope.source.to_string();
-    let situation = Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path };
+    let situation =
+        Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path, timeline_chosen };
     let sample =
         catalog.segments.values().map(|object| object.key.as_str()).find(|key| key.ends_with(".age")).unwrap_or_default();
     let reader = ArchivedLog {
@@ -101,7 +103,22 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
             };
             let newest_with = |wanted: &dyn Fn(&Identity) -> bool| known.iter().rfind(|identity| wanted(identity));
             let any = |identity: &Identity| log.backups().any(|backup| backup.incarnation == identity.incarnation);
-            newest_with(&began).or_else(|| newest_with(&any)).ok_or_else(|| {
+            let chosen = newest_with(&began).or_else(|| newest_with(&any));
+            if let (Some(chosen), Some(newer)) = (chosen, known.last())
+                && superseded(chosen, newer, &request.target)
+            {
+                return Err(Error::failed(format!("{source} became another cluster, which has no backup yet"))
+                    .detail(
+                        "newest",
+                        format!("{} since {}, without a backup", newer.incarnation, newer.first_seen.human_seconds()),
+                    )
+                    .detail("before it", format!("{}, which can be restored", chosen.incarnation))
+                    .hint(format!(
+                        "lifeboat restore {source} --incarnation {} …   if the older cluster is meant",
+                        chosen.incarnation
+                    )));
+            }
+            chosen.ok_or_else(|| {
                 let error = Error::failed(format!("{source} has no backup in repository {}", scope.repository.name()));
                 let error =
                     log.problems.iter().fold(error, |error, (key, why)| error.detail("unusable", format!("{key}: {why}")));
@@ -112,6 +129,17 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
         }
     };
     Ok(chosen)
+}
+
+/// Whether the target may lie in a newer cluster than the one that would be restored.
+fn superseded(chosen: &Identity, newer: &Identity, target: &Target) -> bool {
+    newer.incarnation != chosen.incarnation
+        && newer.first_seen > chosen.first_seen
+        && match target {
+            Target::Time(time) => *time >= newer.first_seen,
+            Target::Latest | Target::Immediate => true,
+            Target::Lsn { .. } | Target::Xid { .. } | Target::Name(_) => false,
+        }
 }
 
 fn timeline(
