@@ -100,7 +100,7 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l keep -d 'The digest of the version to keep, as \'lifeboat list\' shows it: 16 hex digits' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l keep -d 'The digest of the version to keep, as \'lifeboat verify\' shows it: 16 hex digits' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l key -d 'The operator\'s private key, which lifeboat init made' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l incarnation -d 'Incarnation it belongs to [default: the only one]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
