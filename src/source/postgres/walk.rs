@@ -448,7 +448,23 @@ mod tests {
         assert_eq!(paths(&entries), ["PG_VERSION", "log", "pg_wal", "pg_wal/archive_status", "pg_xact", "pg_xact/0000"]);
         assert!(matches!(entries[1].kind, EntryKind::Symlink { .. }));
         assert_eq!(entries[2].kind, EntryKind::Directory);
-        assert_eq!(skipped[0].what, "a socket");
+        let skipped: Vec<_> = skipped.iter().map(|skipped| (skipped.path.to_string(), skipped.what)).collect();
+        assert_eq!(
+            skipped,
+            [("log".into(), "a link; it is kept, what it leads to is not stored"), ("socket".into(), "a socket")]
+        );
+    }
+
+    #[test]
+    fn a_link_among_relations_is_an_error_and_never_a_hole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, away) = (dir.path().join("data"), dir.path().join("away"));
+        make(&data, &["base/5/1259"]);
+        make(&away, &["16384/2601"]);
+        symlink(away.join("16384"), data.join("base/16384")).unwrap();
+        let errors: Vec<_> = Walk::new(&data, options()).unwrap().filter_map(Result::err).collect();
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0].message().contains("base/16384") && errors[0].message().contains("symbolic link"), "{:?}", errors[0]);
     }
 
     #[test]
