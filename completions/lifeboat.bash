@@ -174,12 +174,16 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive__subcmd__get)
-            opts="-q -h --config --output --quiet --repository --help"
+            opts="-q -h --incarnation --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --incarnation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -296,13 +300,32 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive__subcmd__resolve)
-            opts="-q -h --keep --config --output --quiet --repository --help"
+            opts="-q -h --keep --key --incarnation --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --keep)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --incarnation)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

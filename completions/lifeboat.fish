@@ -42,7 +42,7 @@ complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "demo" -d 'Lose a 
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l generate-keys -d 'Make an age identity and a signing key in this directory' -r -f -a "(__fish_complete_directories)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l generate-keys -d 'Make what keys are missing in this directory: identity, signing, operator' -r -f -a "(__fish_complete_directories)"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand init" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -93,13 +93,16 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from push" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l incarnation -d 'Incarnation it belongs to [default: that of the cluster in this directory]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l keep -d 'The digest of the version to keep, as \'lifeboat list\' shows it: 16 hex digits' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l keep -d 'The digest of the version to keep, as \'lifeboat verify\' shows it: 16 hex digits' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l key -d 'The operator\'s private key, which lifeboat init made' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l incarnation -d 'Incarnation it belongs to [default: the only one]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from resolve" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"

@@ -17,7 +17,7 @@ pub struct Survey {
     pub source: SourceName,
     /// Its incarnations, in the order in which they were first seen.
     pub incarnations: Vec<IncarnationSurvey>,
-    /// Commit entries that are not used: the object's key and why.
+    /// Commit entries and identities that are not used: the object's key and why.
     pub problems: Vec<(String, String)>,
 }
 
@@ -61,10 +61,12 @@ pub async fn sources(repository: &Repository) -> Result<Vec<SourceName>> {
 /// Surveys one source, whose commit log is `log`.
 ///
 /// # Errors
-/// When the repository does not answer, or an identity is damaged.
+/// When the repository does not answer.
 pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
     let mut incarnations = Vec::new();
-    for identity in identity::load_all(&scope.repository, &scope.source).await? {
+    let (identities, mut problems) = identity::survey(&scope.repository, &scope.source).await?;
+    problems.extend(log.problems.iter().cloned());
+    for identity in identities {
         let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
         let backups: Vec<BackupSummary> =
             log.backups().filter(|backup| backup.incarnation == identity.incarnation).cloned().collect();
@@ -77,7 +79,7 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
             backups,
         });
     }
-    Ok(Survey { source: scope.source.clone(), incarnations, problems: log.problems.clone() })
+    Ok(Survey { source: scope.source.clone(), incarnations, problems })
 }
 
 fn timelines(identity: &Identity, backups: &[BackupSummary], catalog: &LogCatalog) -> Vec<TimelineSurvey> {

@@ -31,7 +31,14 @@ impl TimelinePath {
     pub fn to(timeline: TimelineId, catalog: &LogCatalog, size: SegmentSize) -> Result<Self> {
         let ancestry = catalog.ancestry(timeline)?;
         let begins = ancestry.iter().skip(1).map(|(_, branched)| branched.unwrap_or_default()).chain([Lsn(0)]);
-        let mut steps: Vec<(TimelineId, Lsn)> = ancestry.iter().map(|(timeline, _)| *timeline).zip(begins).collect();
+        let mut steps: Vec<(TimelineId, Lsn)> = Vec::new();
+        for ((timeline, _), begin) in ancestry.iter().zip(begins) {
+            // PostgreSQL names the recovery's target timeline as the parent, even when it stopped before that one began:
+            // then nothing of that timeline is on the way.
+            if steps.last().is_none_or(|(_, left)| begin < *left || begin == Lsn(0)) {
+                steps.push((*timeline, begin));
+            }
+        }
         steps.reverse();
         Ok(Self { steps, size })
     }

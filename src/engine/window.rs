@@ -41,7 +41,9 @@ pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &Lo
             continue;
         };
         let end_lsn = run.end(path.segment_size());
-        let to = latest_end(&run, catalog).map_or(backup.stop_time, |time| time.max(backup.stop_time));
+        // A standby's clock is no witness of what the primary had committed by then.
+        let stopped = Some(backup.stop_time).filter(|_| !backup.from_standby);
+        let to = latest_end(&run, catalog).max(stopped).unwrap_or(backup.stop_time);
         match window.intervals.last_mut() {
             Some(interval) if interval.end_lsn == end_lsn => {
                 interval.from = interval.from.min(backup.stop_time);

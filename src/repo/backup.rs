@@ -93,15 +93,18 @@ pub async fn opener(
     if !encrypted {
         return Ok(Opener::Plain);
     }
-    let mut refused = None;
+    let (mut unwrapped, mut refused) = (Vec::new(), None);
     // The latest wrapping first: it is the one for the recipients of today.
     for object in list_all(repository.store(), &layout::backup_keys(source, id), None).await?.into_iter().rev() {
         let wrapped = repository.store().get(&object.key).await?;
         match DataKey::unwrap(&wrapped, identities) {
-            Ok(key) => return Ok(Opener::Age(vec![key.identity().clone()])),
-            Err(error @ CodecError::NoMatchingIdentity) => refused = refused.or(Some(decode_error(&object.key, error))),
-            Err(error) => return Err(decode_error(&object.key, error)),
+            Ok(key) => unwrapped.push(key.identity().clone()),
+            Err(error) => refused = refused.or(Some(decode_error(&object.key, error))),
         }
+    }
+    // Whoever knows the recipients can forge a wrapping, which then opens nothing: all that unwrap are tried.
+    if !unwrapped.is_empty() {
+        return Ok(Opener::Age(unwrapped));
     }
     Err(refused
         .unwrap_or_else(|| Error::damaged(format!("the key of backup {id} ({}) is missing", layout::backup_key(source, id, 1)))))

@@ -4,6 +4,8 @@
 //! and not before: everything it names was stored first. An entry that does not verify is never used; the others are,
 //! each vouching for itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::keyring::Role;
@@ -93,6 +95,8 @@ pub struct CommitLog {
     pub entries: Vec<CommitEntry>,
     /// What did not: the object's key and why.
     pub problems: Vec<(String, String)>,
+    /// SHA-256 of every object, verified or not, by its number.
+    pub digests: BTreeMap<u32, Sha256Digest>,
     /// Number and SHA-256 of the last object, verified or not.
     pub head: Option<(u32, Sha256Digest)>,
 }
@@ -121,6 +125,7 @@ impl CommitLog {
             };
             log.accept(repository, source, &object.key, number, &document, previous);
             previous = Some((number, Sha256Digest::of(&document)));
+            log.digests.extend(previous);
         }
         log.head = previous;
         Ok(log)
@@ -136,8 +141,13 @@ impl CommitLog {
         previous: Option<(u32, Sha256Digest)>,
     ) {
         let expected_number = previous.map_or(1, |(number, _)| number + 1);
-        for missing in expected_number..number {
-            self.problems.push((layout::commit(source, missing), "it is missing".to_owned()));
+        match number - expected_number {
+            0 => {}
+            1 => self.problems.push((layout::commit(source, expected_number), "it is missing".to_owned())),
+            count => {
+                let why = format!("it and the {} entries after it are missing", count - 1);
+                self.problems.push((layout::commit(source, expected_number), why));
+            }
         }
         let place = place(repository, source);
         let entry = match signed::verify::<CommitEntry>(document, &place, |id| repository.keyring().key_for(id, Role::Write)) {
@@ -190,22 +200,30 @@ pub async fn append(
     host: &str,
     backup: &BackupSummary,
 ) -> Result<CommitEntry> {
-    const ATTEMPTS: usize = 16;
-    for _ in 0..ATTEMPTS {
+    const ATTEMPTS: u32 = 16;
+    for attempt in 0..ATTEMPTS {
         let log = CommitLog::load(repository, source).await?;
-        let number = log.head.map_or(1, |(number, _)| number + 1);
+        // After the last entry that verified: an object that somebody planted far ahead must not use up the numbers.
+        let number = log.entries.last().map_or(0, |entry| entry.number) + 1 + attempt;
         let entry = CommitEntry {
             number,
-            previous: log.head.map(|(_, digest)| digest),
+            previous: log.digests.get(&(number - 1)).copied(),
             lease_token: 0,
             host: host.to_owned(),
             written: Timestamp::now(),
             backup: backup.clone(),
         };
-        let document = signed::sign(place(repository, source), &entry, signer);
-        match repository.store().put_if_absent(&layout::commit(source, number), document.into()).await? {
-            PutOutcome::Created => return Ok(entry),
-            PutOutcome::AlreadyExists => {}
+        let (key, document) = (layout::commit(source, number), signed::sign(place(repository, source), &entry, signer));
+        match repository.store().put_if_absent(&key, document.clone().into()).await {
+            Ok(PutOutcome::Created) => return Ok(entry),
+            // An error may come after the deed: then what is there is ours.
+            Ok(PutOutcome::AlreadyExists) => {}
+            Err(error) if error.is_retryable() => match repository.store().get(&key).await {
+                Ok(found) if found == document => return Ok(entry),
+                Ok(_) => {}
+                Err(_) => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
         }
     }
     Err(Error::busy(format!("cannot commit backup {} of {source}: other writers took {ATTEMPTS} numbers in a row", backup.id))

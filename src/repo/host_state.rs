@@ -252,7 +252,11 @@ impl Journal {
     /// # Errors
     /// When the file cannot be written.
     pub fn append(&mut self, line: &IndexLine) -> Result<()> {
-        let mut text = serde_json::to_vec(line).expect("an index line is a plain struct");
+        // After a crash the last line may be torn: it must not swallow this one.
+        let torn =
+            fs::read(&self.path).map_err(|error| Error::io("read", &self.path, error))?.last().is_some_and(|byte| *byte != b'\n');
+        let mut text = if torn { vec![b'\n'] } else { Vec::new() };
+        serde_json::to_writer(&mut text, line).expect("an index line is a plain struct");
         text.push(b'\n');
         self.file.write_all(&text).and_then(|()| self.file.sync_data()).map_err(|error| Error::io("write", &self.path, error))
     }

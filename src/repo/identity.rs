@@ -62,21 +62,8 @@ pub async fn ensure(repository: &Repository, source: &SourceName, signer: &Signe
     Ok(())
 }
 
-/// All incarnations of `source`, in the order in which they were first seen.
-///
-/// # Errors
-/// Damaged when one does not verify.
-pub async fn load_all(repository: &Repository, source: &SourceName) -> Result<Vec<Identity>> {
-    let mut all = Vec::new();
-    for object in list_all(repository.store(), &layout::identities(source), None).await? {
-        let document = repository.store().get(&object.key).await?;
-        all.push(parse(repository, source, &object.key, &document)?);
-    }
-    all.sort_by_key(|identity| identity.first_seen);
-    Ok(all)
-}
-
-/// All incarnations of `source` whose records verify, and of the others the key and why they do not.
+/// All incarnations of `source` whose records verify, in the order in which they were first seen, and of the others the
+/// key and why they do not.
 ///
 /// # Errors
 /// Only when the repository does not answer.
@@ -89,6 +76,7 @@ pub async fn survey(repository: &Repository, source: &SourceName) -> Result<(Vec
             Err(error) => problems.push((object.key, error.summary())),
         }
     }
+    all.sort_by_key(|identity| identity.first_seen);
     Ok((all, problems))
 }
 

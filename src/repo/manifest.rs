@@ -174,12 +174,11 @@ impl<W: Write> ManifestWriter<W> {
     /// Writes one entry.
     ///
     /// # Errors
-    /// When `inner` fails.
-    ///
-    /// # Panics
-    /// When entries are not in strictly ascending order of their paths: a bug.
+    /// When `inner` fails, or entries are not in strictly ascending order of their paths.
     pub fn entry(&mut self, line: &FileLine) -> io::Result<()> {
-        assert!(self.last.as_ref().is_none_or(|last| *last < line.path), "{} is out of order", line.path);
+        if self.last.as_ref().is_some_and(|last| *last >= line.path) {
+            return Err(io::Error::other(format!("{} is listed twice or out of order", line.path)));
+        }
         self.last = Some(line.path.clone());
         self.footer.count(line);
         write_line(&mut self.inner, &LineRef::Entry(line))
@@ -215,6 +214,8 @@ pub struct ManifestReader<R> {
     header: Header,
     buffer: Vec<u8>,
     last: Option<RelPath>,
+    /// The last entry that is no directory: nothing may lie below it.
+    leaf: Option<RelPath>,
     footer: Footer,
     ended: bool,
 }
@@ -232,7 +233,7 @@ impl<R: BufRead> ManifestReader<R> {
                 if header.format != super::signed::FORMAT {
                     return Err(format!("the manifest has format {}, unknown to this version of lifeboat", header.format));
                 }
-                Ok(Self { inner, header, buffer, last: None, footer: Footer::default(), ended: false })
+                Ok(Self { inner, header, buffer, last: None, leaf: None, footer: Footer::default(), ended: false })
             }
             _ => Err("the manifest does not begin with a header".to_owned()),
         }
@@ -249,6 +250,9 @@ impl<R: BufRead> ManifestReader<R> {
                 self.check(&line)?;
                 self.footer.count(&line);
                 self.last = Some(line.path.clone());
+                if !matches!(line.kind, FileKind::Directory | FileKind::Tablespace { .. }) {
+                    self.leaf = Some(line.path.clone());
+                }
                 Ok(Some(*line))
             }
             Some(Line::Footer(footer)) if footer == self.footer => match read_line(&mut self.inner, &mut self.buffer)? {
@@ -265,6 +269,7 @@ impl<R: BufRead> ManifestReader<R> {
         if self.last.as_ref().is_some_and(|last| *last >= line.path) {
             return Err(format!("the manifest is out of order at {}", line.path));
         }
+        check_place(line, self.leaf.as_ref())?;
         let frames: u64 = line.frames.iter().map(|frame| u64::from(frame.raw_len)).sum();
         if frames != line.size_bytes {
             return Err(format!("the frames of {} hold {frames} bytes where {} are declared", line.path, line.size_bytes));
@@ -273,6 +278,27 @@ impl<R: BufRead> ManifestReader<R> {
             Some(frame) => Err(format!("{} names an unknown owner {}", line.path, frame.owner)),
             None => Ok(()),
         }
+    }
+}
+
+/// Whoever may write backups must not be able to write elsewhere on the host that restores one: nothing lies below a
+/// link or a file, and links to tablespaces stand where PostgreSQL has them and lead to nothing but its own directories.
+fn check_place(line: &FileLine, leaf: Option<&RelPath>) -> Result<(), String> {
+    let path = line.path.as_bytes();
+    if leaf.is_some_and(|leaf| path.strip_prefix(leaf.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"))) {
+        return Err(format!("{} lies below something that is no directory", line.path));
+    }
+    let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    let in_tablespaces = parts[0] == b"pg_tblspc";
+    let numbered = parts.get(1).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
+    match line.kind {
+        FileKind::Tablespace { .. } if !(in_tablespaces && numbered && parts.len() == 2) => {
+            Err(format!("{} cannot be a tablespace", line.path))
+        }
+        _ if in_tablespaces && parts.get(2).is_some_and(|part| !part.starts_with(b"PG_")) => {
+            Err(format!("{} does not belong into a tablespace", line.path))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -147,7 +147,10 @@ fn parse_descriptor(document: &[u8]) -> Result<Descriptor> {
         ))
         .hint("install the version of lifeboat that wrote it, or a later one"));
     }
-    serde_json::from_slice(document).map_err(damaged)
+    let descriptor: Descriptor = serde_json::from_slice(document).map_err(damaged)?;
+    // The id becomes part of paths on this host.
+    let plain = descriptor.id.len() == 32 && descriptor.id.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    if plain { Ok(descriptor) } else { Err(Error::damaged(format!("{} holds no repository id", layout::DESCRIPTOR))) }
 }
 
 /// The error for an object that was read but cannot be used.

@@ -127,7 +127,7 @@ impl Fixture {
         for pack in 1..=2 {
             let mut builder = PackBuilder::new(&seal, 1 << 20).unwrap();
             for file in 0..3u32 {
-                let raw: Vec<u8> = (0..9000).map(|n: u32| (n * (file + pack) >> 3) as u8).collect();
+                let raw: Vec<u8> = (0..9000).map(|n: u32| ((n * (file + pack)) >> 3) as u8).collect();
                 let encoded = frame::encode(&mut Compressor::new(3).unwrap(), &raw).unwrap();
                 let offset = builder.add(&encoded).unwrap();
                 let stored_len = encoded.stored.len() as u32;

@@ -86,6 +86,9 @@ have it, 255 on anything else, which makes PostgreSQL stop and not promote.
 Example (postgresql.conf):
   restore_command = 'lifeboat archive get orders %f %p'";
 
+/// As clap would write it, in 80 columns.
+const RESOLVE_USAGE: &str = "lifeboat archive resolve [OPTIONS] --keep <DIGEST> --key <FILE>\n       <SOURCE> <FILE>";
+
 const RESOLVE_HELP: &str = "\
 Two versions of one segment mean that two servers, or a disk that was rolled
 back, archived under one name. Find out which server lives on, keep its version.
@@ -266,7 +269,7 @@ pub enum ArchiveVerb {
     #[command(after_long_help = GET_HELP)]
     Get(ArchiveGetArgs),
     /// Decide which of two versions of one segment is the true one
-    #[command(after_long_help = RESOLVE_HELP)]
+    #[command(after_long_help = RESOLVE_HELP, override_usage = RESOLVE_USAGE)]
     Resolve(ArchiveResolveArgs),
 }
 
@@ -301,7 +304,7 @@ pub struct ArchiveResolveArgs {
     /// The segment's name, 24 hex digits, or a history file's, 00000002.history
     #[arg(value_parser = parsers::log_file)]
     pub file: String,
-    /// The digest of the version to keep, as 'lifeboat list' shows it: 16 hex digits
+    /// The digest of the version to keep, as 'lifeboat verify' shows it: 16 hex digits
     #[arg(long, value_name = "DIGEST", value_parser = parsers::short_digest)]
     pub keep: String,
     /// The operator's private key, which lifeboat init made

@@ -55,7 +55,11 @@ pub async fn run(
         Some(incarnation) => incarnation,
         None => choose_incarnation(scope).await?,
     };
-    let Some((object, digest)) = find(scope, &incarnation, name, kind).await? else { return Ok(Got::NotThere) };
+    let Some((object, digest)) = find(scope, &incarnation, name, kind).await? else {
+        // An empty listing says nothing about a cluster that this source never was.
+        require_identity(scope, &incarnation).await?;
+        return Ok(Got::NotThere);
+    };
     let opener = opener(scope, identities, &incarnation, &object.key).await?;
     let raw = fetch(scope, &object.key, &opener, &digest, SegmentSize::new(1 << 30).map_or(SMALL_FILE_BYTES, SegmentSize::bytes))
         .await?;
@@ -63,11 +67,25 @@ pub async fn run(
     Ok(Got::Found)
 }
 
+async fn require_identity(scope: &Scope, incarnation: &Incarnation) -> Result<()> {
+    let (store, key) = (scope.repository.store(), layout::identity(&scope.source, incarnation));
+    match retrying(Patience::SHORT, || store.head(&key)).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Err(Error::failed(format!(
+            "{} in repository {} never was the cluster {incarnation}",
+            scope.source,
+            scope.repository.name()
+        ))
+        .hint("correct the source or --incarnation in restore_command")),
+        Err(error) => Err(error.into()),
+    }
+}
+
 async fn choose_incarnation(scope: &Scope) -> Result<Incarnation> {
     if let Some(incarnation) = identity_of_data_directory(Path::new(".")).map(|identity| identity.incarnation) {
         return Ok(incarnation);
     }
-    let known = identity::load_all(&scope.repository, &scope.source).await?;
+    let (known, _) = identity::survey(&scope.repository, &scope.source).await?;
     match known.as_slice() {
         [only] => Ok(only.incarnation.clone()),
         [] => Err(Error::failed(format!("nothing of {} was ever archived here", scope.source))
@@ -146,6 +164,8 @@ pub(crate) async fn opener(
 pub(crate) async fn fetch(scope: &Scope, key: &str, opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
     let store = scope.repository.store();
     let stored = retrying(Patience::SHORT, || store.get(key)).await?;
+    // A repository may have changed between plain and encrypted: each object's name tells what it is.
+    let opener = if key.ends_with(".age") { opener } else { &Opener::Plain };
     contents::open(key, &stored, opener, digest, limit_bytes)
 }
 

@@ -112,10 +112,17 @@ async fn segment(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result
     let summary = match summarise(segment, size, &raw, &carry) {
         Err(error) if error.is_carry_mismatch() => summarise(segment, size, &raw, &Carry::Unknown),
         outcome => outcome,
-    }
-    .map_err(refuse)?;
+    };
+    let (summary, warning) = match summary {
+        Ok(summary) => (Some(summary), None),
+        // What cannot be interpreted is archived all the same, with unknown times: nothing may wedge the archiver.
+        Err(error @ WalError::Malformed { .. }) => (None, Some(format!("{name} is archived without its times: {error}"))),
+        Err(error) => return Err(refuse(error)),
+    };
+    let warning = warning.or_else(|| damage(name, summary.as_ref()?));
     let digest = Sha256Digest::of(&raw);
-    let object_name = object_name(segment, &summary, digest);
+    let object_name = object_name(segment, summary.as_ref(), digest);
+    let carry = summary.map_or(Carry::Unknown, |summary| summary.end.carry);
     Ok(Push {
         file: name.to_owned(),
         raw,
@@ -123,8 +130,8 @@ async fn segment(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result
         prefix: format!("{}{name}_", layout::log_timeline(&scope.source, &incarnation, segment.timeline)),
         object: Box::new(move |suffix| object_name.text(size, suffix)),
         digest_of: |name| Some(name.split('_').nth(4)?.split('.').next()?.to_owned()),
-        warnings: damage(name, &summary).into_iter().collect(),
-        carry: Some((summary.end.carry, segment.next().name(size))),
+        warnings: warning.into_iter().collect(),
+        carry: Some((carry, segment.next().name(size))),
         identity: Some(identity_of(u32::from(header.major_version), header.system_identifier, size)),
         incarnation,
     })
@@ -140,14 +147,20 @@ fn damage(name: &str, summary: &SegmentSummary) -> Option<String> {
     }
 }
 
-fn object_name(segment: Segment, summary: &SegmentSummary, digest: Sha256Digest) -> SegmentName {
+fn object_name(segment: Segment, summary: Option<&SegmentSummary>, digest: Sha256Digest) -> SegmentName {
     let time = |time: EndTime| match time {
         EndTime::None => CommitTime::None,
         EndTime::Unknown => CommitTime::Unknown,
         EndTime::At(time) => CommitTime::At(time),
     };
-    let commits = (!summary.end.head_unknown).then_some(u32::try_from(summary.commits).ok()).flatten();
-    SegmentName { segment, first: time(summary.first_time()), last: time(summary.latest_time()), commits, digest: digest.short() }
+    let readable = summary.filter(|summary| !summary.end.head_unknown);
+    SegmentName {
+        segment,
+        first: summary.map_or(CommitTime::Unknown, |summary| time(summary.first_time())),
+        last: summary.map_or(CommitTime::Unknown, |summary| time(summary.latest_time())),
+        commits: readable.and_then(|summary| u32::try_from(summary.commits).ok()),
+        digest: digest.short(),
+    }
 }
 
 /// What straddles into `segment`: remembered from the push before, else read from the segment before it beside `file`.
@@ -218,7 +231,7 @@ async fn cluster_of(scope: &Scope, file: &Path) -> Result<(Incarnation, Option<I
     if let Some(identity) = data_directory.and_then(identity_of_data_directory) {
         return Ok((identity.incarnation.clone(), Some(identity)));
     }
-    let mut known = identity::load_all(&scope.repository, &scope.source).await?;
+    let (mut known, _) = identity::survey(&scope.repository, &scope.source).await?;
     match (known.pop(), known.is_empty()) {
         (Some(only), true) => Ok((only.incarnation, None)),
         (None, _) => Err(Error::failed(format!("cannot tell which cluster {} belongs to", file.display()))
@@ -252,9 +265,16 @@ impl Push {
     async fn run(mut self, scope: &Scope, writing: &Writing) -> Result<Pushed> {
         self.require_known_incarnation(scope, writing).await?;
         let mut warnings = std::mem::take(&mut self.warnings);
-        let resolutions_after = match self.look(scope).await? {
+        let resolved = match self.look(scope).await? {
             Found::Nothing { resolved } => resolved,
             Found::Same { key } => {
+                // Listed is not yet durable: whoever put it may have died before its last sync. A put of the same name
+                // finds it there and makes it so.
+                let store = scope.repository.store();
+                if retrying(Patience::SHORT, || store.put_if_absent(&key, Vec::new().into())).await? == PutOutcome::Created {
+                    store.delete(&key).await?;
+                    return Err(Error::unreachable(format!("{key} vanished while it was being archived again")));
+                }
                 self.remember(scope, writing, &key, None, &mut warnings).await;
                 return Ok(Pushed { key, already_there: true, warnings });
             }
@@ -270,7 +290,7 @@ impl Push {
         let outcome = retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
         killpoint::reach("push.stored");
         // Whoever put at the same instant is seen now, by us or by them.
-        if !resolutions_after {
+        if !resolved {
             self.look(scope).await?;
         }
         // Another process may have stored the same content, encrypted otherwise, a moment before: its object is looked at.
@@ -283,7 +303,11 @@ impl Push {
     /// A source's log is that of the clusters it is known to have been. A new one is admitted by its first segment
     /// when there is none yet, and afterwards only by a backup, which asks the server itself.
     async fn require_known_incarnation(&self, scope: &Scope, writing: &Writing) -> Result<()> {
-        let known = identity::load_all(&scope.repository, &scope.source).await?;
+        let (known, problems) = identity::survey(&scope.repository, &scope.source).await?;
+        let own = layout::identity(&scope.source, &self.incarnation);
+        if let Some((key, why)) = problems.into_iter().find(|(key, _)| *key == own) {
+            return Err(Error::damaged(format!("{key} cannot be used: {why}")));
+        }
         if known.iter().any(|identity| identity.incarnation == self.incarnation) {
             return Ok(());
         }
@@ -355,6 +379,8 @@ impl Push {
         {
             return Ok(Seal::Age(recipient));
         }
+        // Without a place to remember it every push would begin a stretch of its own.
+        drop(scope.state.journal(&scope.source, &self.incarnation)?);
         let (number, recipient) = begin_stretch(&scope.repository, &scope.source, &self.incarnation, recipients).await?;
         let stretch = Stretch { number, recipient: recipient.to_string(), wrapped_to, began: now };
         scope.state.remember_stretch(&scope.source, &self.incarnation, &stretch)?;

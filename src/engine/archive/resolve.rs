@@ -23,7 +23,7 @@ pub async fn run(scope: &Scope, operator: &Signer, incarnation: Option<Incarnati
     let incarnation = match incarnation {
         Some(incarnation) => incarnation,
         None => {
-            let mut known = identity::load_all(&scope.repository, &scope.source).await?;
+            let (mut known, _) = identity::survey(&scope.repository, &scope.source).await?;
             match (known.pop(), known.is_empty()) {
                 (Some(only), true) => only.incarnation,
                 (None, _) => return Err(Error::failed(format!("nothing of {} was ever archived here", scope.source))),

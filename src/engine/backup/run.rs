@@ -147,6 +147,13 @@ impl Run<'_> {
         let control = control_entry(&data_directory)?;
         let (session, stopped) = running.stop().await?;
         killpoint::reach("backup.stopped");
+        if stopped.stop_segment.timeline != started.timeline {
+            let (from, to) = (started.timeline, stopped.stop_segment.timeline);
+            return Err(Error::failed(format!(
+                "the standby followed its primary from timeline {from} to {to} during the backup"
+            ))
+            .hint("run the same command again: PostgreSQL cannot restore a backup that spans two timelines"));
+        }
         if let Some(primary) = &primary {
             primary.switch_wal().await?;
         }
@@ -375,11 +382,13 @@ impl Run<'_> {
         let (repository, source) = (&self.scope.repository, &self.scope.source);
         let entry = commit::append(repository, source, &self.writing.signer, &host_name(), &summary).await?;
         killpoint::reach("backup.committed");
-        let log = CommitLog::load(repository, source).await?;
-        if let Some((number, sha256)) = log.head
-            && let Err(error) = self.scope.state.remember_head(source, RememberedHead { number, sha256 })
-        {
-            self.warnings.push(error.summary());
+        // The backup stands: what fails from here on is a warning.
+        let remembered = CommitLog::load(repository, source).await.and_then(|log| match log.head {
+            Some((number, sha256)) => self.scope.state.remember_head(source, RememberedHead { number, sha256 }),
+            None => Ok(()),
+        });
+        if let Err(error) = remembered {
+            self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
         }
         Ok(BackupReport { entry, reason: decision.reason, warnings: self.warnings })
     }

@@ -28,6 +28,8 @@ use crate::source::{Entry, EntryKind};
 const PAGE_READS: u32 = 5;
 /// … and the pause between two of them: a torn page is being written at this moment.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);
+/// Bad pages in one part of a file for which that is done.
+const PATIENT_PAGES: usize = 16;
 
 /// A finished pack on its way to the repository.
 pub(super) struct FinishedPack {
@@ -156,7 +158,9 @@ fn check_pages(chunk: &Chunk, raw: &mut [u8], offset: u64, first_block: u32, che
     for (index, page) in pages.iter_mut().enumerate() {
         let at = offset + (index * PAGE_BYTES) as u64;
         let block = first_block.wrapping_add(u32::try_from(at / PAGE_BYTES as u64).unwrap_or(u32::MAX));
-        if verify_page(page, block, checksums).is_bad() && !settle(chunk, page, at, block, checksums)? {
+        // Where many pages are bad, the disk is, and waiting for each would take days.
+        let patient = bad.len() < PATIENT_PAGES;
+        if verify_page(page, block, checksums).is_bad() && !settle(chunk, page, at, block, checksums, patient)? {
             bad.push(block);
         }
     }
@@ -165,9 +169,11 @@ fn check_pages(chunk: &Chunk, raw: &mut [u8], offset: u64, first_block: u32, che
 
 /// Reads a failing page again. True when it is right now, or has changed meanwhile: then it was being written, and the
 /// log repairs it with the page image that every first change after the backup's start carries.
-fn settle(chunk: &Chunk, page: &mut Page, at: u64, block: u32, checksums: bool) -> Result<bool> {
-    for _ in 0..PAGE_READS {
-        std::thread::sleep(PAGE_PAUSE);
+fn settle(chunk: &Chunk, page: &mut Page, at: u64, block: u32, checksums: bool, patient: bool) -> Result<bool> {
+    for _ in 0..if patient { PAGE_READS } else { 1 } {
+        if patient {
+            std::thread::sleep(PAGE_PAUSE);
+        }
         let mut again: Page = [0; PAGE_BYTES];
         let read = read_at(&chunk.file, &mut again, at).map_err(|error| Error::io("read", &chunk.entry.location, error))?;
         if again != *page || read < PAGE_BYTES {

@@ -147,8 +147,8 @@ async fn archiver(session: &Session) -> Option<Finding> {
 async fn incarnation(scope: &Scope, info: &ServerInfo) -> Option<Finding> {
     const SUBJECT: &str = "cluster";
     let own = Incarnation::postgres(info.major, info.system_identifier);
-    match identity::load_all(&scope.repository, &scope.source).await {
-        Ok(known) if known.is_empty() || known.iter().any(|identity| identity.incarnation == own) => None,
+    match identity::survey(&scope.repository, &scope.source).await {
+        Ok((known, _)) if known.is_empty() || known.iter().any(|identity| identity.incarnation == own) => None,
         Ok(_) => Some(
             Finding::fault(SUBJECT, format!("{own} is not on record as {}", scope.source))
                 .hint(format!("after pg_upgrade or a new initdb: lifeboat backup {} --type full   admits it", scope.source)),

@@ -471,6 +471,7 @@ async fn try_target(world: &World, goal: &Timeline, target: &Target, tally: &mut
         incarnation: &incarnation,
         catalog: &world.catalog,
         path,
+        timeline_chosen: true,
     };
     let right = world.right(goal, target);
     let only = Some(&right).filter(|right| right.len() > 1).map(|right| right[right.len() - 1].0.clone());

@@ -29,6 +29,8 @@ pub struct Situation<'a> {
     pub catalog: &'a LogCatalog,
     /// The way to the chosen timeline.
     pub path: TimelinePath,
+    /// Whether the operator chose it, or the backup; else it is the newest.
+    pub timeline_chosen: bool,
 }
 
 /// Where replay stops.
@@ -124,7 +126,11 @@ pub async fn plan(
             (false, true) => "the newest backup on the timeline",
             (false, false) => "the newest backup that ends at or before the target",
         };
-        return Ok(finish(situation, candidate, found, because));
+        let plan = finish(situation, candidate, found, because);
+        return match refuse::later_elsewhere(situation, target, &plan) {
+            Some(refusal) if !situation.timeline_chosen => Err(refusal),
+            _ => Ok(plan),
+        };
     }
     Err(refuse::refuse(situation, target, &window, candidates.iter().map(|candidate| candidate.backup).collect(), &reasons))
 }
@@ -294,7 +300,8 @@ fn finish(situation: &Situation<'_>, candidate: &Candidate<'_>, found: Found, be
     RestorePlan {
         backup: backup.clone(),
         because: because.to_owned(),
-        timeline: situation.path.timeline(),
+        // Recovery follows the timeline it ends on: PostgreSQL calls the target the parent of the new timeline.
+        timeline: segments.last().map_or(backup.timeline, |last| last.timeline),
         stop: found.stop,
         reaches: found.reaches,
         leaves_out: found.leaves_out,

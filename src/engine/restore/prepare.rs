@@ -41,15 +41,18 @@ pub struct Prepared {
 /// # Errors
 /// When the target cannot be reached, no identity fits, or the repository is damaged where it matters.
 pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
-    let known = identity::load_all(&scope.repository, &scope.source).await?;
+    let (known, damaged) = identity::survey(&scope.repository, &scope.source).await?;
     let identity = choose(scope, log, &known, request)?;
     let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
     let backups: Vec<_> = log.backups().filter(|backup| backup.incarnation == identity.incarnation).collect();
     let timeline = timeline(scope, log, &catalog, &backups, request)?;
     let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
+    let timeline_chosen = request.timeline.is_some();
     let source = scope.source.to_string();
-    let situation = Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path };
-    let sample = catalog.segments.values().next().map_or("", |object| object.key.as_str());
+    let situation =
+        Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path, timeline_chosen };
+    let sample =
+        catalog.segments.values().map(|object| object.key.as_str()).find(|key| key.ends_with(".age")).unwrap_or_default();
     let reader = ArchivedLog {
         scope,
         catalog: &catalog,
@@ -58,7 +61,7 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     };
     let mut plan = plan(&situation, &request.target, request.backup.as_ref(), &reader).await?;
     let heads = heads::fetch(&plan, &situation.path, &reader).await?;
-    for (key, problem) in &log.problems {
+    for (key, problem) in log.problems.iter().chain(&damaged) {
         plan.notes.push(format!("{key} is not used: {problem}"));
     }
     for split in &catalog.split_brains {
@@ -100,7 +103,22 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
             };
             let newest_with = |wanted: &dyn Fn(&Identity) -> bool| known.iter().rfind(|identity| wanted(identity));
             let any = |identity: &Identity| log.backups().any(|backup| backup.incarnation == identity.incarnation);
-            newest_with(&began).or_else(|| newest_with(&any)).ok_or_else(|| {
+            let chosen = newest_with(&began).or_else(|| newest_with(&any));
+            if let (Some(chosen), Some(newer)) = (chosen, known.last())
+                && superseded(chosen, newer, &request.target)
+            {
+                return Err(Error::failed(format!("{source} became another cluster, which has no backup yet"))
+                    .detail(
+                        "newest",
+                        format!("{} since {}, without a backup", newer.incarnation, newer.first_seen.human_seconds()),
+                    )
+                    .detail("before it", format!("{}, which can be restored", chosen.incarnation))
+                    .hint(format!(
+                        "lifeboat restore {source} --incarnation {} …   if the older cluster is meant",
+                        chosen.incarnation
+                    )));
+            }
+            chosen.ok_or_else(|| {
                 let error = Error::failed(format!("{source} has no backup in repository {}", scope.repository.name()));
                 let error =
                     log.problems.iter().fold(error, |error, (key, why)| error.detail("unusable", format!("{key}: {why}")));
@@ -111,6 +129,17 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
         }
     };
     Ok(chosen)
+}
+
+/// Whether the target may lie in a newer cluster than the one that would be restored.
+fn superseded(chosen: &Identity, newer: &Identity, target: &Target) -> bool {
+    newer.incarnation != chosen.incarnation
+        && newer.first_seen > chosen.first_seen
+        && match target {
+            Target::Time(time) => *time >= newer.first_seen,
+            Target::Latest | Target::Immediate => true,
+            Target::Lsn { .. } | Target::Xid { .. } | Target::Name(_) => false,
+        }
 }
 
 fn timeline(

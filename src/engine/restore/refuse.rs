@@ -1,11 +1,11 @@
 //! Why a target cannot be reached, and the nearest moments that can.
 
-use crate::base::{Error, Lsn, Segment, SegmentSize, Timestamp};
+use crate::base::{Error, Lsn, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::engine::window::Window;
 use crate::repo::BackupSummary;
 
 use super::Target;
-use super::plan::Situation;
+use super::plan::{RestorePlan, Situation};
 
 /// Refuses `target`; `too_late` are candidates in whose log it lies before their own end.
 pub(super) fn refuse(
@@ -180,6 +180,45 @@ pub(super) fn ambiguous_name(situation: &Situation<'_>, name: &str, found: &[(Ls
     found
         .iter()
         .fold(error, |error, (lsn, _)| error.hint(format!("lifeboat restore {} --to-lsn {lsn} --into DIR", situation.source)))
+}
+
+/// Refuses to choose between timelines: a branch that the way leaves behind holds commits that are later than what the
+/// restore would reach, and belong to the target as well. A cluster restored for a look and promoted is newer than
+/// production, and has less.
+pub(super) fn later_elsewhere(situation: &Situation<'_>, target: &Target, plan: &RestorePlan) -> Option<Error> {
+    let size = situation.path.segment_size();
+    let until = match target {
+        Target::Latest => None,
+        Target::Time(time) => Some(*time),
+        Target::Lsn { .. } | Target::Xid { .. } | Target::Name(_) | Target::Immediate => return None,
+    };
+    let mut elsewhere: Option<(TimelineId, Timestamp)> = None;
+    for timeline in situation.catalog.timelines() {
+        let Some(left) = situation.path.left_at(timeline) else { continue };
+        for (segment, object) in &situation.catalog.segments {
+            if segment.timeline != timeline || segment.end(size) <= left {
+                continue;
+            }
+            let begins_in_time = until.is_none_or(|until| object.name.first.known().is_none_or(|first| first <= until));
+            let last = object.name.last.known().filter(|_| begins_in_time);
+            let last = last.map(|last| until.map_or(last, |until| last.min(until)));
+            if let Some(last) = last.filter(|last| elsewhere.is_none_or(|(_, latest)| *last > latest)) {
+                elsewhere = Some((timeline, last));
+            }
+        }
+    }
+    let (timeline, last) = elsewhere.filter(|(_, last)| plan.reaches.is_none_or(|reaches| *last > reaches))?;
+    let (source, newest) = (situation.source, situation.path.timeline());
+    let reaches = plan.reaches.map_or_else(|| "no commit".to_owned(), |reaches| format!("its last commit at {reaches}"));
+    Some(
+        Error::failed(format!(
+            "cannot tell which history of {source} is meant: timelines {newest} and {timeline} both lead to {target}"
+        ))
+        .detail(format!("timeline {newest}"), format!("is the newest, with {reaches}"))
+        .detail(format!("timeline {timeline}"), format!("went on without it, with commits until {last}"))
+        .hint(format!("lifeboat restore {source} --timeline {timeline} …   if that was production"))
+        .hint(format!("lifeboat restore {source} --timeline {newest} …   if it took over from {timeline}")),
+    )
 }
 
 /// Notes on commits that the chosen path leaves behind on abandoned branches.

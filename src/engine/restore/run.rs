@@ -101,7 +101,7 @@ pub async fn run(
     target_dir::mark(&options.into)?;
     killpoint::reach("restore.marked");
     progress.phase("restoring", Some(plan.backup.raw_bytes));
-    let mut tree = Tree::new(&options.into, scratch.path(), tablespaces.map, &header);
+    let mut tree = Tree::new(&options.into, scratch.path(), tablespaces.map, &header, packs.len());
     let mut footer = Footer::default();
     for line in reader()? {
         let line = line?;
@@ -123,6 +123,7 @@ pub async fn run(
         frames_written: AtomicU64::new(0),
     });
     write::write(scope, id, suffix, &packs, tree.spilled()?, Arc::clone(&shared), options.workers).await?;
+    cancel.check()?;
     let written = shared.frames_written.load(Ordering::Relaxed);
     if written != footer.frames {
         return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", footer.frames)));
@@ -156,7 +157,7 @@ fn complete(
     let (temporary, named) = (Tree::location(&options.into, &control), options.into.join(CONTROL_PATH));
     fs::rename(&temporary, &named)
         .and_then(|()| durable::sync_parent(&named))
-        .and_then(|()| durable::sync_parent(&options.into.join(".")))
+        .and_then(|()| durable::sync_parent(&options.into.join("global")))
         .map_err(|error| Error::io("rename", &temporary, error))?;
     killpoint::reach("restore.complete");
     Ok(())
@@ -219,7 +220,7 @@ fn tablespaces(entries: Entries, options: &RestoreOptions) -> Result<Tablespaces
     let mut known = Vec::new();
     for line in entries {
         let FileKind::Tablespace { target } = line?.kind else { continue };
-        let old = PathBuf::from(&target);
+        let old = super::tree::decode(&target)?;
         let new = map.get(&old).unwrap_or(&old).clone();
         target_dir::check_tablespace(&new)?;
         if !directories.insert(new.clone()) {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -17,8 +17,10 @@ use crate::repo::manifest::{FileKind, FileLine, Header};
 use crate::repo::pack::FrameRef;
 use crate::source::postgres::walk::is_control_file;
 
-/// Packs whose frames are held in memory together.
+/// Packs whose frames are held in memory together …
 const PACKS_IN_GROUP: u32 = 64;
+/// … but never more groups than this: each is an open file.
+const MOST_GROUPS: u32 = 256;
 
 /// A frame and where it goes: file and offset.
 pub(super) type Placed = (FrameRef, RelPath, u64);
@@ -31,6 +33,7 @@ pub(super) struct Tree {
     root: PathBuf,
     tablespaces: TablespaceMap,
     scratch: PathBuf,
+    packs_in_group: u32,
     groups: BTreeMap<u32, BufWriter<File>>,
     owners: Option<Owners>,
 }
@@ -49,13 +52,14 @@ impl Owners {
 }
 
 impl Tree {
-    pub fn new(root: &Path, scratch: &Path, tablespaces: TablespaceMap, header: &Header) -> Self {
+    pub fn new(root: &Path, scratch: &Path, tablespaces: TablespaceMap, header: &Header, packs: usize) -> Self {
         // As root, owners are kept, by name where this host knows the name; otherwise everything belongs to this user.
         let owners = rustix::process::geteuid().is_root().then(|| Owners {
             uids: header.users.iter().filter_map(|(uid, name)| Some((*uid, accounts::uid_of(name)?))).collect(),
             gids: header.groups.iter().filter_map(|(gid, name)| Some((*gid, accounts::gid_of(name)?))).collect(),
         });
-        Self { root: root.to_owned(), tablespaces, scratch: scratch.to_owned(), groups: BTreeMap::new(), owners }
+        let packs_in_group = PACKS_IN_GROUP.max(u32::try_from(packs).unwrap_or(u32::MAX) / MOST_GROUPS + 1);
+        Self { root: root.to_owned(), tablespaces, scratch: scratch.to_owned(), packs_in_group, groups: BTreeMap::new(), owners }
     }
 
     /// Where `path` lies now. The control file has a temporary name until everything else is there.
@@ -106,7 +110,7 @@ impl Tree {
     fn place(&mut self, line: &FileLine) -> Result<()> {
         let mut offset = 0;
         for frame in &line.frames {
-            let group = frame.pack / PACKS_IN_GROUP;
+            let group = frame.pack / self.packs_in_group;
             let path = self.group_path(group);
             let failed = |error: io::Error| Error::io("write", &path, error);
             let out = match self.groups.entry(group) {
@@ -150,12 +154,12 @@ impl Tree {
             }
             let (uid, gid) = owners.of(line);
             match &line.kind {
-                FileKind::Symlink { .. } => std::os::unix::fs::lchown(&location, Some(uid), Some(gid)).map_err(failed)?,
+                FileKind::Symlink { .. } => lchown(&location, Some(uid), Some(gid)).map_err(failed)?,
                 FileKind::Tablespace { target } => {
-                    std::os::unix::fs::lchown(&location, Some(uid), Some(gid)).map_err(failed)?;
+                    lchown(&location, Some(uid), Some(gid)).map_err(failed)?;
                     chown(self.tablespace(target)?, Some(uid), Some(gid)).map_err(failed)?;
                 }
-                _ => chown(&location, Some(uid), Some(gid)).map_err(failed)?,
+                _ => lchown(&location, Some(uid), Some(gid)).map_err(failed)?,
             }
         }
         match &line.kind {
@@ -168,7 +172,7 @@ impl Tree {
                 let set = || {
                     let file = File::open(&location)?;
                     file.set_modified(system_time(line.modified))?;
-                    fs::set_permissions(&location, fs::Permissions::from_mode(line.mode))
+                    fs::set_permissions(&location, fs::Permissions::from_mode(line.mode & 0o777))
                 };
                 set().map_err(failed)
             }
@@ -176,7 +180,8 @@ impl Tree {
     }
 }
 
-fn decode(target: &str) -> Result<PathBuf> {
+/// A link's target as a path.
+pub(super) fn decode(target: &str) -> Result<PathBuf> {
     let bytes = FileKind::decode_target(target).map_err(Error::damaged)?;
     Ok(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
 }

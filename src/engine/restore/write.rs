@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -200,7 +200,12 @@ impl OpenFiles<'_> {
             if self.open.len() >= OPEN_FILES {
                 self.open.clear();
             }
-            let file = OpenOptions::new().write(true).open(location()).map_err(|error| Error::io("open", &location(), error))?;
+            let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+            let file = OpenOptions::new()
+                .write(true)
+                .custom_flags(flags)
+                .open(location())
+                .map_err(|error| Error::io("open", &location(), error))?;
             self.open.insert(path.clone(), file);
         }
         self.open[path].write_all_at(raw, offset).map_err(|error| {

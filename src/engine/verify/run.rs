@@ -141,15 +141,14 @@ impl Run<'_> {
                 Err(why) => self.find(Finding::notice(format!("{}{name}/", layout::logs(self.source())), why)),
             }
         }
-        for (incarnation, size) in others {
-            let key = layout::identity(self.source(), &incarnation);
-            if !sizes.contains_key(&incarnation) {
-                if !damaged.contains(&key) {
-                    self.find(Finding::damage(key, "is missing"));
-                }
-                sizes.insert(incarnation, size);
+        others.retain(|incarnation, _| !sizes.contains_key(incarnation));
+        for incarnation in others.keys() {
+            let key = layout::identity(self.source(), incarnation);
+            if !damaged.contains(&key) {
+                self.find(Finding::damage(key, "is missing"));
             }
         }
+        sizes.extend(others);
         Ok(sizes)
     }
 

@@ -4,7 +4,6 @@
 //! never share one: each takes the next free number.
 
 use crate::base::{Error, Incarnation, Result, SourceName};
-use crate::codec::CodecError;
 use crate::codec::encrypt::{DataKey, Identity, Opener, Recipient};
 use crate::repo::{Repository, decode_error, layout};
 use crate::store::{PutOutcome, list_all};
@@ -43,7 +42,7 @@ async fn numbers(repository: &Repository, source: &SourceName, incarnation: &Inc
 /// What opens the log of one incarnation, every stretch of it that `identities` can unwrap, newest stretch first.
 ///
 /// # Errors
-/// When the repository does not answer, a wrapping is damaged, or there are stretches and none can be unwrapped.
+/// When the repository does not answer, or there are stretches and none can be unwrapped.
 pub async fn opener(
     repository: &Repository,
     source: &SourceName,
@@ -56,8 +55,8 @@ pub async fn opener(
         let wrapped = repository.store().get(&object.key).await?;
         match DataKey::unwrap(&wrapped, identities) {
             Ok(key) => unwrapped.push(key.identity().clone()),
-            Err(error @ CodecError::NoMatchingIdentity) => refused = Some(decode_error(&object.key, error)),
-            Err(error) => return Err(decode_error(&object.key, error)),
+            // One bad wrapping must not lock up the stretches whose keys are whole; its own do not open, and say so.
+            Err(error) => refused = refused.or(Some(decode_error(&object.key, error))),
         }
     }
     match refused {

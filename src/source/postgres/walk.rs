@@ -20,6 +20,7 @@ use crate::base::{Error, RelPath, Result, Timestamp};
 use crate::source::{Entry, EntryKind, Fork};
 
 use super::control::{CONTROL_PATH, ControlFile};
+use super::external_config::EXTERNAL_CONFIG_FOLDER;
 use super::filenames::{
     EMPTIED_DIRECTORIES, is_excluded_name, is_number, is_server_directory, is_temporary_relation, parse_relation_file,
 };
@@ -172,7 +173,16 @@ impl Walk {
         };
         let area = self.area_of(parent, &path);
         let ours = parent == Area::Top && is_server_directory(path.as_bytes());
+        if matches!(parent, Area::Databases | Area::Database | Area::Global | Area::Tablespace) {
+            return Err(Error::failed(format!(
+                "{} is a symbolic link: what it holds would not be backed up",
+                location.display()
+            ))
+            .detail("leads to", target.display().to_string())
+            .hint("PostgreSQL makes links only for tablespaces; move the data back, or into a tablespace"));
+        }
         if !ours && area != Area::Tablespace {
+            self.skipped.push(Skipped { path: path.clone(), what: "a link; it is kept, what it leads to is not stored" });
             let kind = EntryKind::Symlink { target: target.into_os_string().into_vec() };
             return Ok(Some(entry_from(path, location, kind, &own)));
         }
@@ -249,7 +259,8 @@ impl Level {
         match self.area {
             Area::Wal => return !matches!(name, b"archive_status" | b"summaries"),
             Area::Tablespace => return name != options.version_directory.as_bytes(),
-            Area::Top if name == b"lost+found" => return true,
+            // What an earlier restore put there is a copy of files that are stored from where they are in force.
+            Area::Top if name == b"lost+found" || name == EXTERNAL_CONFIG_FOLDER.as_bytes() => return true,
             _ => {}
         }
         if is_excluded_name(name) {
@@ -437,7 +448,23 @@ mod tests {
         assert_eq!(paths(&entries), ["PG_VERSION", "log", "pg_wal", "pg_wal/archive_status", "pg_xact", "pg_xact/0000"]);
         assert!(matches!(entries[1].kind, EntryKind::Symlink { .. }));
         assert_eq!(entries[2].kind, EntryKind::Directory);
-        assert_eq!(skipped[0].what, "a socket");
+        let skipped: Vec<_> = skipped.iter().map(|skipped| (skipped.path.to_string(), skipped.what)).collect();
+        assert_eq!(
+            skipped,
+            [("log".into(), "a link; it is kept, what it leads to is not stored"), ("socket".into(), "a socket")]
+        );
+    }
+
+    #[test]
+    fn a_link_among_relations_is_an_error_and_never_a_hole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, away) = (dir.path().join("data"), dir.path().join("away"));
+        make(&data, &["base/5/1259"]);
+        make(&away, &["16384/2601"]);
+        symlink(away.join("16384"), data.join("base/16384")).unwrap();
+        let errors: Vec<_> = Walk::new(&data, options()).unwrap().filter_map(Result::err).collect();
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0].message().contains("base/16384") && errors[0].message().contains("symbolic link"), "{:?}", errors[0]);
     }
 
     #[test]
