@@ -31,7 +31,14 @@ impl TimelinePath {
     pub fn to(timeline: TimelineId, catalog: &LogCatalog, size: SegmentSize) -> Result<Self> {
         let ancestry = catalog.ancestry(timeline)?;
         let begins = ancestry.iter().skip(1).map(|(_, branched)| branched.unwrap_or_default()).chain([Lsn(0)]);
-        let mut steps: Vec<(TimelineId, Lsn)> = ancestry.iter().map(|(timeline, _)| *timeline).zip(begins).collect();
+        let mut steps: Vec<(TimelineId, Lsn)> = Vec::new();
+        for ((timeline, _), begin) in ancestry.iter().zip(begins) {
+            // PostgreSQL names the recovery's target timeline as the parent, even when it stopped before that one began:
+            // then nothing of that timeline is on the way.
+            if steps.last().is_none_or(|(_, left)| begin < *left || begin == Lsn(0)) {
+                steps.push((*timeline, begin));
+            }
+        }
         steps.reverse();
         Ok(Self { steps, size })
     }
@@ -173,6 +180,16 @@ mod tests {
         assert!(left(1, 5).is_empty() && left(1, 4).is_empty() && left(2, 6).is_empty());
         assert!(path.contains(TimelineId(1), at(5, 100)) && !path.contains(TimelineId(1), at(5, 101)));
         assert!(path.contains(TimelineId(2), at(9, 0)) && !path.contains(TimelineId(3), at(5, 0)));
+    }
+
+    #[test]
+    fn a_parent_that_began_only_later_is_not_on_the_way() {
+        let segments = [(1, 3), (1, 4), (1, 5), (1, 6), (2, 6), (3, 4), (3, 5)];
+        let archived = catalog(&segments, &[(2, 1, at(6, 100)), (3, 2, at(4, 100))]);
+        assert_eq!(run(&archived, 3, 3), [(1, 3), (3, 4), (3, 5)]);
+        let path = TimelinePath::to(TimelineId(3), &archived, SIZE).unwrap();
+        assert_eq!(path.left_at(TimelineId(1)), Some(at(4, 100)));
+        assert!(!path.contains(TimelineId(1), at(5, 0)) && !path.contains(TimelineId(2), at(4, 0)));
     }
 
     #[test]
