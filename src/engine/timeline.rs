@@ -183,6 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_that_began_only_later_is_not_on_the_way() {
+        let segments = [(1, 3), (1, 4), (1, 5), (1, 6), (2, 6), (3, 4), (3, 5)];
+        let archived = catalog(&segments, &[(2, 1, at(6, 100)), (3, 2, at(4, 100))]);
+        assert_eq!(run(&archived, 3, 3), [(1, 3), (3, 4), (3, 5)]);
+        let path = TimelinePath::to(TimelineId(3), &archived, SIZE).unwrap();
+        assert_eq!(path.left_at(TimelineId(1)), Some(at(4, 100)));
+        assert!(!path.contains(TimelineId(1), at(5, 0)) && !path.contains(TimelineId(2), at(4, 0)));
+    }
+
+    #[test]
     fn a_branch_on_a_segment_boundary_owns_the_segment_that_begins_there() {
         let archived = catalog(&[(1, 3), (1, 4), (2, 5)], &[(2, 1, at(5, 0))]);
         assert_eq!(run(&archived, 2, 3), [(1, 3), (1, 4), (2, 5)]);

@@ -1,7 +1,9 @@
 //! Timeline history files: where a timeline branched off its parents.
 //!
 //! Invariant of a parsed [`History`]: its steps go from the oldest ancestor to the direct parent, with growing
-//! timelines and switch points that never go back.
+//! timelines. Switch points may go back: PostgreSQL writes the recovery's target timeline as the parent even when it
+//! stopped before that timeline began. Then nothing of it is in the new timeline's past, and the ancestors before it were
+//! left at the same point.
 //! Source: PostgreSQL `src/backend/access/transam/timeline.c`.
 
 use crate::base::{Error, Lsn, Result, TimelineId};
@@ -81,12 +83,19 @@ impl History {
 
     /// Where `ancestor` was left on the way here; `None` when it is not an ancestor.
     pub fn switch_point(&self, ancestor: TimelineId) -> Option<Lsn> {
-        self.steps.iter().find(|step| step.timeline == ancestor).map(|step| step.switch_lsn)
+        let at = self.steps.iter().position(|step| step.timeline == ancestor)?;
+        self.left_at(at)
     }
 
     /// The timeline whose log holds the byte at `lsn`, on the way to this timeline.
     pub fn timeline_at(&self, lsn: Lsn) -> TimelineId {
-        self.steps.iter().find(|step| lsn < step.switch_lsn).map_or(self.timeline, |step| step.timeline)
+        let holds = |at: &usize| self.left_at(*at).is_some_and(|left| lsn < left);
+        (0..self.steps.len()).find(holds).map_or(self.timeline, |at| self.steps[at].timeline)
+    }
+
+    /// Where the log stops to be that of a step and of those before it.
+    fn left_at(&self, step: usize) -> Option<Lsn> {
+        self.steps[step..].iter().map(|step| step.switch_lsn).min()
     }
 
     /// True when the log up to `lsn` on `timeline` is part of this timeline's past (or of itself).
@@ -134,6 +143,14 @@ mod tests {
         assert!(!history.contains(TimelineId(4), Lsn(1)));
         assert!(History::root(TimelineId(1)).contains(TimelineId(1), Lsn(u64::MAX)));
         assert_eq!(History::parse(TimelineId(3), &history.format()).unwrap(), history);
+    }
+
+    #[test]
+    fn a_recovery_may_stop_before_its_target_timeline_began() {
+        let history = History::parse(TimelineId(3), b"1\t0/5000\tr\n2\t0/3000\tbefore LSN 0/3000\n").unwrap();
+        assert_eq!(history.parent().unwrap().switch_lsn, Lsn(0x3000));
+        assert_eq!((history.timeline_at(Lsn(0x2FFF)), history.timeline_at(Lsn(0x3000))), (TimelineId(1), TimelineId(3)));
+        assert!(history.contains(TimelineId(1), Lsn(0x3000)) && !history.contains(TimelineId(1), Lsn(0x3001)));
     }
 
     #[test]
