@@ -16,6 +16,7 @@ use super::{
 };
 
 on_majors! {
+    a_promotion_before_an_older_one_is_understood: pg13 13, pg15 15;
     every_timeline_comes_back: pg15 15, pg18 18;
 }
 
@@ -193,4 +194,40 @@ fn third_timeline(scenario: &Scenario, second: &mut Cluster, oracle: &Oracle, se
     let newest = ledger.oracle();
     let restored = scenario.restore_and_start("three-own", &["--to", "latest"]);
     newest.assert_tables(&mut restored.sql(), &newest.rows_at_end(), "the end of timeline 3");
+}
+
+/// Recovery along the second timeline that stops before that one began: its history names a parent that it has nothing of.
+fn a_promotion_before_an_older_one_is_understood(major: u32) {
+    let Some(mut scenario) = scenario(major, 16) else { return };
+    let seed = random::seed("earlier promotion");
+    let mut ledger = Ledger::create(&scenario.cluster, seed);
+    scenario.full_backup();
+    let began = Timestamp::now();
+    load_and_archive(&scenario.cluster, &mut ledger, STRETCH);
+    let middle = *ledger.oracle().span().end();
+    scenario.full_backup();
+    load_and_archive(&scenario.cluster, &mut ledger, STRETCH);
+    let (oracle, mut random) = (ledger.oracle(), random::generator(seed, 1));
+    let late = oracle.pick_moments(1, backups(&scenario)[1].stop_time..=*oracle.span().end(), &mut random)[0];
+    let early = oracle.pick_moments(1, began..=middle, &mut random)[0];
+    scenario.cluster.stop(Stop::Fast);
+
+    let data = scenario.restore("second", &["--to", &late.rfc3339()]);
+    let mut second = scenario.open(&data);
+    archive(&second);
+    second.stop(Stop::Fast);
+    let data = scenario.restore("third", &["--to", &early.rfc3339()]);
+    let third = scenario.open(&data);
+    assert_eq!(timeline_of(&third), 3);
+    oracle.assert_at(&mut third.sql(), early);
+    let (mut ledger, before) = (Ledger::attach(&third, seed + 1), Timestamp::now());
+    load_and_archive(&third, &mut ledger, STRETCH);
+    let newest = ledger.oracle();
+    let moment = newest.pick_moments(1, before..=*newest.span().end(), &mut random)[0];
+    // The second backup lies beyond the point where the third timeline left the first.
+    assert_eq!(plan(&scenario, &["--to", &moment.rfc3339()])["backup"], backups(&scenario)[0].id);
+    refused(&scenario, &["--to", &moment.rfc3339(), "--backup", &backups(&scenario)[1].id]);
+    let restored = scenario.restore_and_start("newest", &["--to", &moment.rfc3339()]);
+    newest.assert_at(&mut restored.sql(), moment);
+    amcheck::assert_clean(&restored);
 }

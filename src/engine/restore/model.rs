@@ -27,7 +27,7 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// A transaction's time is taken this much before its record is written, at most.
 const JITTER_MICROS: i64 = 40;
 /// Random histories in one run.
-const HISTORIES: u64 = 60;
+const HISTORIES: u64 = 100;
 /// Random targets in one history.
 const TARGETS: usize = 40;
 
@@ -112,7 +112,7 @@ impl World {
     /// Some segments of log, and backups.
     fn live(&mut self, at: usize) {
         for _ in 0..self.random.random_range(1..4) {
-            let began = self.random.random_bool(0.4).then(|| self.begin_backup(at));
+            let began = self.random.random_bool(0.7).then(|| self.begin_backup(at));
             for _ in 0..self.random.random_range(0..12) {
                 self.write(at);
             }
@@ -230,13 +230,13 @@ impl World {
             let segments = timeline.log.segments();
             let own_from = timeline.parent.map_or(Lsn(0), |(_, switch)| switch).0 / size.bytes();
             let own = segments.iter().filter(|(segment, _)| segment.number >= own_from).count();
-            let unarchived = if self.random.random_bool(0.5) { 0 } else { self.random.random_range(0..=own) };
+            let unarchived = if self.random.random_bool(0.7) { 0 } else { self.random.random_range(0..=own) };
             let count = segments.len();
             for (index, (segment, bytes)) in segments.into_iter().enumerate() {
                 let segment = Segment { timeline: timeline.id, ..segment };
                 let summary = summarise(segment, size, &bytes, &carry).expect("a whole segment");
                 carry = summary.end.carry.clone();
-                if segment.number < own_from || index + unarchived >= count || self.random.random_bool(0.08) {
+                if segment.number < own_from || index + unarchived >= count || self.random.random_bool(0.04) {
                     continue;
                 }
                 let time = |time| match time {
@@ -304,10 +304,14 @@ impl World {
     /// The timelines on the way to `goal`: each with the LSN at which the way leaves it.
     fn way(&self, goal: &Timeline) -> Vec<(TimelineId, Lsn)> {
         let mut way = vec![(goal.id, Lsn(u64::MAX))];
-        let mut at = goal;
+        let (mut at, mut left) = (goal, Lsn(u64::MAX));
         while let Some((parent, switch)) = at.parent {
-            way.push((parent, switch));
             at = &self.timelines[parent.0 as usize - 1];
+            left = left.min(switch);
+            // Recovery along a timeline may stop before that one began: nothing of it is on the way.
+            if at.parent.is_none_or(|(_, began)| began < left) {
+                way.push((parent, left));
+            }
         }
         way
     }
