@@ -90,8 +90,10 @@ fn before_the_second_timeline_is_archived(scenario: &Scenario, first: &First) {
     wait_for_object(scenario, "00000002_from-00000001-");
     let said = refused(scenario, &["--to", &first.late.rfc3339()]);
     assert_says(&said, &["the archived log does not reach it", "nearest", "--timeline 1"]);
-    let latest = plan(scenario, &["--to", "latest"]);
-    assert_eq!(latest["timeline"], 2);
+    // The first timeline went on, and the second has nothing yet: which of them is meant must be said.
+    let said = refused(scenario, &["--to", "latest"]);
+    assert_says(&said, &["cannot tell which history", "timelines 2 and 1", "--timeline 1", "--timeline 2"]);
+    let latest = plan(scenario, &["--to", "latest", "--timeline", "2"]);
     let stop: lifeboat::base::Lsn = latest["stop_lsn"].as_str().expect("a position").parse().expect("an LSN");
     let kept = first.oracle.commits_until(first.left_at);
     assert!(stop < first.oracle.commits()[kept].start, "{stop} is of the abandoned branch");
@@ -149,7 +151,9 @@ fn the_second_timeline(scenario: &Scenario, first: &First, oracle: &Oracle, befo
     let noted = plan(scenario, &["--to", &early.rfc3339()])["notes"].to_string();
     assert!(!noted.contains("went on after"), "nothing before {} was abandoned: {noted}", early.rfc3339());
     // Between the two timelines nothing happened: the rows are those at which the second one began.
-    let between = plan(scenario, &["--to", &first.late.rfc3339()]);
+    let said = refused(scenario, &["--to", &first.late.rfc3339()]);
+    assert_says(&said, &["cannot tell which history", "timelines 2 and 1", "--timeline 1", "--timeline 2"]);
+    let between = plan(scenario, &["--to", &first.late.rfc3339(), "--timeline", "2"]);
     assert!(time(between["last_commit"].as_str().expect("a time")) <= first.left_at, "{between}");
 }
 

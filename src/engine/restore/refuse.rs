@@ -5,7 +5,7 @@ use crate::engine::window::Window;
 use crate::repo::BackupSummary;
 
 use super::Target;
-use super::plan::{RestorePlan, Situation};
+use super::plan::{RecoveryStop, RestorePlan, Situation};
 
 /// Refuses `target`; `too_late` are candidates in whose log it lies before their own end.
 pub(super) fn refuse(
@@ -195,6 +195,11 @@ pub(super) fn later_elsewhere(situation: &Situation<'_>, target: &Target, plan: 
     let mut elsewhere: Option<(TimelineId, Timestamp)> = None;
     for timeline in situation.catalog.timelines() {
         let Some(left) = situation.path.left_at(timeline) else { continue };
+        // What lies before the branch is common to both.
+        let RecoveryStop::Record { lsn, .. } = plan.stop else { return None };
+        if lsn < left && plan.leaves_out.is_some() {
+            continue;
+        }
         for (segment, object) in &situation.catalog.segments {
             if segment.timeline != timeline || segment.end(size) <= left {
                 continue;
