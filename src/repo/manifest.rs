@@ -401,4 +401,26 @@ mod tests {
         let outside = String::from_utf8(bytes.clone()).unwrap().replace("base/1/2", "../../etc");
         assert!(read(outside.as_bytes()).is_err());
     }
+
+    #[test]
+    fn a_manifest_cannot_lead_outside_the_restored_tree() {
+        let link = |path: &str| FileLine {
+            kind: FileKind::Symlink { target: "/etc/cron.d".into() },
+            size_bytes: 0,
+            frames: vec![],
+            ..file(path)
+        };
+        let space = |path: &str| FileLine { kind: FileKind::Tablespace { target: "/root/.ssh".into() }, ..link(path) };
+        for (lines, why) in [
+            ([link("x"), file("x/job")], "below something that is no directory"),
+            ([file("x"), file("x/y/job")], "below something that is no directory"),
+            ([space("base"), file("base/1")], "cannot be a tablespace"),
+            ([space("pg_tblspc/16384"), file("pg_tblspc/16384/authorized_keys")], "does not belong into a tablespace"),
+        ] {
+            let error = read(&written(&lines)).unwrap_err();
+            assert!(error.contains(why), "{error}");
+        }
+        assert!(read(&written(&[space("pg_tblspc/16384"), file("pg_tblspc/16384/PG_15_202209061/5/1")])).is_ok());
+        assert!(read(&written(&[link("x"), file("x-y/job")])).is_ok());
+    }
 }

@@ -41,6 +41,17 @@ fn configuration_elsewhere_is_kept(major: u32) {
     assert_eq!(fs::read_to_string(kept.join("conf.d/10-work.conf")).expect("kept"), "work_mem = '7MB'\n");
     assert_eq!(fs::read(kept.join("pg_hba.conf")).expect("kept"), fs::read(etc.join("pg_hba.conf")).expect("own file"));
 
+    // A restored cluster keeps that copy; its own backups store the files in force, once.
+    let folder = "lifeboat-external-config";
+    dirs::copy_tree(&restored.join(folder), &at_home);
+    dirs::give_tree(&at_home.join(folder));
+    scenario.full_backup();
+    let again = scenario.restore("again", &["--clone"]);
+    assert_eq!(
+        fs::read_to_string(again.join(kept.strip_prefix(&restored).expect("below")).join("postgresql.conf")).expect("kept"),
+        moved
+    );
+
     // The operator puts them back.
     for file in ["pg_hba.conf", "pg_ident.conf"] {
         fs::copy(kept.join(file), restored.join(file)).expect("own file");

@@ -456,6 +456,13 @@ mod tests {
     }
 
     #[test]
+    fn configuration_that_a_restore_put_there_is_not_listed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        make(dir.path(), &["PG_VERSION", "lifeboat-external-config/etc/postgresql/15/main/postgresql.conf"]);
+        assert_eq!(paths(&walk(dir.path(), options()).0), ["PG_VERSION"]);
+    }
+
+    #[test]
     fn a_link_among_relations_is_an_error_and_never_a_hole() {
         let dir = tempfile::tempdir().unwrap();
         let (data, away) = (dir.path().join("data"), dir.path().join("away"));
