@@ -55,6 +55,7 @@ fn every_timeline_comes_back(major: u32) {
     load_and_archive(&second, &mut ledger, STRETCH);
     let oracle = ledger.oracle();
     the_second_timeline(&scenario, &first, &oracle, before, seed);
+    a_position_that_both_have(&scenario, &first);
     the_first_timeline_again(&scenario, &first);
     third_timeline(&scenario, &mut second, &oracle, seed);
 }
@@ -155,6 +156,18 @@ fn the_second_timeline(scenario: &Scenario, first: &First, oracle: &Oracle, befo
     assert_says(&said, &["cannot tell which history", "timelines 2 and 1", "--timeline 1", "--timeline 2"]);
     let between = plan(scenario, &["--to", &first.late.rfc3339(), "--timeline", "2"]);
     assert!(time(between["last_commit"].as_str().expect("a time")) <= first.left_at, "{between}");
+}
+
+/// After the switch both timelines count on: a position there means two things.
+fn a_position_that_both_have(scenario: &Scenario, first: &First) {
+    let kept = first.oracle.commits_until(first.left_at);
+    let beyond = first.oracle.commits()[kept].start.to_string();
+    let said = refused(scenario, &["--to-lsn", &beyond]);
+    assert_says(&said, &["cannot tell which LSN", "timelines 2 and 1 both have it", "--timeline 1"]);
+    for timeline in [1, 2] {
+        let there = plan(scenario, &["--to-lsn", &beyond, "--timeline", &timeline.to_string()]);
+        assert_eq!(there["timeline"], timeline);
+    }
 }
 
 /// A moment after the switch that only the first timeline has, from its backup there and from the one before.

@@ -10,7 +10,7 @@ use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId};
 use crate::engine::Scope;
 use crate::engine::retry::{Patience, retrying};
 use crate::repo::layout;
-use crate::repo::log::SegmentName;
+use crate::repo::log::{LogCatalog, SegmentName};
 use crate::source::postgres::connect::Session;
 use crate::store::list_all;
 
@@ -44,7 +44,7 @@ pub(super) async fn wait_for_log(
             forget_archived(scope, wanted, TimelineId(timeline), &mut missing).await?;
         }
         if missing.is_empty() {
-            return Ok(());
+            return check_unambiguous(scope, wanted).await;
         }
         if began.elapsed() >= wanted.timeout {
             return Err(not_archived(scope, wanted, &missing, session).await);
@@ -53,6 +53,24 @@ pub(super) async fn wait_for_log(
             () = tokio::time::sleep(POLL) => {}
             () = cancel.cancelled() => return Err(Error::interrupted()),
         }
+    }
+}
+
+/// A segment that was archived with two contents is no use to a restore.
+async fn check_unambiguous(scope: &Scope, wanted: &Wanted) -> Result<()> {
+    let catalog = LogCatalog::load(&scope.repository, &scope.source, &wanted.incarnation, wanted.size).await?;
+    let needed = |file: &str| {
+        let segment = Segment::parse(file, wanted.size);
+        segment.is_some_and(|segment| (wanted.first.number..=wanted.last.number).contains(&segment.number))
+    };
+    match catalog.split_brains.iter().find(|split| needed(&split.file)) {
+        None => Ok(()),
+        Some(split) => Err(Error::damaged(format!(
+            "backup of {} is not usable: two servers archived {} with different contents",
+            scope.source, split.file
+        ))
+        .detail("digests", split.digests.join(", "))
+        .hint(format!("lifeboat archive resolve {} {} --keep DIGEST --key FILE", scope.source, split.file))),
     }
 }
 

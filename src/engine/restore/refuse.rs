@@ -190,7 +190,8 @@ pub(super) fn later_elsewhere(situation: &Situation<'_>, target: &Target, plan: 
     let until = match target {
         Target::Latest => None,
         Target::Time(time) => Some(*time),
-        Target::Lsn { .. } | Target::Xid { .. } | Target::Name(_) | Target::Immediate => return None,
+        Target::Lsn { lsn, .. } => return same_lsn_elsewhere(situation, *lsn),
+        Target::Xid { .. } | Target::Name(_) | Target::Immediate => return None,
     };
     let mut elsewhere: Option<(TimelineId, Timestamp)> = None;
     for timeline in situation.catalog.timelines() {
@@ -223,6 +224,19 @@ pub(super) fn later_elsewhere(situation: &Situation<'_>, target: &Target, plan: 
         .detail(format!("timeline {timeline}"), format!("went on without it, with commits until {last}"))
         .hint(format!("lifeboat restore {source} --timeline {timeline} …   if that was production"))
         .hint(format!("lifeboat restore {source} --timeline {newest} …   if it took over from {timeline}")),
+    )
+}
+
+/// Refuses a position that two timelines have: after a branch each counts on with positions of its own.
+fn same_lsn_elsewhere(situation: &Situation<'_>, lsn: Lsn) -> Option<Error> {
+    let (size, newest) = (situation.path.segment_size(), situation.path.timeline());
+    let has = |timeline: &TimelineId| situation.catalog.segments.contains_key(&Segment::containing(*timeline, lsn, size));
+    let left = |timeline: &TimelineId| situation.path.left_at(*timeline).is_some_and(|left| lsn >= left);
+    let other = situation.catalog.timelines().into_iter().find(|timeline| left(timeline) && has(timeline))?;
+    let source = situation.source;
+    Some(
+        Error::failed(format!("cannot tell which LSN {lsn} of {source} is meant: timelines {newest} and {other} both have it"))
+            .hint(format!("lifeboat restore {source} --to-lsn {lsn} --timeline {other} …   or --timeline {newest}")),
     )
 }
 
