@@ -4,7 +4,6 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use lifeboat::base::killpoint;
@@ -13,7 +12,7 @@ use support::lifeboat::Host;
 use support::listing::{backups, files};
 use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT};
 use support::process;
-use support::scenario::{SOURCE, Scenario};
+use support::scenario::{SOURCE, Scenario, restore_command_of};
 
 const BACKUP: [&str; 4] = ["backup", SOURCE, "--type", "full"];
 
@@ -161,6 +160,7 @@ fn a_killed_get_stops_recovery_and_hands_over_nothing() {
         cluster = cluster.with_override(format!("restore_command=LIFEBOAT_KILL_AT={point} {restore_command}"));
         cluster.launch();
         let (_, log) = cluster.wait_exit(RECOVERY_TIMEOUT);
+        assert!(log.contains("FATAL:  could not restore file"), "{point}: {log}");
         assert!(!log.contains("archive recovery complete"), "{point}: {log}");
         cluster = cluster.with_override(format!("restore_command={restore_command}"));
     }
@@ -170,14 +170,6 @@ fn a_killed_get_stops_recovery_and_hands_over_nothing() {
     cluster.launch();
     cluster.wait_recovered(RECOVERY_TIMEOUT);
     assert_eq!(kept(&cluster), 1);
-}
-
-/// The command in the restored settings.
-fn restore_command_of(data: &Path) -> String {
-    let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("own file");
-    let line = settings.lines().rfind(|line| line.starts_with("restore_command")).expect("restore writes it");
-    let value = line.split_once('=').expect("name = value").1.trim();
-    value.trim_matches('\'').replace("''", "'")
 }
 
 #[test]

@@ -9,11 +9,11 @@ use support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
 use support::process;
 use support::scenario::{SOURCE, Scenario};
 
-/// Rows of about 1 kB that hardly compress: 14 MB.
-const FIRST_ROWS: u32 = 14_000;
+/// Rows of about 1 kB that hardly compress: 32 MB.
+const FIRST_ROWS: u32 = 30_000;
 
-/// How often the rows are doubled before each measurement: about 110 MB and 900 MB.
-const DOUBLINGS: u32 = 3;
+/// How often the rows are doubled before each measurement: to about 270 MB, which fills every buffer, and to 1.1 GB.
+const DOUBLINGS: [u32; 2] = [3, 2];
 
 /// What a run may need, whatever the database's size.
 const LIMIT_KIB: u64 = 256 << 10;
@@ -37,12 +37,12 @@ fn peak_kib(host: &Host, arguments: &[&str]) -> u64 {
 }
 
 /// Doubles the rows. Their copies lie far apart, where a frame's compression cannot see them.
-fn double(scenario: &Scenario) {
+fn double(scenario: &Scenario, doublings: u32) {
     let mut sql = scenario.cluster.sql();
     // This log is of no use to any restore.
     scenario.cluster.configure(["archive_command = 'true'"]);
     process::wait_until("the setting is read", RECOVERY_TIMEOUT, || sql.value("SHOW archive_command") == "true");
-    for _ in 0..DOUBLINGS {
+    for _ in 0..doublings {
         sql.execute("INSERT INTO ballast SELECT * FROM ballast");
     }
     sql.execute("CHECKPOINT");
@@ -54,6 +54,8 @@ fn double(scenario: &Scenario) {
 fn memory_does_not_grow_with_the_database() {
     let Some(installation) = Installation::require(15) else { return };
     let scenario = Scenario::start(&installation, &Options::default().with("max_wal_size = 4GB"));
+    // As on a host of four cores and more.
+    scenario.add_sections("[backup]\nworkers = 4\n");
     scenario.cluster.sql().execute(&format!(
         "CREATE TABLE ballast AS SELECT n, string_agg(sha512((n::text || '-' || part::text)::bytea), ''::bytea) AS bytes
          FROM generate_series(1, {FIRST_ROWS}) AS n, generate_series(1, 16) AS part GROUP BY n"
@@ -65,9 +67,9 @@ fn memory_does_not_grow_with_the_database() {
         std::fs::remove_dir_all(&into).expect("own directory");
         peak
     };
-    double(&scenario);
+    double(&scenario, DOUBLINGS[0]);
     let small = (peak_kib(&scenario.protected, &backup), restore("small"));
-    double(&scenario);
+    double(&scenario, DOUBLINGS[1]);
     let large = (peak_kib(&scenario.protected, &backup), restore("large"));
     let bytes = scenario.cluster.sql().number("SELECT pg_table_size('ballast')");
     assert!(bytes > 800 << 20, "the large database has {bytes} bytes only");

@@ -143,7 +143,10 @@ impl Keyring {
         let allowed: Vec<String> = allowed.map(|key| format!("{} ({})", key.public_key.id(), key.name)).collect();
         Err(Error::usage(format!("signing key {} has no '{}' right in this repository", signer.id(), role.as_str()))
             .detail("keys that have", if allowed.is_empty() { "none".to_owned() } else { allowed.join(", ") })
-            .hint("set [signing] key_file in lifeboat.toml to the key that lifeboat init made for this host"))
+            .hint(match role {
+                Role::Write => "set [signing] key_file in lifeboat.toml to the key that lifeboat init made for this host",
+                Role::Expire | Role::Admin => "sign with the operator's key, which is kept offline: --key FILE",
+            }))
     }
 
     /// The keys in force.

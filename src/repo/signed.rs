@@ -85,7 +85,11 @@ impl Signer {
     /// # Errors
     /// When the file cannot be read or holds no Ed25519 key.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::io("read the signing key", path, error))?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::usage(format!("cannot read the signing key {}", path.display()))
+                .caused_by(error)
+                .hint("[signing] key_file in lifeboat.toml names it; it belongs to the user that runs lifeboat")
+        })?;
         SigningKey::from_pkcs8_pem(&text).map(Self).map_err(|error| {
             Error::usage(format!("{} holds no Ed25519 private key in PEM form: {error}", path.display()))
                 .hint("lifeboat init --generate-keys DIR   makes one")

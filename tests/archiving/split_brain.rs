@@ -111,10 +111,9 @@ fn resolve(scenario: &Scenario, round: &Round) {
         scenario.rescue.run(&["archive", "resolve", SOURCE, &round.name, "--keep", &ours, "--key", &key])
     };
     let host_key = scenario.protected.dir().join("signing.key");
-    let refused = decide(&host_key).exits(1);
-    assert!(refused.stderr.contains("expire"), "{refused}");
+    decide(&host_key).refuses(2, &["no 'expire' right", "operator"]);
     let unknown = scenario.rescue.write("stranger.key", &Signer::generate().to_pem());
-    decide(&unknown).exits(1);
+    decide(&unknown).refuses(2, &["no 'expire' right"]);
     assert!(split_brains(&scenario.rescue).contains_key(&round.name), "a key without the right has ended a split brain");
     decide(&scenario.operator_key).success();
     assert!(!split_brains(&scenario.rescue).contains_key(&round.name));

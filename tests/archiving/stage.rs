@@ -11,7 +11,7 @@ use crate::support::dirs::{self, Dir};
 use crate::support::lifeboat::{Config, Host, Identity};
 use crate::support::listing::log_objects;
 use crate::support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT, Stop};
-use crate::support::scenario::{SOURCE, Scenario};
+use crate::support::scenario::{SOURCE, Scenario, restore_command_of};
 
 /// Rows on timeline 1.
 pub const ROWS: usize = 3;
@@ -53,7 +53,7 @@ impl Stage {
         second.wait_archived(&last, RECOVERY_TIMEOUT);
         second.stop(Stop::Fast);
         let restored = scenario.restore("never-started", &["--clone"]);
-        let good = restore_command(&restored).replace("%f", "\"$1\"").replace("%p", "\"$2\"");
+        let good = restore_command_of(&restored).replace("%f", "\"$1\"").replace("%p", "\"$2\"");
         Some(Self { scenario, segments, restored, good, work: Dir::new(), hosts: RefCell::default() })
     }
 
@@ -96,7 +96,7 @@ impl Stage {
         vec![
             broken("unreachable", "does not exist", &|repository| fs::remove_dir_all(repository).expect("own copy")),
             broken("forbidden", "Permission denied", &|repository| {
-                fs::set_permissions(repository, fs::Permissions::from_mode(0)).expect("own copy");
+                fs::set_permissions(repository, fs::Permissions::from_mode(0o000)).expect("own copy");
             }),
             broken("damaged", "damaged", &damage_log),
             broken("split-brain", "two servers", &contradict_log),
@@ -106,7 +106,7 @@ impl Stage {
             plain("wrong-identity", "identity", with_config(&wrong_identity)),
             plain("no-identity", "no age identity", with_config(&replace_identity(&configuration, ""))),
             plain("unknown-key", "unknown key", with_config(&format!("oops = 1\n{configuration}"))),
-            plain("no-configuration", "cannot read", self.good.replace(&config, "/nowhere/lifeboat.toml")),
+            plain("no-configuration", "no configuration file", self.good.replace(&config, "/nowhere/lifeboat.toml")),
             plain("missing-argument", "<DEST>", self.good.replace(" \"$2\"", "")),
             plain("unknown-option", "--oops", format!("{} --oops", self.good)),
             plain("unknown-source", "no [source.", self.good.replace(&format!("get {SOURCE}"), "get ordres")),
@@ -137,13 +137,6 @@ fn add_row(cluster: &Cluster, n: usize) -> String {
 pub fn rows(cluster: &Cluster) -> Vec<usize> {
     let rows = cluster.sql().rows("SELECT n FROM rows ORDER BY n");
     rows.iter().map(|row| row[0].as_deref().and_then(|n| n.parse().ok()).expect("a number")).collect()
-}
-
-/// The command in the restored settings.
-fn restore_command(data: &Path) -> String {
-    let settings = fs::read_to_string(data.join("postgresql.auto.conf")).expect("own file");
-    let line = settings.lines().rfind(|line| line.starts_with("restore_command")).expect("restore writes it");
-    line.split_once('=').expect("name = value").1.trim().trim_matches('\'').replace("''", "'")
 }
 
 /// `configuration` with another line (or none) that names the identity.

@@ -17,6 +17,8 @@ fn a_repository_that_is_away_replaced_or_wound_back_is_noticed() {
     let (away, older) = (repository.with_extension("away"), repository.with_extension("older"));
     dirs::copy_tree(repository, &older);
     let known = backups(&scenario.protected);
+    // The restore host, too, has seen it before.
+    assert_eq!(backups(&scenario.rescue), known);
     scenario.full_backup();
     fs::rename(repository, &away).expect("own directory");
 

@@ -57,9 +57,10 @@ impl Scenario {
         self.rescue.append_configuration(sections);
     }
 
-    /// Switches the log and waits until the closed segment is archived; returns its name.
+    /// Writes a little log, switches it and waits until the closed segment is archived; returns its name.
     #[track_caller]
     pub fn archive_now(&self) -> String {
+        self.cluster.sql().execute("SELECT pg_create_restore_point('archive now')");
         let segment = self.cluster.switch_wal();
         self.cluster.wait_archived(&segment, super::postgres::RECOVERY_TIMEOUT);
         segment
@@ -96,4 +97,14 @@ impl Scenario {
         cluster.wait_recovered(super::postgres::RECOVERY_TIMEOUT);
         cluster
     }
+}
+
+/// The command in the settings that a restore wrote, with `%f` and `%p`.
+#[track_caller]
+pub fn restore_command_of(data: &Path) -> String {
+    let settings = std::fs::read_to_string(data.join("postgresql.auto.conf")).expect("own file");
+    let line = settings.lines().rfind(|line| line.starts_with("restore_command")).expect("restore writes it");
+    let value = line.split_once('=').expect("name = value").1.trim();
+    let text = value.strip_prefix('\'').and_then(|value| value.strip_suffix('\'')).expect("a quoted value");
+    text.replace("''", "'").replace(r"\\", r"\")
 }

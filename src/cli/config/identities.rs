@@ -28,8 +28,11 @@ impl Encryption {
 }
 
 fn read(path: &Path) -> Result<Vec<Identity>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::usage(format!("cannot read the identity file {}", path.display())).caused_by(error))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::usage(format!("cannot read the identity file {}", path.display()))
+            .caused_by(error)
+            .hint("[encryption] identity_file in lifeboat.toml names it; is the disk that holds it mounted?")
+    })?;
     if text.starts_with("age-encryption.org/v1") || text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----") {
         return Err(Error::usage(format!("the identity file {} is protected by a passphrase", path.display()))
             .hint("decrypt it to a private place first: age --decrypt --output FILE …"));
