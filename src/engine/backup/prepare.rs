@@ -40,12 +40,16 @@ pub(super) async fn prepare(scope: &Scope, writing: &Writing, options: &BackupOp
 pub(super) async fn examine(scope: &Scope, options: &BackupOptions) -> Result<Server> {
     let session = connect::connect(&options.conninfo).await?;
     let info = session.info().await?;
-    check_archiving(scope, &info)?;
     let primary = match (&options.primary_conninfo, info.in_recovery) {
-        (_, false) => None,
+        (_, false) => {
+            check_archiving(scope, &info)?;
+            None
+        }
         (Some(conninfo), true) => {
             let primary = connect::connect(conninfo).await.map_err(|error| error.context("the primary of this standby"))?;
-            check_is_primary_of(&info, &primary.info().await?)?;
+            let primary_info = primary.info().await?;
+            check_is_primary_of(&info, &primary_info)?;
+            check_archiving(scope, &primary_info)?;
             Some(primary)
         }
         (None, true) => {
@@ -81,7 +85,7 @@ fn check_archiving(scope: &Scope, info: &ServerInfo) -> Result<()> {
         };
         return Err(error.hint("ALTER SYSTEM SET archive_mode = on;   then restart the server").hint(command));
     }
-    if info.archive_command.is_empty() && info.archive_library.is_empty() && !info.in_recovery {
+    if info.archive_command.is_empty() && info.archive_library.is_empty() {
         return Err(Error::failed(format!(
             "archive_command is empty on {}: a backup without its log cannot be restored",
             scope.source
