@@ -21,6 +21,8 @@ pub enum ErrorKind {
     Busy,
     /// Stored data is damaged, forged or missing.
     Damaged,
+    /// Two contents are stored under one name, and nobody has said which is right. Another copy of either settles nothing.
+    Contradicted,
     /// The operator or the system asked to stop.
     Interrupted,
 }

@@ -108,6 +108,7 @@ fn json(error: &Error, exit_code: u8) -> String {
         ErrorKind::Unreachable => "unreachable",
         ErrorKind::Busy => "busy",
         ErrorKind::Damaged => "damaged",
+        ErrorKind::Contradicted => "contradicted",
         ErrorKind::Interrupted => "interrupted",
     };
     let details = error.details().iter().map(|(label, value)| Detail { label, value }).collect();

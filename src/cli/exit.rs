@@ -46,7 +46,7 @@ pub fn code_of(kind: ErrorKind) -> u8 {
         ErrorKind::Usage => USAGE,
         ErrorKind::Unreachable => 20,
         ErrorKind::Busy => 21,
-        ErrorKind::Damaged => 22,
+        ErrorKind::Damaged | ErrorKind::Contradicted => 22,
         ErrorKind::Interrupted => INTERRUPTED,
     }
 }

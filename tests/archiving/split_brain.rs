@@ -8,8 +8,9 @@ use std::time::Duration;
 use lifeboat::repo::signed::Signer;
 
 use crate::push::{digest, push, variant};
+use crate::support::dirs::{Dir, copy_tree};
 use crate::support::lifeboat::Host;
-use crate::support::listing::{backups, split_brains};
+use crate::support::listing::{backups, log_objects, split_brains};
 use crate::support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
 use crate::support::process::Output;
 use crate::support::scenario::{SOURCE, Scenario};
@@ -44,6 +45,12 @@ fn two_servers_with_one_log_never_go_unnoticed_and_the_operator_decides() {
         resolve(&scenario, round);
     }
     assert_eq!(split_brains(&scenario.rescue), BTreeMap::new());
+    // Where the other server was quicker, its content alone is there: the operator decides against it all the same.
+    for (round, (ours, _)) in rounds.iter().zip(&outcomes) {
+        if ours.code != Some(0) && !contested.contains_key(&round.name) {
+            keep_ours(&scenario, round);
+        }
+    }
     scenario.cluster.configure([scenario.protected.archive_command(SOURCE)]);
     scenario.archive_now();
     for round in &contested_rounds {
@@ -93,6 +100,7 @@ fn assert_readers_refuse(scenario: &Scenario, round: &Round) {
     let get = scenario.rescue.run(&["archive", "get", SOURCE, &round.name, destination.to_str().expect("plain")]);
     get.refuses(255, &["two servers", &digest(&round.ours), &digest(&round.theirs), "archive resolve"]);
     assert!(!destination.exists());
+    another_repository_is_not_asked_instead(scenario, round, &destination);
     let into = scenario.restored.join("contested");
     let xid = scenario.cluster.sql().value(&format!("SELECT xmin::text FROM rows WHERE n = {}", ROUNDS - 1));
     let restore = ["restore", SOURCE, "--to-xid", &xid, "--into", into.to_str().expect("plain")];
@@ -100,6 +108,27 @@ fn assert_readers_refuse(scenario: &Scenario, round: &Round) {
     assert!(refused.code == Some(1) || refused.code == Some(22), "{refused}");
     assert!(!into.exists(), "a refused restore has touched its target");
     assert_eq!(backups(&scenario.rescue).len(), 1);
+}
+
+/// A repository that holds one of the two alone would hand it over, right or wrong.
+#[track_caller]
+fn another_repository_is_not_asked_instead(scenario: &Scenario, round: &Round, destination: &Path) {
+    let home = Dir::new();
+    copy_tree(scenario.repository.path(), &home.join("second"));
+    let held = log_objects(&home.join("second")).into_iter().filter(|path| path.to_string_lossy().contains(&digest(&round.ours)));
+    held.for_each(|path| std::fs::remove_file(path).expect("own copy"));
+    let configuration = scenario.rescue.configuration();
+    let second = home.join("second").display().to_string();
+    scenario.rescue.append_configuration(&format!("[repository.second]\nurl = \"file://{second}\"\n"));
+    let get = |repository: &[&str]| {
+        let fixed = ["archive", "get", SOURCE, &round.name, destination.to_str().expect("plain")];
+        scenario.rescue.run(&[repository, &fixed].concat())
+    };
+    get(&["--repository", "second"]).success();
+    std::fs::remove_file(destination).expect("fetched");
+    get(&[]).refuses(255, &["two servers", "archive resolve"]);
+    assert!(!destination.exists());
+    scenario.rescue.configure_text(&configuration);
 }
 
 /// The host's own key has no say; the operator's has.
@@ -141,9 +170,13 @@ fn postgresqls_own_retries_do_not_hide_a_split_brain() {
 }
 
 /// A resolution in favour of a content that was refused, and so is in no object yet.
-fn resolve_refused_push(scenario: &Scenario, round: &Round) {
+fn keep_ours(scenario: &Scenario, round: &Round) {
     let (ours, key) = (digest(&round.ours), scenario.operator_key.display().to_string());
     scenario.rescue.ok(&["archive", "resolve", SOURCE, &round.name, "--keep", &ours, "--key", &key]);
+}
+
+fn resolve_refused_push(scenario: &Scenario, round: &Round) {
+    keep_ours(scenario, round);
     scenario.archive_now();
     let restored = scenario.restore_and_start("resolved", &[]);
     assert_eq!(restored.sql().number("SELECT count(*) FROM rows"), 1);

@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, durable, killpoint};
+use crate::base::{Error, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId, durable, killpoint};
 use crate::codec::encrypt::Opener;
 use crate::engine::retry::{Patience, retrying};
 use crate::engine::{IdentitySource, Scope};
@@ -134,12 +134,11 @@ async fn find(scope: &Scope, incarnation: &Incarnation, name: &str, kind: FileKi
         Some(position) => Ok(Some(found.swap_remove(position))),
         None => {
             let digests: Vec<String> = found.into_iter().map(|(_, digest)| digest).collect();
-            Err(Error::damaged(format!("{name} of {} was archived with different contents by two servers", scope.source))
-                .detail("digests", digests.join(", "))
-                .hint(format!(
-                    "lifeboat archive resolve {} {name} --keep DIGEST --key FILE   once you know which server was the primary",
-                    scope.source
-                )))
+            let what = format!("{name} of {} was archived with different contents by two servers", scope.source);
+            Err(Error::new(ErrorKind::Contradicted, what).detail("digests", digests.join(", ")).hint(format!(
+                "lifeboat archive resolve {} {name} --keep DIGEST --key FILE   once you know which server was the primary",
+                scope.source
+            )))
         }
     }
 }

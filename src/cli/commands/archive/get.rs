@@ -41,6 +41,8 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
             }
             Ok(Some(Got::NotThere)) => unknown = None,
             Ok(None) => {}
+            // The next repository may hold the wrong server's content alone, and would hand it over.
+            Err(error) if error.kind() == ErrorKind::Contradicted => return Err(error),
             Err(error) => errors.push((chosen.name.clone(), error)),
         }
     }
