@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use lifeboat::base::Timestamp;
+use lifeboat::base::{Lsn, Timestamp};
 
 use support::ledger::{Ledger, LoadOptions};
 use support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
@@ -48,10 +48,18 @@ fn any_moment_comes_back(major: u32) {
         (vec!["--to-xid", xid.as_str()], oracle.rows_through_xid(commit.xid)),
         (vec!["--to-name", point.name.as_str()], oracle.rows_before_lsn(point.lsn)),
     ];
-    for (number, (target, expected)) in targets.iter().enumerate() {
+    let stop: Lsn = newest_backup(&scenario)["stop_lsn"].as_str().expect("a position").parse().expect("an LSN");
+    let immediate = (vec!["--to-immediate"], oracle.rows_before_lsn(stop));
+    for (number, (target, expected)) in targets.iter().chain([&immediate]).enumerate() {
         let restored = scenario.restore_and_start(&format!("target-{number}"), target);
         oracle.assert_tables(&mut restored.sql(), expected, &target.join(" "));
     }
+}
+
+fn newest_backup(scenario: &Scenario) -> serde_json::Value {
+    let list = scenario.rescue.json(&["list"]);
+    let backups = &list["repositories"][0]["sources"][0]["incarnations"][0]["backups"];
+    backups.as_array().and_then(|backups| backups.last()).expect("there are backups").clone()
 }
 
 macro_rules! for_each_major {
