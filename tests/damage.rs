@@ -12,8 +12,11 @@ use support::scenario::{SOURCE, Scenario};
 /// Objects that a restore does not need: what tells a backup in flight, and the digests that only `verify` reads.
 const NOT_NEEDED: [&str; 2] = ["begin.json", "/index/"];
 
+/// Makes of an object's content a damaged one, or none.
+type Damage = fn(&[u8]) -> Option<Vec<u8>>;
+
 /// What is done to an object.
-const DAMAGES: [(&str, fn(&[u8]) -> Option<Vec<u8>>); 3] = [
+const DAMAGES: [(&str, Damage); 3] = [
     ("missing", |_| None),
     ("truncated", |whole| Some(whole[..whole.len() / 2].to_vec())),
     ("flipped", |whole| {
