@@ -13,7 +13,7 @@ use crate::repo::pack::PackLine;
 use crate::store::{Body, PutOutcome};
 
 /// Packs on their way to the repository at one time, beside those being filled.
-const PACKS_IN_FLIGHT: usize = 2;
+const PACKS_IN_FLIGHT: usize = 1;
 
 /// Stores packs of backup `id` until `work` has ended and every pack it handed over is durable.
 ///

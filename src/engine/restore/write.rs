@@ -26,7 +26,7 @@ use crate::repo::pack::PackLine;
 use crate::repo::{decode_error, layout, read_error};
 
 /// Packs fetched ahead of those being decoded.
-const PACKS_AHEAD: usize = 2;
+const PACKS_AHEAD: usize = 1;
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
 
