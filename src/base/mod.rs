@@ -1,12 +1,13 @@
 //! Ground floor: what every other room stands on and what itself depends on no other.
 //!
-//! Clock and times, positions in a log, ids, units, durable file writes, the error type,
+//! Clock and times, positions in a log, ids, units, durable file writes, file stamps, the error type,
 //! the progress trait, the cancel token and the named kill points of the tests.
 
 pub mod cancel;
 pub mod clock;
 pub mod durable;
 pub mod error;
+pub mod file_stamp;
 pub mod ids;
 pub mod killpoint;
 pub mod position;
@@ -17,6 +18,7 @@ pub mod units;
 pub use cancel::Cancel;
 pub use clock::Timestamp;
 pub use error::{Error, ErrorKind, Result};
+pub use file_stamp::FileStamp;
 pub use ids::{BackupId, BackupType, Incarnation, SourceName};
 pub use position::{Lsn, Segment, SegmentSize, TimelineId};
 pub use relpath::RelPath;

@@ -21,8 +21,16 @@ pub struct Frame {
 /// # Errors
 /// Only when zstd runs out of memory.
 pub fn encode(compressor: &mut Compressor, raw: &[u8]) -> std::io::Result<Frame> {
+    encode_digested(compressor, raw, FrameDigest::of(raw))
+}
+
+/// [`encode`] where the digest of `raw` is known already.
+///
+/// # Errors
+/// Only when zstd runs out of memory.
+pub fn encode_digested(compressor: &mut Compressor, raw: &[u8], digest: FrameDigest) -> std::io::Result<Frame> {
     assert!(raw.len() <= FRAME_RAW_BYTES, "a frame of {} bytes", raw.len());
-    Ok(Frame { stored: compressor.compress(raw)?, raw_len: raw.len() as u32, digest: FrameDigest::of(raw) })
+    Ok(Frame { stored: compressor.compress(raw)?, raw_len: raw.len() as u32, digest })
 }
 
 /// Decodes a frame and checks it against its digest.

@@ -66,10 +66,11 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
     let mut incarnations = Vec::new();
     let (identities, mut problems) = identity::survey(&scope.repository, &scope.source).await?;
     problems.extend(log.problems.iter().cloned());
+    problems.extend(log.broken().map(|(backup, missing)| (backup.id.to_string(), format!("it needs {missing}, which is gone"))));
     for identity in identities {
         let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
         let backups: Vec<BackupSummary> =
-            log.backups().filter(|backup| backup.incarnation == identity.incarnation).cloned().collect();
+            log.restorable().filter(|backup| backup.incarnation == identity.incarnation).cloned().collect();
         incarnations.push(IncarnationSurvey {
             timelines: timelines(&identity, &backups, &catalog),
             segments: catalog.segments.len(),

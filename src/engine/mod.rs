@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod archive;
 pub mod backup;
+pub mod chain;
 pub mod check;
 pub mod head;
 pub mod list;

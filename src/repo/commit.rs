@@ -171,10 +171,44 @@ impl CommitLog {
         self.entries.iter().map(|entry| &entry.backup)
     }
 
+    /// Backups of which nothing that they build on is missing, oldest first: those that can be restored.
+    pub fn restorable(&self) -> impl DoubleEndedIterator<Item = &BackupSummary> {
+        let all: Vec<&BackupSummary> = self.backups().collect();
+        self.backups().filter(move |backup| chain(backup, &all).is_ok())
+    }
+
+    /// The other ones, each with what it lacks.
+    pub fn broken(&self) -> impl Iterator<Item = (&BackupSummary, BackupId)> {
+        let all: Vec<&BackupSummary> = self.backups().collect();
+        self.backups().filter_map(move |backup| Some((backup, chain(backup, &all).err()?)))
+    }
+
     /// The backup with this id.
     pub fn find(&self, id: &BackupId) -> Option<&BackupSummary> {
         self.backups().find(|backup| backup.id == *id)
     }
+}
+
+/// `backup` and what it builds on, itself first and a full last, among `backups`.
+///
+/// # Errors
+/// The first that is missing.
+pub fn chain<'a>(backup: &'a BackupSummary, backups: &[&'a BackupSummary]) -> Result<Vec<&'a BackupSummary>, BackupId> {
+    let mut chain = vec![backup];
+    let mut current = backup;
+    while let Some(id) = &current.base {
+        match backups.iter().find(|backup| backup.id == *id) {
+            // A base is always earlier: this ends even when somebody signed a circle.
+            Some(base)
+                if base.stop_lsn <= current.start_lsn && base.id != current.id && base.incarnation == current.incarnation =>
+            {
+                current = base;
+                chain.push(base);
+            }
+            _ => return Err(id.clone()),
+        }
+    }
+    if current.backup_type == BackupType::Full { Ok(chain) } else { Err(current.id.clone()) }
 }
 
 fn parse_number(name: &str) -> Option<u32> {
@@ -228,4 +262,39 @@ pub async fn append(
     }
     Err(Error::busy(format!("cannot commit backup {} of {source}: other writers took {ATTEMPTS} numbers in a row", backup.id))
         .hint(format!("lifeboat list {source}   shows who writes")))
+}
+
+#[cfg(test)]
+impl BackupSummary {
+    /// A full backup of timeline 1 from `start_lsn` to `stop_lsn`, for tests that change what they are about.
+    pub(crate) fn sample(id: &str, (start_lsn, stop_lsn): (Lsn, Lsn)) -> Self {
+        let id: BackupId = id.parse().expect("a backup id");
+        Self {
+            backup_type: BackupType::Full,
+            base: None,
+            incarnation: Incarnation::postgres(15, 1),
+            timeline: TimelineId(1),
+            start_lsn,
+            stop_lsn,
+            start_time: id.start(),
+            stop_time: id.start(),
+            id,
+            segment_bytes: SegmentSize::DEFAULT,
+            from_standby: false,
+            server_version: 150_000,
+            data_checksums: true,
+            wal_log_hints: false,
+            wal_level: "replica".to_owned(),
+            encrypted: false,
+            entries: 0,
+            raw_bytes: 0,
+            stored_bytes: 0,
+            packs: 0,
+            packs_sha256: Sha256Digest::of(b""),
+            manifest_sha256: Sha256Digest::of(b""),
+            manifest_bytes: 0,
+            bad_pages: 0,
+            duration_seconds: 0.0,
+        }
+    }
 }

@@ -53,8 +53,13 @@ impl HostState {
         Self { dir: state_dir.join(repository) }
     }
 
+    /// Where what belongs to `source` lies.
+    pub(super) fn of_source(&self, source: &SourceName) -> PathBuf {
+        self.dir.join(source.to_string())
+    }
+
     fn log_dir(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
-        self.dir.join(source.to_string()).join(incarnation.to_string())
+        self.of_source(source).join(incarnation.to_string())
     }
 
     /// The digest of the repository's first keys as this host first saw them: the pin when none is configured.
@@ -79,7 +84,7 @@ impl HostState {
 
     /// The file that remembers the head of the commit log of `source`.
     pub fn head_path(&self, source: &SourceName) -> PathBuf {
-        self.dir.join(source.to_string()).join("head.json")
+        self.of_source(source).join("head.json")
     }
 
     /// Remembers the head of the commit log of `source`.
@@ -156,7 +161,7 @@ impl HostState {
     /// # Errors
     /// Busy when another process takes one now.
     pub fn lock_backup(&self, source: &SourceName) -> Result<File> {
-        let path = self.dir.join(source.to_string()).join("backup.lock");
+        let path = self.of_source(source).join("backup.lock");
         let open = || {
             prepare(&path)?;
             fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)

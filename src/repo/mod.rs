@@ -14,6 +14,7 @@ use crate::codec::{CodecError, Sha256Digest};
 use crate::store::{PutOutcome, Store};
 
 pub mod backup;
+pub mod base_cache;
 pub mod commit;
 pub mod host_state;
 pub mod identity;

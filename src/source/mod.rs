@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use crate::base::{RelPath, Timestamp};
+use crate::base::{FileStamp, RelPath, Timestamp};
 
 pub mod postgres;
 
@@ -25,8 +25,8 @@ pub struct Entry {
     pub gid: u32,
     /// Last modification.
     pub modified: Timestamp,
-    /// Inode number.
-    pub inode: u64,
+    /// Identity and times as the file system has them; none for what no file system holds.
+    pub stamp: Option<FileStamp>,
     /// Size in bytes when listed; a file may grow, shrink or vanish until it is read. 0 for a directory.
     pub size_bytes: u64,
 }

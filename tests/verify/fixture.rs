@@ -236,6 +236,8 @@ fn file_line(path: &str, frame: FrameRef) -> FileLine {
         inode: 5,
         size_bytes: u64::from(frame.raw_len),
         frames: vec![frame],
+        patches: vec![],
+        states: vec![],
         bad_blocks: Vec::new(),
     }
 }

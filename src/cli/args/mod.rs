@@ -207,12 +207,15 @@ pub struct CheckArgs {
 pub struct BackupArgs {
     /// The source to back up, as named in the configuration
     pub source: SourceName,
-    /// full, diff (changes since the last full), incr (since the last backup), auto
+    /// full, diff (changes since the last full), incr (since the last backup), auto (a full every week, else incr)
     #[arg(long = "type", value_enum, default_value_t = BackupTypeArg::Auto, hide_possible_values = true, value_name = "TYPE")]
     pub backup_type: BackupTypeArg,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// For a diff or incr: read everything, and compare it with what change detection says
+    #[arg(long)]
+    pub audit: bool,
     /// Start at once (fast), or let the server take its time (spread)
     #[arg(long, value_enum, default_value_t = CheckpointMode::Fast, hide_possible_values = true, value_name = "fast|spread")]
     pub checkpoint: CheckpointMode,
@@ -230,7 +233,7 @@ pub enum BackupTypeArg {
     Diff,
     /// Changes since the last backup of any type.
     Incr,
-    /// What is due: a full when there is no usable base, else an increment.
+    /// A full when the last one is a week old or there is nothing to build on, else an incr.
     Auto,
 }
 

@@ -98,6 +98,7 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
         primary_conninfo: postgres.primary_conninfo.clone(),
         data_directory: postgres.data_directory.clone(),
         fast_checkpoint: args.checkpoint == CheckpointMode::Fast,
+        audit: args.audit,
         fail_on_bad_pages: args.page_errors == PageErrors::Fail,
         workers: settings.backup.workers,
         pack_bytes: settings.backup.pack_size_bytes,

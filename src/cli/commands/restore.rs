@@ -26,6 +26,8 @@ struct Document {
     target: String,
     backup: String,
     because: String,
+    /// The backup and what it builds on.
+    chain: Vec<String>,
     timeline: u32,
     stop_lsn: Option<String>,
     stop_inclusive: Option<bool>,
@@ -63,16 +65,16 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         restore_command: restore_command(args, &settings, &prepared.plan)?,
         workers: settings.backup.workers,
     };
-    let mut document = document(args, &scope, &into, &prepared.plan);
+    let mut document = document(args, &scope, &into, &prepared);
     if args.dry_run {
-        context.result("restore", 1, &document, || plan_text(&document, &prepared.plan))?;
+        context.result("restore", 1, &document, || plan_text(&document, &prepared))?;
         return Ok(Outcome::Done);
     }
     let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await?;
     document.done = true;
     document.duration_seconds = Some(report.duration.as_secs_f64());
     document.notes.extend(report.notes.iter().cloned());
-    context.result("restore", 1, &document, || done_text(&document, &prepared.plan, &report, args))?;
+    context.result("restore", 1, &document, || done_text(&document, &prepared, &report, args))?;
     Ok(Outcome::Done)
 }
 
@@ -150,7 +152,8 @@ fn quoted(path: &Path) -> Result<String> {
     Ok(format!("'{}'", text.replace('\'', r"'\''").replace('%', "%%")))
 }
 
-fn document(args: &RestoreArgs, scope: &Scope, into: &Path, plan: &RestorePlan) -> Document {
+fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared) -> Document {
+    let plan = &prepared.plan;
     let (stop_lsn, stop_inclusive) = match plan.stop {
         RecoveryStop::Immediate => (None, None),
         RecoveryStop::Record { lsn, inclusive } => (Some(lsn.to_string()), Some(inclusive)),
@@ -167,8 +170,9 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, plan: &RestorePlan) 
         stop_inclusive,
         last_commit: plan.reaches,
         first_left_out: plan.leaves_out,
-        packs: plan.backup.packs,
-        fetch_bytes: plan.backup.stored_bytes,
+        chain: prepared.links.iter().map(|link| link.summary.id.to_string()).collect(),
+        packs: prepared.links.iter().map(|link| link.summary.packs).sum(),
+        fetch_bytes: prepared.fetch_bytes(),
         write_bytes: plan.backup.raw_bytes,
         segments: plan.segments.len(),
         log_stored_bytes: plan.log_stored_bytes,
@@ -179,18 +183,18 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, plan: &RestorePlan) 
     }
 }
 
-fn lines(document: &Document, plan: &RestorePlan) -> String {
-    let mut lines = run::describe(plan);
+fn lines(document: &Document, prepared: &Prepared) -> String {
+    let mut lines = run::describe(prepared);
     lines.extend(document.notes.iter().map(|note| ("note", note.clone())));
     lines.iter().map(|(label, value)| format!("  {label:11}  {value}\n")).collect()
 }
 
-fn plan_text(document: &Document, plan: &RestorePlan) -> String {
+fn plan_text(document: &Document, prepared: &Prepared) -> String {
     let Document { source, target, into, repository, .. } = document;
-    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{}", lines(document, plan))
+    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{}", lines(document, prepared))
 }
 
-fn done_text(document: &Document, plan: &RestorePlan, report: &RestoreReport, args: &RestoreArgs) -> String {
+fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport, args: &RestoreArgs) -> String {
     let Document { source, target, into, .. } = document;
     let heading = format!(
         "restored {source} into {into}: {} in {}\nreplay to {target} begins when the server starts\n",
@@ -198,5 +202,5 @@ fn done_text(document: &Document, plan: &RestorePlan, report: &RestoreReport, ar
         format_duration(report.duration)
     );
     let data = args.into.display();
-    format!("{heading}{}  next         pg_ctl -D '{data}' -w start\n", lines(document, plan))
+    format!("{heading}{}  next         pg_ctl -D '{data}' -w start\n", lines(document, prepared))
 }

@@ -8,18 +8,34 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::worker::Stored;
-use crate::base::{Error, Result};
+use super::worker::{Position, Stored};
+use crate::base::{Error, RelPath, Result};
+use crate::repo::base_cache::{BaseLine, PageMarks};
 use crate::repo::manifest::{FileKind, FileLine};
 use crate::source::{Entry, EntryKind};
+
+/// Missed pages of which the places are kept as evidence.
+const EVIDENCE: usize = 8;
 
 /// A part of one entry, numbered in the order of the walk.
 pub(super) struct Part {
     pub sequence: u64,
     pub entry: Arc<Entry>,
-    pub stored: Stored,
+    /// What the base has of it, when it was compared with that or left unread.
+    pub base: Option<Arc<BaseLine>>,
+    /// What was stored; none when the entry is the base's, unread.
+    pub stored: Option<Stored>,
     /// Whether the entry is complete with this part.
     pub last: bool,
+}
+
+/// Changes that change detection did not see.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Missed {
+    /// How many pages.
+    pub pages: u64,
+    /// The first of them: file and page in it.
+    pub evidence: Vec<(RelPath, u32)>,
 }
 
 /// Orders parts and writes complete entries as JSON lines.
@@ -29,15 +45,18 @@ pub(super) struct Collector {
     next: u64,
     waiting: BTreeMap<u64, Part>,
     current: Stored,
-    uids: BTreeSet<u32>,
-    gids: BTreeSet<u32>,
+    collected: Collected,
 }
 
 /// What was collected.
+#[derive(Default)]
 pub(super) struct Collected {
-    pub spill: PathBuf,
+    /// Numeric owners of the entries.
     pub uids: BTreeSet<u32>,
+    /// Numeric groups of the entries.
     pub gids: BTreeSet<u32>,
+    /// Changes that were not detected as such.
+    pub missed: Missed,
 }
 
 impl Collector {
@@ -49,8 +68,7 @@ impl Collector {
             next: 0,
             waiting: BTreeMap::new(),
             current: Stored::default(),
-            uids: BTreeSet::new(),
-            gids: BTreeSet::new(),
+            collected: Collected::default(),
         })
     }
 
@@ -58,19 +76,32 @@ impl Collector {
         self.waiting.insert(part.sequence, part);
         while let Some(part) = self.waiting.remove(&self.next) {
             self.next += 1;
-            self.current.frames.extend(part.stored.frames);
-            self.current.bad_blocks.extend(part.stored.bad_blocks);
+            self.collected.uids.insert(part.entry.uid);
+            self.collected.gids.insert(part.entry.gid);
+            let Some(stored) = part.stored else {
+                if let Some(base) = &part.base {
+                    self.write(base)?;
+                }
+                continue;
+            };
+            self.note_missed(&part.entry.path, &stored.missed);
+            self.current.append(stored);
             if part.last {
                 let stored = std::mem::take(&mut self.current);
-                self.uids.insert(part.entry.uid);
-                self.gids.insert(part.entry.gid);
-                self.write(&line(&part.entry, stored))?;
+                self.write(&base_line(&part.entry, stored, part.base.as_deref()))?;
             }
         }
         Ok(())
     }
 
-    fn write(&mut self, line: &FileLine) -> Result<()> {
+    fn note_missed(&mut self, path: &RelPath, pages: &[u32]) {
+        let missed = &mut self.collected.missed;
+        missed.pages += pages.len() as u64;
+        let room = EVIDENCE.saturating_sub(missed.evidence.len());
+        missed.evidence.extend(pages.iter().take(room).map(|page| (path.clone(), *page)));
+    }
+
+    fn write(&mut self, line: &BaseLine) -> Result<()> {
         let write = |out: &mut BufWriter<File>| {
             serde_json::to_writer(&mut *out, line)?;
             out.write_all(b"\n")
@@ -84,24 +115,46 @@ impl Collector {
             return Err(Error::interrupted());
         }
         self.out.flush().map_err(|error| Error::io("write", &self.path, error))?;
-        Ok(Collected { spill: self.path, uids: self.uids, gids: self.gids })
+        Ok(self.collected)
     }
 }
 
-/// The manifest's line for `entry` with what was stored of it.
-pub(super) fn line(entry: &Entry, stored: Stored) -> FileLine {
-    FileLine {
+/// The line for `entry` with what was stored of it, the rest being what `base` has; held by the manifest that has it
+/// already when nothing of it changed.
+pub(super) fn base_line(entry: &Entry, stored: Stored, base: Option<&BaseLine>) -> BaseLine {
+    let mut line = FileLine {
         path: entry.path.clone(),
         kind: kind(&entry.kind),
         mode: entry.mode,
         uid: entry.uid,
         gid: entry.gid,
         modified: entry.modified,
-        inode: entry.inode,
-        size_bytes: stored.frames.iter().map(|frame| u64::from(frame.raw_len)).sum(),
-        frames: stored.frames,
+        inode: entry.stamp.map_or(0, |stamp| stamp.inode),
+        size_bytes: 0,
+        frames: Vec::with_capacity(stored.positions.len()),
+        patches: base.map(|base| base.line.patches.clone()).unwrap_or_default(),
+        states: Vec::new(),
         bad_blocks: stored.bad_blocks,
+    };
+    for (index, position) in stored.positions.iter().enumerate() {
+        let inherited = base.and_then(|base| base.line.frames.get(index));
+        let state = match position {
+            Position::Stored(_) => None,
+            Position::Inherited => base.and_then(|base| base.line.state(index)),
+            Position::Patched(digest) => Some(*digest),
+        };
+        let frame = match position {
+            Position::Stored(frame) => *frame,
+            _ => *inherited.expect("only what the base has is inherited"),
+        };
+        line.states.extend(state.filter(|state| *state != frame.digest).map(|state| (index as u32, state)));
+        line.size_bytes += u64::from(frame.raw_len);
+        line.frames.push(frame);
     }
+    line.patches.extend(stored.patches);
+    line.drop_superseded();
+    let holder = base.filter(|base| base.line == line).map_or(0, |base| base.holder);
+    BaseLine { line, holder, stamp: entry.stamp, marks: PageMarks(stored.marks) }
 }
 
 fn kind(kind: &EntryKind) -> FileKind {

@@ -1,18 +1,20 @@
-//! Copying a data directory: one thread walks, several encode, one collects; packs leave through a bounded channel.
+//! Copying a data directory: one thread walks beside the base's lines, several encode, one collects; packs leave through
+//! a bounded channel.
 //!
 //! Memory is bounded by the packs being filled and in flight, whatever the size of the source.
 
-use std::collections::BTreeSet;
 use std::fs::File;
+use std::iter::Peekable;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use super::collect::{Collected, Collector, Part};
+use super::compare::{Rules, Treatment};
 use super::worker::{Chunk, Shared, Stored, Worker};
-use crate::base::{Error, ErrorKind, Result};
+use crate::base::{Error, ErrorKind, RelPath, Result};
 use crate::codec::frame::FRAME_RAW_BYTES;
+use crate::repo::base_cache::BaseLine;
 use crate::source::postgres::walk::{Skipped, Walk, is_control_file};
 use crate::source::{Entry, EntryKind};
 
@@ -28,21 +30,38 @@ struct Job {
 
 /// What a copy leaves behind.
 pub(super) struct Copied {
-    /// JSON lines of every entry, in the order of their paths.
-    pub spill: PathBuf,
+    /// What the collector collected.
+    pub collected: Collected,
     /// What could not be stored and is worth a warning.
     pub skipped: Vec<Skipped>,
-    /// Numeric owners of the entries.
-    pub uids: BTreeSet<u32>,
-    /// Numeric groups of the entries.
-    pub gids: BTreeSet<u32>,
 }
 
-/// Copies everything that `walk` lists except the control file. Blocks; must not run on a runtime's worker.
+/// The lines of the base in the order of their paths, with owners as this backup counts them.
+pub(super) type BaseLines = Box<dyn Iterator<Item = Result<BaseLine>> + Send>;
+
+/// What there is to compare with while copying.
+pub(super) struct Base {
+    pub lines: Peekable<BaseLines>,
+    pub rules: Rules,
+}
+
+impl Base {
+    /// The base's line for `path`; paths are asked for in ascending order.
+    fn line(&mut self, path: &RelPath) -> Result<Option<BaseLine>> {
+        // An error is handed out, too.
+        let is_before = |line: &Result<BaseLine>| line.as_ref().is_ok_and(|line| line.line.path < *path);
+        while self.lines.next_if(is_before).is_some() {}
+        let is_it = |line: &Result<BaseLine>| !line.as_ref().is_ok_and(|line| line.line.path > *path);
+        self.lines.next_if(is_it).transpose()
+    }
+}
+
+/// Copies what `walk` lists except the control file and what is `base`'s; spills the lines of all entries, in the order
+/// of their paths, to the file `spill`. Blocks; must not run on a runtime's worker.
 ///
 /// # Errors
 /// The first error of any thread; the others then stop.
-pub(super) fn copy(walk: Walk, shared: &Shared, workers: usize, spill: &Path) -> Result<Copied> {
+pub(super) fn copy(walk: Walk, base: Option<Base>, shared: &Shared, workers: usize, spill: &Path) -> Result<Copied> {
     let collector = Collector::new(spill)?;
     let (jobs, work) = sync_channel::<Job>(workers * 4);
     let (parts, done) = sync_channel::<Part>(1024);
@@ -55,17 +74,17 @@ pub(super) fn copy(walk: Walk, shared: &Shared, workers: usize, spill: &Path) ->
                 scope.spawn(move || encode(shared, work, &parts))
             })
             .collect();
-        let walked = feed(walk, shared, &jobs, &parts);
+        let walked = feed(walk, base, shared, &jobs, &parts);
         drop((jobs, parts));
         let mut errors: Vec<Error> = Vec::new();
         errors.extend(encoding.into_iter().filter_map(|thread| join(thread.join()).err()));
-        let spill = join(collecting.join());
+        let collected = join(collecting.join());
         let walked = walked.map_err(|error| errors.push(error)).ok();
-        let spill = spill.map_err(|error| errors.push(error)).ok();
+        let collected = collected.map_err(|error| errors.push(error)).ok();
         // A thread that stopped because another one failed says "interrupted": the cause comes first.
         errors.sort_by_key(|error| error.kind() == ErrorKind::Interrupted);
-        match (errors.into_iter().next(), spill, walked) {
-            (None, Some(Collected { spill, uids, gids }), Some(skipped)) => Ok(Copied { spill, skipped, uids, gids }),
+        match (errors.into_iter().next(), collected, walked) {
+            (None, Some(collected), Some(skipped)) => Ok(Copied { collected, skipped }),
             (error, _, _) => Err(error.unwrap_or_else(Error::interrupted)),
         }
     })
@@ -76,12 +95,14 @@ fn join<T>(outcome: std::thread::Result<Result<T>>) -> Result<T> {
 }
 
 /// Numbers every entry and hands it out: files in chunks to the encoders, the rest to the collector.
-fn feed(mut walk: Walk, shared: &Shared, jobs: &SyncSender<Job>, parts: &SyncSender<Part>) -> Result<Vec<Skipped>> {
+fn feed(
+    mut walk: Walk,
+    mut base: Option<Base>,
+    shared: &Shared,
+    jobs: &SyncSender<Job>,
+    parts: &SyncSender<Part>,
+) -> Result<Vec<Skipped>> {
     let mut sequence = 0;
-    let mut number = || {
-        sequence += 1;
-        sequence - 1
-    };
     for entry in walk.by_ref() {
         shared.cancel.check()?;
         let entry = Arc::new(entry?);
@@ -89,19 +110,39 @@ fn feed(mut walk: Walk, shared: &Shared, jobs: &SyncSender<Job>, parts: &SyncSen
         if is_control_file(&entry.path) {
             continue;
         }
+        let treatment = match &mut base {
+            Some(base) if has_content => {
+                let line = base.line(&entry.path)?;
+                base.rules.treat(&entry, line)
+            }
+            _ => Treatment::Whole,
+        };
+        let mut tell = |base, stored| {
+            sequence += 1;
+            let part = Part { sequence: sequence - 1, entry: Arc::clone(&entry), base, stored, last: true };
+            parts.send(part).map_err(|_| Error::interrupted())
+        };
+        let prior = match treatment {
+            Treatment::Unread(base) => {
+                shared.progress.advance(entry.size_bytes);
+                tell(Some(base), None)?;
+                continue;
+            }
+            Treatment::Compare(prior) => Some(prior),
+            Treatment::Whole => None,
+        };
         if !has_content || entry.size_bytes == 0 {
-            let part = Part { sequence: number(), entry, stored: Stored::default(), last: true };
-            parts.send(part).map_err(|_| Error::interrupted())?;
+            tell(prior.map(|prior| prior.base), Some(Stored::default()))?;
             continue;
         }
         let Some(file) = open(&entry)? else { continue };
         let mut offset = 0;
         while offset < entry.size_bytes {
             let len_bytes = CHUNK_BYTES.min(entry.size_bytes - offset);
-            let chunk = Chunk { entry: Arc::clone(&entry), file: Arc::clone(&file), offset, len_bytes };
+            let chunk = Chunk { entry: Arc::clone(&entry), file: Arc::clone(&file), offset, len_bytes, prior: prior.clone() };
             offset += len_bytes;
-            let job = Job { sequence: number(), chunk, last: offset == entry.size_bytes };
-            jobs.send(job).map_err(|_| Error::interrupted())?;
+            jobs.send(Job { sequence, chunk, last: offset == entry.size_bytes }).map_err(|_| Error::interrupted())?;
+            sequence += 1;
         }
     }
     Ok(walk.skipped().to_vec())
@@ -139,8 +180,9 @@ fn encode_all(shared: &Shared, work: &Mutex<Receiver<Job>>, parts: &SyncSender<P
     loop {
         let job = work.lock().map_err(|_| Error::interrupted())?.recv();
         let Ok(Job { sequence, chunk, last }) = job else { return worker.finish_pack() };
-        let stored = worker.chunk(&chunk)?;
-        parts.send(Part { sequence, entry: chunk.entry, stored, last }).map_err(|_| Error::interrupted())?;
+        let stored = Some(worker.chunk(&chunk)?);
+        let base = chunk.prior.map(|prior| prior.base);
+        parts.send(Part { sequence, entry: chunk.entry, base, stored, last }).map_err(|_| Error::interrupted())?;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::base::{Error, RelPath, Result, Timestamp};
+use crate::base::{Error, FileStamp, RelPath, Result, Timestamp};
 use crate::source::postgres::control::{CONTROL_PATH, ControlFile};
 use crate::source::postgres::external_config::external_config;
 use crate::source::postgres::server::ServerInfo;
@@ -38,7 +38,7 @@ pub(super) fn late_entries(control: (Entry, Vec<u8>), stopped: &Stopped, info: &
             uid: owner.uid,
             gid: owner.gid,
             modified: stopped.stop_time,
-            inode: 0,
+            stamp: None,
             size_bytes: content.len() as u64,
         };
         Ok((entry, content.to_vec()))
@@ -70,7 +70,7 @@ fn file_entry(path: &str, location: &Path, len: usize) -> Result<Entry> {
         uid: metadata.uid(),
         gid: metadata.gid(),
         modified: metadata.modified().map(Timestamp::from_system_time).map_err(|error| Error::io("look at", location, error))?,
-        inode: metadata.ino(),
+        stamp: Some(FileStamp::of(&metadata)),
         size_bytes: len as u64,
     })
 }

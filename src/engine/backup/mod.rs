@@ -1,7 +1,9 @@
-//! `backup`: everything of a source into one new backup.
+//! `backup`: everything of a source, or what changed since another backup, into a new one.
 
 mod assemble;
+mod base;
 mod collect;
+mod compare;
 mod copy;
 mod late;
 mod packs;
@@ -12,6 +14,6 @@ pub mod run;
 mod wait;
 mod worker;
 
-pub use plan::{Decision, Wish, decide};
+pub use plan::{Decision, Wish};
 pub use preview::{Preview, preview};
 pub use run::{BackupOptions, BackupReport, run};

@@ -1,32 +1,139 @@
 //! What kind of backup to take, and on which base. Pure.
+//!
+//! A diff or an incr is right only when everything that changed since its base is found. Where that is not certain, a
+//! full is taken instead, and the reason said: nothing here is ever a matter of luck.
 
-use crate::base::BackupType;
+use std::time::Duration;
+
+use crate::base::{BackupType, Incarnation, Lsn, SegmentSize, Timestamp};
+use crate::engine::timeline::TimelinePath;
+use crate::repo::BackupSummary;
+use crate::repo::commit;
+use crate::repo::log::LogCatalog;
+
+/// Age of the last full from which on `auto` takes another one.
+const FULL_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
     /// A certain type.
     Type(BackupType),
-    /// Whatever serves best.
+    /// A full when the last one is a week old or there is none to build on, otherwise an incr.
     Auto,
 }
 
 /// What will be taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Decision {
     /// The type.
     pub backup_type: BackupType,
+    /// What it builds on; none for a full.
+    pub base: Option<BackupSummary>,
     /// Why it is not the type that was asked for.
     pub reason: Option<String>,
 }
 
-/// Decides on the type of the next backup.
-pub fn decide(wish: Wish) -> Decision {
-    let reason = match wish {
-        Wish::Type(BackupType::Full) | Wish::Auto => None,
-        Wish::Type(other) => Some(format!("this version takes full backups only: a full instead of a {other}")),
+/// The server and the archive at the moment when a backup starts.
+pub struct Situation<'a> {
+    /// The committed backups of the source, oldest first.
+    pub backups: Vec<&'a BackupSummary>,
+    /// The cluster.
+    pub incarnation: &'a Incarnation,
+    /// The way to the server's timeline; none when a history is missing.
+    pub path: Option<&'a TimelinePath>,
+    /// The archived log.
+    pub catalog: &'a LogCatalog,
+    /// Size of a segment.
+    pub size: SegmentSize,
+    /// Redo LSN from which this backup starts.
+    pub start_lsn: Lsn,
+    /// When, by the server's clock.
+    pub start_time: Timestamp,
+    /// Whether data checksums are on.
+    pub data_checksums: bool,
+    /// `wal_level`.
+    pub wal_level: &'a str,
+}
+
+impl Decision {
+    /// A full, because `reason`.
+    pub fn full(wish: Wish, reason: impl Into<String>) -> Self {
+        let wanted = match wish {
+            Wish::Type(BackupType::Full) => return Self { backup_type: BackupType::Full, base: None, reason: None },
+            Wish::Type(other) => other,
+            Wish::Auto => BackupType::Incr,
+        };
+        let reason = Some(format!("a full instead of {}: {}", with_article(wanted), reason.into()));
+        Self { backup_type: BackupType::Full, base: None, reason }
+    }
+}
+
+fn with_article(backup_type: BackupType) -> &'static str {
+    match backup_type {
+        BackupType::Full => "a full",
+        BackupType::Diff => "a diff",
+        BackupType::Incr => "an incr",
+    }
+}
+
+/// Decides on the type of the next backup and its base: of those that fit, the newest.
+pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
+    let last_full = now.backups.iter().rfind(|backup| backup.backup_type == BackupType::Full);
+    let backup_type = match wish {
+        Wish::Type(BackupType::Full) => return Decision::full(wish, ""),
+        Wish::Type(backup_type) => backup_type,
+        Wish::Auto => {
+            let is_recent = |full: &&&BackupSummary| full.start_time.plus(FULL_EVERY) > now.start_time;
+            if last_full.filter(is_recent).is_none() {
+                return Decision { backup_type: BackupType::Full, base: None, reason: None };
+            }
+            BackupType::Incr
+        }
     };
-    Decision { backup_type: BackupType::Full, reason }
+    let candidates =
+        now.backups.iter().rev().filter(|backup| backup_type == BackupType::Incr || backup.backup_type == BackupType::Full);
+    let mut first_reason = None;
+    for base in candidates {
+        match unfit(base, now) {
+            None => return Decision { backup_type, base: Some((*base).clone()), reason: None },
+            Some(reason) => first_reason = first_reason.or(Some(reason)),
+        }
+    }
+    Decision::full(wish, first_reason.unwrap_or_else(|| "there is no backup to build on".to_owned()))
+}
+
+/// Why nothing can build on `base` now; none when something can.
+fn unfit(base: &BackupSummary, now: &Situation<'_>) -> Option<String> {
+    let id = &base.id;
+    if base.incarnation != *now.incarnation {
+        return Some(format!("{id} is of another cluster ({})", base.incarnation));
+    }
+    if let Err(missing) = commit::chain(base, &now.backups) {
+        return Some(format!("{id} needs {missing}, which is gone"));
+    }
+    let Some(path) = now.path else { return Some("the history of the server's timeline is not archived".to_owned()) };
+    if !path.contains(base.timeline, base.stop_lsn) {
+        return Some(format!("the server's timeline {} does not come from {id}", path.timeline()));
+    }
+    if now.start_lsn < base.stop_lsn {
+        return Some(format!("the log starts at {}, before the end of {id}", now.start_lsn));
+    }
+    if base.data_checksums != now.data_checksums {
+        return Some(format!("data checksums were {} when {id} was taken", if base.data_checksums { "on" } else { "off" }));
+    }
+    if base.wal_level != now.wal_level {
+        return Some(format!("wal_level was {} when {id} was taken", base.wal_level));
+    }
+    gap(base, path, now)
+}
+
+/// A segment since `base` that is missing although later ones are archived. Those at the end may still be on their way.
+fn gap(base: &BackupSummary, path: &TimelinePath, now: &Situation<'_>) -> Option<String> {
+    let missing = path.run(now.catalog, base.start_lsn).missing;
+    let last = now.start_lsn.0 / now.size.bytes();
+    let later_is_there = (missing.number + 1..=last).any(|number| now.catalog.segments.contains_key(&path.segment(number)));
+    later_is_there.then(|| format!("the archived log since {} has a gap at {}", base.id, missing.name(now.size)))
 }
 
 /// Smallest pack chosen for a source, in bytes of frames …
@@ -49,19 +156,166 @@ pub fn pack_bytes(raw_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{Segment, TimelineId};
+    use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
+    use crate::repo::log::{SegmentObject, TimelineHistory};
 
-    #[test]
-    fn packs_grow_with_the_source_within_limits() {
-        for (raw_bytes, expected) in [(0, 32 << 20), (3 << 40, 32 << 20), (4 << 40, 64 << 20), (u64::MAX, 1 << 30)] {
-            assert_eq!(pack_bytes(raw_bytes), expected, "{raw_bytes}");
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn at(segment: u64) -> Lsn {
+        Lsn(segment * SIZE.bytes() + 40)
+    }
+
+    fn taken(number: u32, backup_type: BackupType, base: Option<u32>) -> BackupSummary {
+        let id =
+            |number: u32| format!("202611{number:02}T000000Z-{}-aaaa", if number == 1 { "full" } else { backup_type.as_str() });
+        let lsn = at(u64::from(number) * 10);
+        let base = base.map(|base| id(base).parse().unwrap());
+        BackupSummary { backup_type, base, ..BackupSummary::sample(&id(number), (lsn, Lsn(lsn.0 + 100))) }
+    }
+
+    struct Case {
+        backups: Vec<BackupSummary>,
+        archived: Vec<(u32, u64)>,
+        timeline: u32,
+        switch: Option<Lsn>,
+        start: u64,
+        data_checksums: bool,
+        wal_level: &'static str,
+        incarnation: Incarnation,
+    }
+
+    impl Case {
+        /// A full at segment 10, an incr at 20, archived up to 28; now at 30.
+        fn new() -> Self {
+            Self {
+                backups: vec![taken(1, BackupType::Full, None), taken(2, BackupType::Incr, Some(1))],
+                archived: (10..29).map(|number| (1, number)).collect(),
+                timeline: 1,
+                switch: None,
+                start: 30,
+                data_checksums: true,
+                wal_level: "replica",
+                incarnation: Incarnation::postgres(15, 1),
+            }
+        }
+
+        fn decide(&self, wish: Wish) -> Decision {
+            let mut catalog = LogCatalog::default();
+            let now = Timestamp::now();
+            for (timeline, number) in &self.archived {
+                let segment = Segment { timeline: TimelineId(*timeline), number: *number };
+                let (first, last) = (CommitTime::None, CommitTime::None);
+                let name = SegmentName { segment, first, last, commits: Some(0), digest: "0".repeat(16) };
+                let object = SegmentObject { key: String::new(), name, stored_bytes: 1, arrived: now };
+                catalog.segments.insert(segment, object);
+            }
+            let timeline = TimelineId(self.timeline);
+            if let Some(switch_lsn) = self.switch {
+                let name = HistoryName { timeline, parent: TimelineId(1), switch_lsn, digest: "0".repeat(16) };
+                catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name });
+            }
+            let path = TimelinePath::to(timeline, &catalog, SIZE).ok();
+            let situation = Situation {
+                backups: self.backups.iter().collect(),
+                incarnation: &self.incarnation,
+                path: path.as_ref(),
+                catalog: &catalog,
+                size: SIZE,
+                start_lsn: at(self.start),
+                start_time: Timestamp::parse_compact("20261103T000000Z").unwrap(),
+                data_checksums: self.data_checksums,
+                wal_level: self.wal_level,
+            };
+            decide(wish, &situation)
+        }
+
+        fn base(&self, backup_type: BackupType) -> Result<String, String> {
+            let decision = self.decide(Wish::Type(backup_type));
+            match decision.base {
+                Some(base) => {
+                    assert_eq!((decision.backup_type, decision.reason), (backup_type, None));
+                    Ok(base.id.to_string())
+                }
+                None => {
+                    assert_eq!(decision.backup_type, BackupType::Full);
+                    Err(decision.reason.unwrap())
+                }
+            }
         }
     }
 
     #[test]
-    fn a_type_that_cannot_be_had_is_replaced_by_a_full_and_said() {
-        assert_eq!(decide(Wish::Auto), Decision { backup_type: BackupType::Full, reason: None });
-        let decision = decide(Wish::Type(BackupType::Incr));
-        assert_eq!(decision.backup_type, BackupType::Full);
-        assert!(decision.reason.unwrap().contains("incr"));
+    fn an_incr_builds_on_the_newest_and_a_diff_on_the_last_full() {
+        let mut case = Case::new();
+        assert_eq!(case.base(BackupType::Incr), Ok(case.backups[1].id.to_string()));
+        assert_eq!(case.base(BackupType::Diff), Ok(case.backups[0].id.to_string()));
+        assert_eq!(case.decide(Wish::Auto).base, Some(case.backups[1].clone()));
+        assert_eq!(
+            case.decide(Wish::Type(BackupType::Full)),
+            Decision { backup_type: BackupType::Full, base: None, reason: None }
+        );
+        case.backups.clear();
+        assert!(case.base(BackupType::Diff).unwrap_err().contains("no backup to build on"));
+        assert_eq!(case.decide(Wish::Auto).reason, None);
+    }
+
+    #[test]
+    fn auto_takes_a_full_every_week() {
+        let mut case = Case::new();
+        case.backups[0].start_time = Timestamp::parse_compact("20261026T000000Z").unwrap();
+        assert_eq!(case.decide(Wish::Auto), Decision { backup_type: BackupType::Full, base: None, reason: None });
+    }
+
+    #[test]
+    fn where_it_is_not_certain_what_changed_a_full_is_taken() {
+        let refused = |why: &str, change: &dyn Fn(&mut Case)| {
+            let mut case = Case::new();
+            change(&mut case);
+            let reason = case.base(BackupType::Incr).unwrap_err();
+            assert!(reason.starts_with("a full instead of an incr: ") && reason.contains(why), "{reason}");
+        };
+        refused("another cluster", &|case| case.incarnation = Incarnation::postgres(16, 1));
+        refused("which is gone", &|case| drop(case.backups.remove(0)));
+        refused("data checksums were on", &|case| case.data_checksums = false);
+        refused("wal_level was replica", &|case| case.wal_level = "logical");
+        refused("the log starts at", &|case| case.start = 5);
+        refused("has a gap at 000000010000000000000015", &|case| {
+            case.archived.retain(|(_, number)| *number != 11 && *number != 21)
+        });
+        refused("has a gap", &|case| case.archived.retain(|(_, number)| *number == 28));
+        refused("does not come from", &|case| {
+            (case.timeline, case.switch) = (2, Some(at(9)));
+            case.archived.push((2, 9));
+        });
+        refused("history", &|case| case.timeline = 3);
+    }
+
+    #[test]
+    fn an_older_base_serves_where_the_newest_does_not() {
+        let mut case = Case::new();
+        (case.timeline, case.switch) = (2, Some(at(15)));
+        case.archived.extend((15..29).map(|number| (2, number)));
+        assert_eq!(case.base(BackupType::Incr), Ok(case.backups[0].id.to_string()), "the incr is on the branch that was left");
+        let mut case = Case::new();
+        case.backups[1].wal_level = "logical".to_owned();
+        assert_eq!(case.base(BackupType::Incr), Ok(case.backups[0].id.to_string()));
+    }
+
+    #[test]
+    fn what_is_still_on_its_way_to_the_archive_is_no_gap() {
+        let mut case = Case::new();
+        case.archived.retain(|(_, number)| *number < 21);
+        assert!(case.base(BackupType::Incr).is_ok());
+        case.backups[1].timeline = TimelineId(1);
+        (case.timeline, case.switch) = (2, Some(at(29)));
+        assert!(case.base(BackupType::Incr).is_ok(), "the timeline has just begun");
+    }
+
+    #[test]
+    fn packs_grow_with_the_source_within_limits() {
+        for (raw_bytes, expected) in [(0, 32 << 20), (3 << 40, 32 << 20), (4 << 40, 64 << 20), (u64::MAX, LARGEST_PACK_BYTES)] {
+            assert_eq!(pack_bytes(raw_bytes), expected, "{raw_bytes}");
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::plan::{Decision, decide};
+use super::base::{Moment, decide_now};
+use super::plan::Decision;
 use super::prepare::examine;
 use super::run::{BackupOptions, Total, pack_bytes, total};
-use crate::base::{Incarnation, Result};
+use crate::base::{Incarnation, Result, Timestamp};
 use crate::engine::Scope;
 use crate::source::postgres::walk::WalkOptions;
 
@@ -42,8 +43,19 @@ pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> 
     walk.stats_temp_directory = server.info.stats_temp_directory.clone();
     let Total { entries, raw_bytes } = total(&server.data_directory, &walk)?;
     let pack_bytes = pack_bytes(options, raw_bytes) as u64;
+    let now = server.session.clock().await?;
+    let moment = Moment {
+        info: &server.info,
+        incarnation: &server.incarnation,
+        data_directory: &server.data_directory,
+        timeline: server.info.timeline,
+        start_lsn: server.session.log_end().await?,
+        start_time: now,
+        host_time: Timestamp::now(),
+    };
+    let decision = decide_now(scope, options.wish, &moment).await?;
     Ok(Preview {
-        decision: decide(options.wish),
+        decision,
         incarnation: server.incarnation,
         server_version: server.info.version.clone(),
         from_standby: server.info.in_recovery,

@@ -1,10 +1,11 @@
 //! `backup`, from start to commit.
 //!
-//! Write order, each step durable before the next: `begin.json`, the wrapped key, the packs while the server is in
-//! backup mode, the log up to the stop (archived by the server itself), `packs.jsonl`, the manifest, the commit entry.
-//! A crash anywhere before the last leaves an orphan that no reader looks at.
+//! Write order, each step durable before the next: `begin.json` once the server is in backup mode and it is known what
+//! to build on, the wrapped key, the packs, the log up to the stop (archived by the server itself), `packs.jsonl`, the
+//! manifest, the commit entry; last of all, on this host, what the next backup needs to build on this one.
+//! A crash anywhere before the commit leaves an orphan that no reader looks at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -13,31 +14,34 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::assemble::{Assembled, assemble};
-use super::collect::line;
-use super::copy::{Copied, copy};
+use super::base::{self, Chosen, Moment, OpenBase};
+use super::collect::base_line;
+use super::copy::{Base, Copied, copy};
 use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
-use super::plan::{self, Decision, Wish, decide};
+use super::plan::{self, Decision, Wish};
 use super::prepare::{Server, prepare};
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, BackupType, Error, Incarnation, Result, TimelineId, Timestamp, killpoint};
+use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, Segment, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing, accounts, archive};
 use crate::repo::backup::{self, Begin};
+use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::commit::{self, BackupSummary, CommitEntry, CommitLog};
 use crate::repo::host_state::{RememberedHead, Scratch};
-use crate::repo::manifest::{FileLine, Header, PostgresFacts};
+use crate::repo::manifest::{Header, PostgresFacts};
 use crate::repo::pack::PackLine;
 use crate::repo::{Role, layout, signed};
 use crate::source::Entry;
 use crate::source::postgres::connect::Session;
+use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::history;
 use crate::source::postgres::server::ServerInfo;
-use crate::source::postgres::session::{Started, Stopped};
+use crate::source::postgres::session::{RunningBackup, Started, Stopped};
 use crate::source::postgres::walk::{Walk, WalkOptions};
 use crate::store::Body;
 
@@ -54,6 +58,8 @@ pub struct BackupOptions {
     pub data_directory: Option<PathBuf>,
     /// Checkpoint at once instead of spread over minutes.
     pub fast_checkpoint: bool,
+    /// Read everything and compare it with what change detection says.
+    pub audit: bool,
     /// Fail, instead of reporting, when a page stays bad.
     pub fail_on_bad_pages: bool,
     /// Threads that read and compress.
@@ -83,6 +89,12 @@ struct Run<'a> {
     progress: Arc<dyn Progress>,
     cancel: Cancel,
     id: BackupId,
+    decision: Decision,
+    incarnation: Incarnation,
+    info: ServerInfo,
+    data_directory: PathBuf,
+    /// This host's clock before the backup was started on the server.
+    host_time: Timestamp,
     began: Instant,
     scratch: Scratch,
     pack_bytes: usize,
@@ -102,93 +114,158 @@ pub async fn run(
 ) -> Result<BackupReport> {
     let _lock = scope.state.lock_backup(&scope.source)?;
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
-    let decision = decide(options.wish);
-    let server = prepare(scope, writing, options).await?;
+    let Server { session, primary, info, data_directory, control, incarnation } = prepare(scope, writing, options).await?;
+    let mut warnings = Vec::new();
+    let facts = facts(&session, &info, &data_directory, &mut warnings).await;
+    let (host_time, began) = (Timestamp::now(), Instant::now());
+    progress.phase("starting the backup (checkpoint)", None);
+    let label = format!("lifeboat backup {}", scope.source);
+    let running = tokio::select! {
+        running = session.start_backup(&label, options.fast_checkpoint) => running?,
+        () = cancel.cancelled() => return Err(Error::interrupted()),
+    };
+    killpoint::reach("backup.started");
+    let started = running.started().clone();
+    archive_history(scope, writing, &data_directory, &started, &mut warnings).await?;
+    let moment = Moment {
+        info: &info,
+        incarnation: &incarnation,
+        data_directory: &data_directory,
+        timeline: started.timeline,
+        start_lsn: started.start_lsn,
+        start_time: started.start_time,
+        host_time,
+    };
+    let Chosen { decision, base, notes } = base::choose(scope, options.wish, options.audit, &moment).await?;
+    warnings.extend(notes);
     let run = Run {
         scope,
         writing,
         options,
         progress,
         cancel,
-        id: BackupId::fresh(Timestamp::now(), decision.backup_type),
-        began: Instant::now(),
+        id: BackupId::fresh(host_time, decision.backup_type),
+        decision,
+        incarnation,
+        info,
+        data_directory,
+        host_time,
+        began,
         scratch: scope.state.scratch()?,
         pack_bytes: pack_bytes(options, 0),
-        warnings: Vec::new(),
+        warnings,
     };
-    run.take(server, decision).await
+    run.take(running, primary, &control, facts, base).await
+}
+
+/// A restore needs the history of the backup's timeline, which the server archived when the timeline began: perhaps
+/// before it archived here.
+async fn archive_history(
+    scope: &Scope,
+    writing: &Writing,
+    data_directory: &Path,
+    started: &Started,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    if started.timeline == TimelineId(1) {
+        return Ok(());
+    }
+    let file = data_directory.join("pg_wal").join(history::file_name(started.timeline));
+    if !file.exists() {
+        warnings.push(format!(
+            "{} is not on the server: if it was never archived here, this backup cannot be restored",
+            history::file_name(started.timeline)
+        ));
+        return Ok(());
+    }
+    let pushed = archive::push::run(scope, writing, &file).await?;
+    warnings.extend(pushed.warnings);
+    Ok(())
+}
+
+/// What the server says of itself; a database that cannot be looked into is a warning, not a reason to have no backup.
+async fn facts(session: &Session, info: &ServerInfo, data_directory: &Path, warnings: &mut Vec<String>) -> PostgresFacts {
+    let mut facts = PostgresFacts {
+        version: info.version.clone(),
+        data_directory: data_directory.display().to_string(),
+        collations: BTreeMap::new(),
+        extensions: BTreeMap::new(),
+    };
+    match session.inventory().await {
+        Ok(inventory) => {
+            for database in inventory.databases {
+                let collations = database.collations.into_iter().map(|collation| (collation.provider, collation.version));
+                facts.collations.insert(database.name.clone(), collations.collect());
+                let extensions = database.extensions.into_iter().map(|extension| (extension.name, extension.version));
+                facts.extensions.insert(database.name, extensions.collect());
+            }
+        }
+        Err(error) => warnings.push(format!("collation and extension versions were not recorded: {}", error.summary())),
+    }
+    facts
 }
 
 impl Run<'_> {
-    async fn take(mut self, server: Server, decision: Decision) -> Result<BackupReport> {
+    async fn take(
+        mut self,
+        running: RunningBackup,
+        primary: Option<Session>,
+        control: &ControlFile,
+        facts: PostgresFacts,
+        base: Option<OpenBase>,
+    ) -> Result<BackupReport> {
         let seal = self.begin().await?;
-        let Server { session, primary, info, data_directory, control, incarnation } = server;
-        let facts = self.facts(&session, &info, &data_directory).await;
-        self.progress.phase("starting the backup (checkpoint)", None);
-        let label = format!("lifeboat {}", self.id);
-        let running = tokio::select! {
-            running = session.start_backup(&label, self.options.fast_checkpoint) => running?,
-            () = self.cancel.cancelled() => return Err(Error::interrupted()),
-        };
         let started = running.started().clone();
-        killpoint::reach("backup.started");
-        self.archive_history(&data_directory, &started).await?;
-
-        let mut options = WalkOptions::new(info.major, &control);
-        options.stats_temp_directory = info.stats_temp_directory.clone();
-        let raw_bytes = total(&data_directory, &options)?.raw_bytes;
+        let mut options = WalkOptions::new(self.info.major, control);
+        options.stats_temp_directory = self.info.stats_temp_directory.clone();
+        let raw_bytes = total(&self.data_directory, &options)?.raw_bytes;
         self.pack_bytes = pack_bytes(self.options, raw_bytes);
         self.progress.phase("copying", Some(raw_bytes));
-        let walk = Walk::new(&data_directory, options)?;
-        let (copied, mut packs) = self.copy_and_store(walk, &seal, info.data_checksums).await?;
+        let walk = Walk::new(&self.data_directory, options)?;
+        let (owners, since, base) = match base {
+            Some(OpenBase { summary, owners, copied }) => (owners, Some(summary.start_lsn), Some(copied)),
+            None => (Vec::new(), None, None),
+        };
+        let (copied, mut packs) = self.copy_and_store(walk, base, &seal).await?;
         killpoint::reach("backup.copied");
+        self.judge_detection(&copied)?;
 
         // Last of all files: on a standby it says how far the log must be replayed.
-        let control = control_entry(&data_directory)?;
+        let control = control_entry(&self.data_directory)?;
         let (session, stopped) = running.stop().await?;
         killpoint::reach("backup.stopped");
-        if stopped.stop_segment.timeline != started.timeline {
-            let (from, to) = (started.timeline, stopped.stop_segment.timeline);
-            return Err(Error::failed(format!(
-                "the standby followed its primary from timeline {from} to {to} during the backup"
-            ))
-            .hint("run the same command again: PostgreSQL cannot restore a backup that spans two timelines"));
-        }
+        check_timeline(&started, &stopped)?;
         if let Some(primary) = &primary {
             primary.switch_wal().await?;
         }
-        let late = late_entries(control, &stopped, &info)?;
+        let late = late_entries(control, &stopped, &self.info)?;
         let (late, late_packs) = self.store_late(late, &seal, packs.len()).await?;
         packs.extend(late_packs);
         let packs = ordered(packs)?;
 
-        let wanted = Wanted {
-            incarnation: incarnation.clone(),
-            first: started.start_segment,
-            last: stopped.stop_segment,
-            size: info.wal_segment_size,
-            timeout: self.options.archive_timeout,
-        };
-        wait_for_log(self.scope, &wanted, &session, self.progress.as_ref(), &self.cancel).await?;
+        self.wait_for_log(&started, &stopped, since, &session).await?;
         killpoint::reach("backup.archived");
-        if let Err(error) = archive::push::flush_index(self.scope, self.writing, &incarnation).await {
+        if let Err(error) = archive::push::flush_index(self.scope, self.writing, &self.incarnation).await {
             self.warnings.push(format!("digests of the newest segments are not signed yet: {}", error.summary()));
         }
 
-        self.note_skipped(&copied);
-        let header = self.header(&incarnation, decision.backup_type, facts, &copied);
-        let assembled = self.assemble(header, copied.spill, late, &seal).await?;
+        for skipped in &copied.skipped {
+            self.warnings.push(format!("{} was not stored: {}", skipped.path, skipped.what));
+        }
+        let header = self.header(facts, &copied, owners);
+        let owners = header.owners.clone();
+        let assembled = self.assemble(header, late, &seal).await?;
         self.judge_pages(&assembled)?;
         self.progress.phase("committing", None);
         let packs_sha256 = self.store_lists(&packs, &assembled, &seal).await?;
-        let summary = self.summary(&started, &stopped, &info, &incarnation, &assembled, &packs, packs_sha256);
-        self.commit(summary, decision).await
+        let summary = self.summary(&started, &stopped, &assembled, &packs, packs_sha256);
+        self.commit(summary, &assembled, owners).await
     }
 
     async fn begin(&self) -> Result<Seal> {
         let begin = Begin {
             id: self.id.clone(),
-            base: None,
+            base: self.decision.base.as_ref().map(|base| base.id.clone()),
             host: host_name(),
             process: std::process::id(),
             lease_token: 0,
@@ -197,47 +274,6 @@ impl Run<'_> {
         backup::begin(&self.scope.repository, &self.scope.source, &self.writing.signer, &begin).await?;
         killpoint::reach("backup.begun");
         backup::store_key(&self.scope.repository, &self.scope.source, &self.id, self.writing.recipients.as_deref()).await
-    }
-
-    /// A restore needs the history of the backup's timeline, which the server archived when the timeline began: perhaps
-    /// before it archived here.
-    async fn archive_history(&mut self, data_directory: &Path, started: &Started) -> Result<()> {
-        if started.timeline == TimelineId(1) {
-            return Ok(());
-        }
-        let file = data_directory.join("pg_wal").join(history::file_name(started.timeline));
-        if !file.exists() {
-            self.warnings.push(format!(
-                "{} is not on the server: if it was never archived here, this backup cannot be restored",
-                history::file_name(started.timeline)
-            ));
-            return Ok(());
-        }
-        let pushed = archive::push::run(self.scope, self.writing, &file).await?;
-        self.warnings.extend(pushed.warnings);
-        Ok(())
-    }
-
-    /// What the server says of itself; a database that cannot be looked into is a warning, not a reason to have no backup.
-    async fn facts(&mut self, session: &Session, info: &ServerInfo, data_directory: &Path) -> PostgresFacts {
-        let mut facts = PostgresFacts {
-            version: info.version.clone(),
-            data_directory: data_directory.display().to_string(),
-            collations: BTreeMap::new(),
-            extensions: BTreeMap::new(),
-        };
-        match session.inventory().await {
-            Ok(inventory) => {
-                for database in inventory.databases {
-                    let collations = database.collations.into_iter().map(|collation| (collation.provider, collation.version));
-                    facts.collations.insert(database.name.clone(), collations.collect());
-                    let extensions = database.extensions.into_iter().map(|extension| (extension.name, extension.version));
-                    facts.extensions.insert(database.name, extensions.collect());
-                }
-            }
-            Err(error) => self.warnings.push(format!("collation and extension versions were not recorded: {}", error.summary())),
-        }
-        facts
     }
 
     /// What the copying threads share; packs are numbered on from `stored_packs`.
@@ -256,11 +292,16 @@ impl Run<'_> {
         (shared, receiver)
     }
 
+    /// Where the lines of all entries are spilled.
+    fn spill(&self) -> PathBuf {
+        self.scratch.path().join("lines.jsonl")
+    }
+
     /// Copies on dedicated threads while this task stores the finished packs.
-    async fn copy_and_store(&self, walk: Walk, seal: &Seal, checksums: bool) -> Result<(Copied, Vec<PackLine>)> {
-        let (shared, packs) = self.shared(seal, checksums, 0);
-        let (workers, spill) = (self.options.workers, self.scratch.path().join("lines.jsonl"));
-        let copying = tokio::task::spawn_blocking(move || copy(walk, &shared, workers, &spill));
+    async fn copy_and_store(&self, walk: Walk, base: Option<Base>, seal: &Seal) -> Result<(Copied, Vec<PackLine>)> {
+        let (shared, packs) = self.shared(seal, self.info.data_checksums, 0);
+        let (workers, spill) = (self.options.workers, self.spill());
+        let copying = tokio::task::spawn_blocking(move || copy(walk, base, &shared, workers, &spill));
         store_while(self.scope, &self.id, seal.suffix(), copying, packs).await
     }
 
@@ -269,13 +310,13 @@ impl Run<'_> {
         late: Vec<(Entry, Vec<u8>)>,
         seal: &Seal,
         stored_packs: usize,
-    ) -> Result<(Vec<FileLine>, Vec<PackLine>)> {
+    ) -> Result<(Vec<BaseLine>, Vec<PackLine>)> {
         let (shared, packs) = self.shared(seal, false, stored_packs);
         let work = tokio::task::spawn_blocking(move || {
             let mut worker = Worker::new(&shared)?;
             let mut lines = Vec::new();
             for (entry, content) in late {
-                lines.push(line(&entry, Stored { frames: worker.content(&content)?, bad_blocks: Vec::new() }));
+                lines.push(base_line(&entry, Stored::of_frames(worker.content(&content)?), None));
             }
             worker.finish_pack()?;
             Ok(lines)
@@ -283,35 +324,67 @@ impl Run<'_> {
         store_while(self.scope, &self.id, seal.suffix(), work, packs).await
     }
 
-    fn note_skipped(&mut self, copied: &Copied) {
-        for skipped in &copied.skipped {
-            self.warnings.push(format!("{} was not stored: {}", skipped.path, skipped.what));
-        }
+    /// Waits for the log from the start, or from that of the base: without it nobody knows what changed in between.
+    async fn wait_for_log(&self, started: &Started, stopped: &Stopped, since: Option<Lsn>, session: &Session) -> Result<()> {
+        let size = self.info.wal_segment_size;
+        let first = Segment::containing(started.timeline, since.unwrap_or(started.start_lsn), size);
+        let wanted = Wanted {
+            incarnation: self.incarnation.clone(),
+            first,
+            last: stopped.stop_segment,
+            size,
+            timeout: self.options.archive_timeout,
+        };
+        wait_for_log(self.scope, &wanted, session, self.progress.as_ref(), &self.cancel).await
     }
 
-    fn header(&self, incarnation: &Incarnation, backup_type: BackupType, postgres: PostgresFacts, copied: &Copied) -> Header {
+    fn header(&self, postgres: PostgresFacts, copied: &Copied, owners: Vec<BackupId>) -> Header {
         Header {
             format: signed::FORMAT,
             backup: self.id.clone(),
-            backup_type,
+            backup_type: self.decision.backup_type,
             source: self.scope.source.clone(),
-            incarnation: incarnation.clone(),
-            owners: vec![self.id.clone()],
-            users: accounts::user_names(&copied.uids),
-            groups: accounts::group_names(&copied.gids),
+            incarnation: self.incarnation.clone(),
+            owners: [vec![self.id.clone()], owners].concat(),
+            users: accounts::user_names(&copied.collected.uids),
+            groups: accounts::group_names(&copied.collected.gids),
             postgres,
         }
     }
 
-    async fn assemble(&self, header: Header, spill: PathBuf, late: Vec<FileLine>, seal: &Seal) -> Result<Assembled> {
-        let path = self.scratch.path().join("manifest");
+    async fn assemble(&self, header: Header, late: Vec<BaseLine>, seal: &Seal) -> Result<Assembled> {
+        let (scratch, spill) = (self.scratch.path().to_owned(), self.spill());
         let (seal, level) = (seal.clone(), self.writing.compression_level);
-        let assembling = tokio::task::spawn_blocking(move || assemble(&path, &header, &spill, late, &seal, level));
+        let assembling = tokio::task::spawn_blocking(move || assemble(&scratch, &header, &spill, late, &seal, level));
         joined(assembling.await)
     }
 
+    /// A page that changed and that change detection did not find: an audit ends here, any other backup holds the page.
+    fn judge_detection(&mut self, copied: &Copied) -> Result<()> {
+        let missed = &copied.collected.missed;
+        if missed.pages == 0 {
+            return Ok(());
+        }
+        let source = &self.scope.source;
+        let evidence: Vec<String> = missed.evidence.iter().map(|(path, page)| format!("{path}, page {page}")).collect();
+        if self.options.audit {
+            return Err(Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
+                .detail("pages", evidence.join("\n"))
+                .detail("base", self.decision.base.as_ref().map_or_else(String::new, |base| base.id.to_string()))
+                .hint(format!("lifeboat backup {source} --type full   depends on no change detection; take it now"))
+                .hint("diffs and incrs since the last full may lack these changes: tell the makers of lifeboat"));
+        }
+        self.warnings.push(format!(
+            "{} pages changed without moving their LSN, first {}: this backup holds them; lifeboat backup {source} --type full \
+             depends on no LSN",
+            missed.pages,
+            evidence.first().map_or("", String::as_str)
+        ));
+        Ok(())
+    }
+
     fn judge_pages(&mut self, assembled: &Assembled) -> Result<()> {
-        let bad = assembled.footer.bad_pages;
+        let bad = assembled.tree.bad_pages;
         if bad == 0 {
             return Ok(());
         }
@@ -337,22 +410,20 @@ impl Run<'_> {
         Ok(sha256)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the summary is made of all of them")]
     fn summary(
         &self,
         started: &Started,
         stopped: &Stopped,
-        info: &ServerInfo,
-        incarnation: &Incarnation,
         assembled: &Assembled,
         packs: &[PackLine],
         packs_sha256: Sha256Digest,
     ) -> BackupSummary {
+        let info = &self.info;
         BackupSummary {
             id: self.id.clone(),
-            backup_type: BackupType::Full,
-            base: None,
-            incarnation: incarnation.clone(),
+            backup_type: self.decision.backup_type,
+            base: self.decision.base.as_ref().map(|base| base.id.clone()),
+            incarnation: self.incarnation.clone(),
             timeline: started.timeline,
             start_lsn: started.start_lsn,
             stop_lsn: stopped.stop_lsn,
@@ -365,33 +436,74 @@ impl Run<'_> {
             wal_log_hints: info.wal_log_hints,
             wal_level: info.wal_level.to_string(),
             encrypted: self.writing.recipients.is_some(),
-            entries: assembled.footer.entries,
-            raw_bytes: assembled.footer.raw_bytes,
+            entries: assembled.tree.entries,
+            raw_bytes: assembled.tree.raw_bytes,
             stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum::<u64>() + assembled.stored_bytes,
             packs: u32::try_from(packs.len()).unwrap_or(u32::MAX),
             packs_sha256,
             manifest_sha256: assembled.sha256,
             manifest_bytes: assembled.stored_bytes,
-            bad_pages: assembled.footer.bad_pages,
+            bad_pages: assembled.tree.bad_pages,
             duration_seconds: self.began.elapsed().as_secs_f64(),
         }
     }
 
-    async fn commit(mut self, summary: BackupSummary, decision: Decision) -> Result<BackupReport> {
+    async fn commit(mut self, summary: BackupSummary, assembled: &Assembled, owners: Vec<BackupId>) -> Result<BackupReport> {
         self.cancel.check()?;
         let (repository, source) = (&self.scope.repository, &self.scope.source);
         let entry = commit::append(repository, source, &self.writing.signer, &host_name(), &summary).await?;
         killpoint::reach("backup.committed");
         // The backup stands: what fails from here on is a warning.
-        let remembered = CommitLog::load(repository, source).await.and_then(|log| match log.head {
-            Some((number, sha256)) => self.scope.state.remember_head(source, RememberedHead { number, sha256 }),
-            None => Ok(()),
-        });
-        if let Err(error) = remembered {
-            self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
+        match CommitLog::load(repository, source).await {
+            Ok(log) => {
+                if let Some((number, sha256)) = log.head
+                    && let Err(error) = self.scope.state.remember_head(source, RememberedHead { number, sha256 })
+                {
+                    self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
+                }
+                if let Err(error) = self.remember_base(&log, &entry.backup, assembled, owners) {
+                    self.warnings.push(format!("the next diff or incr will be a full: {}", error.summary()));
+                }
+            }
+            Err(error) => self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary())),
         }
-        Ok(BackupReport { entry, reason: decision.reason, warnings: self.warnings })
+        Ok(BackupReport { entry, reason: self.decision.reason, warnings: self.warnings })
     }
+
+    /// Keeps what the next backup needs to build on this one, and on the last full.
+    fn remember_base(
+        &self,
+        log: &CommitLog,
+        summary: &BackupSummary,
+        assembled: &Assembled,
+        owners: Vec<BackupId>,
+    ) -> Result<()> {
+        let facts = BaseFacts {
+            version: BaseFacts::VERSION,
+            repository: self.scope.repository.id().to_owned(),
+            source: self.scope.source.clone(),
+            backup: self.id.clone(),
+            manifest_sha256: summary.manifest_sha256,
+            owners,
+            place: base::place(&self.data_directory)?,
+            timeline: summary.timeline,
+            started: self.host_time,
+            server_started: self.info.started,
+            lines_sha256: assembled.lines.1,
+        };
+        let last_full = log.backups().rfind(|backup| backup.backup_type == BackupType::Full);
+        let keep: BTreeSet<BackupId> = last_full.map(|full| full.id.clone()).into_iter().chain([self.id.clone()]).collect();
+        self.scope.state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())
+    }
+}
+
+fn check_timeline(started: &Started, stopped: &Stopped) -> Result<()> {
+    let (from, to) = (started.timeline, stopped.stop_segment.timeline);
+    if from == to {
+        return Ok(());
+    }
+    Err(Error::failed(format!("the standby followed its primary from timeline {from} to {to} during the backup"))
+        .hint("run the same command again: PostgreSQL cannot restore a backup that spans two timelines"))
 }
 
 /// What a walk lists.

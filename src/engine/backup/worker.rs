@@ -1,4 +1,4 @@
-//! One thread's work: read, check pages, compress, encrypt into packs.
+//! One thread's work: read, check pages, compare with the base, compress, encrypt into packs.
 //!
 //! A file is stored at the length it had when it was listed: what has meanwhile been cut off is stored as zeros, as
 //! PostgreSQL's own base backup does; replaying the log sets it right.
@@ -13,15 +13,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::compare::{Change, Prior, Seen};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{Error, Result};
-use crate::codec::Sha256Digest;
+use crate::base::{Error, FileStamp, Result};
 use crate::codec::compress::Compressor;
 use crate::codec::encrypt::Seal;
 use crate::codec::frame::{self, FRAME_RAW_BYTES};
+use crate::codec::{FrameDigest, Sha256Digest, digest};
+use crate::repo::manifest::{PAGES_IN_FRAME, Patch};
 use crate::repo::pack::{FrameRef, PackBuilder};
-use crate::source::postgres::page::{PAGE_BYTES, Page, verify_page};
+use crate::source::postgres::changes::PageSet;
+use crate::source::postgres::page::{PAGE_BYTES, Page, PageState, verify_page};
 use crate::source::{Entry, EntryKind};
 
 /// Looks at a page that fails its checksum before it is called bad …
@@ -51,19 +54,69 @@ pub(super) struct Shared {
     pub cancel: Cancel,
 }
 
-/// A part of one file.
+/// A part of one file, which begins where a frame does.
 pub(super) struct Chunk {
     pub entry: Arc<Entry>,
     pub file: Arc<File>,
     pub offset: u64,
     pub len_bytes: u64,
+    /// What the base has of the file.
+    pub prior: Option<Prior>,
+}
+
+/// What became of one frame of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Position {
+    /// It was stored.
+    Stored(FrameRef),
+    /// It is the base's.
+    Inherited,
+    /// It is the base's but for pages that were stored apart; all of it has this digest.
+    Patched(FrameDigest),
 }
 
 /// What became of a chunk.
 #[derive(Default)]
 pub(super) struct Stored {
-    pub frames: Vec<FrameRef>,
+    pub positions: Vec<Position>,
+    pub patches: Vec<Patch>,
     pub bad_blocks: Vec<u32>,
+    pub marks: Vec<u16>,
+    /// Pages of the file that changed though change detection says that they did not.
+    pub missed: Vec<u32>,
+}
+
+impl Stored {
+    /// Adds what became of the next chunk of the same file.
+    pub fn append(&mut self, next: Stored) {
+        self.positions.extend(next.positions);
+        self.patches.extend(next.patches);
+        self.bad_blocks.extend(next.bad_blocks);
+        self.marks.extend(next.marks);
+        self.missed.extend(next.missed);
+    }
+
+    /// `frames` and nothing else.
+    pub fn of_frames(frames: Vec<FrameRef>) -> Self {
+        Self { positions: frames.into_iter().map(Position::Stored).collect(), ..Self::default() }
+    }
+}
+
+/// Pages of one file that are stored together.
+#[derive(Default)]
+struct PatchBuffer {
+    raw: Vec<u8>,
+    runs: Vec<(u32, u32)>,
+}
+
+impl PatchBuffer {
+    fn add(&mut self, page: u32, raw: &[u8]) {
+        self.raw.extend_from_slice(raw);
+        match self.runs.last_mut() {
+            Some((first, count)) if *first + *count == page => *count += 1,
+            _ => self.runs.push((page, 1)),
+        }
+    }
 }
 
 /// One thread's state.
@@ -81,9 +134,10 @@ impl<'a> Worker<'a> {
         Ok(Self { shared, compressor, pack: None, buffer: vec![0; FRAME_RAW_BYTES] })
     }
 
-    /// Stores one chunk.
+    /// Stores what changed in one chunk.
     pub fn chunk(&mut self, chunk: &Chunk) -> Result<Stored> {
         let mut stored = Stored::default();
+        let mut patch = PatchBuffer::default();
         let mut done: u64 = 0;
         let mut buffer = std::mem::take(&mut self.buffer);
         while done < chunk.len_bytes {
@@ -93,25 +147,76 @@ impl<'a> Worker<'a> {
             let at = chunk.offset + done;
             let read = read_at(&chunk.file, raw, at).map_err(|error| Error::io("read", &chunk.entry.location, error))?;
             raw[read..].fill(0);
+            let mut suspicious = 0;
+            let marked = stored.marks.len();
             if let EntryKind::Pages { first_block, .. } = chunk.entry.kind {
-                check_pages(chunk, raw, at, first_block, self.shared.checksums, &mut stored.bad_blocks)?;
+                suspicious = check_pages(chunk, raw, at, first_block, self.shared.checksums, &mut stored.bad_blocks)?;
+                stored.marks.extend(raw.chunks(PAGE_BYTES).map(digest::mark));
             }
-            stored.frames.push(self.frame(raw)?);
+            let digest = FrameDigest::of(raw);
+            let change = match &chunk.prior {
+                None => Change::Whole,
+                Some(prior) => {
+                    let index = usize::try_from(at / FRAME_RAW_BYTES as u64).unwrap_or(usize::MAX);
+                    let seen = Seen { index, raw, digest, marks: &stored.marks[marked..], suspicious };
+                    let verdict = prior.judge(&seen);
+                    stored.missed.extend(missed_pages(chunk, prior, index, verdict.missed));
+                    verdict.change
+                }
+            };
+            stored.positions.push(match change {
+                Change::Same => Position::Inherited,
+                Change::Whole => Position::Stored(self.frame(raw, digest)?),
+                Change::Pages(pages) => {
+                    self.patch(&mut patch, &mut stored.patches, raw, at, pages)?;
+                    Position::Patched(digest)
+                }
+            });
             self.shared.progress.advance(wanted as u64);
             done += wanted as u64;
         }
+        self.flush_patch(&mut patch, &mut stored.patches)?;
         self.buffer = buffer;
         Ok(stored)
     }
 
-    /// Stores `content`, which lies in memory.
-    pub fn content(&mut self, content: &[u8]) -> Result<Vec<FrameRef>> {
-        content.chunks(FRAME_RAW_BYTES).map(|raw| self.frame(raw)).collect()
+    /// Adds `pages` of `raw`, which lies at `offset` of its file, to `patch`; stores it when it is full.
+    fn patch(
+        &mut self,
+        patch: &mut PatchBuffer,
+        patches: &mut Vec<Patch>,
+        raw: &[u8],
+        offset: u64,
+        pages: PageSet,
+    ) -> Result<()> {
+        let first = u32::try_from(offset / PAGE_BYTES as u64).map_err(|_| Error::failed("a relation's file is too large"))?;
+        for (index, page) in (0..PageSet::BITS).zip(raw.chunks(PAGE_BYTES)) {
+            if pages & (1 << index) != 0 {
+                patch.add(first + index, page);
+                if patch.raw.len() >= FRAME_RAW_BYTES {
+                    self.flush_patch(patch, patches)?;
+                }
+            }
+        }
+        Ok(())
     }
 
-    fn frame(&mut self, raw: &[u8]) -> Result<FrameRef> {
+    fn flush_patch(&mut self, patch: &mut PatchBuffer, patches: &mut Vec<Patch>) -> Result<()> {
+        let PatchBuffer { raw, runs } = std::mem::take(patch);
+        if !raw.is_empty() {
+            patches.push(Patch { frame: self.frame(&raw, FrameDigest::of(&raw))?, runs });
+        }
+        Ok(())
+    }
+
+    /// Stores `content`, which lies in memory.
+    pub fn content(&mut self, content: &[u8]) -> Result<Vec<FrameRef>> {
+        content.chunks(FRAME_RAW_BYTES).map(|raw| self.frame(raw, FrameDigest::of(raw))).collect()
+    }
+
+    fn frame(&mut self, raw: &[u8], digest: FrameDigest) -> Result<FrameRef> {
         let encode = |error: io::Error| Error::failed("cannot encode a frame").caused_by(error);
-        let encoded = frame::encode(&mut self.compressor, raw).map_err(encode)?;
+        let encoded = frame::encode_digested(&mut self.compressor, raw, digest).map_err(encode)?;
         let (number, mut builder) = match self.pack.take() {
             Some(pack) => pack,
             None => {
@@ -152,19 +257,43 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(read)
 }
 
+/// The missed pages of frame `index`, counted in the file. One in a file that is touched only now was not missed: the log
+/// holds what changes while a backup runs.
+fn missed_pages(chunk: &Chunk, prior: &Prior, index: usize, missed: PageSet) -> Vec<u32> {
+    let stamp = || chunk.file.metadata().ok().map(|metadata| FileStamp::of(&metadata));
+    if missed == 0 || (prior.claimed_untouched && stamp() != chunk.entry.stamp) {
+        return Vec::new();
+    }
+    let first = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(PAGES_IN_FRAME);
+    (0..PageSet::BITS).filter(|bit| missed & (1 << bit) != 0).map(|bit| first.saturating_add(bit)).collect()
+}
+
 /// Checks every whole page in `raw`, which lies at `offset` of the file, and replaces those that were being written.
-fn check_pages(chunk: &Chunk, raw: &mut [u8], offset: u64, first_block: u32, checksums: bool, bad: &mut Vec<u32>) -> Result<()> {
+/// Gives the pages that cannot be told unchanged by their LSN: all zero, or damaged when first read.
+fn check_pages(
+    chunk: &Chunk,
+    raw: &mut [u8],
+    offset: u64,
+    first_block: u32,
+    checksums: bool,
+    bad: &mut Vec<u32>,
+) -> Result<PageSet> {
+    let mut suspicious = 0;
     let (pages, _) = raw.as_chunks_mut::<PAGE_BYTES>();
     for (index, page) in pages.iter_mut().enumerate() {
         let at = offset + (index * PAGE_BYTES) as u64;
         let block = first_block.wrapping_add(u32::try_from(at / PAGE_BYTES as u64).unwrap_or(u32::MAX));
+        let state = verify_page(page, block, checksums);
+        if state != PageState::Good {
+            suspicious |= 1 << index;
+        }
         // Where many pages are bad, the disk is, and waiting for each would take days.
         let patient = bad.len() < PATIENT_PAGES;
-        if verify_page(page, block, checksums).is_bad() && !settle(chunk, page, at, block, checksums, patient)? {
+        if state.is_bad() && !settle(chunk, page, at, block, checksums, patient)? {
             bad.push(block);
         }
     }
-    Ok(())
+    Ok(suspicious)
 }
 
 /// Reads a failing page again. True when it is right now, or has changed meanwhile: then it was being written, and the

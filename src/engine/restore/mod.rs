@@ -10,6 +10,7 @@ pub mod prepare;
 mod refuse;
 pub mod run;
 pub mod search;
+mod spill;
 mod target_dir;
 mod tree;
 mod write;

@@ -14,7 +14,6 @@ use super::Target;
 use super::plan::{RecoveryStop, RestorePlan, Situation, plan};
 use super::search::LogReader;
 use crate::base::{BackupId, BackupType, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
-use crate::codec::Sha256Digest;
 use crate::engine::timeline::TimelinePath;
 use crate::repo::BackupSummary;
 use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
@@ -270,32 +269,14 @@ fn summary(
     from_standby: bool,
     segment_bytes: SegmentSize,
 ) -> BackupSummary {
+    let id = BackupId::fresh(timestamp(start_time), BackupType::Full);
     BackupSummary {
-        id: BackupId::fresh(timestamp(start_time), BackupType::Full),
-        backup_type: BackupType::Full,
-        base: None,
-        incarnation: Incarnation::postgres(15, 1),
         timeline,
-        start_lsn,
-        stop_lsn,
         start_time: timestamp(start_time),
         stop_time: timestamp(stop_time),
         segment_bytes,
         from_standby,
-        server_version: 150_000,
-        data_checksums: true,
-        wal_log_hints: false,
-        wal_level: "replica".to_owned(),
-        encrypted: false,
-        entries: 0,
-        raw_bytes: 0,
-        stored_bytes: 0,
-        packs: 0,
-        packs_sha256: Sha256Digest::of(b""),
-        manifest_sha256: Sha256Digest::of(b""),
-        manifest_bytes: 0,
-        bad_pages: 0,
-        duration_seconds: 0.0,
+        ..BackupSummary::sample(id.as_str(), (start_lsn, stop_lsn))
     }
 }
 

@@ -1,13 +1,13 @@
 //! From what the operator asked to a plan and the keys that open it. Reads the repository, touches nothing else.
 
 use crate::base::{BackupId, Error, Incarnation, Result, TimelineId};
-use crate::codec::encrypt::Opener;
 use crate::engine::archive::get::{ArchivedLog, opener as log_opener};
+use crate::engine::chain::{self, Link};
 use crate::engine::timeline::TimelinePath;
 use crate::engine::{IdentitySource, Scope};
+use crate::repo::CommitLog;
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::LogCatalog;
-use crate::repo::{CommitLog, backup};
 
 use super::Target;
 use super::heads::{self, Head};
@@ -30,10 +30,17 @@ pub struct Request {
 pub struct Prepared {
     /// The plan.
     pub plan: RestorePlan,
-    /// Opens the backup's packs and manifest.
-    pub opener: Opener,
+    /// The backup and what it builds on, itself first.
+    pub links: Vec<Link>,
     /// Segments to place beside what recovery fetches by itself.
     pub(super) heads: Vec<Head>,
+}
+
+impl Prepared {
+    /// Stored bytes of all packs and manifests that a restore may have to fetch.
+    pub fn fetch_bytes(&self) -> u64 {
+        self.links.iter().map(|link| link.summary.stored_bytes).sum()
+    }
 }
 
 /// Makes the plan for `request` from the backups in `log` and unwraps the keys it needs.
@@ -44,7 +51,10 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     let (known, damaged) = identity::survey(&scope.repository, &scope.source).await?;
     let identity = choose(scope, log, &known, request)?;
     let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
-    let backups: Vec<_> = log.backups().filter(|backup| backup.incarnation == identity.incarnation).collect();
+    if let Some(backup) = request.backup.as_ref().and_then(|id| log.find(id)) {
+        chain::summaries(scope, log, backup)?;
+    }
+    let backups: Vec<_> = log.restorable().filter(|backup| backup.incarnation == identity.incarnation).collect();
     let timeline = timeline(scope, log, &catalog, &backups, request)?;
     let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
     let timeline_chosen = request.timeline.is_some();
@@ -71,9 +81,12 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
             split.digests.join(", ")
         ));
     }
+    for (backup, missing) in log.broken() {
+        plan.notes.push(format!("{} is not used: it needs {missing}, which is gone", backup.id));
+    }
     let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
-    let opener = backup::opener(&scope.repository, &scope.source, &plan.backup.id, plan.backup.encrypted, &unwrapped).await?;
-    Ok(Prepared { plan, opener, heads })
+    let links = chain::links(scope, log, &plan.backup, &unwrapped).await?;
+    Ok(Prepared { plan, links, heads })
 }
 
 fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &Request) -> Result<&'a Identity> {
@@ -95,14 +108,14 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
         (None, None) => {
             let began = |identity: &Identity| {
                 let before =
-                    |time| log.backups().any(|backup| backup.incarnation == identity.incarnation && backup.start_time <= time);
+                    |time| log.restorable().any(|backup| backup.incarnation == identity.incarnation && backup.start_time <= time);
                 match request.target {
                     Target::Time(time) => before(time),
-                    _ => log.backups().any(|backup| backup.incarnation == identity.incarnation),
+                    _ => log.restorable().any(|backup| backup.incarnation == identity.incarnation),
                 }
             };
             let newest_with = |wanted: &dyn Fn(&Identity) -> bool| known.iter().rfind(|identity| wanted(identity));
-            let any = |identity: &Identity| log.backups().any(|backup| backup.incarnation == identity.incarnation);
+            let any = |identity: &Identity| log.restorable().any(|backup| backup.incarnation == identity.incarnation);
             let chosen = newest_with(&began).or_else(|| newest_with(&any));
             if let (Some(chosen), Some(newer)) = (chosen, known.last())
                 && superseded(chosen, newer, &request.target)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::heads;
 use super::plan::{RecoveryStop, RestorePlan};
 use super::prepare::Prepared;
+use super::spill::Spill;
 use super::target_dir;
 use super::tree::{TablespaceMap, Tree};
 use super::write::{self, Shared};
@@ -22,19 +23,12 @@ use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::units::format_bytes;
 use crate::base::{Error, RelPath, Result, durable, killpoint};
-use crate::codec::compress;
-use crate::codec::digest::DigestingWriter;
-use crate::codec::encrypt::Opener;
 use crate::engine::Scope;
-use crate::engine::retry::{Patience, retrying};
-use crate::repo::manifest::{FileKind, Footer, Header, ManifestReader};
-use crate::repo::{BackupSummary, backup, decode_error, layout, read_error};
+use crate::engine::chain::{Chain, Entries};
+use crate::repo::manifest::{FileKind, Header};
 use crate::source::postgres::control::CONTROL_PATH;
 use crate::source::postgres::label::{format_tablespace_map, parse_tablespace_map};
 use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
-
-/// Bytes of a manifest fetched at one time.
-const FETCH_BYTES: u64 = 8 << 20;
 
 /// How to restore.
 #[derive(Clone, Debug)]
@@ -87,61 +81,57 @@ pub async fn run(
     let (plan, id) = (&prepared.plan, &prepared.plan.backup.id);
     target_dir::check(&options.into)?;
     let scratch = scope.state.scratch()?;
-    let packs = backup::load_packs(&scope.repository, &scope.source, id, plan.backup.packs_sha256).await?;
-    let manifest = scratch.path().join("manifest");
-    let suffix = if plan.backup.encrypted { ".age" } else { "" };
-    fetch_manifest(scope, &plan.backup, suffix, &manifest).await?;
-
-    let reader = || open_manifest(&layout::manifest(&scope.source, id, suffix), &manifest, &prepared.opener);
-    let header = reader()?.0.header().clone();
-    if header.backup != *id {
-        return Err(Error::damaged(format!("the manifest of {id} is that of {}", header.backup)));
-    }
-    let tablespaces = tablespaces(reader()?, options)?;
+    let chain = Chain::fetch(scope, &prepared.links, scratch.path()).await?;
+    let header = chain.entries()?.header().clone();
+    let tablespaces = tablespaces(chain.entries()?, options)?;
     target_dir::mark(&options.into)?;
     killpoint::reach("restore.marked");
     progress.phase("restoring", Some(plan.backup.raw_bytes));
-    let mut tree = Tree::new(&options.into, scratch.path(), tablespaces.map, &header, packs.len());
-    let mut footer = Footer::default();
-    for line in reader()? {
-        let line = line?;
+    let tree = Tree::new(&options.into, tablespaces.map, &header);
+    let mut spill = Spill::new(scratch.path(), chain.members());
+    let (mut entries, mut raw_bytes) = (0, 0);
+    for resolved in chain.entries()? {
+        let line = resolved?.line;
         cancel.check()?;
-        footer.entries += 1;
-        footer.frames += line.frames.len() as u64;
-        footer.raw_bytes += line.size_bytes;
+        entries += 1;
+        raw_bytes += line.size_bytes;
         tree.create(&line)?;
+        spill.place(&line, |_| true)?;
     }
-    if (footer.entries, footer.raw_bytes) != (plan.backup.entries, plan.backup.raw_bytes) {
+    if (entries, raw_bytes) != (plan.backup.entries, plan.backup.raw_bytes) {
         return Err(Error::damaged(format!("the manifest of {id} does not hold what its commit entry says")));
+    }
+    let (groups, totals) = spill.finish()?;
+    if totals.raw_bytes != raw_bytes {
+        return Err(Error::damaged(format!("the manifest of {id} does not say where every byte lies")));
     }
     killpoint::reach("restore.created");
     let shared = Arc::new(Shared {
         root: options.into.clone(),
-        opener: prepared.opener.clone(),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
         frames_written: AtomicU64::new(0),
     });
-    write::write(scope, id, suffix, &packs, tree.spilled()?, Arc::clone(&shared), options.workers).await?;
+    write::write(scope, chain.members(), groups, Arc::clone(&shared), options.workers).await?;
     cancel.check()?;
     let written = shared.frames_written.load(Ordering::Relaxed);
-    if written != footer.frames {
-        return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", footer.frames)));
+    if written != totals.frames {
+        return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", totals.frames)));
     }
-    complete(prepared, options, &reader, &tree, &tablespaces.directories)?;
-    Ok(RestoreReport { raw_bytes: footer.raw_bytes, duration: began.elapsed(), notes: notes(&header) })
+    complete(prepared, options, &chain, &tree, &tablespaces.directories)?;
+    Ok(RestoreReport { raw_bytes, duration: began.elapsed(), notes: notes(&header) })
 }
 
 /// What follows the content, in the order that the module's header gives.
 fn complete(
     prepared: &Prepared,
     options: &RestoreOptions,
-    reader: &dyn Fn() -> Result<Entries>,
+    chain: &Chain,
     tree: &Tree,
     tablespaces: &BTreeSet<PathBuf>,
 ) -> Result<()> {
-    for line in reader()? {
-        tree.finish(&line?)?;
+    for resolved in chain.entries()? {
+        tree.finish(&resolved?.line)?;
     }
     rewrite_tablespace_map(&options.into, tree)?;
     heads::place(&options.into, &prepared.heads)?;
@@ -163,50 +153,6 @@ fn complete(
     Ok(())
 }
 
-async fn fetch_manifest(scope: &Scope, backup: &BackupSummary, suffix: &str, path: &Path) -> Result<()> {
-    let key = layout::manifest(&scope.source, &backup.id, suffix);
-    let store = scope.repository.store();
-    let file = File::create(path).map_err(|error| Error::io("create", path, error))?;
-    let mut out = DigestingWriter::new(file);
-    let mut offset = 0;
-    loop {
-        let part = retrying(Patience::LONG, || store.get_range(&key, offset..offset + FETCH_BYTES)).await?;
-        if part.is_empty() {
-            break;
-        }
-        out.write_all(&part).map_err(|error| Error::io("write", path, error))?;
-        offset += part.len() as u64;
-    }
-    let (_, sha256, length) = out.finish();
-    if sha256 == backup.manifest_sha256 {
-        return Ok(());
-    }
-    Err(Error::damaged(format!("{key} is damaged: it is not what was stored"))
-        .detail("expected", format!("{}, {} bytes", backup.manifest_sha256, backup.manifest_bytes))
-        .detail("found", format!("{sha256}, {length} bytes"))
-        .hint("lifeboat verify   shows what else is damaged; an older backup may still be whole"))
-}
-
-/// The entries of a manifest, with its errors as ours.
-struct Entries(ManifestReader<Box<dyn std::io::BufRead>>, String);
-
-impl Iterator for Entries {
-    type Item = Result<crate::repo::manifest::FileLine>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(|line| line.map_err(|why| Error::damaged(format!("{}: {why}", self.1))))
-    }
-}
-
-fn open_manifest(key: &str, path: &Path, opener: &Opener) -> Result<Entries> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let sealed = opener.reader(BufReader::new(file)).map_err(|error| decode_error(key, error))?;
-    let plain = compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(|error| read_error(key, error))?;
-    let lines: Box<dyn std::io::BufRead> = Box::new(BufReader::with_capacity(64 << 10, plain));
-    let reader = ManifestReader::new(lines).map_err(|why| Error::damaged(format!("{key}: {why}")))?;
-    Ok(Entries(reader, key.to_owned()))
-}
-
 struct Tablespaces {
     map: TablespaceMap,
     /// Where they will be.
@@ -218,8 +164,8 @@ fn tablespaces(entries: Entries, options: &RestoreOptions) -> Result<Tablespaces
     let map: TablespaceMap = options.tablespaces.iter().cloned().collect();
     let (mut unused, mut directories): (BTreeSet<PathBuf>, BTreeSet<PathBuf>) = (map.keys().cloned().collect(), BTreeSet::new());
     let mut known = Vec::new();
-    for line in entries {
-        let FileKind::Tablespace { target } = line?.kind else { continue };
+    for resolved in entries {
+        let FileKind::Tablespace { target } = resolved?.line.kind else { continue };
         let old = super::tree::decode(&target)?;
         let new = map.get(&old).unwrap_or(&old).clone();
         target_dir::check_tablespace(&new)?;
@@ -297,12 +243,15 @@ fn glibc_version() -> Option<String> {
 }
 
 /// A plan in a few lines, for people: label and value.
-pub fn describe(plan: &RestorePlan) -> Vec<(&'static str, String)> {
+pub fn describe(prepared: &Prepared) -> Vec<(&'static str, String)> {
+    let (plan, links) = (&prepared.plan, &prepared.links);
     let backup = &plan.backup;
     let segments = plan.segments.len();
+    let packs: u64 = links.iter().map(|link| u64::from(link.summary.packs)).sum();
+    let of = if links.len() > 1 { format!(" at most, of {} backups", links.len()) } else { String::new() };
     let mut lines = vec![
         ("backup", format!("{} ({})", backup.id, plan.because)),
-        ("fetch", format!("{} packs, {}", backup.packs, format_bytes(backup.stored_bytes))),
+        ("fetch", format!("{packs} packs, {}{of}", format_bytes(prepared.fetch_bytes()))),
         ("write", format!("{} in {} files and directories", format_bytes(backup.raw_bytes), backup.entries)),
         ("replay", format!("{segments} segments, {} of log from {}", format_bytes(plan.replay_bytes), backup.start_lsn)),
     ];

@@ -1,11 +1,8 @@
 //! The tree before its content: directories, links and files of their final length; afterwards their modes and times.
-//!
-//! Every frame's place is spilled to disk, grouped by pack, so that each pack is fetched once and memory does not grow
-//! with the data.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
@@ -14,16 +11,7 @@ use std::time::{Duration, SystemTime};
 use crate::base::{Error, RelPath, Result, Timestamp};
 use crate::engine::accounts;
 use crate::repo::manifest::{FileKind, FileLine, Header};
-use crate::repo::pack::FrameRef;
 use crate::source::postgres::walk::is_control_file;
-
-/// Packs whose frames are held in memory together …
-const PACKS_IN_GROUP: u32 = 64;
-/// … but never more groups than this: each is an open file.
-const MOST_GROUPS: u32 = 256;
-
-/// A frame and where it goes: file and offset.
-pub(super) type Placed = (FrameRef, RelPath, u64);
 
 /// Where tablespaces go: old directory → new directory.
 pub(super) type TablespaceMap = BTreeMap<PathBuf, PathBuf>;
@@ -32,9 +20,6 @@ pub(super) type TablespaceMap = BTreeMap<PathBuf, PathBuf>;
 pub(super) struct Tree {
     root: PathBuf,
     tablespaces: TablespaceMap,
-    scratch: PathBuf,
-    packs_in_group: u32,
-    groups: BTreeMap<u32, BufWriter<File>>,
     owners: Option<Owners>,
 }
 
@@ -52,14 +37,13 @@ impl Owners {
 }
 
 impl Tree {
-    pub fn new(root: &Path, scratch: &Path, tablespaces: TablespaceMap, header: &Header, packs: usize) -> Self {
+    pub fn new(root: &Path, tablespaces: TablespaceMap, header: &Header) -> Self {
         // As root, owners are kept, by name where this host knows the name; otherwise everything belongs to this user.
         let owners = rustix::process::geteuid().is_root().then(|| Owners {
             uids: header.users.iter().filter_map(|(uid, name)| Some((*uid, accounts::uid_of(name)?))).collect(),
             gids: header.groups.iter().filter_map(|(gid, name)| Some((*gid, accounts::gid_of(name)?))).collect(),
         });
-        let packs_in_group = PACKS_IN_GROUP.max(u32::try_from(packs).unwrap_or(u32::MAX) / MOST_GROUPS + 1);
-        Self { root: root.to_owned(), tablespaces, scratch: scratch.to_owned(), packs_in_group, groups: BTreeMap::new(), owners }
+        Self { root: root.to_owned(), tablespaces, owners }
     }
 
     /// Where `path` lies now. The control file has a temporary name until everything else is there.
@@ -68,8 +52,8 @@ impl Tree {
         if is_control_file(path) { location.with_file_name("pg_control.lifeboat-restore") } else { location }
     }
 
-    /// Creates one entry and notes the places of its frames.
-    pub fn create(&mut self, line: &FileLine) -> Result<()> {
+    /// Creates one entry.
+    pub fn create(&self, line: &FileLine) -> Result<()> {
         let location = Self::location(&self.root, &line.path);
         let failed = |error: io::Error| Error::io("create", &location, error);
         match &line.kind {
@@ -86,7 +70,6 @@ impl Tree {
                 };
                 let file = file.map_err(failed)?;
                 file.set_len(line.size_bytes).map_err(failed)?;
-                self.place(line)?;
             }
             FileKind::Symlink { target } => {
                 let target = decode(target)?;
@@ -105,41 +88,6 @@ impl Tree {
     pub fn tablespace(&self, target: &str) -> Result<PathBuf> {
         let old = decode(target)?;
         Ok(self.tablespaces.get(&old).cloned().unwrap_or(old))
-    }
-
-    fn place(&mut self, line: &FileLine) -> Result<()> {
-        let mut offset = 0;
-        for frame in &line.frames {
-            let group = frame.pack / self.packs_in_group;
-            let path = self.group_path(group);
-            let failed = |error: io::Error| Error::io("write", &path, error);
-            let out = match self.groups.entry(group) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(BufWriter::new(File::create(&path).map_err(failed)?))
-                }
-            };
-            let placed: (&FrameRef, &RelPath, u64) = (frame, &line.path, offset);
-            serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
-            out.write_all(b"\n").map_err(failed)?;
-            offset += u64::from(frame.raw_len);
-        }
-        Ok(())
-    }
-
-    fn group_path(&self, group: u32) -> PathBuf {
-        self.scratch.join(format!("frames-{group}"))
-    }
-
-    /// Completes the spill; gives its files in the order of their packs.
-    pub fn spilled(&mut self) -> Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
-        for (group, mut out) in std::mem::take(&mut self.groups) {
-            let path = self.group_path(group);
-            out.flush().map_err(|error| Error::io("write", &path, error))?;
-            paths.push(path);
-        }
-        Ok(paths)
     }
 
     /// Sets owner, mode and time of one entry, when its content is complete.

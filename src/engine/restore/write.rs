@@ -1,8 +1,8 @@
 //! The content: each pack fetched once, its frames written to disjoint places by several threads, in no order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,15 +12,17 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::tree::{Placed, Tree};
+use super::spill::{Placed, read_group};
+use super::tree::Tree;
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Error, ErrorKind, RelPath, Result, killpoint};
+use crate::base::{Error, ErrorKind, RelPath, Result, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::compress::Decompressor;
 use crate::codec::encrypt::Opener;
 use crate::codec::frame;
 use crate::engine::Scope;
+use crate::engine::chain::Member;
 use crate::engine::retry::{Patience, retrying};
 use crate::repo::pack::PackLine;
 use crate::repo::{decode_error, layout, read_error};
@@ -33,6 +35,7 @@ const OPEN_FILES: usize = 128;
 /// A fetched pack and the places of its frames.
 struct Fetched {
     key: String,
+    opener: Opener,
     expected: PackLine,
     stored: Bytes,
     frames: Vec<Placed>,
@@ -41,7 +44,6 @@ struct Fetched {
 /// What the threads share.
 pub(super) struct Shared {
     pub root: PathBuf,
-    pub opener: Opener,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
     pub frames_written: AtomicU64,
@@ -53,9 +55,7 @@ pub(super) struct Shared {
 /// Damaged when a pack is missing, altered or does not hold what the manifest says.
 pub(super) async fn write(
     scope: &Scope,
-    id: &BackupId,
-    suffix: &str,
-    packs: &[PackLine],
+    members: &[Member],
     groups: Vec<PathBuf>,
     shared: Arc<Shared>,
     workers: usize,
@@ -68,7 +68,7 @@ pub(super) async fn write(
         threads.spawn_blocking(move || decode_all(&shared, &receiver));
     }
     drop(receiver);
-    let fetched = fetch_all(scope, id, suffix, packs, groups, &shared, sender).await;
+    let fetched = fetch_all(scope, members, groups, &shared, sender).await;
     let mut errors: Vec<Error> = Vec::new();
     while let Some(outcome) = threads.join_next().await {
         match outcome {
@@ -85,16 +85,16 @@ pub(super) async fn write(
 
 async fn fetch_all(
     scope: &Scope,
-    id: &BackupId,
-    suffix: &str,
-    packs: &[PackLine],
+    members: &[Member],
     groups: Vec<PathBuf>,
     shared: &Shared,
     sender: mpsc::Sender<Fetched>,
 ) -> Result<()> {
     let mut fetching: JoinSet<Result<Fetched>> = JoinSet::new();
     for group in groups {
-        for (pack, frames) in read_group(&group)? {
+        for ((owner, pack), frames) in read_group(&group)? {
+            let Member { link, packs, .. } = &members[owner as usize];
+            let id = &link.summary.id;
             let expected = packs.get(pack.wrapping_sub(1) as usize).cloned();
             let expected = expected
                 .ok_or_else(|| Error::damaged(format!("the manifest of {id} names pack {pack}, which is not in its list")))?;
@@ -102,11 +102,12 @@ async fn fetch_all(
                 hand_over(&mut fetching, &sender).await?;
             }
             shared.cancel.check()?;
-            let (scope, key) = (scope.clone(), layout::pack(&scope.source, id, pack, suffix));
+            let (scope, key) = (scope.clone(), layout::pack(&scope.source, id, pack, link.suffix()));
+            let opener = link.opener.clone();
             fetching.spawn(async move {
                 let store = scope.repository.store();
                 let stored = retrying(Patience::LONG, || store.get(&key)).await?;
-                Ok(Fetched { key, expected, stored, frames })
+                Ok(Fetched { key, opener, expected, stored, frames })
             });
         }
     }
@@ -123,19 +124,6 @@ async fn hand_over(fetching: &mut JoinSet<Result<Fetched>>, sender: &mpsc::Sende
         Some(Err(_)) => Err(Error::interrupted()),
         None => Ok(()),
     }
-}
-
-/// The places of a group's frames by pack, in the order of their offsets.
-fn read_group(path: &Path) -> Result<BTreeMap<u32, Vec<Placed>>> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let mut packs: BTreeMap<u32, Vec<Placed>> = BTreeMap::new();
-    for line in BufReader::new(file).split(b'\n') {
-        let line = line.map_err(|error| Error::io("read", path, error))?;
-        let placed: Placed = serde_json::from_slice(&line).map_err(|error| Error::io("read", path, error.into()))?;
-        packs.entry(placed.0.pack).or_default().push(placed);
-    }
-    packs.values_mut().for_each(|frames| frames.sort_by_key(|(frame, _, _)| frame.offset));
-    Ok(packs)
 }
 
 fn decode_all(shared: &Shared, packs: &Mutex<mpsc::Receiver<Fetched>>) -> Result<()> {
@@ -167,11 +155,11 @@ fn decode(shared: &Shared, fetched: &Fetched, decompressor: &mut Decompressor, f
             .detail("found", found.to_string())
             .hint("lifeboat verify   shows what else is damaged; an older backup may still be whole"));
     }
-    let mut plain = shared.opener.reader(&fetched.stored[..]).map_err(|error| decode_error(key, error))?;
+    let mut plain = fetched.opener.reader(&fetched.stored[..]).map_err(|error| decode_error(key, error))?;
     let read_failed = |error: std::io::Error| read_error(key, crate::codec::CodecError::Encryption(error.to_string()));
     let mut position = 0;
     let mut stored = Vec::new();
-    for (frame, path, offset) in &fetched.frames {
+    for Placed { frame, path, stretches } in &fetched.frames {
         shared.cancel.check()?;
         let skip = frame.offset.checked_sub(position).ok_or_else(|| Error::damaged(format!("two frames overlap in {key}")))?;
         std::io::copy(&mut plain.by_ref().take(skip), &mut std::io::sink()).map_err(read_failed)?;
@@ -179,9 +167,13 @@ fn decode(shared: &Shared, fetched: &Fetched, decompressor: &mut Decompressor, f
         plain.read_exact(&mut stored).map_err(read_failed)?;
         position = frame.offset + u64::from(frame.stored_len);
         let raw = frame::decode(decompressor, &stored, frame.raw_len, frame.digest).map_err(|error| decode_error(key, error))?;
-        files.write(path, *offset, &raw)?;
+        for stretch in stretches {
+            // The manifest's reader has checked that frames are as long as what is taken from them.
+            let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
+            files.write(path, stretch.file_offset, part)?;
+            shared.progress.advance(part.len() as u64);
+        }
         shared.frames_written.fetch_add(1, Ordering::Relaxed);
-        shared.progress.advance(raw.len() as u64);
     }
     killpoint::reach("restore.pack-written");
     Ok(())

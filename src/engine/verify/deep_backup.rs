@@ -19,7 +19,7 @@ use crate::codec::encrypt::Opener;
 use crate::codec::frame;
 use crate::engine::joined;
 use crate::repo::BackupSummary;
-use crate::repo::manifest::ManifestReader;
+use crate::repo::manifest::{ManifestLine, ManifestReader};
 use crate::repo::pack::{FrameRef, PackLine};
 use crate::store::Store;
 
@@ -107,18 +107,30 @@ fn read_manifest(
         return Err(format!("belongs to backup {} of {}, not to this one", header.backup, header.source));
     }
     let mut counted = BTreeMap::from([("entries", 0), ("bytes", 0), ("bad pages", 0)]);
+    let mut refs = 0;
     for line in reader {
-        let line = line?;
+        let line = match line? {
+            ManifestLine::Entry(line) => line,
+            ManifestLine::Ref { .. } => {
+                refs += 1;
+                continue;
+            }
+        };
         let add = [("entries", 1), ("bytes", line.size_bytes), ("bad pages", line.bad_blocks.len() as u64)];
         add.into_iter().for_each(|(what, more)| *counted.entry(what).or_default() += more);
         // Frames that another backup holds are verified with it.
-        for frame in line.frames.iter().filter(|frame| frame.owner == 0) {
+        let patches = line.patches.iter().map(|patch| &patch.frame);
+        for frame in line.frames.iter().chain(patches).filter(|frame| frame.owner == 0) {
             if !sorter.add(frame).map_err(text)? {
                 return Err(format!("{} lies in pack {}, which does not exist", line.path, frame.pack));
             }
         }
     }
-    for (what, expected) in [("entries", summary.entries), ("bytes", summary.raw_bytes), ("bad pages", summary.bad_pages)] {
+    *counted.entry("entries").or_default() += refs;
+    let totals = if refs > 0 { 1 } else { 3 };
+    for (what, expected) in
+        [("entries", summary.entries), ("bytes", summary.raw_bytes), ("bad pages", summary.bad_pages)].into_iter().take(totals)
+    {
         if counted[what] != expected {
             return Err(format!("has {} {what} where the commit entry says {expected}", counted[what]));
         }

@@ -2,6 +2,7 @@
 //!
 //! No repository, no store and no printing here: the engine holds those.
 
+pub mod changes;
 pub mod connect;
 pub mod conninfo;
 pub mod control;

@@ -35,6 +35,8 @@ pub struct ServerInfo {
     pub in_recovery: bool,
     /// The timeline the server writes, or the latest one that recovery is known to have reached.
     pub timeline: TimelineId,
+    /// When the server process was started.
+    pub started: Timestamp,
     /// The data directory as the server sees it.
     pub data_directory: PathBuf,
     /// `postgresql.conf`, wherever it is.
@@ -115,10 +117,14 @@ const SETTINGS: [&str; 18] = [
     "server_version_num",
 ];
 
+/// Where the log ends that a backup started now could begin with.
+const LOG_END: &str = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text";
+
 /// On a standby no function tells the timeline being replayed; the control file knows the latest one recorded.
 const IDENTITY: &str = "SELECT system_identifier, pg_is_in_recovery(), CASE WHEN pg_is_in_recovery() \
     THEN (SELECT greatest(min_recovery_end_timeline, timeline_id) FROM pg_control_recovery(), pg_control_checkpoint()) \
-    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4 END FROM pg_control_system()";
+    ELSE ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int4 END, pg_postmaster_start_time() \
+    FROM pg_control_system()";
 
 impl Session {
     /// Asks the server for its identity and settings.
@@ -142,6 +148,7 @@ impl Session {
             system_identifier: column::<i64>(&row, 0)?.cast_unsigned(),
             in_recovery: column(&row, 1)?,
             timeline: TimelineId(timeline.cast_unsigned()),
+            started: Timestamp::from_system_time(column::<SystemTime>(&row, 3)?),
             stats_temp_directory: settings.below(&data_directory, "stats_temp_directory"),
             data_directory,
             config_file: settings.text("config_file")?.into(),
@@ -166,6 +173,12 @@ impl Session {
     pub async fn timeline(&self) -> Result<TimelineId> {
         let row = self.row("identify", IDENTITY, &[]).await?;
         Ok(TimelineId(column::<i32>(&row, 2)?.cast_unsigned()))
+    }
+
+    /// The end of the log that is written, on a standby of what was replayed.
+    pub async fn log_end(&self) -> Result<Lsn> {
+        let row = self.row("ask for the log's end of", LOG_END, &[]).await?;
+        parse_lsn(&column::<Option<String>>(&row, 0)?.unwrap_or_default())
     }
 
     /// The server's clock.

@@ -16,7 +16,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, RelPath, Result, Timestamp};
+use crate::base::{Error, FileStamp, RelPath, Result, Timestamp};
 use crate::source::{Entry, EntryKind, Fork};
 
 use super::control::{CONTROL_PATH, ControlFile};
@@ -322,7 +322,7 @@ pub(super) fn entry_from(path: RelPath, location: PathBuf, kind: EntryKind, meta
             .modified()
             .map(Timestamp::from_system_time)
             .unwrap_or(Timestamp::from_system_time(std::time::UNIX_EPOCH)),
-        inode: metadata.ino(),
+        stamp: Some(FileStamp::of(metadata)),
         size_bytes: if is_file { metadata.len() } else { 0 },
     }
 }

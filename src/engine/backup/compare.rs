@@ -1,0 +1,189 @@
+//! What changed since the base: file by file from what the file system says, frame by frame from content.
+//!
+//! A frame whose digest is that of the base did not change, whatever its pages say. One whose digest differs is stored
+//! whole, but for main forks of relations whose page LSNs may be trusted: of those only the pages that may have changed
+//! are stored. How that could go wrong, and what stands against it:
+//! - A change that moved no LSN: such LSNs are not trusted ([`super::plan`]); besides, sixteen bits of every page's
+//!   digest are compared, and a page that differs without having moved its LSN is taken and reported.
+//! - A file replaced by another under its name, with its inode number: the inode's birth is compared too.
+//! - A file changed within the granularity of its times: two seconds before the base's start are not trusted.
+//! - A clock that was set: times in the future, or a clock behind the base's start, make every file be read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::{Lsn, Timestamp};
+use crate::codec::FrameDigest;
+use crate::repo::base_cache::BaseLine;
+use crate::repo::manifest::{FileKind, PAGES_IN_FRAME};
+use crate::source::postgres::changes::{PageSet, changed_pages};
+use crate::source::postgres::page::PAGE_BYTES;
+use crate::source::{Entry, EntryKind, Fork};
+
+/// Changed pages of a frame from which on it is stored whole: the rest costs less than a restore that reads two frames.
+const NEARLY_ALL_PAGES: u32 = PAGES_IN_FRAME * 7 / 8;
+/// How long before the base's start a file must have been modified last to be taken for untouched.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
+
+/// What holds for all files of one backup.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    /// Pages with an LSN from here on count as changed; none when LSNs may not be trusted.
+    pub trusted_since: Option<Lsn>,
+    /// The host's clock before the base was started; none when nothing may be left unread.
+    pub untouched_before: Option<Timestamp>,
+    /// Read everything and compare it with what change detection says.
+    pub audit: bool,
+}
+
+/// What becomes of a file.
+pub(super) enum Treatment {
+    /// There is nothing to compare it with.
+    Whole,
+    /// It is what it was, and is not read.
+    Unread(Arc<BaseLine>),
+    /// It is read and compared.
+    Compare(Prior),
+}
+
+/// A file as the base has it.
+#[derive(Clone)]
+pub(super) struct Prior {
+    pub base: Arc<BaseLine>,
+    /// Of a changed frame, pages with an LSN from here on count as changed; none stores it whole.
+    pub trusted_since: Option<Lsn>,
+    /// An audited file: change detection would have left it unread.
+    pub claimed_untouched: bool,
+    /// Whether what change detection says is compared with what is found.
+    pub audit: bool,
+}
+
+/// What is stored of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Nothing: it is the base's.
+    Same,
+    /// All of it.
+    Whole,
+    /// These pages.
+    Pages(PageSet),
+}
+
+/// A frame as it was read.
+pub(super) struct Seen<'a> {
+    pub index: usize,
+    pub raw: &'a [u8],
+    pub digest: FrameDigest,
+    pub marks: &'a [u16],
+    pub suspicious: PageSet,
+}
+
+/// What comparing a frame came to.
+pub(super) struct Verdict {
+    pub change: Change,
+    /// Pages that changed though change detection says that they did not.
+    pub missed: PageSet,
+}
+
+impl Rules {
+    /// How `entry` is treated, of which the base has `base`.
+    pub fn treat(&self, entry: &Entry, base: Option<BaseLine>) -> Treatment {
+        let Some(base) = base.filter(|base| is_of_kind(entry, &base.line.kind)) else { return Treatment::Whole };
+        let base = Arc::new(base);
+        let untouched = told_untouched(self.is_untouched(entry, &base), entry, &base);
+        if untouched && !self.audit {
+            return Treatment::Unread(base);
+        }
+        let is_main = matches!(entry.kind, EntryKind::Pages { fork: Fork::Main, .. });
+        let same_file = entry.stamp.zip(base.stamp).is_some_and(|(now, then)| now.is_same_file(&then));
+        let trusted_since = self.trusted_since.filter(|_| is_main && same_file);
+        Treatment::Compare(Prior { base, trusted_since, claimed_untouched: untouched, audit: self.audit })
+    }
+
+    fn is_untouched(&self, entry: &Entry, base: &BaseLine) -> bool {
+        let (Some(before), Some(stamp)) = (self.untouched_before, entry.stamp) else { return false };
+        let before_nanos = before.unix_micros().saturating_sub(CLOCK_GRAIN.as_micros() as i64).saturating_mul(1000);
+        base.stamp == Some(stamp)
+            && stamp.born_nanos.is_some()
+            && entry.size_bytes == base.line.size_bytes
+            && stamp.modified_nanos <= before_nanos
+    }
+}
+
+/// Whether what is found now is of the kind that the base has.
+fn is_of_kind(entry: &Entry, kind: &FileKind) -> bool {
+    matches!((&entry.kind, kind), (EntryKind::File, FileKind::File) | (EntryKind::Pages { .. }, FileKind::Pages))
+}
+
+impl Prior {
+    /// Whether and how a frame changed.
+    pub fn judge(&self, seen: &Seen<'_>) -> Verdict {
+        let line = &self.base.line;
+        let same_length = line.frames.get(seen.index).is_some_and(|frame| frame.raw_len as usize == seen.raw.len());
+        if !same_length {
+            return Verdict { change: Change::Whole, missed: 0 };
+        }
+        if line.state(seen.index) == Some(seen.digest) {
+            return Verdict { change: Change::Same, missed: 0 };
+        }
+        let differing = self.differing_marks(seen);
+        if self.claimed_untouched {
+            return Verdict { change: Change::Whole, missed: if differing == 0 { PageSet::MAX } else { differing } };
+        }
+        let whole_pages = seen.raw.len().is_multiple_of(PAGE_BYTES);
+        let Some(base_lsn) = self.trusted_since.filter(|_| whole_pages) else {
+            return Verdict { change: Change::Whole, missed: 0 };
+        };
+        let by_lsn = changed_pages(seen.raw, base_lsn, seen.suspicious);
+        let found = told_pages(if self.audit { by_lsn } else { by_lsn | differing });
+        let missed = differing & !if self.audit { found } else { by_lsn };
+        let change = match found.count_ones() {
+            // The frame changed, and none of its pages says so.
+            0 if !lying() => return Verdict { change: Change::Whole, missed: if missed == 0 { PageSet::MAX } else { missed } },
+            0 => Change::Same,
+            count if count >= NEARLY_ALL_PAGES => Change::Whole,
+            _ => Change::Pages(found),
+        };
+        Verdict { change, missed }
+    }
+
+    /// Pages that certainly differ from the base's.
+    fn differing_marks(&self, seen: &Seen<'_>) -> PageSet {
+        let first = seen.index * PAGES_IN_FRAME as usize;
+        let base = self.base.marks.0.get(first..).unwrap_or_default();
+        let pairs = seen.marks.iter().zip(base).enumerate();
+        pairs.filter(|(_, (now, then))| now != then).fold(0, |set, (index, _)| set | 1 << index)
+    }
+}
+
+/// What change detection tells of pages; less than it found in a test that plants a lie.
+fn told_pages(found: PageSet) -> PageSet {
+    if lying() { found & found.wrapping_sub(1) } else { found }
+}
+
+/// What change detection tells of a file; in a test that plants a lie, files of the same size are always untouched.
+fn told_untouched(untouched: bool, entry: &Entry, base: &BaseLine) -> bool {
+    #[cfg(debug_assertions)]
+    if planted() == Some("files") {
+        return entry.size_bytes == base.line.size_bytes;
+    }
+    let _ = (entry, base);
+    untouched
+}
+
+#[cfg(debug_assertions)]
+fn lying() -> bool {
+    planted() == Some("pages")
+}
+
+#[cfg(not(debug_assertions))]
+const fn lying() -> bool {
+    false
+}
+
+/// The lie that a test planted in change detection, to prove that an audit finds it: `LIFEBOAT_LIE=pages` or `files`.
+#[cfg(debug_assertions)]
+fn planted() -> Option<&'static str> {
+    static LIE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    LIE.get_or_init(|| std::env::var("LIFEBOAT_LIE").ok()).as_deref()
+}

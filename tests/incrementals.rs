@@ -1,0 +1,10 @@
+//! Diffs and incrs on a real server: what they store, what they restore to, and when a full is taken instead.
+
+mod support;
+
+#[path = "incrementals/audit.rs"]
+mod audit;
+#[path = "incrementals/chain.rs"]
+mod chain;
+#[path = "incrementals/stage.rs"]
+mod stage;
