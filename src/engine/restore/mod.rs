@@ -5,6 +5,7 @@
 mod heads;
 #[cfg(test)]
 mod model;
+mod parts;
 pub mod plan;
 pub mod prepare;
 mod refuse;
