@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -18,6 +17,7 @@ use super::copy::{Copied, copy};
 use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
 use super::plan::{self, Decision, Wish, decide};
+use super::pool::{BUDGET_BYTES, Pool};
 use super::prepare::{Server, prepare};
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
@@ -58,7 +58,7 @@ pub struct BackupOptions {
     pub fail_on_bad_pages: bool,
     /// Threads that read and compress.
     pub workers: usize,
-    /// Bytes of frames in a pack; none leaves the choice to the size of the source.
+    /// Bytes of frames in a pack, [`plan::LARGEST_PACK_BYTES`] at most; none leaves the choice to the size of the source.
     pub pack_bytes: Option<u64>,
     /// How long to wait for the log to be archived.
     pub archive_timeout: Duration,
@@ -85,7 +85,7 @@ struct Run<'a> {
     id: BackupId,
     began: Instant,
     scratch: Scratch,
-    pack_bytes: usize,
+    pack_bytes: u64,
     warnings: Vec<String>,
 }
 
@@ -243,13 +243,11 @@ impl Run<'_> {
     /// What the copying threads share; packs are numbered on from `stored_packs`.
     fn shared(&self, seal: &Seal, checksums: bool, stored_packs: usize) -> (Shared, mpsc::Receiver<FinishedPack>) {
         let (sender, receiver) = mpsc::channel(1);
+        let first_number = u32::try_from(stored_packs + 1).unwrap_or(u32::MAX);
         let shared = Shared {
-            seal: seal.clone(),
+            pool: Pool::new(seal.clone(), self.pack_bytes, BUDGET_BYTES, first_number, sender),
             compression_level: self.writing.compression_level,
-            pack_bytes: self.pack_bytes,
             checksums,
-            next_pack: AtomicU32::new(u32::try_from(stored_packs + 1).unwrap_or(u32::MAX)),
-            packs: sender,
             progress: Arc::clone(&self.progress),
             cancel: self.cancel.clone(),
         };
@@ -277,7 +275,7 @@ impl Run<'_> {
             for (entry, content) in late {
                 lines.push(line(&entry, Stored { frames: worker.content(&content)?, bad_blocks: Vec::new() }));
             }
-            worker.finish_pack()?;
+            shared.pool.finish()?;
             Ok(lines)
         });
         store_while(self.scope, &self.id, seal.suffix(), work, packs).await
@@ -408,8 +406,8 @@ pub(super) fn total(data_directory: &Path, options: &WalkOptions) -> Result<Tota
 }
 
 /// Bytes of frames in a pack of a source of `raw_bytes`.
-pub(super) fn pack_bytes(options: &BackupOptions, raw_bytes: u64) -> usize {
-    usize::try_from(options.pack_bytes.unwrap_or_else(|| plan::pack_bytes(raw_bytes))).unwrap_or(usize::MAX)
+pub(super) fn pack_bytes(options: &BackupOptions, raw_bytes: u64) -> u64 {
+    options.pack_bytes.map_or_else(|| plan::pack_bytes(raw_bytes), |bytes| bytes.min(plan::LARGEST_PACK_BYTES))
 }
 
 /// This host's name, for people.
