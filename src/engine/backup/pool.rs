@@ -225,3 +225,6 @@ impl Drop for Reserved {
         self.budget.released.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,3 +204,116 @@ impl BufRead for PartReader {
         self.rest.advance(count);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Runtime;
+
+    use super::*;
+    use crate::base::ErrorKind;
+    use crate::codec::Sha256Digest;
+    use crate::store::faulty::FaultyStore;
+    use crate::store::memory::MemoryStore;
+
+    const PART_BYTES: u64 = 1000;
+
+    #[test]
+    fn the_budget_holds_with_any_number_of_workers() {
+        for workers in 1..=256 {
+            let bytes = lanes(workers) as u64 * PARTS_IN_LANE * part_bytes(workers);
+            assert!(bytes <= BUDGET_BYTES, "{workers} workers: {bytes} bytes");
+        }
+    }
+
+    fn content(length: u64) -> Vec<u8> {
+        (0..length).map(|n| ((n * n) >> 3) as u8).collect()
+    }
+
+    /// A lane whose queue holds one pack, `stored` where `length` bytes of [`content`] are expected.
+    fn lane(stored: &[u8], length: u64) -> (Arc<FaultyStore>, impl Future<Output = Result<()>> + use<>, PartReader) {
+        let store = Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new())));
+        let expected = PackLine { pack: 1, stored_bytes: length, sha256: Sha256Digest::of(&content(length)) };
+        let (queue, packs) = mpsc::channel(1);
+        queue.try_send(Pack { key: "p".to_owned(), expected, frames: Vec::new() }).ok().unwrap();
+        let (parts, received) = mpsc::channel(1);
+        let source = Source { store: Arc::clone(&store) as Arc<dyn Store>, cancel: Cancel::new(), part_bytes: PART_BYTES };
+        let stored = stored.to_vec();
+        let fetching = async move {
+            source.store.put_if_absent("p", stored.into()).await?;
+            source.fetch_all(&Mutex::new(packs), &parts).await
+        };
+        drop(queue);
+        (store, fetching, PartReader::new(received))
+    }
+
+    #[test]
+    fn a_pack_is_read_as_it_was_stored_and_any_other_is_named() {
+        for length in [1, PART_BYTES - 1, PART_BYTES, PART_BYTES + 1, 3 * PART_BYTES, 3 * PART_BYTES + 7] {
+            let whole = content(length);
+            let mut flipped = whole.clone();
+            *flipped.last_mut().unwrap() ^= 1;
+            let shorter = &whole[..whole.len() - 1];
+            let longer = [&whole[..], b"x"].concat();
+            for (stored, is_right) in [(&whole[..], true), (&flipped, false), (shorter, false), (&longer, false), (&[], false)] {
+                // Read to its end, or not at all as after a frame that could not be decoded.
+                for read in [true, false] {
+                    let runtime = Runtime::new().unwrap();
+                    let (_, fetching, mut reader) = lane(stored, length);
+                    let fetching = runtime.spawn(fetching);
+                    let pack = reader.next_pack().unwrap().unwrap();
+                    let mut seen = Vec::new();
+                    if read {
+                        reader.read_to_end(&mut seen).unwrap();
+                        assert!(!is_right || seen == whole, "{length}");
+                    }
+                    match reader.check_rest(&pack) {
+                        Ok(()) => assert!(is_right, "{length}"),
+                        Err(error) => assert!(!is_right && error.kind() == ErrorKind::Damaged, "{length}: {}", error.summary()),
+                    }
+                    assert!(reader.next_pack().unwrap().is_none());
+                    runtime.block_on(fetching).unwrap().unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_fetches_one_part_ahead_and_no_more() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let whole = content(5 * PART_BYTES);
+        let (store, fetching, mut reader) = lane(&whole, 5 * PART_BYTES);
+        let fetching = runtime.spawn(fetching);
+        let fetched = || {
+            // The store answers at once: after so many turns the task has come as far as it can.
+            runtime.block_on(async {
+                for _ in 0..1000 {
+                    tokio::task::yield_now().await;
+                }
+            });
+            store.calls().iter().filter(|call| call.starts_with("get_range")).count()
+        };
+        assert_eq!(fetched(), 1);
+        let pack = reader.next_pack().unwrap().unwrap();
+        for part in 1..5 {
+            assert_eq!(fetched(), part + 1, "part {part} is being decoded");
+            io::copy(&mut (&mut reader).take(PART_BYTES), &mut io::sink()).unwrap();
+            // The next part replaces this one when it is asked for.
+            reader.fill_buf().unwrap();
+        }
+        assert_eq!(fetched(), 5);
+        reader.check_rest(&pack).unwrap();
+        runtime.block_on(fetching).unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_pack_that_is_not_fetched_to_its_end_is_no_damage() {
+        let runtime = Runtime::new().unwrap();
+        let (_, fetching, mut reader) = lane(&content(3 * PART_BYTES), 3 * PART_BYTES);
+        let fetching = runtime.spawn(fetching);
+        let pack = reader.next_pack().unwrap().unwrap();
+        fetching.abort();
+        assert!(runtime.block_on(fetching).unwrap_err().is_cancelled());
+        assert!(reader.read_to_end(&mut Vec::new()).is_err() && reader.is_broken());
+        assert_eq!(reader.check_rest(&pack).unwrap_err().kind(), ErrorKind::Interrupted);
+    }
+}
