@@ -75,6 +75,11 @@ fn assert_refused(scenario: &Scenario, what: &str) {
     let output = scenario.rescue.run(&["restore", SOURCE, "--into", into.to_str().expect("plain")]);
     assert!(matches!(output.code, Some(1 | 20 | 22)), "{what}: {output}");
     assert!(output.stderr.contains("error:"), "{what}: {output}");
+    if what.contains("/pack-") {
+        // Whatever goes wrong first in a damaged pack: what is said is what `verify` says.
+        let said = ["is damaged: it is not what was stored", "is missing from the repository"];
+        assert!(output.code == Some(22) && said.iter().any(|said| output.stderr.contains(said)), "{what}: {output}");
+    }
     assert!(!into.join("global/pg_control").exists(), "{what}: a server could start there");
     if into.exists() {
         fs::remove_dir_all(&into).expect("own directory");

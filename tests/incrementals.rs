@@ -6,5 +6,7 @@ mod support;
 mod audit;
 #[path = "incrementals/chain.rs"]
 mod chain;
+#[path = "incrementals/delta.rs"]
+mod delta;
 #[path = "incrementals/stage.rs"]
 mod stage;

@@ -16,7 +16,7 @@ const FIRST_ROWS: u32 = 30_000;
 const DOUBLINGS: [u32; 2] = [3, 2];
 
 /// What a run may need, whatever the database's size.
-const LIMIT_KIB: u64 = 256 << 10;
+const LIMIT_KIB: u64 = 128 << 10;
 
 /// Runs `lifeboat` to its end and returns its peak resident memory in KiB.
 #[track_caller]

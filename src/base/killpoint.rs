@@ -23,6 +23,7 @@ pub const ALL: &[&str] = &[
     "get.start",
     "get.written",
     "restore.marked",
+    "restore.cleared",
     "restore.created",
     "restore.pack-written",
     "restore.configured",

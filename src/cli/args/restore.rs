@@ -24,7 +24,7 @@ Examples:
 pub struct RestoreArgs {
     /// The source to restore
     pub source: SourceName,
-    /// The directory to restore into; must be empty or missing
+    /// The directory to restore into; must be empty or missing, but for --delta
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub into: PathBuf,
     /// How far to go
@@ -45,6 +45,12 @@ pub struct RestoreArgs {
     /// Put the tablespace at OLD into NEW; may be repeated
     #[arg(long = "tablespace", value_name = "OLD=NEW", value_parser = parsers::tablespace)]
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Into this cluster's own data directory: fetch and write only what differs
+    #[arg(long)]
+    pub delta: bool,
+    /// With --delta: remove even log that was never archived
+    #[arg(long, requires = "delta")]
+    pub discard_log: bool,
     /// What the server does at the target
     #[arg(long, value_enum, default_value_t = RecoveryAction::Promote, hide_possible_values = true, value_name = "promote|pause|shutdown")]
     pub action: RecoveryAction,

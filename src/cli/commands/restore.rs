@@ -41,6 +41,7 @@ struct Document {
     replay_bytes: u64,
     notes: Vec<String>,
     done: bool,
+    written_bytes: Option<u64>,
     duration_seconds: Option<f64>,
 }
 
@@ -51,7 +52,9 @@ struct Document {
 pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let into = std::path::absolute(&args.into).map_err(|error| Error::io("find", &args.into, error))?;
-    run::check_target(&into)?;
+    if !args.delta {
+        run::check_empty(&into)?;
+    }
     let (scope, prepared) = plan(args, context, &settings).await?;
     let options = RestoreOptions {
         into: into.clone(),
@@ -61,10 +64,13 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
             RecoveryAction::Pause => TargetAction::Pause,
             RecoveryAction::Shutdown => TargetAction::Shutdown,
         },
+        delta: args.delta,
+        discard_log: args.discard_log,
         clone: args.clone,
         restore_command: restore_command(args, &settings, &prepared.plan)?,
         workers: settings.backup.workers,
     };
+    run::check(&prepared, &options)?;
     let mut document = document(args, &scope, &into, &prepared);
     if args.dry_run {
         context.result("restore", 1, &document, || plan_text(&document, &prepared))?;
@@ -72,6 +78,7 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     }
     let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await?;
     document.done = true;
+    document.written_bytes = Some(report.written_bytes);
     document.duration_seconds = Some(report.duration.as_secs_f64());
     document.notes.extend(report.notes.iter().cloned());
     context.result("restore", 1, &document, || done_text(&document, &prepared, &report, args))?;
@@ -179,6 +186,7 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared)
         replay_bytes: plan.replay_bytes,
         notes: plan.notes.clone(),
         done: false,
+        written_bytes: None,
         duration_seconds: None,
     }
 }
@@ -197,8 +205,9 @@ fn plan_text(document: &Document, prepared: &Prepared) -> String {
 fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport, args: &RestoreArgs) -> String {
     let Document { source, target, into, .. } = document;
     let heading = format!(
-        "restored {source} into {into}: {} in {}\nreplay to {target} begins when the server starts\n",
+        "restored {source} into {into}: {}{} in {}\nreplay to {target} begins when the server starts\n",
         format_bytes(report.raw_bytes),
+        if args.delta { format!(", {} of it fetched and written,", format_bytes(report.written_bytes)) } else { String::new() },
         format_duration(report.duration)
     );
     let data = args.into.display();

@@ -8,6 +8,7 @@ use super::Environment;
 use super::document::{Document, Found, Table, beside, nearest};
 use super::settings::{BackupSettings, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::base::{Error, Result, SourceName};
+use crate::engine::backup::plan::LARGEST_PACK_BYTES;
 
 /// Compressing and encrypting with more threads rarely helps the disk and takes them from the database.
 const DEFAULT_WORKERS_AT_MOST: usize = 4;
@@ -198,7 +199,7 @@ impl Reader<'_, '_> {
         let settings = BackupSettings {
             workers: table.integer("workers", 1..=256, "").map_or(workers, |workers| workers as usize),
             compression_level: table.integer("compression_level", 1..=19, "").unwrap_or(DEFAULT_COMPRESSION_LEVEL) as i32,
-            pack_size_bytes: table.integer("pack_size_mib", 1..=1024, "MiB").map(|size_mib| size_mib << 20),
+            pack_size_bytes: table.integer("pack_size_mib", 1..=LARGEST_PACK_BYTES >> 20, "MiB").map(|size_mib| size_mib << 20),
         };
         table.reject_unknown_keys();
         settings

@@ -93,7 +93,7 @@ fn every_mistake_names_its_line_and_what_to_write() {
         ("state_dir = \"\"\n", ":1: 'state_dir' is empty", ""),
         ("[backup]\nworkers = \"4\"\n", ":2: 'workers' in [backup] must be a whole number from 1 to 256, not a string", ""),
         ("[backup]\nworkers = 0\n", ":2: 'workers' in [backup] must be a whole number from 1 to 256, not 0", ""),
-        ("[backup]\npack_size_mib = 0x4000\n", "from 1 to 1024 MiB", ""),
+        ("[backup]\npack_size_mib = 65\n", "from 1 to 64 MiB", ""),
         ("[backup]\ncompression_level = -1\n", "from 1 to 19, not -1", ""),
         ("[backup]\ncompression_level = 99999999999999999999999\n", "from 1 to 19, not 9999", ""),
         ("backup = 3\n", ":1: 'backup' must be a section [backup], not the number 3", ""),

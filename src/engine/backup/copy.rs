@@ -1,7 +1,7 @@
 //! Copying a data directory: one thread walks beside the base's lines, several encode, one collects; packs leave through
 //! a bounded channel.
 //!
-//! Memory is bounded by the packs being filled and in flight, whatever the size of the source.
+//! Memory is bounded by the budget of the packs being filled and stored, whatever the size of the source.
 
 use std::fs::File;
 use std::iter::Peekable;
@@ -81,6 +81,9 @@ pub(super) fn copy(walk: Walk, base: Option<Base>, shared: &Shared, workers: usi
         let collected = join(collecting.join());
         let walked = walked.map_err(|error| errors.push(error)).ok();
         let collected = collected.map_err(|error| errors.push(error)).ok();
+        if errors.is_empty() {
+            errors.extend(shared.pool.finish().err());
+        }
         // A thread that stopped because another one failed says "interrupted": the cause comes first.
         errors.sort_by_key(|error| error.kind() == ErrorKind::Interrupted);
         match (errors.into_iter().next(), collected, walked) {
@@ -179,7 +182,7 @@ fn encode_all(shared: &Shared, work: &Mutex<Receiver<Job>>, parts: &SyncSender<P
     let mut worker = Worker::new(shared)?;
     loop {
         let job = work.lock().map_err(|_| Error::interrupted())?.recv();
-        let Ok(Job { sequence, chunk, last }) = job else { return worker.finish_pack() };
+        let Ok(Job { sequence, chunk, last }) = job else { return Ok(()) };
         let stored = Some(worker.chunk(&chunk)?);
         let base = chunk.prior.map(|prior| prior.base);
         parts.send(Part { sequence, entry: chunk.entry, base, stored, last }).map_err(|_| Error::interrupted())?;

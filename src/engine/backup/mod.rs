@@ -8,6 +8,7 @@ mod copy;
 mod late;
 mod packs;
 pub mod plan;
+mod pool;
 mod prepare;
 mod preview;
 pub mod run;

@@ -12,8 +12,9 @@ use crate::repo::layout;
 use crate::repo::pack::PackLine;
 use crate::store::{Body, PutOutcome};
 
-/// Packs on their way to the repository at one time, beside those being filled.
-const PACKS_IN_FLIGHT: usize = 1;
+/// Packs on their way to the repository at one time, beside those being filled. How many bytes these are together is
+/// limited by the pool's budget.
+const PACKS_IN_FLIGHT: usize = 2;
 
 /// Stores packs of backup `id` until `work` has ended and every pack it handed over is durable.
 ///
@@ -35,8 +36,10 @@ pub(super) async fn store_while<T: Send + 'static>(
             Some(line) = puts.join_next() => match joined(line) {
                 Ok(line) => lines.push(line),
                 Err(error) => {
-                    // The threads find the channel closed and stop; this error is the one that counts.
+                    // The threads find the channel closed and stop, once the packs on their way have given back what they
+                    // hold of the budget; this error is the one that counts.
                     drop(packs);
+                    puts.shutdown().await;
                     let _ = (&mut work).await;
                     return Err(error);
                 }
@@ -56,7 +59,12 @@ async fn store_pack(scope: Scope, id: BackupId, suffix: &'static str, pack: Fini
     let key = layout::pack(&scope.source, &id, pack.number, suffix);
     put_new(&scope, &key, Body::Bytes(pack.stored.clone())).await?;
     killpoint::reach("backup.pack-stored");
-    Ok(PackLine { pack: pack.number, stored_bytes: pack.stored.len() as u64, sha256: pack.sha256 })
+    let FinishedPack { number, stored, sha256, reserved } = pack;
+    let line = PackLine { pack: number, stored_bytes: stored.len() as u64, sha256 };
+    // The memory first, then the leave to use it again.
+    drop(stored);
+    drop(reserved);
+    Ok(line)
 }
 
 /// Puts an object under a name that is ours alone. One that is there already is our own success, or somebody's mischief:

@@ -138,13 +138,14 @@ fn gap(base: &BackupSummary, path: &TimelinePath, now: &Situation<'_>) -> Option
 
 /// Smallest pack chosen for a source, in bytes of frames …
 const SMALLEST_PACK_BYTES: u64 = 32 << 20;
-/// … and largest: several of them are held in memory …
-const LARGEST_PACK_BYTES: u64 = 1 << 30;
+/// … and largest, which is also the largest that may be configured: one being stored and the next being filled are held
+/// in memory …
+pub const LARGEST_PACK_BYTES: u64 = 64 << 20;
 /// … and how many of them a source may have before they grow.
 const MANY_PACKS: u64 = 100_000;
 
-/// Bytes of frames in a pack, for a source of `raw_bytes`: 32 MiB, and twice and twice again that until there are no
-/// more than a hundred thousand.
+/// Bytes of frames in a pack, for a source of `raw_bytes`: 32 MiB, and twice that when there would be more than a hundred
+/// thousand. Larger sources have more packs.
 pub fn pack_bytes(raw_bytes: u64) -> u64 {
     let mut pack_bytes = SMALLEST_PACK_BYTES;
     while pack_bytes < LARGEST_PACK_BYTES && raw_bytes / pack_bytes > MANY_PACKS {

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -20,6 +19,7 @@ use super::copy::{Base, Copied, copy};
 use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
 use super::plan::{self, Decision, Wish};
+use super::pool::{BUDGET_BYTES, Pool};
 use super::prepare::{Server, prepare};
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
@@ -64,7 +64,7 @@ pub struct BackupOptions {
     pub fail_on_bad_pages: bool,
     /// Threads that read and compress.
     pub workers: usize,
-    /// Bytes of frames in a pack; none leaves the choice to the size of the source.
+    /// Bytes of frames in a pack, [`plan::LARGEST_PACK_BYTES`] at most; none leaves the choice to the size of the source.
     pub pack_bytes: Option<u64>,
     /// How long to wait for the log to be archived.
     pub archive_timeout: Duration,
@@ -97,7 +97,7 @@ struct Run<'a> {
     host_time: Timestamp,
     began: Instant,
     scratch: Scratch,
-    pack_bytes: usize,
+    pack_bytes: u64,
     warnings: Vec<String>,
 }
 
@@ -279,13 +279,11 @@ impl Run<'_> {
     /// What the copying threads share; packs are numbered on from `stored_packs`.
     fn shared(&self, seal: &Seal, checksums: bool, stored_packs: usize) -> (Shared, mpsc::Receiver<FinishedPack>) {
         let (sender, receiver) = mpsc::channel(1);
+        let first_number = u32::try_from(stored_packs + 1).unwrap_or(u32::MAX);
         let shared = Shared {
-            seal: seal.clone(),
+            pool: Pool::new(seal.clone(), self.pack_bytes, BUDGET_BYTES, first_number, sender),
             compression_level: self.writing.compression_level,
-            pack_bytes: self.pack_bytes,
             checksums,
-            next_pack: AtomicU32::new(u32::try_from(stored_packs + 1).unwrap_or(u32::MAX)),
-            packs: sender,
             progress: Arc::clone(&self.progress),
             cancel: self.cancel.clone(),
         };
@@ -318,7 +316,7 @@ impl Run<'_> {
             for (entry, content) in late {
                 lines.push(base_line(&entry, Stored::of_frames(worker.content(&content)?), None));
             }
-            worker.finish_pack()?;
+            shared.pool.finish()?;
             Ok(lines)
         });
         store_while(self.scope, &self.id, seal.suffix(), work, packs).await
@@ -520,8 +518,8 @@ pub(super) fn total(data_directory: &Path, options: &WalkOptions) -> Result<Tota
 }
 
 /// Bytes of frames in a pack of a source of `raw_bytes`.
-pub(super) fn pack_bytes(options: &BackupOptions, raw_bytes: u64) -> usize {
-    usize::try_from(options.pack_bytes.unwrap_or_else(|| plan::pack_bytes(raw_bytes))).unwrap_or(usize::MAX)
+pub(super) fn pack_bytes(options: &BackupOptions, raw_bytes: u64) -> u64 {
+    options.pack_bytes.map_or_else(|| plan::pack_bytes(raw_bytes), |bytes| bytes.min(plan::LARGEST_PACK_BYTES))
 }
 
 /// This host's name, for people.

@@ -1,4 +1,5 @@
-//! One thread's work: read, check pages, compare with the base, compress, encrypt into packs.
+//! One thread's work: read, check pages, compare with the base, compress, and append to one of the packs that all threads
+//! share.
 //!
 //! A file is stored at the length it had when it was listed: what has meanwhile been cut off is stored as zeros, as
 //! PostgreSQL's own base backup does; replaying the log sets it right.
@@ -7,22 +8,20 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use super::compare::{Change, Prior, Seen};
+use super::pool::{Pool, Reserved};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{Error, FileStamp, Result};
 use crate::codec::compress::Compressor;
-use crate::codec::encrypt::Seal;
 use crate::codec::frame::{self, FRAME_RAW_BYTES};
 use crate::codec::{FrameDigest, Sha256Digest, digest};
 use crate::repo::manifest::{PAGES_IN_FRAME, Patch};
-use crate::repo::pack::{FrameRef, PackBuilder};
+use crate::repo::pack::FrameRef;
 use crate::source::postgres::changes::PageSet;
 use crate::source::postgres::page::{PAGE_BYTES, Page, PageState, verify_page};
 use crate::source::{Entry, EntryKind};
@@ -39,17 +38,16 @@ pub(super) struct FinishedPack {
     pub number: u32,
     pub stored: Bytes,
     pub sha256: Sha256Digest,
+    /// Its part of the budget, given back when it has been stored.
+    pub reserved: Reserved,
 }
 
 /// What all threads of one copy share.
 pub(super) struct Shared {
-    pub seal: Seal,
+    pub pool: Pool,
     pub compression_level: i32,
-    pub pack_bytes: usize,
     /// Whether pages carry checksums.
     pub checksums: bool,
-    pub next_pack: AtomicU32,
-    pub packs: mpsc::Sender<FinishedPack>,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
 }
@@ -123,7 +121,6 @@ impl PatchBuffer {
 pub(super) struct Worker<'a> {
     shared: &'a Shared,
     compressor: Compressor,
-    pack: Option<(u32, PackBuilder)>,
     buffer: Vec<u8>,
 }
 
@@ -131,7 +128,7 @@ impl<'a> Worker<'a> {
     pub fn new(shared: &'a Shared) -> Result<Self> {
         let compressor =
             Compressor::new(shared.compression_level).map_err(|error| Error::failed("cannot start zstd").caused_by(error))?;
-        Ok(Self { shared, compressor, pack: None, buffer: vec![0; FRAME_RAW_BYTES] })
+        Ok(Self { shared, compressor, buffer: vec![0; FRAME_RAW_BYTES] })
     }
 
     /// Stores what changed in one chunk.
@@ -217,29 +214,9 @@ impl<'a> Worker<'a> {
     fn frame(&mut self, raw: &[u8], digest: FrameDigest) -> Result<FrameRef> {
         let encode = |error: io::Error| Error::failed("cannot encode a frame").caused_by(error);
         let encoded = frame::encode_digested(&mut self.compressor, raw, digest).map_err(encode)?;
-        let (number, mut builder) = match self.pack.take() {
-            Some(pack) => pack,
-            None => {
-                let number = self.shared.next_pack.fetch_add(1, Ordering::Relaxed);
-                (number, PackBuilder::new(&self.shared.seal, self.shared.pack_bytes).map_err(encode)?)
-            }
-        };
-        let offset = builder.add(&encoded).map_err(encode)?;
-        let full = builder.plain_bytes() >= self.shared.pack_bytes as u64;
-        self.pack = Some((number, builder));
-        if full {
-            self.finish_pack()?;
-        }
         let stored_len = u32::try_from(encoded.stored.len()).map_err(|_| Error::failed("a frame grew beyond 4 GiB"))?;
-        Ok(FrameRef { owner: 0, pack: number, offset, stored_len, raw_len: encoded.raw_len, digest: encoded.digest })
-    }
-
-    /// Hands over the pack being filled, if there is one.
-    pub fn finish_pack(&mut self) -> Result<()> {
-        let Some((number, builder)) = self.pack.take() else { return Ok(()) };
-        let (stored, sha256) = builder.finish().map_err(|error| Error::failed("cannot finish a pack").caused_by(error))?;
-        // A closed channel means that storing failed; that error is the one reported.
-        self.shared.packs.blocking_send(FinishedPack { number, stored, sha256 }).map_err(|_| Error::interrupted())
+        let (pack, offset) = self.shared.pool.append(&encoded)?;
+        Ok(FrameRef { owner: 0, pack, offset, stored_len, raw_len: encoded.raw_len, digest: encoded.digest })
     }
 }
 

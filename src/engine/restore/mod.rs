@@ -2,9 +2,11 @@
 //!
 //! The plan is made, and an impossible target refused, before anything is touched.
 
+mod delta;
 mod heads;
 #[cfg(test)]
 mod model;
+mod parts;
 pub mod plan;
 pub mod prepare;
 mod refuse;

@@ -1,6 +1,6 @@
 //! `restore`, from plan to a directory in which PostgreSQL recovers to the target.
 //!
-//! Write order: a marker; the empty tree; the content of every file, in no order, `global/pg_control` under a temporary
+//! Write order: a marker; for a delta, what [`super::delta`] says; the empty tree; the content of every file, in no order, `global/pg_control` under a temporary
 //! name; owners, modes and times; the recovery settings; one `syncfs` a file system; the marker goes; last of all
 //! `pg_control` gets its name. Without `pg_control` no server starts: an interrupted restore cannot be mistaken for one.
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::delta::{self, Comparison};
 use super::heads;
 use super::plan::{RecoveryStop, RestorePlan};
 use super::prepare::Prepared;
@@ -25,7 +26,7 @@ use crate::base::units::format_bytes;
 use crate::base::{Error, RelPath, Result, durable, killpoint};
 use crate::engine::Scope;
 use crate::engine::chain::{Chain, Entries};
-use crate::repo::manifest::{FileKind, Header};
+use crate::repo::manifest::{FileKind, FileLine, Header};
 use crate::source::postgres::control::CONTROL_PATH;
 use crate::source::postgres::label::{format_tablespace_map, parse_tablespace_map};
 use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
@@ -33,12 +34,16 @@ use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget,
 /// How to restore.
 #[derive(Clone, Debug)]
 pub struct RestoreOptions {
-    /// The new data directory: absent or empty.
+    /// The new data directory: absent or empty, but for a delta.
     pub into: PathBuf,
     /// Tablespaces to be placed elsewhere: old directory → new directory.
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
     /// What the server does at the target.
     pub action: TargetAction,
+    /// Keep what is there already and does not differ.
+    pub delta: bool,
+    /// With `delta`: remove even log that was never archived.
+    pub discard_log: bool,
     /// A copy for a look: it never archives.
     pub clone: bool,
     /// The command that fetches archived files, with `%f` and `%p`.
@@ -52,17 +57,30 @@ pub struct RestoreOptions {
 pub struct RestoreReport {
     /// Bytes in the restored tree.
     pub raw_bytes: u64,
+    /// Bytes of them that were fetched and written.
+    pub written_bytes: u64,
     /// Time it took.
     pub duration: Duration,
     /// What the operator should know.
     pub notes: Vec<String>,
 }
 
-/// Refuses a directory that must not be restored into. Touches nothing.
+/// Refuses a directory that must not be written to; true when there is something in it to compare with. Touches nothing.
 ///
 /// # Errors
 /// Says what is in the way.
-pub fn check_target(into: &Path) -> Result<()> {
+pub fn check(prepared: &Prepared, options: &RestoreOptions) -> Result<bool> {
+    if options.delta {
+        return delta::check(&options.into, &prepared.plan.backup.incarnation, options.discard_log);
+    }
+    check_empty(&options.into).map(|()| false)
+}
+
+/// Refuses a directory that is neither absent nor empty.
+///
+/// # Errors
+/// Says what is in it.
+pub fn check_empty(into: &Path) -> Result<()> {
     target_dir::check(into)
 }
 
@@ -79,32 +97,42 @@ pub async fn run(
 ) -> Result<RestoreReport> {
     let began = Instant::now();
     let (plan, id) = (&prepared.plan, &prepared.plan.backup.id);
-    target_dir::check(&options.into)?;
+    let over_existing = check(prepared, options)?;
     let scratch = scope.state.scratch()?;
     let chain = Chain::fetch(scope, &prepared.links, scratch.path()).await?;
     let header = chain.entries()?.header().clone();
-    let tablespaces = tablespaces(chain.entries()?, options)?;
-    target_dir::mark(&options.into)?;
+    let tablespaces = tablespaces(chain.entries()?, options, over_existing)?;
+    target_dir::mark(&options.into, &plan.backup.incarnation)?;
     killpoint::reach("restore.marked");
-    progress.phase("restoring", Some(plan.backup.raw_bytes));
-    let tree = Tree::new(&options.into, tablespaces.map, &header);
-    let mut spill = Spill::new(scratch.path(), chain.members());
-    let (mut entries, mut raw_bytes) = (0, 0);
-    for resolved in chain.entries()? {
-        let line = resolved?.line;
-        cancel.check()?;
-        entries += 1;
-        raw_bytes += line.size_bytes;
-        tree.create(&line)?;
-        spill.place(&line, |_| true)?;
+    let tree = Tree::new(&options.into, tablespaces.map, &header, over_existing);
+    if over_existing {
+        delta::disarm(&options.into)?;
+        delta::clear(&options.into, chain.entries()?, &tree)?;
+        killpoint::reach("restore.cleared");
     }
-    if (entries, raw_bytes) != (plan.backup.entries, plan.backup.raw_bytes) {
+    let spill = Spill::new(scratch.path(), chain.members());
+    let mut made = Made { tree: &tree, cancel: &cancel, entries: 0, raw_bytes: 0 };
+    let spill = if over_existing {
+        progress.phase("comparing", Some(plan.backup.raw_bytes));
+        let comparison = Comparison::new(&options.into, spill, Arc::clone(&progress), cancel.clone());
+        let lines = chain.entries()?.map(|resolved| made.create(resolved?.line));
+        tokio::task::block_in_place(|| comparison.run(lines, options.workers))?
+    } else {
+        let mut spill = spill;
+        for resolved in chain.entries()? {
+            spill.place(&made.create(resolved?.line)?, |_| true)?;
+        }
+        spill
+    };
+    let raw_bytes = made.raw_bytes;
+    if (made.entries, raw_bytes) != (plan.backup.entries, plan.backup.raw_bytes) {
         return Err(Error::damaged(format!("the manifest of {id} does not hold what its commit entry says")));
     }
     let (groups, totals) = spill.finish()?;
-    if totals.raw_bytes != raw_bytes {
+    if !over_existing && totals.raw_bytes != raw_bytes {
         return Err(Error::damaged(format!("the manifest of {id} does not say where every byte lies")));
     }
+    progress.phase("restoring", Some(totals.raw_bytes));
     killpoint::reach("restore.created");
     let shared = Arc::new(Shared {
         root: options.into.clone(),
@@ -119,7 +147,25 @@ pub async fn run(
         return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", totals.frames)));
     }
     complete(prepared, options, &chain, &tree, &tablespaces.directories)?;
-    Ok(RestoreReport { raw_bytes, duration: began.elapsed(), notes: notes(&header) })
+    Ok(RestoreReport { raw_bytes, written_bytes: totals.raw_bytes, duration: began.elapsed(), notes: notes(&header) })
+}
+
+/// Makes entries, and counts them.
+struct Made<'a> {
+    tree: &'a Tree,
+    cancel: &'a Cancel,
+    entries: u64,
+    raw_bytes: u64,
+}
+
+impl Made<'_> {
+    fn create(&mut self, line: FileLine) -> Result<FileLine> {
+        self.cancel.check()?;
+        self.entries += 1;
+        self.raw_bytes += line.size_bytes;
+        self.tree.create(&line)?;
+        Ok(line)
+    }
 }
 
 /// What follows the content, in the order that the module's header gives.
@@ -160,15 +206,20 @@ struct Tablespaces {
 }
 
 /// Where each tablespace of the backup goes; refuses directories that are in use and mappings that fit none.
-fn tablespaces(entries: Entries, options: &RestoreOptions) -> Result<Tablespaces> {
+fn tablespaces(entries: Entries, options: &RestoreOptions, over_existing: bool) -> Result<Tablespaces> {
     let map: TablespaceMap = options.tablespaces.iter().cloned().collect();
     let (mut unused, mut directories): (BTreeSet<PathBuf>, BTreeSet<PathBuf>) = (map.keys().cloned().collect(), BTreeSet::new());
     let mut known = Vec::new();
     for resolved in entries {
-        let FileKind::Tablespace { target } = resolved?.line.kind else { continue };
+        let line = resolved?.line;
+        let FileKind::Tablespace { target } = line.kind else { continue };
         let old = super::tree::decode(&target)?;
         let new = map.get(&old).unwrap_or(&old).clone();
-        target_dir::check_tablespace(&new)?;
+        // One that this data directory leads to already is its own.
+        let link = options.into.join(line.path.as_path());
+        if !(over_existing && fs::read_link(link).is_ok_and(|found| found == new)) {
+            target_dir::check_tablespace(&new)?;
+        }
         if !directories.insert(new.clone()) {
             return Err(Error::usage(format!("two tablespaces would share {}", new.display())));
         }

@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use crate::base::{Error, Result, durable};
+use crate::base::{Error, Incarnation, Result, durable};
 use crate::source::postgres::live::live_server;
 
 /// Stands in a directory from before the first file is written until all of them are there.
 pub(super) const MARKER: &str = "lifeboat-restore.incomplete";
+/// Begins the marker's line that says of which cluster the restore is.
+const MARKED_CLUSTER: &str = "cluster: ";
 
 /// Makes sure that `dir` is absent or empty, and belongs to no running server.
 ///
@@ -33,10 +35,12 @@ pub(super) fn check(dir: &Path) -> Result<()> {
     }
     if dir.join(MARKER).exists() {
         return Err(Error::failed(format!("{} holds an unfinished restore", dir.display()))
-            .hint(format!("rm -r '{}'   and restore again: nothing in it can be used", dir.display())));
+            .hint("add --delta   to go on from what is there")
+            .hint(format!("rm -r '{}'   and restore again", dir.display())));
     }
     Err(Error::failed(format!("{} is not empty", dir.display()))
-        .hint("restore into another directory, or move this one away first: lifeboat never overwrites"))
+        .hint("restore into another directory, or move this one away first")
+        .hint("add --delta   to replace this cluster's own data directory, as far as it differs"))
 }
 
 /// Makes sure that a tablespace's new directory is absent or empty.
@@ -58,14 +62,30 @@ pub(super) fn check_tablespace(directory: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When it cannot be written.
-pub(super) fn mark(dir: &Path) -> Result<()> {
+pub(super) fn mark(dir: &Path, incarnation: &Incarnation) -> Result<()> {
     let marker = dir.join(MARKER);
-    let text = "A restore into this directory has begun and not ended. PostgreSQL cannot start here, and must not.\n";
+    let text = format!(
+        "A restore into this directory has begun and not ended. PostgreSQL cannot start here, and must not.\n\
+         {MARKED_CLUSTER}{incarnation}\n"
+    );
     durable::create_dir_all(dir)
         // PostgreSQL starts only in a directory that nobody else may enter.
         .and_then(|()| fs::set_permissions(dir, fs::Permissions::from_mode(0o700)))
         .and_then(|()| durable::write_file(&marker, text.as_bytes(), 0o600))
         .map_err(|error| Error::io("write", &marker, error))
+}
+
+/// The cluster that an unfinished restore was of; none when there is no such marker.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn marked_incarnation(dir: &Path) -> Result<Option<Incarnation>> {
+    let marker = dir.join(MARKER);
+    match fs::read_to_string(&marker) {
+        Ok(text) => Ok(text.lines().find_map(|line| line.strip_prefix(MARKED_CLUSTER)?.parse().ok())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", &marker, error)),
+    }
 }
 
 /// Takes the marker away.

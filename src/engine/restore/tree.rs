@@ -21,6 +21,8 @@ pub(super) struct Tree {
     root: PathBuf,
     tablespaces: TablespaceMap,
     owners: Option<Owners>,
+    /// Whether what is there already and of the right kind is kept.
+    over_existing: bool,
 }
 
 /// Owners to set, when this process may.
@@ -37,13 +39,13 @@ impl Owners {
 }
 
 impl Tree {
-    pub fn new(root: &Path, tablespaces: TablespaceMap, header: &Header) -> Self {
+    pub fn new(root: &Path, tablespaces: TablespaceMap, header: &Header, over_existing: bool) -> Self {
         // As root, owners are kept, by name where this host knows the name; otherwise everything belongs to this user.
         let owners = rustix::process::geteuid().is_root().then(|| Owners {
             uids: header.users.iter().filter_map(|(uid, name)| Some((*uid, accounts::uid_of(name)?))).collect(),
             gids: header.groups.iter().filter_map(|(gid, name)| Some((*gid, accounts::gid_of(name)?))).collect(),
         });
-        Self { root: root.to_owned(), tablespaces, owners }
+        Self { root: root.to_owned(), tablespaces, owners, over_existing }
     }
 
     /// Where `path` lies now. The control file has a temporary name until everything else is there.
@@ -57,9 +59,9 @@ impl Tree {
         let location = Self::location(&self.root, &line.path);
         let failed = |error: io::Error| Error::io("create", &location, error);
         match &line.kind {
-            FileKind::Directory => create_directory(&location).map_err(failed)?,
+            FileKind::Directory => self.create_directory(&location).map_err(failed)?,
             FileKind::File | FileKind::Pages => {
-                let open = || OpenOptions::new().write(true).create_new(true).mode(0o600).open(&location);
+                let open = || self.open_file(&location);
                 let file = match open() {
                     // Configuration from outside the data directory is listed without the directories that it lay in.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -71,17 +73,43 @@ impl Tree {
                 let file = file.map_err(failed)?;
                 file.set_len(line.size_bytes).map_err(failed)?;
             }
-            FileKind::Symlink { target } => {
-                let target = decode(target)?;
-                symlink(&target, &location).map_err(failed)?;
-            }
+            FileKind::Symlink { target } => self.link(&decode(target)?, &location).map_err(failed)?,
             FileKind::Tablespace { target } => {
                 let directory = self.tablespace(target)?;
                 fs::create_dir_all(&directory).map_err(|error| Error::io("create", &directory, error))?;
-                symlink(&directory, &location).map_err(failed)?;
+                self.link(&directory, &location).map_err(failed)?;
             }
         }
         Ok(())
+    }
+
+    fn create_directory(&self, location: &Path) -> io::Result<()> {
+        match fs::create_dir(location) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(location),
+            Err(error) if self.over_existing && error.kind() == io::ErrorKind::AlreadyExists && location.is_dir() => Ok(()),
+            outcome => outcome,
+        }
+    }
+
+    fn open_file(&self, location: &Path) -> io::Result<File> {
+        let flags = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        options.write(true).mode(0o600).custom_flags(flags);
+        if self.over_existing {
+            options.create(true).truncate(false)
+        } else {
+            options.create_new(true)
+        };
+        options.open(location)
+    }
+
+    fn link(&self, target: &Path, location: &Path) -> io::Result<()> {
+        match symlink(target, location) {
+            Err(error) if self.over_existing && error.kind() == io::ErrorKind::AlreadyExists => {
+                if fs::read_link(location)? == target { Ok(()) } else { Err(error) }
+            }
+            outcome => outcome,
+        }
     }
 
     /// The new directory of the tablespace that was at `target`.
@@ -132,13 +160,6 @@ impl Tree {
 pub(super) fn decode(target: &str) -> Result<PathBuf> {
     let bytes = FileKind::decode_target(target).map_err(Error::damaged)?;
     Ok(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
-}
-
-fn create_directory(location: &Path) -> io::Result<()> {
-    match fs::create_dir(location) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(location),
-        outcome => outcome,
-    }
 }
 
 fn system_time(time: Timestamp) -> SystemTime {

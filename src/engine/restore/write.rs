@@ -1,45 +1,33 @@
-//! The content: each pack fetched once, its frames written to disjoint places by several threads, in no order.
+//! The content: each pack fetched once, part by part, its frames written to disjoint places by several threads, in no order.
+//!
+//! Frames are written before the digest of their pack is known: when it turns out wrong the restore fails as a whole, and
+//! its directory cannot start. So memory holds a few parts of packs ([`super::parts`]), never a pack.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
-use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
+use super::parts::{self, Pack, PartReader, Source};
 use super::spill::{Placed, read_group};
 use super::tree::Tree;
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{Error, ErrorKind, RelPath, Result, killpoint};
-use crate::codec::Sha256Digest;
 use crate::codec::compress::Decompressor;
-use crate::codec::encrypt::Opener;
 use crate::codec::frame;
-use crate::engine::Scope;
 use crate::engine::chain::Member;
-use crate::engine::retry::{Patience, retrying};
-use crate::repo::pack::PackLine;
+use crate::engine::{Scope, joined};
 use crate::repo::{decode_error, layout, read_error};
 
-/// Packs fetched ahead of those being decoded.
-const PACKS_AHEAD: usize = 1;
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
-
-/// A fetched pack and the places of its frames.
-struct Fetched {
-    key: String,
-    opener: Opener,
-    expected: PackLine,
-    stored: Bytes,
-    frames: Vec<Placed>,
-}
 
 /// What the threads share.
 pub(super) struct Shared {
@@ -60,37 +48,40 @@ pub(super) async fn write(
     shared: Arc<Shared>,
     workers: usize,
 ) -> Result<()> {
-    let (sender, receiver) = mpsc::channel::<Fetched>(1);
-    let receiver = Arc::new(Mutex::new(receiver));
-    let mut threads = JoinSet::new();
-    for _ in 0..workers {
-        let (shared, receiver) = (Arc::clone(&shared), Arc::clone(&receiver));
-        threads.spawn_blocking(move || decode_all(&shared, &receiver));
+    let (sender, queue) = mpsc::channel::<Pack>(1);
+    let queue = Arc::new(Mutex::new(queue));
+    let mut working: JoinSet<Result<()>> = JoinSet::new();
+    for _ in 0..parts::lanes(workers) {
+        let (parts, received) = mpsc::channel(1);
+        let source = Source {
+            store: scope.repository.shared_store(),
+            cancel: shared.cancel.clone(),
+            part_bytes: parts::part_bytes(workers),
+        };
+        let queue = Arc::clone(&queue);
+        working.spawn(async move { source.fetch_all(&queue, &parts).await });
+        let shared = Arc::clone(&shared);
+        working.spawn_blocking(move || decode_all(&shared, PartReader::new(received)));
     }
-    drop(receiver);
-    let fetched = fetch_all(scope, members, groups, &shared, sender).await;
+    drop(queue);
     let mut errors: Vec<Error> = Vec::new();
-    while let Some(outcome) = threads.join_next().await {
-        match outcome {
-            Ok(outcome) => errors.extend(outcome.err()),
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => errors.push(Error::interrupted()),
-        }
+    errors.extend(hand_out(scope, members, groups, &shared, sender).await.err());
+    while let Some(outcome) = working.join_next().await {
+        errors.extend(joined(outcome).err());
     }
-    errors.extend(fetched.err());
-    // Whoever found the channel closed says "interrupted": the cause comes first.
+    // Whoever stopped because another failed says "interrupted": the cause comes first.
     errors.sort_by_key(|error| error.kind() == ErrorKind::Interrupted);
     errors.into_iter().next().map_or(Ok(()), Err)
 }
 
-async fn fetch_all(
+/// Hands out the packs, each with the places of its frames.
+async fn hand_out(
     scope: &Scope,
     members: &[Member],
     groups: Vec<PathBuf>,
     shared: &Shared,
-    sender: mpsc::Sender<Fetched>,
+    sender: mpsc::Sender<Pack>,
 ) -> Result<()> {
-    let mut fetching: JoinSet<Result<Fetched>> = JoinSet::new();
     for group in groups {
         for ((owner, pack), frames) in read_group(&group)? {
             let Member { link, packs, .. } = &members[owner as usize];
@@ -98,68 +89,55 @@ async fn fetch_all(
             let expected = packs.get(pack.wrapping_sub(1) as usize).cloned();
             let expected = expected
                 .ok_or_else(|| Error::damaged(format!("the manifest of {id} names pack {pack}, which is not in its list")))?;
-            while fetching.len() >= PACKS_AHEAD {
-                hand_over(&mut fetching, &sender).await?;
-            }
             shared.cancel.check()?;
-            let (scope, key) = (scope.clone(), layout::pack(&scope.source, id, pack, link.suffix()));
-            let opener = link.opener.clone();
-            fetching.spawn(async move {
-                let store = scope.repository.store();
-                let stored = retrying(Patience::LONG, || store.get(&key)).await?;
-                Ok(Fetched { key, opener, expected, stored, frames })
-            });
+            let key = layout::pack(&scope.source, id, pack, link.suffix());
+            let pack = Pack { key, expected, opener: link.opener.clone(), frames };
+            sender.send(pack).await.map_err(|_| Error::interrupted())?;
         }
-    }
-    while !fetching.is_empty() {
-        hand_over(&mut fetching, &sender).await?;
     }
     Ok(())
 }
 
-async fn hand_over(fetching: &mut JoinSet<Result<Fetched>>, sender: &mpsc::Sender<Fetched>) -> Result<()> {
-    match fetching.join_next().await {
-        Some(Ok(fetched)) => sender.send(fetched?).await.map_err(|_| Error::interrupted()),
-        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Some(Err(_)) => Err(Error::interrupted()),
-        None => Ok(()),
+/// One decoding thread. When it fails, the others stop too.
+fn decode_all(shared: &Shared, mut parts: PartReader) -> Result<()> {
+    let outcome = decode_packs(shared, &mut parts);
+    if outcome.is_err() {
+        shared.cancel.cancel();
     }
+    outcome
 }
 
-fn decode_all(shared: &Shared, packs: &Mutex<mpsc::Receiver<Fetched>>) -> Result<()> {
+fn decode_packs(shared: &Shared, parts: &mut PartReader) -> Result<()> {
     let mut decompressor = Decompressor::new().map_err(|error| Error::failed("cannot start zstd").caused_by(error))?;
     let mut files = OpenFiles { root: &shared.root, open: HashMap::new() };
-    let mut first_error = Ok(());
-    loop {
-        let next = match packs.lock() {
-            Ok(mut packs) => packs.blocking_recv(),
-            Err(_) => return Err(Error::interrupted()),
-        };
-        let Some(fetched) = next else { return first_error };
-        // After an error the channel is only drained, so that the fetching task ends.
-        if first_error.is_ok() && !shared.cancel.is_cancelled() {
-            first_error = decode(shared, &fetched, &mut decompressor, &mut files);
-            if first_error.is_err() {
-                shared.cancel.cancel();
-            }
+    while let Some(pack) = parts.next_pack()? {
+        let decoded = decode(shared, &pack, parts, &mut decompressor, &mut files);
+        if parts.is_broken() {
+            return Err(Error::interrupted());
         }
+        // Whatever could not be decoded: that the pack is not what was stored explains it, and is what `verify` names.
+        if !decoded.as_ref().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {
+            parts.check_rest(&pack)?;
+        }
+        decoded?;
+        killpoint::reach("restore.pack-written");
     }
+    Ok(())
 }
 
-fn decode(shared: &Shared, fetched: &Fetched, decompressor: &mut Decompressor, files: &mut OpenFiles<'_>) -> Result<()> {
-    let key = &fetched.key;
-    let found = Sha256Digest::of(&fetched.stored);
-    if found != fetched.expected.sha256 {
-        return Err(Error::damaged(format!("{key} is damaged: it is not what was stored"))
-            .detail("expected", fetched.expected.sha256.to_string())
-            .detail("found", found.to_string())
-            .hint("lifeboat verify   shows what else is damaged; an older backup may still be whole"));
-    }
-    let mut plain = fetched.opener.reader(&fetched.stored[..]).map_err(|error| decode_error(key, error))?;
+fn decode(
+    shared: &Shared,
+    pack: &Pack,
+    parts: &mut PartReader,
+    decompressor: &mut Decompressor,
+    files: &mut OpenFiles<'_>,
+) -> Result<()> {
+    let key = &pack.key;
+    let mut plain = pack.opener.reader(parts).map_err(|error| decode_error(key, error))?;
     let read_failed = |error: std::io::Error| read_error(key, crate::codec::CodecError::Encryption(error.to_string()));
     let mut position = 0;
     let mut stored = Vec::new();
-    for Placed { frame, path, stretches } in &fetched.frames {
+    for Placed { frame, path, stretches } in &pack.frames {
         shared.cancel.check()?;
         let skip = frame.offset.checked_sub(position).ok_or_else(|| Error::damaged(format!("two frames overlap in {key}")))?;
         std::io::copy(&mut plain.by_ref().take(skip), &mut std::io::sink()).map_err(read_failed)?;
@@ -168,14 +146,13 @@ fn decode(shared: &Shared, fetched: &Fetched, decompressor: &mut Decompressor, f
         position = frame.offset + u64::from(frame.stored_len);
         let raw = frame::decode(decompressor, &stored, frame.raw_len, frame.digest).map_err(|error| decode_error(key, error))?;
         for stretch in stretches {
-            // The manifest's reader has checked that frames are as long as what is taken from them.
+            // Within the frame: the manifest's reader has checked it.
             let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
             files.write(path, stretch.file_offset, part)?;
             shared.progress.advance(part.len() as u64);
         }
         shared.frames_written.fetch_add(1, Ordering::Relaxed);
     }
-    killpoint::reach("restore.pack-written");
     Ok(())
 }
 
