@@ -71,6 +71,7 @@ fn whatever_was_done_to_a_directory_is_undone() {
     fs::write(into.join("base/99999"), b"a file where a directory might be").expect("writable");
     fs::create_dir(into.join("left over")).expect("writable");
     fs::write(into.join("left over/file"), b"").expect("writable");
+    crate::support::dirs::give_tree(&into.join("left over"));
     fs::remove_file(into.join("pg_hba.conf")).expect("there");
     fs::create_dir(into.join("pg_hba.conf")).expect("writable");
     let report = delta(&scenario, &into, &["--to-immediate"]);
