@@ -73,6 +73,16 @@ def busy_seconds():
     return (sum(fields[:8]) - idle) / TICKS_PER_SECOND
 
 
+def wait_until_idle(seconds, busy_percent):
+    """Waits, at most so long, for one second in which less than this part of the machine is used."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        before = busy_seconds()
+        time.sleep(1)
+        if 100 * (busy_seconds() - before) / CORES < busy_percent:
+            return
+
+
 def proportional_bytes(pid, not_counted):
     """Memory of a process, pages shared with others counted in proportion; 0 between its fork and its exec."""
     try:

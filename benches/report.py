@@ -64,13 +64,17 @@ def remarks_of(steps, results):
     return list(dict.fromkeys(remarks))
 
 
+def numbers_of(remarks, known):
+    return " ".join(f"({known.index(remark) + 1})" for remark in remarks)
+
+
 def main_rows(steps, results):
     """Step by step, tool by tool."""
     yield ["step", "tool", "wall s", "CPU s", "peak MiB", "stored MiB", "others %", "remark"]
     known = remarks_of(steps, results)
     for key, title in steps:
         for tool, result in results[key].items():
-            remark = " ".join(f"({known.index(remark) + 1})" for remark in result.remarks)
+            remark = numbers_of(result.remarks, known)
             if result.status == "ok":
                 cells = [seconds(result.wall_seconds), seconds(result.cpu_seconds), mebibytes(result.peak_bytes),
                          mebibytes(result.stored_bytes), f"{result.others_percent:.0f}"]
@@ -91,10 +95,13 @@ def ratio_rows(steps, results):
     """Ours divided by theirs; below 1 is less time, memory or room for us."""
     others = [tool for tool in ("restic", "zstd") if any(tool in row for row in results.values())]
     yield [f"{OURS} ÷ {PEER}", "wall", "CPU", "peak", "stored", *(f"wall ÷ {tool}" for tool in others)]
+    known = remarks_of(steps, results)
     for key, title in steps:
         row = results[key]
         if OURS not in row:
             continue
+        # A ratio to something else than what was asked for must not be taken for it.
+        title = f"{title} {numbers_of(row[OURS].remarks, known)}".rstrip()
         peer = [ratio(row[OURS], row.get(PEER), name) for name in FIELDS]
         yield [title, *peer, *(ratio(row[OURS], row.get(tool), "wall_seconds") for tool in others)]
 

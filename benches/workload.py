@@ -2,12 +2,12 @@
 
 import json
 import random
-import zlib
 
 # pgbench's filler compresses 34-fold; of --mixed, this part of the scale is pgbench's and the rest is text, JSON,
 # compressed values and their indexes, about as large.
 PGBENCH_PART = 4
 MIXED_ROWS_PER_SCALE = 6500
+STATES = ("open", "paid", "sent", "void")
 SYLLABLES = "ka lo mi re tu ban der gos hul jin per sta vor wex yam zed qui fro nal ost".split()
 
 SCHEMA = """
@@ -44,11 +44,12 @@ def mixed_rows(count, seed):
     """Rows for COPY."""
     generator = random.Random(seed)
     for number in range(1, count + 1):
-        attributes = {"status": generator.choice(("open", "paid", "sent", "void")), "total": generator.randint(1, 99999),
+        attributes = {"status": generator.choice(STATES), "total": generator.randint(1, 99999),
                       "token": f"{generator.getrandbits(96):x}", "tags": words(generator, 4).split()}
-        attachment = zlib.compress(words(generator, 250).encode(), 6).hex()
         created = f"2026-01-01 {number % 24:02}:{number % 60:02}:00Z"
-        row = (number, generator.randint(1, 50000), created, words(generator, 40), json.dumps(attributes), f"\\\\x{attachment}")
+        # Compressed data looks like noise to a compressor.
+        attachment = f"\\\\x{generator.randbytes(generator.randint(500, 1300)).hex()}"
+        row = (number, generator.randint(1, 50000), created, words(generator, 40), json.dumps(attributes), attachment)
         yield "\t".join(map(str, row)).encode() + b"\n"
 
 
@@ -63,7 +64,8 @@ class Workload:
         self.seed = seed
 
     def _run_pgbench(self, *options, env=None):
-        self.cluster.runner.run([self.pgbench, "-h", self.cluster.socket, "-U", "postgres", *options, "postgres"], env=env)
+        connection = ("-h", self.cluster.socket, "-U", "postgres")
+        self.cluster.runner.run([self.pgbench, *connection, *options, "postgres"], env=env)
 
     def fill(self):
         """Makes and fills the tables."""
