@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 MIB = 1 << 20
+# Where others use more of the machine than this, wall times are said to be noisy.
+BUSY_PERCENT = 15
 OURS, PEER = "lifeboat", "pgbackrest"
 FIELDS = ("wall_seconds", "cpu_seconds", "peak_bytes", "stored_bytes")
 
@@ -39,14 +41,14 @@ def median(results):
 def machine(directory):
     """What the numbers were measured on."""
     cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), platform.machine())
+    models = [line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")]
     memory_bytes = int(Path("/proc/meminfo").read_text().split("\n", 1)[0].split()[1]) * 1024
     mounts = [line.split()[:3] for line in Path("/proc/mounts").read_text().splitlines()]
     below = [mount for mount in mounts if os.path.commonpath([mount[1], str(directory)]) == mount[1]]
     device, _, file_system = max(below, key=lambda mount: len(mount[1]))
     return {
-        "cpu": model, "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory_bytes / (1 << 30), 1),
-        "disk": f"{file_system} on {device}", "kernel": platform.release(),
+        "cpu": models[0] if models else platform.machine(), "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory_bytes / (1 << 30), 1), "disk": f"{file_system} on {device}", "kernel": platform.release(),
     }
 
 
@@ -129,7 +131,7 @@ def as_markdown(rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in (rows[0], rule, *rows[1:]))
 
 
-def heading(document):
+def heading(document, results):
     """What was measured, where and with what."""
     options, where = document["options"], document["machine"]
     content = "mixed content" if options["mixed"] else "pgbench's content"
@@ -139,6 +141,10 @@ def heading(document):
     yield (f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB, {where['disk']}, Linux {where['kernel']}, "
            f"{document['date']}")
     yield ", ".join(f"{name} {version}" for name, version in document["versions"].items())
+    others = [result.others_percent for row in results.values() for result in row.values() if result.status == "ok"]
+    if others and statistics.mean(others) > BUSY_PERCENT:
+        yield (f"the machine was busy with other work, {statistics.mean(others):.0f} % of it on average: "
+               "CPU seconds tell more than wall seconds")
 
 
 def footnotes(document, steps, results):
@@ -150,13 +156,22 @@ def footnotes(document, steps, results):
 
 
 def text(document, steps, results):
-    parts = ["\n".join(heading(document)), as_text(main_rows(steps, results)), as_text(ratio_rows(steps, results)),
+    parts = ["\n".join(heading(document, results)), as_text(main_rows(steps, results)), as_text(ratio_rows(steps, results)),
              "\n".join(footnotes(document, steps, results))]
     return "\n\n".join(parts) + "\n"
 
 
 def markdown(document, steps, results):
-    parts = ["\n".join(f"- {line}" for line in heading(document)), as_markdown(main_rows(steps, results)),
-             as_markdown(ratio_rows(steps, results)), "\n".join(f"- {line}" for line in footnotes(document, steps, results))]
-    command = document["command"]
-    return f"# Side by side\n\nMade by `{command}`.\n\n" + "\n\n".join(parts) + "\n"
+    parts = [
+        "# Side by side",
+        f"Made by `{document['command']}`; see [README.md](README.md).",
+        as_list(heading(document, results)),
+        as_markdown(main_rows(steps, results)),
+        as_markdown(ratio_rows(steps, results)),
+        as_list(footnotes(document, steps, results)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_list(lines):
+    return "\n".join(f"- {line}" for line in lines)

@@ -54,9 +54,9 @@ def install_packages(packages):
 
 def installed_servers():
     """Directories with all the programs that are needed, oldest major first."""
-    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/pgbench") if (path.parent / "postgres").exists()]
-    majors = [path for path in found if path.parent.name.isdigit() and int(path.parent.name) >= OLDEST_MAJOR]
-    return sorted(majors, key=lambda path: int(path.parent.name))
+    major = lambda path: int(path.parent.name)
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("[0-9]*/bin/pgbench")]
+    return sorted((path for path in found if (path / "postgres").exists() and major(path) >= OLDEST_MAJOR), key=major)
 
 
 def server_programs():

@@ -86,17 +86,17 @@ class Lifeboat(Tool):
     note = "age encryption, signed, page checksums verified"
 
     def prepare(self):
-        base = (
-            f'state_dir = "{self.directory}/state"\n[repository.main]\nurl = "file://{self.repository}"\n'
-        )
+        state = f'state_dir = "{self.directory}/state"\n'
+        repository = f'[repository.main]\nurl = "file://{self.repository}"\n'
         source = (
-            f'[source.bench]\nkind = "postgres"\nconninfo = "host={self.cluster.socket} user=postgres dbname=postgres"\n'
+            '[source.bench]\nkind = "postgres"\n'
+            f'conninfo = "host={self.cluster.socket} user=postgres dbname=postgres"\n'
             f"[backup]\nworkers = {self.setting.workers}\ncompression_level = {self.setting.level}\n"
         )
-        draft = self.write("draft.toml", base + source)
+        draft = self.write("draft.toml", state + repository + source)
         keys = self.directory / "keys"
         answer = self._run(draft, "init", "--generate-keys", keys)
-        made = f'state_dir = "{self.directory}/state"\n{answer["configuration"]}'
+        made = state + answer["configuration"]
         self.config = self.write("lifeboat.toml", made + source)
         identity = f'[encryption]\nidentity_file = "{keys}/identity.age"\n'
         self.restore_config = self.write("restore.toml", made.replace("[encryption]\n", identity) + source)
@@ -104,7 +104,8 @@ class Lifeboat(Tool):
         self.knows_delta = "--delta" in self.runner.run([self.setting.lifeboat, "restore", "--help"])
 
     def _run(self, config, *words):
-        return json.loads(self.runner.run([self.setting.lifeboat, "--config", config, "--quiet", "--output", "json", *words]))
+        options = ["--config", config, "--quiet", "--output", "json"]
+        return json.loads(self.runner.run([self.setting.lifeboat, *options, *words]))
 
     @classmethod
     def version(cls, setting):
@@ -145,7 +146,8 @@ class Pgbackrest(Tool):
             f"[bench]\npg1-path={self.cluster.data}\npg1-socket-path={self.cluster.socket}\n"
         )
         self.config = self.write("pgbackrest.conf", config)
-        self.command = ["pgbackrest", f"--config={self.config}", f"--config-include-path={self.directory}/empty", "--stanza=bench"]
+        options = [f"--config={self.config}", f"--config-include-path={self.directory}/empty", "--stanza=bench"]
+        self.command = ["pgbackrest", *options]
         self.runner.run(["mkdir", "-p", *(self.directory / name for name in ("lock", "log", "spool", "empty"))])
         self.runner.run([*self.command, "stanza-create"])
 
@@ -249,7 +251,7 @@ class FileTool(Tool):
             f"restore_command = 'cp {extras}/wal/%f \"%p\"'\nrecovery_target = 'immediate'\n"
             "recovery_target_action = 'promote'\n"
         )
-        script = 'chmod 700 "$0" && mv "$1/backup_label" "$0/" && touch "$0/recovery.signal" && cat >> "$0/postgresql.auto.conf"'
+        script = 'cd "$0" && chmod 700 . && mv "$1/backup_label" . && touch recovery.signal && cat >> postgresql.auto.conf'
         self.runner.run(["sh", "-c", script, target, extras], stdin=settings)
         self.runner.run(["sync", "-f", target])
 
@@ -258,7 +260,7 @@ class Restic(FileTool):
     """Debian's restic between pg_backup_start and pg_backup_stop."""
 
     name = "restic"
-    note = "AES-256-CTR and Poly1305, compression auto (its own zstd level), GOMAXPROCS = workers, page checksums not looked at"
+    note = "encrypted, compression auto (its own zstd level), GOMAXPROCS = workers, page checksums not looked at"
     package = "restic"
 
     def prepare(self):
