@@ -2,13 +2,16 @@
 
 mod support;
 
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use support::dirs::{Dir, copy_tree};
 use support::ledger::Ledger;
 use support::lifeboat::{Config, Host, Identity};
-use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT, Stop};
-use support::{amcheck, random};
+use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT, Stop, skip};
+use support::{amcheck, process, random};
 
 /// A cold copy, a load, a crash, more load; then PostgreSQL's own recovery to a few moments must agree with the oracle.
 fn oracle_agrees_with_the_servers_own_recovery(major: u32) {
@@ -113,4 +116,35 @@ fn a_host_runs_the_binary_by_hand_and_from_a_server() {
     cluster.start();
     let segment = cluster.switch_wal();
     cluster.wait_archived(&segment, RECOVERY_TIMEOUT);
+}
+
+/// The comparison with other tools, whose times no test asserts: its programs are whole, and it explains itself.
+#[test]
+fn the_comparison_compiles_and_knows_its_tools() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("python3 is not installed");
+    }
+    let compiled = Dir::new();
+    let python = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        // Compiled modules go to the test's directory, not beside the sources.
+        command.env("PYTHONPYCACHEPREFIX", compiled.path()).args(arguments).stdin(Stdio::null());
+        process::run(command, Duration::from_secs(60))
+    };
+    let benches = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches");
+    let files = fs::read_dir(&benches).expect("benches is there").map(|entry| entry.expect("a readable entry").path());
+    let is_program = |path: &PathBuf| path.extension().map_or(path.ends_with("compare"), |extension| extension == "py");
+    let programs: Vec<String> = files.filter(is_program).map(|path| path.display().to_string()).collect();
+    assert!(programs.len() > 4, "{programs:?}");
+    for program in &programs {
+        python(&["-m", "py_compile", program]).success();
+    }
+
+    let compare = benches.join("compare").display().to_string();
+    let help = python(&[&compare, "--help"]).success();
+    for word in ["--mixed", "--repeat", "lifeboat,pgbackrest,restic,zstd"] {
+        assert!(help.stdout.contains(word), "{}", help.stdout);
+    }
+    let refused = python(&[&compare, "--tools", "lifeboat,tar"]).exits(2);
+    assert!(refused.stderr.contains("'tar' is none of lifeboat, pgbackrest, restic, zstd"), "{}", refused.stderr);
 }
