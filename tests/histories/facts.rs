@@ -14,12 +14,13 @@ const NO_ROWS: &str = "d41d8cd98f00b204e9800998ecf8427e";
 const TABLES: &str = "SELECT c.oid::regclass, c.relpersistence FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1";
 
-/// B-tree indexes on one plain column of a table with rows: table, index, column.
+/// B-tree indexes on one plain column of a table: table, index, column. With `indcheckxmin` set an index may not be used as
+/// long as an older (prepared) transaction is open.
 const INDEXES: &str = "SELECT t.oid::regclass, c.oid::regclass, quote_ident(a.attname)
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_class t ON t.oid = i.indrelid
     JOIN pg_namespace n ON n.oid = t.relnamespace JOIN pg_am m ON m.oid = c.relam
     JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum = i.indkey[0]
-    WHERE m.amname = 'btree' AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indisvalid
+    WHERE m.amname = 'btree' AND i.indnkeyatts = 1 AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indisvalid AND NOT i.indcheckxmin
       AND t.relkind IN ('r', 'm') AND t.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1, 2";
 
 /// What every table of the cluster holds, as a backup of this moment must give it back: unlogged tables come back empty.

@@ -50,11 +50,11 @@ impl Pair {
         let (ours, twin) = (stage.backup(kind), stage.twin_backup());
         println!("{} changes under the backups", storm.stop());
         let facts = facts::of(&stage.cluster);
-        let name = format!("beside {}", ours.id);
         // Recovery that is shut down at its target writes its pages only when it has passed a checkpoint.
-        stage.run(&["CHECKPOINT", &format!("SELECT pg_create_restore_point('{name}')")]);
+        stage.run(&["CHECKPOINT"]);
+        let lsn = stage.cluster.sql().value("SELECT pg_create_restore_point('behind both')");
         stage.archive();
-        Self { ours, twin, target: Target::Name(name), facts }
+        Self { ours, twin, target: Target::Lsn(lsn), facts }
     }
 
     /// Restores both, compares them, and questions ours.

@@ -23,10 +23,10 @@ histories!(pg13 13, pg14 14, pg15 15, pg16 16, pg17 17, pg18 18);
 /// Data checksums and `wal_log_hints`, each on and off: by the run's seed every major sees another pair, and the majors
 /// of one run see all four.
 fn settings(major: u32, seed: u64) -> Options {
-    let pair = (seed + u64::from(major)) % 4;
+    let pair = seed.wrapping_add(u64::from(major)) % 4;
     let (checksums, hints) = (pair & 1 == 1, if pair & 2 == 2 { "on" } else { "off" });
     let (seed, autovacuum) = (seed >> 2, if (seed >> 2) % 4 == u64::from(major) % 4 { "on" } else { "off" });
-    let segment = [1, 4, 16][(seed + u64::from(major)) as usize % 3];
+    let segment = [2, 4, 8][((seed + u64::from(major)) % 3) as usize];
     println!("data checksums {checksums}, wal_log_hints {hints}, autovacuum {autovacuum}, segments of {segment} MiB");
     Options { checksums, wal_segment_mib: segment, config: Vec::new() }
         .with(format!("wal_log_hints = {hints}"))
@@ -50,7 +50,7 @@ fn history(major: u32) {
             let pair = if world.dice(5) < 3 {
                 Pair::quiet(&stage, kind)
             } else {
-                Pair::under_load(&stage, kind, &world.tables(), seed + u64::from(step))
+                Pair::under_load(&stage, kind, &world.tables(), seed.wrapping_add(u64::from(step)))
             };
             pairs.push(pair);
         }

@@ -110,8 +110,8 @@ impl Taken {
 pub enum Target {
     /// To the backup's own end.
     Immediate,
-    /// To a restore point.
-    Name(String),
+    /// To a position.
+    Lsn(String),
 }
 
 /// The cluster and both its protections.
@@ -168,7 +168,7 @@ impl Stage {
         arguments.extend(["--timeline", &timeline, "--incarnation", &taken.incarnation]);
         match target {
             Target::Immediate => arguments.push("--to-immediate"),
-            Target::Name(point) => arguments.extend(["--to-name", point]),
+            Target::Lsn(lsn) => arguments.extend(["--to-lsn", lsn]),
         }
         let place = |(number, old): (usize, &PathBuf)| {
             format!("{}={}", old.display(), self.restored.join(format!("{name}-tablespace-{number}")).display())

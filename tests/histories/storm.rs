@@ -13,8 +13,10 @@ use super::support::{process, random};
 
 /// How long the writers may take to begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Between two changes of a writer, so that the archive can follow.
+/// Between two changes of a writer …
 const REST: Duration = Duration::from_millis(15);
+/// … of which the first may be large, and the rest are small, so that the archive can follow.
+const WILD: u32 = 40;
 
 /// Writers under way.
 #[derive(Debug)]
