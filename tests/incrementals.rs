@@ -8,5 +8,7 @@ mod audit;
 mod chain;
 #[path = "incrementals/delta.rs"]
 mod delta;
+#[path = "incrementals/resume.rs"]
+mod resume;
 #[path = "incrementals/stage.rs"]
 mod stage;

@@ -38,7 +38,12 @@ impl FrameDigest {
 
 /// The low sixteen bits of the XXH3-64 of `bytes` with seed 0: tells that something changed, never that nothing did.
 pub fn mark(bytes: &[u8]) -> u16 {
-    xxhash_rust::xxh3::xxh3_64(bytes) as u16
+    checksum(bytes) as u16
+}
+
+/// The XXH3-64 of `bytes` with seed 0.
+pub fn checksum(bytes: &[u8]) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(bytes)
 }
 
 /// Counts and digests what passes through on its way to `inner`.

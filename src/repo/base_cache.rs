@@ -277,25 +277,8 @@ mod tests {
     use crate::repo::manifest::FileKind;
 
     fn line(path: &str) -> BaseLine {
-        BaseLine {
-            line: FileLine {
-                path: RelPath::new(path).unwrap(),
-                kind: FileKind::Pages,
-                mode: 0o600,
-                uid: 26,
-                gid: 26,
-                modified: Timestamp::from_unix_micros(0).unwrap(),
-                inode: 5,
-                size_bytes: 0,
-                frames: vec![],
-                patches: vec![],
-                states: vec![],
-                bad_blocks: vec![],
-            },
-            holder: 1,
-            stamp: None,
-            marks: PageMarks(vec![0, 0xbeef]),
-        }
+        let line = FileLine::bare(RelPath::new(path).unwrap(), FileKind::Pages);
+        BaseLine { line, holder: 1, stamp: None, marks: PageMarks(vec![0, 0xbeef]) }
     }
 
     fn remembered(state: &HostState, scratch: &Path) -> BaseFacts {

@@ -4,7 +4,7 @@ use super::stage::Taken;
 
 /// Whether `--type diff` and `--type incr` really take differentials and incrementals. While they take fulls and say so,
 /// what only a real one can show is not asserted; the files are compared all the same.
-pub const REAL_INCREMENTALS: bool = false;
+pub const REAL_INCREMENTALS: bool = true;
 
 /// Fails the test unless the backup is of the type `expected`.
 #[track_caller]

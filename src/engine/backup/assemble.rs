@@ -1,7 +1,7 @@
 //! The manifest: the spilled lines of the walk merged with those of what was stored last, compressed and sealed.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result};
@@ -11,6 +11,7 @@ use crate::codec::digest::DigestingWriter;
 use crate::codec::encrypt::Seal;
 use crate::repo::base_cache::{BaseLine, BaseWriter};
 use crate::repo::manifest::{Header, ManifestWriter};
+use crate::repo::resume::GuardedLines;
 
 /// The manifest as it will be stored, and what the next backup needs of it.
 pub(super) struct Assembled {
@@ -31,7 +32,7 @@ pub(super) struct Tree {
     pub bad_pages: u64,
 }
 
-/// Writes the manifest into `scratch` from the lines in `spill` and the `late` ones, both in ascending order of their
+/// Writes the manifest into `scratch` from the `entries` lines in `spill` and the `late` ones, both in ascending order of their
 /// paths, and beside it the lines that this host keeps.
 ///
 /// # Errors
@@ -39,7 +40,7 @@ pub(super) struct Tree {
 pub(super) fn assemble(
     scratch: &Path,
     header: &Header,
-    spill: &Path,
+    (spill, entries): (&Path, u64),
     late: Vec<BaseLine>,
     seal: &Seal,
     level: i32,
@@ -65,8 +66,9 @@ pub(super) fn assemble(
         lines.line(line)
     };
     let mut late = late.into_iter().peekable();
-    for line in spilled(spill)? {
-        let line = line?;
+    let mut spilled = 0;
+    for line in GuardedLines::open(spill)? {
+        spilled += 1;
         while let Some(earlier) = late.next_if(|late| late.line.path < line.line.path) {
             write(&earlier)?;
         }
@@ -75,20 +77,13 @@ pub(super) fn assemble(
     for line in late {
         write(&line)?;
     }
+    if spilled != entries {
+        return Err(Error::failed(format!("{} is damaged: it has {spilled} of {entries} entries", spill.display())));
+    }
     let (compressed, _) = manifest.finish().map_err(failed)?;
     let sealed = compressed.finish().map_err(failed)?;
     let (mut out, sha256, stored_bytes) = sealed.finish().map_err(failed)?.finish();
     out.flush().map_err(failed)?;
     let lines = (lines_path, lines.finish()?);
     Ok(Assembled { path, sha256, stored_bytes, tree, lines })
-}
-
-fn spilled(path: &Path) -> Result<impl Iterator<Item = Result<BaseLine>>> {
-    let read_error = |error: io::Error| Error::io("read", path, error);
-    let file = File::open(path).map_err(read_error)?;
-    let path = path.to_owned();
-    Ok(BufReader::new(file).split(b'\n').map(move |line| {
-        let line = line.map_err(|error| Error::io("read", &path, error))?;
-        serde_json::from_slice(&line).map_err(|error| Error::failed(format!("{} is damaged", path.display())).caused_by(error))
-    }))
 }

@@ -57,7 +57,7 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, audit: bool, moment: &Mome
             let (rules, notes) = rules(&summary, &facts, &place, moment, audit);
             let lines = lines.map(|line| line.map(crate::repo::base_cache::BaseLine::shifted));
             let lines: super::copy::BaseLines = Box::new(lines);
-            let copied = Base { lines: lines.peekable(), rules };
+            let copied = Base::new(lines, rules);
             Ok(Chosen { decision, base: Some(OpenBase { summary, owners: facts.owners, copied }), notes })
         }
         Err(why) => Ok(Chosen { decision: Decision::full(wish, why), base: None, notes: Vec::new() }),

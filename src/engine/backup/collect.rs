@@ -2,16 +2,15 @@
 //! in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::worker::{Position, Stored};
 use crate::base::{Error, RelPath, Result};
 use crate::repo::base_cache::{BaseLine, PageMarks};
 use crate::repo::manifest::{FileKind, FileLine};
+use crate::repo::resume::LineWriter;
 use crate::source::{Entry, EntryKind};
 
 /// Missed pages of which the places are kept as evidence.
@@ -40,8 +39,7 @@ pub(super) struct Missed {
 
 /// Orders parts and writes complete entries as JSON lines.
 pub(super) struct Collector {
-    path: PathBuf,
-    out: BufWriter<File>,
+    out: LineWriter,
     next: u64,
     waiting: BTreeMap<u64, Part>,
     current: Stored,
@@ -55,16 +53,16 @@ pub(super) struct Collected {
     pub uids: BTreeSet<u32>,
     /// Numeric groups of the entries.
     pub gids: BTreeSet<u32>,
+    /// Number of entries.
+    pub entries: u64,
     /// Changes that were not detected as such.
     pub missed: Missed,
 }
 
 impl Collector {
     pub fn new(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(|error| Error::io("create", path, error))?;
         Ok(Self {
-            path: path.to_owned(),
-            out: BufWriter::new(file),
+            out: LineWriter::create(path)?,
             next: 0,
             waiting: BTreeMap::new(),
             current: Stored::default(),
@@ -102,20 +100,16 @@ impl Collector {
     }
 
     fn write(&mut self, line: &BaseLine) -> Result<()> {
-        let write = |out: &mut BufWriter<File>| {
-            serde_json::to_writer(&mut *out, line)?;
-            out.write_all(b"\n")
-        };
-        write(&mut self.out).map_err(|error| Error::io("write", &self.path, error))
+        self.collected.entries += 1;
+        self.out.line(line)
     }
 
     /// Completes the spill file. Fails when a part is missing: the thread that had it reports why.
-    pub fn finish(mut self) -> Result<Collected> {
+    pub fn finish(self) -> Result<Collected> {
         if !self.waiting.is_empty() {
             return Err(Error::interrupted());
         }
-        self.out.flush().map_err(|error| Error::io("write", &self.path, error))?;
-        Ok(self.collected)
+        self.out.finish().map(|()| self.collected)
     }
 }
 

@@ -87,8 +87,10 @@ pub(super) struct Verdict {
 
 impl Rules {
     /// How `entry` is treated, of which the base has `base`.
-    pub fn treat(&self, entry: &Entry, base: Option<BaseLine>) -> Treatment {
-        let Some(base) = base.filter(|base| is_of_kind(entry, &base.line.kind)) else { return Treatment::Whole };
+    pub fn treat(&self, entry: &Entry, base: BaseLine) -> Treatment {
+        if !is_of_kind(entry, &base.line.kind) {
+            return Treatment::Whole;
+        }
         let base = Arc::new(base);
         let untouched = told_untouched(self.is_untouched(entry, &base), entry, &base);
         if untouched && !self.audit {
@@ -137,6 +139,8 @@ impl Prior {
         let by_lsn = changed_pages(seen.raw, base_lsn, seen.suspicious);
         let found = told_pages(if self.audit { by_lsn } else { by_lsn | differing });
         let missed = differing & !if self.audit { found } else { by_lsn };
+        // What an audit finds is an error, and stored all the same: a later run may go on from here.
+        let found = if self.audit { found | differing } else { found };
         let change = match found.count_ones() {
             // The frame changed, and none of its pages says so.
             0 if !lying() => return Verdict { change: Change::Whole, missed: if missed == 0 { PageSet::MAX } else { missed } },

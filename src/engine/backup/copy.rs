@@ -39,13 +39,18 @@ pub(super) struct Copied {
 /// The lines of the base in the order of their paths, with owners as this backup counts them.
 pub(super) type BaseLines = Box<dyn Iterator<Item = Result<BaseLine>> + Send>;
 
-/// What there is to compare with while copying.
+/// A backup to compare with while copying: the base, or this very one as far as an interrupted run had come.
 pub(super) struct Base {
     pub lines: Peekable<BaseLines>,
     pub rules: Rules,
 }
 
 impl Base {
+    /// `lines`, to be compared by `rules`.
+    pub fn new(lines: BaseLines, rules: Rules) -> Self {
+        Self { lines: lines.peekable(), rules }
+    }
+
     /// The base's line for `path`; paths are asked for in ascending order.
     fn line(&mut self, path: &RelPath) -> Result<Option<BaseLine>> {
         // An error is handed out, too.
@@ -56,12 +61,24 @@ impl Base {
     }
 }
 
-/// Copies what `walk` lists except the control file and what is `base`'s; spills the lines of all entries, in the order
+/// How an entry is treated, of which the first of `bases` that has it decides.
+fn treat(bases: &mut [Base], entry: &Entry) -> Result<Treatment> {
+    let mut treatment = Treatment::Whole;
+    for base in bases.iter_mut().rev() {
+        // All are asked: each is read forwards.
+        if let Some(line) = base.line(&entry.path)? {
+            treatment = base.rules.treat(entry, line);
+        }
+    }
+    Ok(treatment)
+}
+
+/// Copies what `walk` lists except the control file and what one of `bases` has; spills the lines of all entries, in the order
 /// of their paths, to the file `spill`. Blocks; must not run on a runtime's worker.
 ///
 /// # Errors
 /// The first error of any thread; the others then stop.
-pub(super) fn copy(walk: Walk, base: Option<Base>, shared: &Shared, workers: usize, spill: &Path) -> Result<Copied> {
+pub(super) fn copy(walk: Walk, bases: Vec<Base>, shared: &Shared, workers: usize, spill: &Path) -> Result<Copied> {
     let collector = Collector::new(spill)?;
     let (jobs, work) = sync_channel::<Job>(workers * 4);
     let (parts, done) = sync_channel::<Part>(1024);
@@ -74,7 +91,7 @@ pub(super) fn copy(walk: Walk, base: Option<Base>, shared: &Shared, workers: usi
                 scope.spawn(move || encode(shared, work, &parts))
             })
             .collect();
-        let walked = feed(walk, base, shared, &jobs, &parts);
+        let walked = feed(walk, bases, shared, &jobs, &parts);
         drop((jobs, parts));
         let mut errors: Vec<Error> = Vec::new();
         errors.extend(encoding.into_iter().filter_map(|thread| join(thread.join()).err()));
@@ -100,7 +117,7 @@ fn join<T>(outcome: std::thread::Result<Result<T>>) -> Result<T> {
 /// Numbers every entry and hands it out: files in chunks to the encoders, the rest to the collector.
 fn feed(
     mut walk: Walk,
-    mut base: Option<Base>,
+    mut bases: Vec<Base>,
     shared: &Shared,
     jobs: &SyncSender<Job>,
     parts: &SyncSender<Part>,
@@ -113,13 +130,7 @@ fn feed(
         if is_control_file(&entry.path) {
             continue;
         }
-        let treatment = match &mut base {
-            Some(base) if has_content => {
-                let line = base.line(&entry.path)?;
-                base.rules.treat(&entry, line)
-            }
-            _ => Treatment::Whole,
-        };
+        let treatment = if has_content { treat(&mut bases, &entry)? } else { Treatment::Whole };
         let mut tell = |base, stored| {
             sequence += 1;
             let part = Part { sequence: sequence - 1, entry: Arc::clone(&entry), base, stored, last: true };

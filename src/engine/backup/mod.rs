@@ -2,6 +2,7 @@
 
 mod assemble;
 mod base;
+mod begin;
 mod collect;
 mod compare;
 mod copy;
@@ -11,6 +12,7 @@ pub mod plan;
 mod pool;
 mod prepare;
 mod preview;
+mod resume;
 pub mod run;
 mod wait;
 mod worker;

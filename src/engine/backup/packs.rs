@@ -10,6 +10,7 @@ pub(super) use crate::engine::joined;
 use crate::engine::retry::{Patience, retrying};
 use crate::repo::layout;
 use crate::repo::pack::PackLine;
+use crate::repo::resume::ResumeDir;
 use crate::store::{Body, PutOutcome};
 
 /// Packs on their way to the repository at one time, beside those being filled. How many bytes these are together is
@@ -26,6 +27,7 @@ pub(super) async fn store_while<T: Send + 'static>(
     suffix: &'static str,
     mut work: JoinHandle<Result<T>>,
     mut packs: mpsc::Receiver<FinishedPack>,
+    resume: &ResumeDir,
 ) -> Result<(T, Vec<PackLine>)> {
     let mut lines = Vec::new();
     let mut puts: JoinSet<Result<PackLine>> = JoinSet::new();
@@ -34,7 +36,11 @@ pub(super) async fn store_while<T: Send + 'static>(
     while open || !puts.is_empty() {
         tokio::select! {
             Some(line) = puts.join_next() => match joined(line) {
-                Ok(line) => lines.push(line),
+                Ok(line) => {
+                    // Not noted is not lost: the next run looks at what is stored.
+                    let _ = resume.note_pack(&line);
+                    lines.push(line);
+                }
                 Err(error) => {
                     // The threads find the channel closed and stop, once the packs on their way have given back what they
                     // hold of the budget; this error is the one that counts.

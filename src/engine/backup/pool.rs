@@ -7,6 +7,7 @@
 //! nobody. The open packs alone never exhaust the budget ([`Pool::new`] sees to it), so whoever waits for the budget
 //! waits for a pack to be stored, or for storing to fail, which gives the budget back too.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -30,6 +31,7 @@ pub(super) struct Pool {
     seal: Seal,
     pack_bytes: u64,
     most_open: usize,
+    numbers: Arc<PackNumbers>,
     budget: Arc<Budget>,
     packs: mpsc::Sender<FinishedPack>,
     state: Mutex<State>,
@@ -41,7 +43,37 @@ struct State {
     free: Vec<OpenPack>,
     /// Open packs, whether free or not.
     open: usize,
-    next_number: u32,
+}
+
+/// Numbers for packs: each given once, in the end without gaps.
+pub(super) struct PackNumbers(Mutex<Numbers>);
+
+struct Numbers {
+    /// Left out below `next`, the smallest last.
+    holes: Vec<u32>,
+    next: u32,
+}
+
+impl PackNumbers {
+    /// The numbers that are not in `taken`, from 1 on.
+    pub fn beside(taken: impl Iterator<Item = u32>) -> Self {
+        let taken: BTreeSet<u32> = taken.collect();
+        let last = taken.last().copied().unwrap_or(0);
+        let holes = (1..last).rev().filter(|number| !taken.contains(number)).collect();
+        Self(Mutex::new(Numbers { holes, next: last + 1 }))
+    }
+
+    fn take(&self) -> u32 {
+        let mut numbers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        numbers.holes.pop().unwrap_or_else(|| {
+            numbers.next += 1;
+            numbers.next - 1
+        })
+    }
+
+    fn take_hole(&self) -> Option<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).holes.pop()
+    }
 }
 
 struct OpenPack {
@@ -51,8 +83,14 @@ struct OpenPack {
 }
 
 impl Pool {
-    /// A pool that hands packs of `pack_bytes` of frames to `packs`, numbered from `first_number` without gaps.
-    pub fn new(seal: Seal, pack_bytes: u64, budget_bytes: u64, first_number: u32, packs: mpsc::Sender<FinishedPack>) -> Self {
+    /// A pool that hands packs of `pack_bytes` of frames to `packs`, with `numbers`.
+    pub fn new(
+        seal: Seal,
+        pack_bytes: u64,
+        budget_bytes: u64,
+        numbers: Arc<PackNumbers>,
+        packs: mpsc::Sender<FinishedPack>,
+    ) -> Self {
         let most_open = (budget_bytes / (pack_bytes + LAST_FRAME_BYTES)).min(MOST_OPEN);
         assert!(most_open > 0, "a pack of {pack_bytes} bytes does not fit into a budget of {budget_bytes}");
         Self {
@@ -61,7 +99,8 @@ impl Pool {
             most_open: most_open as usize,
             budget: Arc::new(Budget { limit_bytes: budget_bytes, ..Budget::default() }),
             packs,
-            state: Mutex::new(State { free: Vec::new(), open: 0, next_number: first_number }),
+            numbers,
+            state: Mutex::new(State { free: Vec::new(), open: 0 }),
             changed: Condvar::new(),
         }
     }
@@ -96,6 +135,21 @@ impl Pool {
         }
     }
 
+    /// Hands over empty packs for the numbers that an interrupted run left out. After everything else.
+    ///
+    /// # Errors
+    /// As [`Pool::append`].
+    pub fn fill_holes(&self) -> Result<()> {
+        while let Some(number) = self.numbers.take_hole() {
+            let builder = PackBuilder::new(&self.seal, 0);
+            let builder = builder.map_err(|error| Error::failed("cannot start a pack").caused_by(error))?;
+            let reserved = self.budget.reserve(0, || self.packs.is_closed())?;
+            self.state().open += 1;
+            Taken { pool: self, pack: Some(OpenPack { number, builder, reserved }) }.finish()?;
+        }
+        Ok(())
+    }
+
     /// Takes a free pack, opens one, or waits for one.
     fn take(&self, reserved: Reserved) -> Result<Taken<'_>> {
         let mut state = self.state();
@@ -115,8 +169,7 @@ impl Pool {
         let capacity_bytes = usize::try_from(self.pack_bytes + LAST_FRAME_BYTES).unwrap_or(usize::MAX);
         let builder = PackBuilder::new(&self.seal, capacity_bytes);
         let builder = builder.map_err(|error| Error::failed("cannot start a pack").caused_by(error))?;
-        let number = state.next_number;
-        state.next_number += 1;
+        let number = self.numbers.take();
         state.open += 1;
         Ok(Taken { pool: self, pack: Some(OpenPack { number, builder, reserved }) })
     }

@@ -14,12 +14,13 @@ use tokio::sync::mpsc;
 
 use super::assemble::{Assembled, assemble};
 use super::base::{self, Chosen, Moment, OpenBase};
+use super::begin::begin;
 use super::collect::base_line;
 use super::copy::{Base, Copied, copy};
 use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
 use super::plan::{self, Decision, Wish};
-use super::pool::{BUDGET_BYTES, Pool};
+use super::pool::{BUDGET_BYTES, PackNumbers, Pool};
 use super::prepare::{Server, prepare};
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
@@ -29,12 +30,13 @@ use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, Segment
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing, accounts, archive};
-use crate::repo::backup::{self, Begin};
+use crate::repo::backup;
 use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::commit::{self, BackupSummary, CommitEntry, CommitLog};
 use crate::repo::host_state::{RememberedHead, Scratch};
 use crate::repo::manifest::{Header, PostgresFacts};
 use crate::repo::pack::PackLine;
+use crate::repo::resume::ResumeDir;
 use crate::repo::{Role, layout, signed};
 use crate::source::Entry;
 use crate::source::postgres::connect::Session;
@@ -89,6 +91,9 @@ struct Run<'a> {
     progress: Arc<dyn Progress>,
     cancel: Cancel,
     id: BackupId,
+    seal: Seal,
+    numbers: Arc<PackNumbers>,
+    resume: ResumeDir,
     decision: Decision,
     incarnation: Incarnation,
     info: ServerInfo,
@@ -138,13 +143,18 @@ pub async fn run(
     };
     let Chosen { decision, base, notes } = base::choose(scope, options.wish, options.audit, &moment).await?;
     warnings.extend(notes);
+    let begun = begin(scope, writing, &decision, options.audit, &moment).await?;
+    warnings.extend(begun.note);
     let run = Run {
         scope,
         writing,
         options,
         progress,
         cancel,
-        id: BackupId::fresh(host_time, decision.backup_type),
+        id: begun.id,
+        seal: begun.seal,
+        numbers: Arc::new(begun.numbers),
+        resume: begun.resume,
         decision,
         incarnation,
         info,
@@ -155,7 +165,7 @@ pub async fn run(
         pack_bytes: pack_bytes(options, 0),
         warnings,
     };
-    run.take(running, primary, &control, facts, base).await
+    run.take(running, primary, &control, facts, (begun.packs, begun.earlier), base).await
 }
 
 /// A restore needs the history of the backup's timeline, which the server archived when the timeline began: perhaps
@@ -212,9 +222,9 @@ impl Run<'_> {
         primary: Option<Session>,
         control: &ControlFile,
         facts: PostgresFacts,
+        (mut packs, earlier): (Vec<PackLine>, Option<Base>),
         base: Option<OpenBase>,
     ) -> Result<BackupReport> {
-        let seal = self.begin().await?;
         let started = running.started().clone();
         let mut options = WalkOptions::new(self.info.major, control);
         options.stats_temp_directory = self.info.stats_temp_directory.clone();
@@ -226,7 +236,8 @@ impl Run<'_> {
             Some(OpenBase { summary, owners, copied }) => (owners, Some(summary.start_lsn), Some(copied)),
             None => (Vec::new(), None, None),
         };
-        let (copied, mut packs) = self.copy_and_store(walk, base, &seal).await?;
+        let (copied, new_packs) = self.copy_and_store(walk, earlier.into_iter().chain(base).collect()).await?;
+        packs.extend(new_packs);
         killpoint::reach("backup.copied");
         self.judge_detection(&copied)?;
 
@@ -239,7 +250,7 @@ impl Run<'_> {
             primary.switch_wal().await?;
         }
         let late = late_entries(control, &stopped, &self.info)?;
-        let (late, late_packs) = self.store_late(late, &seal, packs.len()).await?;
+        let (late, late_packs) = self.store_late(late).await?;
         packs.extend(late_packs);
         let packs = ordered(packs)?;
 
@@ -254,34 +265,19 @@ impl Run<'_> {
         }
         let header = self.header(facts, &copied, owners);
         let owners = header.owners.clone();
-        let assembled = self.assemble(header, late, &seal).await?;
+        let assembled = self.assemble(header, copied.collected.entries, late).await?;
         self.judge_pages(&assembled)?;
         self.progress.phase("committing", None);
-        let packs_sha256 = self.store_lists(&packs, &assembled, &seal).await?;
+        let packs_sha256 = self.store_lists(&packs, &assembled).await?;
         let summary = self.summary(&started, &stopped, &assembled, &packs, packs_sha256);
         self.commit(summary, &assembled, owners).await
     }
 
-    async fn begin(&self) -> Result<Seal> {
-        let begin = Begin {
-            id: self.id.clone(),
-            base: self.decision.base.as_ref().map(|base| base.id.clone()),
-            host: host_name(),
-            process: std::process::id(),
-            lease_token: 0,
-            started: Timestamp::now(),
-        };
-        backup::begin(&self.scope.repository, &self.scope.source, &self.writing.signer, &begin).await?;
-        killpoint::reach("backup.begun");
-        backup::store_key(&self.scope.repository, &self.scope.source, &self.id, self.writing.recipients.as_deref()).await
-    }
-
-    /// What the copying threads share; packs are numbered on from `stored_packs`.
-    fn shared(&self, seal: &Seal, checksums: bool, stored_packs: usize) -> (Shared, mpsc::Receiver<FinishedPack>) {
+    /// What the copying threads share.
+    fn shared(&self, checksums: bool) -> (Shared, mpsc::Receiver<FinishedPack>) {
         let (sender, receiver) = mpsc::channel(1);
-        let first_number = u32::try_from(stored_packs + 1).unwrap_or(u32::MAX);
         let shared = Shared {
-            pool: Pool::new(seal.clone(), self.pack_bytes, BUDGET_BYTES, first_number, sender),
+            pool: Pool::new(self.seal.clone(), self.pack_bytes, BUDGET_BYTES, Arc::clone(&self.numbers), sender),
             compression_level: self.writing.compression_level,
             checksums,
             progress: Arc::clone(&self.progress),
@@ -290,26 +286,16 @@ impl Run<'_> {
         (shared, receiver)
     }
 
-    /// Where the lines of all entries are spilled.
-    fn spill(&self) -> PathBuf {
-        self.scratch.path().join("lines.jsonl")
-    }
-
     /// Copies on dedicated threads while this task stores the finished packs.
-    async fn copy_and_store(&self, walk: Walk, base: Option<Base>, seal: &Seal) -> Result<(Copied, Vec<PackLine>)> {
-        let (shared, packs) = self.shared(seal, self.info.data_checksums, 0);
-        let (workers, spill) = (self.options.workers, self.spill());
-        let copying = tokio::task::spawn_blocking(move || copy(walk, base, &shared, workers, &spill));
-        store_while(self.scope, &self.id, seal.suffix(), copying, packs).await
+    async fn copy_and_store(&self, walk: Walk, bases: Vec<Base>) -> Result<(Copied, Vec<PackLine>)> {
+        let (shared, packs) = self.shared(self.info.data_checksums);
+        let (workers, spill) = (self.options.workers, self.resume.lines_path());
+        let copying = tokio::task::spawn_blocking(move || copy(walk, bases, &shared, workers, &spill));
+        store_while(self.scope, &self.id, self.seal.suffix(), copying, packs, &self.resume).await
     }
 
-    async fn store_late(
-        &self,
-        late: Vec<(Entry, Vec<u8>)>,
-        seal: &Seal,
-        stored_packs: usize,
-    ) -> Result<(Vec<BaseLine>, Vec<PackLine>)> {
-        let (shared, packs) = self.shared(seal, false, stored_packs);
+    async fn store_late(&self, late: Vec<(Entry, Vec<u8>)>) -> Result<(Vec<BaseLine>, Vec<PackLine>)> {
+        let (shared, packs) = self.shared(false);
         let work = tokio::task::spawn_blocking(move || {
             let mut worker = Worker::new(&shared)?;
             let mut lines = Vec::new();
@@ -317,9 +303,10 @@ impl Run<'_> {
                 lines.push(base_line(&entry, Stored::of_frames(worker.content(&content)?), None));
             }
             shared.pool.finish()?;
+            shared.pool.fill_holes()?;
             Ok(lines)
         });
-        store_while(self.scope, &self.id, seal.suffix(), work, packs).await
+        store_while(self.scope, &self.id, self.seal.suffix(), work, packs, &self.resume).await
     }
 
     /// Waits for the log from the start, or from that of the base: without it nobody knows what changed in between.
@@ -350,10 +337,10 @@ impl Run<'_> {
         }
     }
 
-    async fn assemble(&self, header: Header, late: Vec<BaseLine>, seal: &Seal) -> Result<Assembled> {
-        let (scratch, spill) = (self.scratch.path().to_owned(), self.spill());
-        let (seal, level) = (seal.clone(), self.writing.compression_level);
-        let assembling = tokio::task::spawn_blocking(move || assemble(&scratch, &header, &spill, late, &seal, level));
+    async fn assemble(&self, header: Header, entries: u64, late: Vec<BaseLine>) -> Result<Assembled> {
+        let (scratch, spill) = (self.scratch.path().to_owned(), self.resume.lines_path());
+        let (seal, level) = (self.seal.clone(), self.writing.compression_level);
+        let assembling = tokio::task::spawn_blocking(move || assemble(&scratch, &header, (&spill, entries), late, &seal, level));
         joined(assembling.await)
     }
 
@@ -397,13 +384,13 @@ impl Run<'_> {
     }
 
     /// Stores `packs.jsonl` and the manifest; returns the digest of the former.
-    async fn store_lists(&self, packs: &[PackLine], assembled: &Assembled, seal: &Seal) -> Result<Sha256Digest> {
+    async fn store_lists(&self, packs: &[PackLine], assembled: &Assembled) -> Result<Sha256Digest> {
         let text = backup::packs_text(packs);
         let sha256 = Sha256Digest::of(&text);
         let (source, id) = (&self.scope.source, &self.id);
         put_new(self.scope, &layout::packs_list(source, id), text.into()).await?;
         killpoint::reach("backup.packs-listed");
-        put_new(self.scope, &layout::manifest(source, id, seal.suffix()), Body::File(assembled.path.clone())).await?;
+        put_new(self.scope, &layout::manifest(source, id, self.seal.suffix()), Body::File(assembled.path.clone())).await?;
         killpoint::reach("backup.manifest-stored");
         Ok(sha256)
     }
@@ -452,6 +439,9 @@ impl Run<'_> {
         let entry = commit::append(repository, source, &self.writing.signer, &host_name(), &summary).await?;
         killpoint::reach("backup.committed");
         // The backup stands: what fails from here on is a warning.
+        if let Err(error) = self.resume.clear() {
+            self.warnings.push(format!("what an interrupted run would go on from is left: {}", error.summary()));
+        }
         match CommitLog::load(repository, source).await {
             Ok(log) => {
                 if let Some((number, sha256)) = log.head

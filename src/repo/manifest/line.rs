@@ -133,6 +133,25 @@ pub struct Stretch {
 }
 
 impl FileLine {
+    /// An entry without content, for tests that change what they are about.
+    #[cfg(test)]
+    pub(crate) fn bare(path: RelPath, kind: FileKind) -> Self {
+        Self {
+            path,
+            kind,
+            mode: 0o600,
+            uid: 26,
+            gid: 26,
+            modified: Timestamp::from_unix_micros(0).expect("1970"),
+            inode: 5,
+            size_bytes: 0,
+            frames: vec![],
+            patches: vec![],
+            states: vec![],
+            bad_blocks: vec![],
+        }
+    }
+
     /// The digest of what a restore makes of frame `index`.
     pub fn state(&self, index: usize) -> Option<FrameDigest> {
         let patched = self.states.binary_search_by_key(&index, |(at, _)| *at as usize);
@@ -286,20 +305,9 @@ mod tests {
     }
 
     fn line(frames: Vec<FrameRef>, patches: Vec<Patch>) -> FileLine {
-        FileLine {
-            path: RelPath::new("base/5/16384").unwrap(),
-            kind: FileKind::Pages,
-            mode: 0o600,
-            uid: 26,
-            gid: 26,
-            modified: Timestamp::from_unix_micros(0).unwrap(),
-            inode: 5,
-            size_bytes: frames.iter().map(|frame| u64::from(frame.raw_len)).sum(),
-            frames,
-            patches,
-            states: vec![],
-            bad_blocks: vec![],
-        }
+        let path = RelPath::new("base/5/16384").unwrap();
+        let size_bytes = frames.iter().map(|frame| u64::from(frame.raw_len)).sum();
+        FileLine { size_bytes, frames, patches, ..FileLine::bare(path, FileKind::Pages) }
     }
 
     /// Who holds each page, found page by page as the rule says, not stretch by stretch.

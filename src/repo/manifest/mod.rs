@@ -173,7 +173,6 @@ impl Footer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Timestamp;
     use crate::codec::FrameDigest;
     use crate::repo::pack::FrameRef;
 
@@ -194,20 +193,8 @@ mod tests {
 
     fn file(path: &str) -> FileLine {
         let frame = FrameRef { owner: 0, pack: 1, offset: 0, stored_len: 10, raw_len: 8192, digest: FrameDigest::of(b"") };
-        FileLine {
-            path: RelPath::new(path).unwrap(),
-            kind: FileKind::Pages,
-            mode: 0o600,
-            uid: 26,
-            gid: 26,
-            modified: Timestamp::from_unix_micros(0).unwrap(),
-            inode: 5,
-            size_bytes: 8192,
-            frames: vec![frame],
-            patches: vec![],
-            states: vec![],
-            bad_blocks: vec![],
-        }
+        let path = RelPath::new(path).unwrap();
+        FileLine { size_bytes: 8192, frames: vec![frame], ..FileLine::bare(path, FileKind::Pages) }
     }
 
     fn written(lines: &[FileLine]) -> Vec<u8> {

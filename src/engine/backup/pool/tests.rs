@@ -147,11 +147,20 @@ fn start(runtime: &Runtime, store: &Arc<GatedStore>, appended: &Arc<Appended>) -
         let scope = Scope::new(repository, "orders".parse().unwrap(), Path::new("/nowhere"));
         let id = BackupId::fresh(Timestamp::now(), BackupType::Full);
         let (sender, receiver) = mpsc::channel(1);
-        let pool = Pool::new(Seal::Plain, PACK_BYTES, BUDGET, 1, sender);
+        let pool = Pool::new(Seal::Plain, PACK_BYTES, BUDGET, Arc::new(PackNumbers::beside(std::iter::empty())), sender);
         let work = tokio::task::spawn_blocking(move || append_all(&pool, &store, &appended));
-        let ((), lines) = store_while(&scope, &id, "", work, receiver).await?;
+        let ((), lines) = store_while(&scope, &id, "", work, receiver, &scope.state.resume(&scope.source)).await?;
         ordered(lines)
     })
+}
+
+#[test]
+fn numbers_left_out_are_given_first_and_none_twice() {
+    let numbers = PackNumbers::beside([2, 3, 6].into_iter());
+    assert_eq!([numbers.take(), numbers.take()], [1, 4]);
+    assert_eq!(numbers.take_hole(), Some(5));
+    assert_eq!((numbers.take_hole(), numbers.take(), numbers.take()), (None, 7, 8));
+    assert_eq!(PackNumbers::beside(std::iter::empty()).take(), 1);
 }
 
 #[track_caller]
@@ -188,7 +197,7 @@ fn threads_that_wait_for_the_repository_end_when_it_fails() {
 #[test]
 fn threads_that_wait_for_a_pack_end_when_the_thread_that_has_it_fails() {
     let (sender, _receiver) = mpsc::channel(1);
-    let pool = Pool::new(Seal::Plain, PACK_BYTES, BUDGET, 1, sender);
+    let pool = Pool::new(Seal::Plain, PACK_BYTES, BUDGET, Arc::new(PackNumbers::beside(std::iter::empty())), sender);
     let take = || pool.take(pool.budget.reserve(1, || false).unwrap()).unwrap();
     let taken: Vec<_> = (0..MOST_OPEN).map(|_| take()).collect();
     let frame = Frame { stored: vec![7; 10], raw_len: 10, digest: FrameDigest::of(&[7; 10]) };

@@ -1,0 +1,60 @@
+//! A backup's place in the repository: a fresh one, or that of an interrupted run.
+
+use super::base::Moment;
+use super::copy::Base;
+use super::plan::Decision;
+use super::pool::PackNumbers;
+use super::resume;
+use super::run::host_name;
+use crate::base::{BackupId, Result, Timestamp, killpoint};
+use crate::codec::encrypt::Seal;
+use crate::engine::{Scope, Writing};
+use crate::repo::backup::{self, Begin};
+use crate::repo::pack::PackLine;
+use crate::repo::resume::ResumeDir;
+
+/// Where a backup is stored.
+pub(super) struct Begun {
+    pub id: BackupId,
+    pub seal: Seal,
+    pub numbers: PackNumbers,
+    /// Packs that an interrupted run stored.
+    pub packs: Vec<PackLine>,
+    /// What it stored in them, to compare with.
+    pub earlier: Option<Base>,
+    /// Where this run is remembered.
+    pub resume: ResumeDir,
+    /// What to tell of it.
+    pub note: Option<String>,
+}
+
+/// Goes on with an interrupted backup of the same kind, or begins one: `begin.json`, then its key.
+///
+/// # Errors
+/// When the repository does not answer or the host's state cannot be written.
+pub(super) async fn begin(
+    scope: &Scope,
+    writing: &Writing,
+    decision: &Decision,
+    audit: bool,
+    moment: &Moment<'_>,
+) -> Result<Begun> {
+    if let Some(resumed) = resume::look(scope, writing, decision, audit, moment).await? {
+        return Ok(resumed);
+    }
+    let id = BackupId::fresh(moment.host_time, decision.backup_type);
+    let begin = Begin {
+        id: id.clone(),
+        base: decision.base.as_ref().map(|base| base.id.clone()),
+        host: host_name(),
+        process: std::process::id(),
+        lease_token: 0,
+        started: Timestamp::now(),
+    };
+    backup::begin(&scope.repository, &scope.source, &writing.signer, &begin).await?;
+    killpoint::reach("backup.begun");
+    let seal = backup::store_key(&scope.repository, &scope.source, &id, writing.recipients.as_deref()).await?;
+    let resume = resume::remember(scope, writing, decision, moment, &id, &seal)?;
+    let numbers = PackNumbers::beside(std::iter::empty());
+    Ok(Begun { id, seal, numbers, packs: Vec::new(), earlier: None, resume, note: None })
+}
