@@ -244,14 +244,53 @@ fn gaps_and_unfinished_backups_are_told_and_no_damage() {
 }
 
 #[test]
-fn a_wrong_identity_is_an_error_and_no_damage() {
+fn keys_that_the_identities_at_hand_do_not_open_are_named_and_the_rest_is_verified() {
     let fixture = Fixture::with_backups();
     let other = Fixture::new();
     fs::copy(other.path("keys/identity.age"), fixture.path("keys/identity.age")).unwrap();
-    let output = fixture.run(DEEP);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("none of the identities at hand opens orders/backup/"), "{stderr}");
-    assert!(stderr.contains("hint: set [encryption] identity_file"), "{stderr}");
-    fixture.json("verify", 0);
+    let document = fixture.json(DEEP, 22);
+    let found = damage(&document);
+    let keys: Vec<&str> = found.iter().map(|(key, _)| key.as_str()).collect();
+    assert!(keys.len() == 3 && keys.iter().filter(|key| key.ends_with("/key-1.age")).count() == 2, "{found:?}");
+    assert!(keys.contains(&layout::log_key(&source(), &incarnation(), 1, 1).as_str()), "{found:?}");
+    let hint = "none of the identities at hand, and nor is any other key: set [encryption] identity_file";
+    assert!(found.iter().all(|(_, what)| what.contains(hint)), "{found:?}");
+    assert!(backups(&document).values().all(|intact| !intact), "a backup that cannot be opened is not shown to be intact");
+    let orders = &document["repositories"][0]["sources"][0];
+    assert_eq!(orders["logs"][0]["segments"], 4);
+    // What needs no key is found beside it.
+    let (_, pack) = objects(&fixture).into_iter().find(|(what, _)| *what == "pack").unwrap();
+    let mut content = fs::read(fixture.object(&pack)).unwrap();
+    *content.last_mut().unwrap() ^= 1;
+    fs::write(fixture.object(&pack), content).unwrap();
+    let found = damage(&fixture.json(DEEP, 22));
+    assert!(found.len() == 4 && found.iter().any(|(key, _)| *key == pack), "{found:?}");
+    assert_eq!(damage(&fixture.json("verify", 22)).len(), 1);
+}
+
+#[test]
+fn what_lies_beside_the_keys_is_no_key() {
+    let fixture = Fixture::with_backups();
+    let (_, backup_key) = objects(&fixture).into_iter().find(|(what, _)| *what == "wrapped key").unwrap();
+    let log_key = layout::log_key(&source(), &incarnation(), 1, 1);
+    let strangers = [
+        format!("{backup_key}.bak"),
+        backup_key.replace("key-1.age", "key-old.age"),
+        format!("{log_key}.bak"),
+        log_key.replace("00000001-1", "7-1"),
+    ];
+    for stranger in &strangers {
+        fs::write(fixture.object(stranger), "no key\n").unwrap();
+    }
+    for line in ["verify", DEEP] {
+        let document = fixture.json(line, 0);
+        let findings = document["repositories"][0]["sources"][0]["findings"].as_array().unwrap();
+        let told: Vec<&str> = findings.iter().map(|finding| finding["key"].as_str().unwrap()).collect();
+        assert!(strangers.iter().all(|stranger| told.contains(&stranger.as_str())), "{line}: {told:?}");
+    }
+    // The next stretch has the next number.
+    fs::remove_dir_all(fixture.path("state")).unwrap();
+    fixture.push_segments(7..=7);
+    assert!(fixture.object(&layout::log_key(&source(), &incarnation(), 2, 1)).exists());
+    fixture.json(DEEP, 0);
 }

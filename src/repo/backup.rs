@@ -96,6 +96,9 @@ pub async fn opener(
     let (mut unwrapped, mut refused) = (Vec::new(), None);
     // The latest wrapping first: it is the one for the recipients of today.
     for object in list_all(repository.store(), &layout::backup_keys(source, id), None).await?.into_iter().rev() {
+        if layout::backup_key_wrapping(source, id, &object.key).is_none() {
+            continue;
+        }
         let wrapped = repository.store().get(&object.key).await?;
         match DataKey::unwrap(&wrapped, identities) {
             Ok(key) => unwrapped.push(key.identity().clone()),

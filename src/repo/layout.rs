@@ -61,6 +61,12 @@ pub fn backup_key(source: &SourceName, id: &BackupId, wrapping: u32) -> String {
     format!("{}{wrapping}.age", backup_keys(source, id))
 }
 
+/// The number of the wrapping of a backup's own identity that `key` is; `None` when it is something else.
+pub fn backup_key_wrapping(source: &SourceName, id: &BackupId, key: &str) -> Option<u32> {
+    let wrapping = key.strip_prefix(&backup_keys(source, id))?.strip_suffix(".age")?.parse().ok()?;
+    (wrapping > 0 && key == backup_key(source, id, wrapping)).then_some(wrapping)
+}
+
 /// Pack `number`, counted from 1; `suffix` is `.age` or empty.
 pub fn pack(source: &SourceName, id: &BackupId, number: u32, suffix: &str) -> String {
     format!("{}pack-{number:08}.zst{suffix}", backup(source, id))
@@ -101,6 +107,16 @@ pub fn log_key(source: &SourceName, incarnation: &Incarnation, stretch: u32, wra
     format!("{}{stretch:08}-{wrapping}.age", log_keys(source, incarnation))
 }
 
+/// The numbers of stretch and wrapping of the log key that `key` is; `None` when it is something else.
+pub fn log_key_numbers(source: &SourceName, incarnation: &Incarnation, key: &str) -> Option<(u32, u32)> {
+    const LAST_STRETCH: u32 = 99_999_999;
+    let name = key.strip_prefix(&log_keys(source, incarnation))?.strip_suffix(".age")?;
+    let (stretch, wrapping) = name.split_once('-')?;
+    let (stretch, wrapping) = (stretch.parse().ok()?, wrapping.parse().ok()?);
+    let is_ours = (1..=LAST_STRETCH).contains(&stretch) && wrapping > 0;
+    (is_ours && key == log_key(source, incarnation, stretch, wrapping)).then_some((stretch, wrapping))
+}
+
 /// Prefix of the signed digests of a log.
 pub fn log_indexes(source: &SourceName, incarnation: &Incarnation) -> String {
     format!("{}index/", log(source, incarnation))
@@ -109,4 +125,42 @@ pub fn log_indexes(source: &SourceName, incarnation: &Incarnation) -> String {
 /// Prefix of the operators' resolutions of split brains.
 pub fn log_resolutions(source: &SourceName, incarnation: &Incarnation) -> String {
     format!("{}resolution/", log(source, incarnation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_keys_of_the_documented_names_are_keys() {
+        let source: SourceName = "orders".parse().unwrap();
+        let id: BackupId = "20261120T214002Z-full-k3fq".parse().unwrap();
+        let incarnation: Incarnation = "pg15-7312345678901234567".parse().unwrap();
+        for wrapping in [1, 2, 10, u32::MAX] {
+            assert_eq!(backup_key_wrapping(&source, &id, &backup_key(&source, &id, wrapping)), Some(wrapping));
+            for stretch in [1, 12, 99_999_999] {
+                let key = log_key(&source, &incarnation, stretch, wrapping);
+                assert_eq!(log_key_numbers(&source, &incarnation, &key), Some((stretch, wrapping)));
+            }
+        }
+        for name in ["1", "0.age", "01.age", "+1.age", "1.age.bak", "x.age", "1/2.age", "4294967296.age", ".age", ""] {
+            assert_eq!(backup_key_wrapping(&source, &id, &format!("{}{name}", backup_keys(&source, &id))), None, "{name}");
+        }
+        let strange = [
+            "1-1.age",
+            "00000001-1",
+            "00000000-1.age",
+            "00000001-0.age",
+            "00000001-01.age",
+            "00000001.age",
+            "00000001-1.age~",
+            "+0000001-1.age",
+            "100000000-1.age",
+            "00000001-1/1.age",
+        ];
+        for name in strange {
+            let key = format!("{}{name}", log_keys(&source, &incarnation));
+            assert_eq!(log_key_numbers(&source, &incarnation, &key), None, "{name}");
+        }
+    }
 }

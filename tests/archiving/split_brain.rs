@@ -11,7 +11,7 @@ use crate::push::{digest, push, variant};
 use crate::support::dirs::{Dir, copy_tree};
 use crate::support::lifeboat::Host;
 use crate::support::listing::{backups, log_objects, split_brains};
-use crate::support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
+use crate::support::postgres::{Options, RECOVERY_TIMEOUT};
 use crate::support::process::Output;
 use crate::support::scenario::{SOURCE, Scenario};
 
@@ -24,14 +24,19 @@ struct Round {
     theirs: PathBuf,
 }
 
-#[test]
-fn two_servers_with_one_log_never_go_unnoticed_and_the_operator_decides() {
-    let Some(installation) = Installation::require(15) else { return };
-    let scenario = Scenario::start(&installation, &Options { wal_segment_mib: 1, ..Options::default() });
+/// A backed-up cluster that does not archive on its own, and a second host that pushes under the same name.
+fn two_servers() -> Option<(Scenario, Host)> {
+    let scenario = Scenario::on(15, &Options { wal_segment_mib: 1, ..Options::default() })?;
     scenario.cluster.sql().execute("CREATE TABLE rows (n int)");
     scenario.full_backup();
     scenario.cluster.configure(["archive_command = 'false'"]);
     let other = scenario.protected.twin();
+    Some((scenario, other))
+}
+
+#[test]
+fn two_servers_with_one_log_never_go_unnoticed_and_the_operator_decides() {
+    let Some((scenario, other)) = two_servers() else { return };
     let rounds: Vec<Round> = (0..ROUNDS).map(|number| round(&scenario, &other, number)).collect();
     let outcomes: Vec<(Output, Output)> = rounds.iter().map(|round| race(&scenario.protected, &other, round)).collect();
     assert_noticed(&scenario, &rounds, &outcomes);
@@ -150,12 +155,7 @@ fn resolve(scenario: &Scenario, round: &Round) {
 
 #[test]
 fn postgresqls_own_retries_do_not_hide_a_split_brain() {
-    let Some(installation) = Installation::require(15) else { return };
-    let scenario = Scenario::start(&installation, &Options { wal_segment_mib: 1, ..Options::default() });
-    scenario.cluster.sql().execute("CREATE TABLE rows (n int)");
-    scenario.full_backup();
-    scenario.cluster.configure(["archive_command = 'false'"]);
-    let other = scenario.protected.twin();
+    let Some((scenario, other)) = two_servers() else { return };
     let round = round(&scenario, &other, 0);
     // The other server was quicker.
     push(&other, &round.theirs).success();

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use super::scenario;
 use super::support::dirs;
+use super::support::majors::on_majors;
 use super::support::postgres::Stop;
-use super::{on_majors, scenario};
 
 on_majors! {
     configuration_elsewhere_is_kept: pg15 15;

@@ -10,27 +10,12 @@ mod tablespaces;
 mod upheaval;
 
 use support::lifeboat::Host;
-use support::postgres::{Installation, Options};
+use support::postgres::Options;
 use support::scenario::{SOURCE, Scenario};
-
-/// One test function for each of a few majors.
-macro_rules! on_majors {
-    ($($test:ident: $($name:ident $major:literal),+;)+) => { $(
-        mod $test {
-            $( #[test] fn $name() { super::$test($major) } )+
-        }
-    )+ };
-}
-pub(crate) use on_majors;
 
 /// A running scenario of `major` with small segments; `None`, said aloud, when that major is missing.
 pub fn scenario(major: u32) -> Option<Scenario> {
-    scenario_with(major, &Options { wal_segment_mib: 1, ..Options::default() })
-}
-
-/// A running scenario of `major`; `None`, said aloud, when that major is missing.
-pub fn scenario_with(major: u32, options: &Options) -> Option<Scenario> {
-    Installation::require(major).map(|installation| Scenario::start(&installation, options))
+    Scenario::on(major, &Options { wal_segment_mib: 1, ..Options::default() })
 }
 
 /// How many backups `list` shows.

@@ -3,9 +3,10 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
+use super::support::majors::on_majors;
 use super::support::postgres::Stop;
 use super::support::scenario::{SOURCE, Scenario};
-use super::{backups, on_majors, scenario};
+use super::{backups, scenario};
 
 on_majors! {
     bad_pages_are_reported_or_refused: pg15 15, pg17 17;

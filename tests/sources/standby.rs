@@ -7,29 +7,14 @@ use lifeboat::base::Timestamp;
 
 use super::support::amcheck;
 use super::support::ledger::{Ledger, LoadOptions};
-use super::support::postgres::{Cluster, RECOVERY_TIMEOUT};
-use super::support::scenario::{SOURCE, Scenario};
-use super::support::{process, random};
-use super::{backups, on_majors, scenario};
+use super::support::majors::on_majors;
+use super::support::postgres::RECOVERY_TIMEOUT;
+use super::support::random;
+use super::support::scenario::SOURCE;
+use super::{backups, scenario};
 
 on_majors! {
     a_backup_from_a_standby_is_as_good: pg13 13, pg15 15;
-}
-
-/// A streaming standby made from the newest backup.
-fn standby_of(scenario: &Scenario) -> Cluster {
-    let data = scenario.restore("standby", &["--clone", "--to-immediate"]);
-    fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("a restored cluster recovers");
-    let mut standby = Cluster::open(&scenario.cluster.installation, &data)
-        .with_override(format!("primary_conninfo={}", scenario.cluster.conninfo()))
-        .with_override("recovery_target=")
-        .with_override("recovery_target_timeline=latest")
-        .with_override("archive_mode=on");
-    standby.start();
-    process::wait_until("streaming", RECOVERY_TIMEOUT, || {
-        scenario.cluster.sql().number("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1
-    });
-    standby
 }
 
 fn a_backup_from_a_standby_is_as_good(major: u32) {
@@ -37,7 +22,7 @@ fn a_backup_from_a_standby_is_as_good(major: u32) {
     let seed = random::seed("standby backup");
     let mut ledger = Ledger::create(&scenario.cluster, seed);
     scenario.full_backup();
-    let standby = standby_of(&scenario);
+    let standby = scenario.standby(&["--clone"], &["archive_mode=on"]);
     let text = fs::read_to_string(&scenario.protected.config).expect("own file");
     let quoted = |conninfo: &str| toml::Value::String(conninfo.to_owned()).to_string();
     let of_primary = format!("conninfo = {}", quoted(&scenario.cluster.conninfo()));

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::scenario;
 use super::support::amcheck;
 use super::support::dirs;
+use super::support::majors::on_majors;
 use super::support::postgres::Stop;
 use super::support::scenario::{SOURCE, Scenario};
-use super::{on_majors, scenario};
 
 on_majors! {
     tablespaces_are_restored_elsewhere: pg13 13, pg15 15;

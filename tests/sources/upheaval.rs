@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use super::support::amcheck;
 use super::support::ledger::{Ledger, LoadOptions};
+use super::support::majors::on_majors;
 use super::support::postgres::{Options, RECOVERY_TIMEOUT};
 use super::support::random;
+use super::support::scenario::Scenario;
 use super::support::sql::{Sql, SqlError};
-use super::{on_majors, scenario_with};
 
 on_majors! {
     files_may_grow_shrink_and_vanish: pg15 15, pg18 18;
@@ -28,7 +29,7 @@ const UPHEAVALS: [&str; 4] = [
 ];
 
 fn files_may_grow_shrink_and_vanish(major: u32) {
-    let Some(scenario) = scenario_with(major, &Options::default()) else { return };
+    let Some(scenario) = Scenario::on(major, &Options::default()) else { return };
     let seed = random::seed("upheaval");
     scenario.cluster.sql().execute(
         "CREATE TABLE truncated (n int, t text); CREATE TABLE shrinking (n int, t text);

@@ -9,6 +9,7 @@ pub mod dirs;
 pub mod ledger;
 pub mod lifeboat;
 pub mod listing;
+pub mod majors;
 pub mod oracle;
 pub mod pgoutput;
 pub mod postgres;

@@ -51,6 +51,29 @@ impl Scenario {
         Self { cluster, protected, rescue, repository, restored: Dir::new(), identity, operator_key: keys.join("operator.key") }
     }
 
+    /// [`Scenario::start`] on `major`; `None`, said aloud, when that major is missing.
+    #[track_caller]
+    pub fn on(major: u32, options: &Options) -> Option<Self> {
+        Installation::require(major).map(|installation| Self::start(&installation, options))
+    }
+
+    /// A streaming standby made from the newest backup, and running. `arguments` of the restore say whether the log's
+    /// archive lies behind it; `overrides` are settings of its own.
+    #[track_caller]
+    pub fn standby(&self, arguments: &[&str], overrides: &[&str]) -> Cluster {
+        let data = self.restore("standby", &[&["--to-immediate"], arguments].concat());
+        std::fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("a restored cluster recovers");
+        let primary = format!("primary_conninfo={}", self.cluster.conninfo());
+        let fixed = [primary.as_str(), "recovery_target=", "recovery_target_timeline=latest"];
+        let standby = Cluster::open(&self.cluster.installation, &data);
+        let mut standby = fixed.iter().chain(overrides).fold(standby, |standby, setting| standby.with_override(*setting));
+        standby.start();
+        super::process::wait_until("streaming", super::postgres::RECOVERY_TIMEOUT, || {
+            self.cluster.sql().number("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1
+        });
+        standby
+    }
+
     /// Adds sections to the configuration of both hosts.
     pub fn add_sections(&self, sections: &str) {
         self.protected.append_configuration(sections);

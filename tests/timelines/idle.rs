@@ -5,9 +5,10 @@ use std::time::Duration;
 use lifeboat::base::Timestamp;
 
 use super::support::ledger::Ledger;
+use super::support::majors::on_majors;
 use super::support::process;
 use super::support::random;
-use super::{archive, assert_says, on_majors, plan, refused, scenario};
+use super::{archive, assert_says, plan, refused, scenario};
 
 on_majors! {
     idle_moments_come_back: pg14 14, pg15 15;

@@ -16,19 +16,9 @@ use lifeboat::base::{Lsn, Timestamp};
 use serde_json::Value;
 
 use support::ledger::{Ledger, LoadOptions};
-use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT};
+use support::postgres::{Cluster, Options, RECOVERY_TIMEOUT};
 use support::process;
 use support::scenario::{SOURCE, Scenario};
-
-/// One test function for each of a few majors.
-macro_rules! on_majors {
-    ($($test:ident: $($name:ident $major:literal),+;)+) => { $(
-        mod $test {
-            $( #[test] fn $name() { super::$test($major) } )+
-        }
-    )+ };
-}
-pub(crate) use on_majors;
 
 /// A backup as `list` shows it.
 #[derive(Clone, Debug)]
@@ -47,8 +37,7 @@ pub struct Backup {
 
 /// A running scenario of `major`; `None`, said aloud, when that major is missing.
 pub fn scenario(major: u32, wal_segment_mib: u32) -> Option<Scenario> {
-    let installation = Installation::require(major)?;
-    Some(Scenario::start(&installation, &Options { wal_segment_mib, ..Options::default() }))
+    Scenario::on(major, &Options { wal_segment_mib, ..Options::default() })
 }
 
 /// Every backup, oldest first.

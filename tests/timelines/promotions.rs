@@ -6,13 +6,13 @@ use lifeboat::base::Timestamp;
 
 use super::support::amcheck;
 use super::support::ledger::Ledger;
+use super::support::majors::on_majors;
 use super::support::oracle::Oracle;
 use super::support::postgres::{Cluster, Stop};
 use super::support::random;
 use super::support::scenario::Scenario;
 use super::{
-    archive, assert_says, backups, load_and_archive, on_majors, plan, protect_instead, refused, scenario, time, timeline_of,
-    wait_for_object,
+    archive, assert_says, backups, load_and_archive, plan, protect_instead, refused, scenario, time, timeline_of, wait_for_object,
 };
 
 on_majors! {

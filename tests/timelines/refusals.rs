@@ -8,10 +8,11 @@ use std::time::Duration;
 use lifeboat::base::Timestamp;
 
 use super::support::ledger::Ledger;
+use super::support::majors::on_majors;
 use super::support::oracle::Oracle;
 use super::support::random;
 use super::support::scenario::Scenario;
-use super::{Backup, archive, assert_says, backups, objects, on_majors, plan, refused, scenario};
+use super::{Backup, archive, assert_says, backups, objects, plan, refused, scenario};
 
 on_majors! {
     unreachable_targets_are_refused: pg13 13, pg15 15;

@@ -1,16 +1,15 @@
 //! A failover as it really happens: a streaming standby takes over from a primary that was killed.
 
-use std::fs;
 use std::time::Duration;
 
 use lifeboat::base::Timestamp;
 
 use super::support::amcheck;
 use super::support::ledger::Ledger;
-use super::support::postgres::{Cluster, RECOVERY_TIMEOUT};
-use super::support::scenario::Scenario;
+use super::support::majors::on_majors;
+use super::support::postgres::RECOVERY_TIMEOUT;
 use super::support::{process, random};
-use super::{load_and_archive, objects, on_majors, plan, protect_instead, scenario, timeline_of, wait_for_object};
+use super::{load_and_archive, objects, plan, protect_instead, scenario, timeline_of, wait_for_object};
 
 on_majors! {
     a_promoted_standby_goes_on: pg15 15, pg16 16;
@@ -22,7 +21,7 @@ fn a_promoted_standby_goes_on(major: u32) {
     let mut ledger = Ledger::create(&scenario.cluster, seed);
     scenario.full_backup();
     let began = Timestamp::now();
-    let mut standby = standby_of(&scenario);
+    let mut standby = scenario.standby(&[], &["hot_standby=on"]);
     load_and_archive(&scenario.cluster, &mut ledger, Duration::from_millis(1500));
     // The last stretch is not archived: only the standby has it.
     ledger.run(Duration::from_millis(700));
@@ -63,20 +62,4 @@ fn a_promoted_standby_goes_on(major: u32) {
         oracle.assert_at(&mut restored.sql(), *moment);
         amcheck::assert_clean(&restored);
     }
-}
-
-/// A streaming standby made from the newest backup, with the log's archive behind it.
-fn standby_of(scenario: &Scenario) -> Cluster {
-    let data = scenario.restore("standby", &["--to-immediate"]);
-    fs::rename(data.join("recovery.signal"), data.join("standby.signal")).expect("a restored cluster recovers");
-    let mut standby = Cluster::open(&scenario.cluster.installation, &data)
-        .with_override(format!("primary_conninfo={}", scenario.cluster.conninfo()))
-        .with_override("recovery_target=")
-        .with_override("recovery_target_timeline=latest")
-        .with_override("hot_standby=on");
-    standby.start();
-    process::wait_until("streaming", RECOVERY_TIMEOUT, || {
-        scenario.cluster.sql().number("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1
-    });
-    standby
 }

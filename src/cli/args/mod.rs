@@ -40,7 +40,7 @@ in it count from the file. All it may say:
   [backup]
   # workers = 4                      # default: one a core, at most 4
   # compression_level = 3            # 1 to 19
-  # pack_size_mib = 32               # 1 to 64; default: by the size of the source
+  # pack_size_mib = 32               # 1 to 64; default: by the source's size
 
   # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
   # for root, ~/.local/state/lifeboat for others

@@ -1,7 +1,7 @@
 //! Wrapped keys: there and of the right form, and in a deep run unwrapped.
 //!
-//! All keys are tried before anything else, so that a wrong identity is told at once. An altered wrapping looks to an
-//! identity like one for somebody else; so when the identities at hand open other keys but not this one, it is damage.
+//! An altered wrapping looks to an identity like one for somebody else: which it is, nobody can tell. So a key that none
+//! of the identities at hand opens is a finding, also when they open no other; what needs no key is looked at all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use super::run::Run;
 use crate::base::{BackupId, Incarnation, Result};
 use crate::codec::CodecError;
 use crate::codec::encrypt::{DataKey, Identity, Opener};
-use crate::repo::{BackupSummary, decode_error, layout};
+use crate::repo::{BackupSummary, layout};
 use crate::store::list_all;
 
 /// What opens the data of a source.
@@ -35,13 +35,16 @@ impl Run<'_> {
     /// Looks at every wrapped key of the source.
     ///
     /// # Errors
-    /// Failed when there are keys and the identities at hand open none of them.
+    /// When the repository does not answer; what is wrong with a key is reported.
     pub(super) async fn keys(&mut self, backups: &[BackupSummary], incarnations: &[Incarnation]) -> Result<Openers> {
         let mut openers = Openers::default();
         let mut tried = Tried::default();
         for backup in backups {
             let opener = if backup.encrypted {
-                let keys = self.try_keys(&layout::backup_keys(self.source(), &backup.id), Some(&backup.id), &mut tried).await?;
+                let listed = list_all(self.store(), &layout::backup_keys(self.source(), &backup.id), None).await?;
+                let named = |key: &String| layout::backup_key_wrapping(self.source(), &backup.id, key).is_some();
+                let objects = listed.into_iter().map(|object| object.key).filter(named).collect();
+                let keys = self.try_keys(objects, Some(&backup.id), &mut tried).await?;
                 if keys.is_none() {
                     let key = layout::backup_key(self.source(), &backup.id, 1);
                     self.find(Finding::damage(key, "is missing").affecting(Some(&backup.id)));
@@ -53,42 +56,52 @@ impl Run<'_> {
             openers.backups.extend(opener.map(|opener| (backup.id.clone(), opener)));
         }
         for incarnation in incarnations {
-            let prefix = layout::log_keys(self.source(), incarnation);
-            let keys = self.try_keys(&prefix, None, &mut tried).await?.unwrap_or_default();
+            let (mut objects, mut numbers) = (Vec::new(), BTreeSet::new());
+            for object in list_all(self.store(), &layout::log_keys(self.source(), incarnation), None).await? {
+                match layout::log_key_numbers(self.source(), incarnation, &object.key) {
+                    Some((stretch, _)) => {
+                        numbers.insert(stretch);
+                        objects.push(object.key);
+                    }
+                    None => self.find(Finding::notice(object.key, "has no name that lifeboat gives")),
+                }
+            }
+            let keys = self.try_keys(objects, None, &mut tried).await?.unwrap_or_default();
             openers.logs.insert(incarnation.clone(), Opener::Age(keys));
-            let objects = list_all(self.store(), &prefix, None).await?;
-            let number = |key: &str| key[prefix.len()..].split_once('-')?.0.parse().ok();
-            let numbers = objects.iter().filter_map(|object| number(&object.key)).collect();
             openers.stretches.insert(incarnation.clone(), numbers);
         }
-        self.settle(tried)?;
+        self.settle(tried);
         Ok(openers)
     }
 
-    /// Checks all wrappings below `prefix`, and unwraps them when there are identities; `None` when there is none.
-    async fn try_keys(&mut self, prefix: &str, backup: Option<&BackupId>, tried: &mut Tried) -> Result<Option<Vec<Identity>>> {
-        let objects = list_all(self.store(), prefix, None).await?;
+    /// Checks the wrappings `objects`, and unwraps them when there are identities; `None` when there is no wrapping.
+    async fn try_keys(
+        &mut self,
+        objects: Vec<String>,
+        backup: Option<&BackupId>,
+        tried: &mut Tried,
+    ) -> Result<Option<Vec<Identity>>> {
         if objects.is_empty() {
             return Ok(None);
         }
         let (mut keys, mut refused) = (Vec::new(), Vec::new());
-        for object in objects {
+        for key in objects {
             self.cancel.check()?;
-            let wrapped = self.store().get(&object.key).await?;
+            let wrapped = self.store().get(&key).await?;
             self.count(wrapped.len() as u64);
             if let Err(error) = DataKey::check_form(&wrapped) {
-                self.find(Finding::damage(object.key, format!("is no wrapped key: {error}")).affecting(backup));
+                self.find(Finding::damage(key, format!("is no wrapped key: {error}")).affecting(backup));
                 continue;
             }
             let Some(identities) = &self.identities else { continue };
             match DataKey::unwrap(&wrapped, identities) {
-                Ok(key) => {
+                Ok(unwrapped) => {
                     tried.opened += 1;
-                    keys.push(key.identity().clone());
+                    keys.push(unwrapped.identity().clone());
                 }
-                Err(CodecError::NoMatchingIdentity) => refused.push((object.key, backup.cloned())),
+                Err(CodecError::NoMatchingIdentity) => refused.push((key, backup.cloned())),
                 Err(error) => {
-                    self.find(Finding::damage(object.key, format!("cannot be unwrapped: {error}")).affecting(backup));
+                    self.find(Finding::damage(key, format!("cannot be unwrapped: {error}")).affecting(backup));
                 }
             }
         }
@@ -100,17 +113,16 @@ impl Run<'_> {
         Ok(Some(keys))
     }
 
-    fn settle(&mut self, tried: Tried) -> Result<()> {
-        if tried.opened == 0
-            && let Some((key, _)) = tried.refused.first()
-        {
-            return Err(decode_error(key, CodecError::NoMatchingIdentity));
-        }
+    fn settle(&mut self, tried: Tried) {
+        let what = match tried.opened {
+            0 => {
+                "is opened by none of the identities at hand, and nor is any other key: set [encryption] identity_file to the \
+                 age identity that belongs to one of the recipients; if this is it, the keys were altered"
+            }
+            _ => "is opened by none of the identities at hand, which open others: it was altered, or wrapped to somebody else",
+        };
         for (key, backup) in tried.refused {
-            let what =
-                "is opened by none of the identities at hand, which open others: it was altered, or wrapped to somebody else";
             self.find(Finding::damage(key, what).affecting(backup.as_ref()));
         }
-        Ok(())
     }
 }

@@ -55,8 +55,8 @@ pub async fn sources(repository: &Repository) -> Result<(Vec<SourceName>, Vec<Fi
 /// Verifies one source. With `identities` it is a deep run.
 ///
 /// # Errors
-/// When the repository does not answer, the identities cannot be read or open nothing, or on the wish to stop. Damage
-/// is in the report.
+/// When the repository does not answer, the identities cannot be read, or on the wish to stop. Damage is in the report,
+/// and so is every key that the identities do not open.
 pub async fn run(
     scope: &Scope,
     identities: Option<&dyn IdentitySource>,
@@ -205,9 +205,8 @@ impl Run<'_> {
             layout::packs_list(&source, id),
             plan::manifest_check(&source, summary).key,
         ]);
-        let keys = layout::backup_keys(&source, id);
         for object in list_all(self.store(), &layout::backup(&source, id), None).await? {
-            if !expected.contains(&object.key) && !object.key.starts_with(&keys) {
+            if !expected.contains(&object.key) && layout::backup_key_wrapping(&source, id, &object.key).is_none() {
                 self.find(Finding::notice(object.key, "is not part of the backup"));
             }
         }

@@ -6,7 +6,7 @@
 use crate::base::{Error, Incarnation, Result, SourceName};
 use crate::codec::encrypt::{DataKey, Identity, Opener, Recipient};
 use crate::repo::{Repository, decode_error, layout};
-use crate::store::{PutOutcome, list_all};
+use crate::store::{ObjectInfo, PutOutcome, list_all};
 
 /// Longest age of a stretch's key, in days.
 pub const STRETCH_DAYS: u64 = 7;
@@ -34,9 +34,9 @@ pub async fn begin_stretch(
 }
 
 async fn numbers(repository: &Repository, source: &SourceName, incarnation: &Incarnation) -> Result<Vec<u32>> {
-    let prefix = layout::log_keys(source, incarnation);
-    let objects = list_all(repository.store(), &prefix, None).await?;
-    Ok(objects.iter().filter_map(|object| object.key[prefix.len()..].split_once('-')?.0.parse().ok()).collect())
+    let objects = list_all(repository.store(), &layout::log_keys(source, incarnation), None).await?;
+    let stretch = |object: &ObjectInfo| Some(layout::log_key_numbers(source, incarnation, &object.key)?.0);
+    Ok(objects.iter().filter_map(stretch).collect())
 }
 
 /// What opens the log of one incarnation, every stretch of it that `identities` can unwrap, newest stretch first.
@@ -52,6 +52,9 @@ pub async fn opener(
     let mut unwrapped = Vec::new();
     let mut refused = None;
     for object in list_all(repository.store(), &layout::log_keys(source, incarnation), None).await?.into_iter().rev() {
+        if layout::log_key_numbers(source, incarnation, &object.key).is_none() {
+            continue;
+        }
         let wrapped = repository.store().get(&object.key).await?;
         match DataKey::unwrap(&wrapped, identities) {
             Ok(key) => unwrapped.push(key.identity().clone()),

@@ -20,7 +20,7 @@ use crate::store;
 /// Verifies what every repository holds of one source, or of all.
 ///
 /// # Errors
-/// When a repository does not answer, or nothing can be decrypted; damage is the outcome [`Outcome::Damaged`].
+/// When a repository does not answer, or there is no identity to decrypt with; damage is the outcome [`Outcome::Damaged`].
 pub async fn run(args: &VerifyArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let only = context.global.repository.as_deref();
