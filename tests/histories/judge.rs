@@ -106,7 +106,7 @@ fn assert_index_answers(restored: &Cluster) {
     assert!(asked > 0, "there was no index to ask");
 }
 
-/// Restores a backup to its own end and opens it, to be questioned.
+/// Opens a restored cluster, to be questioned.
 #[track_caller]
 pub fn open(stage: &Stage, data: &Path) -> Cluster {
     let mut restored = Cluster::open(&stage.cluster.installation, data);
