@@ -113,7 +113,7 @@ fn checksums_on_then_off_then_on(_: u32) {
     let mut stage = stage(&installation, true, "off");
     let base = Pair::quiet(&stage, "full");
     let before = trap_file(&stage);
-    let mut pg_checksums = |stage: &mut Stage, what: &str| {
+    let pg_checksums = |stage: &mut Stage, what: &str| {
         stage.cluster.stop(Stop::Fast);
         let mut command = process::command(&installation.program("pg_checksums"), stage.cluster.dir().path());
         command.arg(what).arg("--no-sync").arg("-D").arg(&stage.cluster.data);

@@ -16,12 +16,12 @@ use super::super::support::postgres::Options;
 use super::scene;
 
 on_majors! {
-    another_template_under_the_same_number: pg15 15, pg16 16, pg17 17, pg18 18;
+    another_template_under_the_same_number: pg15 15, pg18 18;
     moved_between_tablespaces_and_back: pg13 13, pg15 15;
 }
 
 /// How often the database is made anew, at most, until a file has the inode that it had.
-const ATTEMPTS: u32 = 25;
+const ATTEMPTS: u32 = 10;
 const NUMBER: u32 = 70_000;
 
 /// Inode and length of every file of the database.
@@ -59,7 +59,7 @@ fn two_templates(stage: &Stage) {
 }
 
 fn another_template_under_the_same_number(major: u32) {
-    let Some(stage) = scene(major, &Options { checksums: major != 16, ..Options::default() }.with("wal_log_hints = on")) else {
+    let Some(stage) = scene(major, &Options { checksums: major != 18, ..Options::default() }.with("wal_log_hints = on")) else {
         return;
     };
     two_templates(&stage);

@@ -12,7 +12,7 @@ use super::super::support::process;
 use super::{scene, touch};
 
 on_majors! {
-    a_promoted_standby_goes_on: pg13 13, pg15 15, pg18 18;
+    a_promoted_standby_goes_on: pg13 13, pg15 15;
 }
 
 /// A streaming standby made from `taken`, a backup in the twin's repository; it archives from its promotion on.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::super::expect::{assert_full_and_why, assert_type};
-use super::super::judge::Pair;
-use super::super::stage::{Stage, archive_command};
+use super::super::facts;
+use super::super::judge::{Pair, settle};
+use super::super::stage::{Stage, Target, archive_command};
 use super::super::support::postgres::{Cluster, Installation, Options, Stop};
 use super::super::support::process;
+use super::super::support::scenario::SOURCE;
 use super::{fill, touch};
 
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -27,7 +29,7 @@ fn successor(stage: &Stage) -> Cluster {
 /// The first backup of the new cluster is a full, the next builds on it, and the old one's are still restored.
 #[track_caller]
 fn goes_on(stage: &Stage, mut pairs: Vec<Pair>) {
-    let first = Pair::quiet(stage, "incr");
+    let first = admitted(stage);
     assert_full_and_why(&first.ours);
     assert_ne!(first.ours.incarnation, pairs[0].ours.incarnation, "another cluster is another incarnation");
     touch(stage, "first", 7);
@@ -35,6 +37,18 @@ fn goes_on(stage: &Stage, mut pairs: Vec<Pair>) {
     assert_type(&next.ours, "incr");
     pairs.extend([first, next]);
     pairs.iter().for_each(|pair| pair.judge(stage));
+}
+
+/// The first pair of a new cluster. A repository refuses its log until a full has admitted it, and a segment is archived
+/// only when both have it: so the twin's repository admits it while ours does.
+#[track_caller]
+fn admitted(stage: &Stage) -> Pair {
+    settle(&stage.cluster);
+    let admitting = stage.twin.host.start(&["backup", SOURCE, "--type", "full"]);
+    let ours = stage.backup("incr");
+    admitting.finish(UPGRADE_TIMEOUT).success();
+    let twin = stage.twin_backup();
+    Pair { ours, twin, target: Target::Immediate, facts: facts::of(&stage.cluster) }
 }
 
 #[test]

@@ -7,8 +7,8 @@ use super::super::support::postgres::{Options, Stop};
 use super::{fill, scene, touch};
 
 on_majors! {
-    unlogged_and_back: pg13 13, pg16 16;
-    truncated_and_extended_again: pg13 13, pg15 15, pg18 18;
+    unlogged_and_back: pg13 13, pg17 17;
+    truncated_and_extended_again: pg15 15, pg18 18;
 }
 
 fn unlogged_and_back(major: u32) {

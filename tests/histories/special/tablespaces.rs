@@ -11,7 +11,7 @@ use super::super::support::postgres::{Options, Stop};
 use super::{fill, scene, touch};
 
 on_majors! {
-    made_moved_and_dropped: pg13 13, pg15 15, pg18 18;
+    made_moved_and_dropped: pg14 14, pg18 18;
 }
 
 #[track_caller]
