@@ -5,12 +5,15 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use serde_json::Value;
+
 use super::compare::relation_files;
 use super::expect::{REAL_INCREMENTALS, assert_full_and_why, assert_type};
 use super::facts;
 use super::judge::{Pair, settle};
 use super::rows;
 use super::stage::{Stage, Target};
+use super::support::lifeboat::Host;
 use super::support::postgres::{Installation, Options};
 use super::support::process::Output;
 use super::support::{dirs, listing, random};
@@ -34,7 +37,9 @@ fn touch(stage: &Stage, modulus: u32) {
 #[track_caller]
 fn assert_refusal(what: &str, output: &Output) {
     assert!(output.code.is_some_and(|code| code != 101), "{what}: {output}");
-    assert!(output.stderr.contains("error: ") && output.stderr.contains("hint: "), "{what}: {output}");
+    let said: Value = serde_json::from_str(&output.stderr).unwrap_or_else(|error| panic!("{what}: {error}\n{output}"));
+    let hints = said["error"]["hints"].as_array().expect("hints");
+    assert!(said["error"]["message"].as_str().is_some_and(|message| message.len() > 20) && !hints.is_empty(), "{what}: {output}");
     println!("{what}: refused: {}", output.stderr);
 }
 
@@ -79,20 +84,29 @@ fn the_base_is_gone() {
     }
     touch(&stage, 7);
     let mut pairs = vec![base];
+    let pair = Pair::attempt(&stage, "incr").unwrap_or_else(|output| {
+        assert_refusal("the base is gone", &output);
+        // The operator says that it is so on purpose, as the hint tells.
+        let heads = listing::files(&stage.ours.host.state_dir()).into_iter().filter(|path| path.ends_with("head.json"));
+        heads.for_each(|head| fs::remove_file(head).expect("own directory"));
+        Pair::quiet(&stage, "incr")
+    });
     // The entry before is there still: an incremental on that one is right too.
-    match Pair::attempt(&stage, "incr") {
-        Ok(pair) => {
-            assert_ne!(pair.ours.base.as_deref(), Some(gone.ours.id.as_str()), "its base is gone");
-            pairs.push(pair);
-            touch(&stage, 3);
-            pairs.push(Pair::quiet(&stage, "incr"));
-        }
-        Err(output) => assert_refusal("the base is gone", &output),
-    }
+    assert_ne!(pair.ours.base.as_deref(), Some(gone.ours.id.as_str()), "its base is gone");
+    pairs.push(pair);
+    touch(&stage, 3);
+    pairs.push(Pair::quiet(&stage, "incr"));
     pairs.iter().for_each(|pair| pair.judge(&stage));
 }
 
-/// What the host remembers of the twin's repository, put where it remembers ours.
+/// What a host remembers of bases.
+fn memory(host: &Host) -> Vec<PathBuf> {
+    let state = host.state_dir();
+    let is_base = |path: &PathBuf| path.strip_prefix(&state).expect("below").to_string_lossy().contains("base");
+    listing::files(&state).into_iter().filter(is_base).collect()
+}
+
+/// What the host remembers of the twin's repository, put where it remembers ours: of the bases, then all of it.
 #[test]
 fn the_memory_of_another_repository() {
     let Some(stage) = stage() else { return };
@@ -100,13 +114,22 @@ fn the_memory_of_another_repository() {
     touch(&stage, 5);
     // The twin's repository knows a later moment than ours.
     stage.twin_backup();
+    let (ours, twin) = (memory(&stage.ours.host), memory(&stage.twin.host));
+    assert_eq!(ours.len(), twin.len(), "{ours:?}, twin {twin:?}");
+    assert!(!REAL_INCREMENTALS || !ours.is_empty(), "nothing is remembered of a base");
+    for (ours, twin) in ours.iter().zip(&twin) {
+        fs::write(ours, fs::read(twin).expect("own file")).expect("own file");
+    }
+    touch(&stage, 7);
+    let first = full_or_refusal(&stage, "the bases of another repository");
+
+    stage.twin_backup();
     let (ours, twin) = (stage.ours.host.state_dir(), stage.twin.host.state_dir());
     fs::remove_dir_all(&ours).expect("own directory");
     dirs::copy_tree(&twin, &ours);
-    touch(&stage, 7);
-    let full = full_or_refusal(&stage, "the memory of another repository");
-    base.judge(&stage);
-    full.iter().for_each(|pair| pair.judge(&stage));
+    touch(&stage, 9);
+    let second = full_or_refusal(&stage, "the memory of another repository");
+    [Some(base), first, second].iter().flatten().for_each(|pair| pair.judge(&stage));
 }
 
 /// Every file of the memory, one after the other, with a flipped bit, cut short, and emptied.
@@ -127,11 +150,7 @@ fn a_damaged_memory() {
         ("half of it", |content| content.truncate(content.len() / 2)),
         ("nothing", Vec::clear),
     ];
-    let memory = || -> Vec<PathBuf> {
-        let state = stage.ours.host.state_dir();
-        let is_base = |path: &PathBuf| path.strip_prefix(&state).expect("below").to_string_lossy().contains("base");
-        listing::files(&state).into_iter().filter(is_base).collect()
-    };
+    let memory = || memory(&stage.ours.host);
     assert!(!REAL_INCREMENTALS || !memory().is_empty(), "nothing is remembered of a base");
     let (mut pairs, mut number) = (vec![base], 0);
     // A full writes its memory anew, so the files are looked up again each time.
