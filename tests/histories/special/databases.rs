@@ -2,6 +2,7 @@
 //! pages whose LSNs are older than the base.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use super::super::judge::Pair;
 use super::super::naive;
 use super::super::on_majors;
 use super::super::stage::{Stage, Target, run};
-use super::super::support::postgres::Options;
+use super::super::support::postgres::{Options, Stop};
 use super::scene;
 
 on_majors! {
@@ -20,19 +21,35 @@ on_majors! {
     moved_between_tablespaces_and_back: pg13 13, pg15 15;
 }
 
-/// How often the database is made anew, at most, until a file has the inode that it had.
-const ATTEMPTS: u32 = 10;
 const NUMBER: u32 = 70_000;
 
-/// Inode and length of every file of the database.
-fn inodes(stage: &Stage) -> BTreeMap<PathBuf, (u64, u64)> {
-    let entries = fs::read_dir(stage.cluster.data.join(format!("base/{NUMBER}"))).expect("own directory");
-    let look = |entry: std::io::Result<fs::DirEntry>| {
-        let path = entry.expect("own directory").path();
-        let metadata = fs::metadata(&path).expect("own file");
-        (path, (metadata.ino(), metadata.len()))
-    };
-    entries.map(look).collect()
+fn folder(stage: &Stage) -> PathBuf {
+    stage.cluster.data.join(format!("base/{NUMBER}"))
+}
+
+/// Inode of every file of the database, by name.
+fn inodes(stage: &Stage) -> BTreeMap<OsString, u64> {
+    let entries = fs::read_dir(folder(stage)).expect("own directory").map(|entry| entry.expect("own directory"));
+    entries.map(|entry| (entry.file_name(), entry.metadata().expect("own file").ino())).collect()
+}
+
+/// Drops the database and makes it anew from `template`; its files get the inodes that files of the same names had
+/// before, as a file system does that hands out the freed ones first. (What cannot be had so is a new birth time: that
+/// stays the old file's, so nothing but the inode's number may be relied on here.)
+#[track_caller]
+fn make_again(stage: &mut Stage, template: &str) {
+    let kept = stage.cluster.dir().create_dir(format!("kept for {template}"));
+    for name in inodes(stage).into_keys() {
+        fs::hard_link(folder(stage).join(&name), kept.join(&name)).expect("own directory");
+    }
+    stage.run(&["DROP DATABASE target"]);
+    make(stage, template);
+    stage.cluster.stop(Stop::Fast);
+    for name in inodes(stage).into_keys().filter(|name| kept.join(name).exists()) {
+        let (new, old) = (folder(stage).join(&name), kept.join(&name));
+        fs::write(&old, fs::read(&new).expect("own file")).and_then(|()| fs::rename(&old, &new)).expect("own directory");
+    }
+    stage.cluster.start();
 }
 
 #[track_caller]
@@ -59,24 +76,18 @@ fn two_templates(stage: &Stage) {
 }
 
 fn another_template_under_the_same_number(major: u32) {
-    let Some(stage) = scene(major, &Options { checksums: major != 18, ..Options::default() }.with("wal_log_hints = on")) else {
+    let Some(mut stage) = scene(major, &Options { checksums: major != 18, ..Options::default() }.with("wal_log_hints = on"))
+    else {
         return;
     };
     two_templates(&stage);
     make(&stage, "one");
     let base = Pair::quiet(&stage, "full");
     let before = inodes(&stage);
-    let reused = |now: &BTreeMap<PathBuf, (u64, u64)>| now.iter().filter(|(path, look)| before.get(*path) == Some(look)).count();
-    let mut same = 0;
-    for _ in 0..ATTEMPTS {
-        stage.run(&["DROP DATABASE target"]);
-        make(&stage, "two");
-        same = reused(&inodes(&stage));
-        if same > 0 {
-            break;
-        }
-    }
-    println!("{same} of {} files have the path, the inode and the length of another file in the base", before.len());
+    make_again(&mut stage, "two");
+    let same = inodes(&stage).iter().filter(|(name, inode)| before.get(*name) == Some(inode)).count();
+    println!("{same} of {} files have the path and the inode of another file in the base", before.len());
+    assert!(same > 200, "only {same} of {} inodes are the old ones", before.len());
     let reborn = Pair::quiet(&stage, "incr");
     assert_type(&reborn.ours, "incr");
 
@@ -91,8 +102,7 @@ fn another_template_under_the_same_number(major: u32) {
     ["old", "wrong", "right"].iter().for_each(|name| stage.remove(name));
 
     // Back to the first template: what the base of the base held.
-    stage.run(&["DROP DATABASE target"]);
-    make(&stage, "one");
+    make_again(&mut stage, "one");
     let back = Pair::quiet(&stage, "incr");
     stage.run(&["DROP DATABASE target"]);
     let gone = Pair::quiet(&stage, "diff");
