@@ -14,7 +14,7 @@ use super::{facts, naive, on_majors, visibility};
 
 on_majors! {
     a_vacuum_without_lsns: pg13 13, pg14 14, pg15 15, pg16 16, pg17 17, pg18 18;
-    hints_logged_then_not_then_again: pg13 13, pg15 15, pg18 18;
+    hints_logged_then_not_then_again: pg13 13, pg18 18;
     checksums_on_then_off_then_on: pg15 15;
 }
 
@@ -86,7 +86,6 @@ fn a_vacuum_without_lsns(major: u32) {
     stage.run(&["DELETE FROM trap WHERE n % 4 = 0", "VACUUM (INDEX_CLEANUP off) trap"]);
     let diff = Pair::quiet(&stage, "diff");
     assert_type(&diff.ours, "diff");
-    base.judge(&stage);
     [later, diff].iter().for_each(|pair| pair.judge(&stage));
 }
 

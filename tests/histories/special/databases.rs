@@ -18,7 +18,7 @@ use super::scene;
 
 on_majors! {
     another_template_under_the_same_number: pg15 15, pg18 18;
-    moved_between_tablespaces_and_back: pg13 13, pg15 15;
+    moved_between_tablespaces_and_back: pg13 13, pg16 16;
 }
 
 const NUMBER: u32 = 70_000;
