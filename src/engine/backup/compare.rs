@@ -3,8 +3,8 @@
 //! A frame whose digest is that of the base did not change, whatever its pages say. One whose digest differs is stored
 //! whole, but for main forks of relations whose page LSNs may be trusted: of those only the pages that may have changed
 //! are stored. How that could go wrong, and what stands against it:
-//! - A change that moved no LSN: such LSNs are not trusted ([`super::plan`]); besides, sixteen bits of every page's
-//!   digest are compared, and a page that differs without having moved its LSN is taken and reported.
+//! - A change that moved no LSN: such LSNs are not trusted ([`super::base`]); besides, sixteen bits of every page's
+//!   digest are compared, and a frame with a page that differs without having moved its LSN is stored whole and reported.
 //! - A file replaced by another under its name, with its inode number: the inode's birth is compared too.
 //! - A file changed within the granularity of its times: two seconds before the base's start are not trusted.
 //! - A clock that was set: times in the future, or a clock behind the base's start, make every file be read.
@@ -139,9 +139,9 @@ impl Prior {
         let by_lsn = changed_pages(seen.raw, base_lsn, seen.suspicious);
         let found = told_pages(if self.audit { by_lsn } else { by_lsn | differing });
         let missed = differing & !if self.audit { found } else { by_lsn };
-        // What an audit finds is an error, and stored all the same: a later run may go on from here.
-        let found = if self.audit { found | differing } else { found };
         let change = match found.count_ones() {
+            // Where one page changed without saying so, another may have done so without being found.
+            _ if missed != 0 => Change::Whole,
             // The frame changed, and none of its pages says so.
             0 if !lying() => return Verdict { change: Change::Whole, missed: if missed == 0 { PageSet::MAX } else { missed } },
             0 => Change::Same,

@@ -353,6 +353,8 @@ impl Run<'_> {
         let source = &self.scope.source;
         let evidence: Vec<String> = missed.evidence.iter().map(|(path, page)| format!("{path}, page {page}")).collect();
         if self.options.audit {
+            // Nothing is gone on with that was stored by a detection that misses changes.
+            self.resume.clear()?;
             return Err(Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
                 .detail("pages", evidence.join("\n"))
                 .detail("base", self.decision.base.as_ref().map_or_else(String::new, |base| base.id.to_string()))

@@ -14,7 +14,10 @@ use crate::repo::log::{LogCatalog, SegmentName};
 use crate::source::postgres::connect::Session;
 use crate::store::list_all;
 
-const POLL: Duration = Duration::from_millis(250);
+/// Pause between two looks at the archive: first …
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// … and at most, after doubling each time.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What to wait for.
 pub(super) struct Wanted {
@@ -39,6 +42,7 @@ pub(super) async fn wait_for_log(
     let began = Instant::now();
     let mut missing: BTreeSet<u64> = (wanted.first.number..=wanted.last.number).collect();
     progress.phase("waiting for the log to be archived", None);
+    let mut pause = FIRST_PAUSE;
     loop {
         for timeline in wanted.first.timeline.0..=wanted.last.timeline.0 {
             forget_archived(scope, wanted, TimelineId(timeline), &mut missing).await?;
@@ -50,7 +54,7 @@ pub(super) async fn wait_for_log(
             return Err(not_archived(scope, wanted, &missing, session).await);
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
             () = cancel.cancelled() => return Err(Error::interrupted()),
         }
     }

@@ -65,7 +65,7 @@ pub(super) async fn write(
     }
     drop(queue);
     let mut errors: Vec<Error> = Vec::new();
-    errors.extend(hand_out(scope, members, groups, &shared, sender).await.err());
+    errors.extend(hand_out(scope, members, groups, &shared, workers, sender).await.err());
     while let Some(outcome) = working.join_next().await {
         errors.extend(joined(outcome).err());
     }
@@ -80,10 +80,12 @@ async fn hand_out(
     members: &[Member],
     groups: Vec<PathBuf>,
     shared: &Shared,
+    workers: usize,
     sender: mpsc::Sender<Pack>,
 ) -> Result<()> {
     for group in groups {
-        for ((owner, pack), frames) in read_group(&group)? {
+        let packs = read_group(&group)?.into_iter().collect();
+        for ((owner, pack), frames) in spread(packs, parts::lanes(workers)) {
             let Member { link, packs, .. } = &members[owner as usize];
             let id = &link.summary.id;
             let expected = packs.get(pack.wrapping_sub(1) as usize).cloned();
@@ -96,6 +98,15 @@ async fn hand_out(
         }
     }
     Ok(())
+}
+
+/// `items` in an order in which those at hand at one time lie far apart: neighbouring packs hold the same file, and threads
+/// that write to one file wait for each other.
+fn spread<T>(items: Vec<T>, lanes: usize) -> Vec<T> {
+    let stride = items.len().div_ceil(lanes.max(1)).max(1);
+    let mut numbered: Vec<(usize, T)> = items.into_iter().enumerate().collect();
+    numbered.sort_by_key(|(index, _)| (index % stride, index / stride));
+    numbered.into_iter().map(|(_, item)| item).collect()
 }
 
 /// One decoding thread. When it fails, the others stop too.
@@ -186,5 +197,17 @@ impl OpenFiles<'_> {
                 error
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn packs_that_are_decoded_together_lie_far_apart() {
+        assert_eq!(spread((0..7).collect(), 2), [0, 4, 1, 5, 2, 6, 3]);
+        assert_eq!(spread((0..4).collect(), 1), [0, 1, 2, 3]);
+        assert!(spread(Vec::<u8>::new(), 4).is_empty());
     }
 }
