@@ -136,6 +136,7 @@ pub async fn run(
     killpoint::reach("restore.created");
     let shared = Arc::new(Shared {
         root: options.into.clone(),
+        store: scope.repository.shared_store(),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
         frames_written: AtomicU64::new(0),
