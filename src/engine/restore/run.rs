@@ -302,7 +302,7 @@ pub fn describe(prepared: &Prepared) -> Vec<(&'static str, String)> {
     let of = if links.len() > 1 { format!(" at most, of {} backups", links.len()) } else { String::new() };
     let mut lines = vec![("backup", format!("{} ({})", backup.id, plan.because))];
     lines.extend(match links {
-        [_, rest @ .., full] if rest.is_empty() => Some(("builds on", full.summary.id.to_string())),
+        [_, full] => Some(("builds on", full.summary.id.to_string())),
         [_, rest @ .., full] => Some(("builds on", format!("{} others, back to {}", rest.len() + 1, full.summary.id))),
         _ => None,
     });
