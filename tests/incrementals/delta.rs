@@ -142,4 +142,11 @@ fn other_directories_are_refused_untouched() {
     fs::write(into.join("pg_wal/archive_status/0000000100000000000000AA.ready"), b"").expect("writable");
     refused(&scenario, &into, &immediate).refuses(1, &["never archived", "0000000100000000000000AA", "--discard-log"]);
     delta(&scenario, &into, &["--to-immediate", "--discard-log"]);
+    // A server that ended without a word leaves its last segment unmarked.
+    let mut cluster = scenario.open(&into);
+    cluster.sql().execute("CREATE TABLE last_words ()");
+    cluster.kill9();
+    drop(cluster);
+    refused(&scenario, &into, &immediate).refuses(1, &["never archived", "-w start", "--discard-log"]);
+    delta(&scenario, &into, &["--to-immediate", "--discard-log"]);
 }

@@ -26,7 +26,7 @@ use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, Segment, TimelineId, Timestamp, killpoint};
+use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing, accounts, archive};
@@ -233,8 +233,8 @@ impl Run<'_> {
         self.progress.phase("copying", Some(raw_bytes));
         let walk = Walk::new(&self.data_directory, options)?;
         let (owners, since, base) = match base {
-            Some(OpenBase { summary, owners, copied }) => (owners, (summary.timeline, summary.start_lsn), Some(copied)),
-            None => (Vec::new(), (started.timeline, started.start_lsn), None),
+            Some(OpenBase { summary, owners, copied }) => (owners, summary.start_lsn, Some(copied)),
+            None => (Vec::new(), started.start_lsn, None),
         };
         let (copied, new_packs) = self.copy_and_store(walk, earlier.into_iter().chain(base).collect()).await?;
         packs.extend(new_packs);
@@ -310,12 +310,11 @@ impl Run<'_> {
     }
 
     /// Waits for the log from `since`: the start, or that of the base, without which nobody knows what changed in between.
-    async fn wait_for_log(&self, since: (TimelineId, Lsn), stopped: &Stopped, session: &Session) -> Result<()> {
-        let ((timeline, from), size) = (since, self.info.wal_segment_size);
+    async fn wait_for_log(&self, since: Lsn, stopped: &Stopped, session: &Session) -> Result<()> {
+        let size = self.info.wal_segment_size;
         let wanted = Wanted {
             incarnation: self.incarnation.clone(),
-            from,
-            first: Segment::containing(timeline, from, size),
+            first: since.0 / size.bytes(),
             last: stopped.stop_segment,
             size,
             timeout: self.options.archive_timeout,

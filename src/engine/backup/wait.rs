@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::units::format_duration;
-use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId};
 use crate::engine::Scope;
 use crate::engine::retry::{Patience, retrying};
 use crate::engine::timeline::TimelinePath;
@@ -23,10 +23,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// What to wait for.
 pub(super) struct Wanted {
     pub incarnation: Incarnation,
-    /// Where the log begins that is needed.
-    pub from: Lsn,
-    /// The segment that holds it, on the timeline it was written on.
-    pub first: Segment,
+    /// Number of the first segment that is needed, of whatever timeline leads to the last.
+    pub first: u64,
     pub last: Segment,
     pub size: SegmentSize,
     pub timeout: Duration,
@@ -44,15 +42,18 @@ pub(super) async fn wait_for_log(
     cancel: &Cancel,
 ) -> Result<()> {
     let began = Instant::now();
-    let mut missing: BTreeSet<u64> = (wanted.first.number..=wanted.last.number).collect();
+    let catalog = LogCatalog::load(&scope.repository, &scope.source, &wanted.incarnation, wanted.size).await?;
+    let path = TimelinePath::to(wanted.last.timeline, &catalog, wanted.size)?;
+    let mut missing: BTreeSet<Segment> = (wanted.first..=wanted.last.number).map(|number| path.segment(number)).collect();
     progress.phase("waiting for the log to be archived", None);
     let mut pause = FIRST_PAUSE;
     loop {
-        for timeline in wanted.first.timeline.0..=wanted.last.timeline.0 {
-            forget_archived(scope, wanted, TimelineId(timeline), &mut missing).await?;
+        let timelines: BTreeSet<TimelineId> = missing.iter().map(|segment| segment.timeline).collect();
+        for timeline in timelines {
+            forget_archived(scope, wanted, timeline, &mut missing).await?;
         }
         if missing.is_empty() {
-            return check_usable(scope, wanted).await;
+            return check_unambiguous(scope, wanted).await;
         }
         if began.elapsed() >= wanted.timeout {
             return Err(not_archived(scope, wanted, &missing, session).await);
@@ -64,15 +65,15 @@ pub(super) async fn wait_for_log(
     }
 }
 
-/// A segment that was archived with two contents is no use to a restore, nor is one of another branch.
-async fn check_usable(scope: &Scope, wanted: &Wanted) -> Result<()> {
+/// A segment that was archived with two contents is no use to a restore.
+async fn check_unambiguous(scope: &Scope, wanted: &Wanted) -> Result<()> {
     let catalog = LogCatalog::load(&scope.repository, &scope.source, &wanted.incarnation, wanted.size).await?;
     let needed = |file: &str| {
         let segment = Segment::parse(file, wanted.size);
-        segment.is_some_and(|segment| (wanted.first.number..=wanted.last.number).contains(&segment.number))
+        segment.is_some_and(|segment| (wanted.first..=wanted.last.number).contains(&segment.number))
     };
     match catalog.split_brains.iter().find(|split| needed(&split.file)) {
-        None => check_continuous(scope, wanted, &catalog),
+        None => Ok(()),
         Some(split) => Err(Error::damaged(format!(
             "backup of {} is not usable: two servers archived {} with different contents",
             scope.source, split.file
@@ -82,38 +83,23 @@ async fn check_usable(scope: &Scope, wanted: &Wanted) -> Result<()> {
     }
 }
 
-/// Every segment must be there on the way to the last one's timeline.
-fn check_continuous(scope: &Scope, wanted: &Wanted, catalog: &LogCatalog) -> Result<()> {
-    let missing = TimelinePath::to(wanted.last.timeline, catalog, wanted.size)?.run(catalog, wanted.from).missing;
-    if missing.number > wanted.last.number {
-        return Ok(());
-    }
-    Err(Error::failed(format!(
-        "backup of {} is not usable: {} is not archived, and the log from {} on is needed",
-        scope.source,
-        missing.name(wanted.size),
-        wanted.from
-    ))
-    .hint(format!("lifeboat backup {} --type full   needs only the log from its own start on", scope.source)))
-}
-
 /// Takes what is archived on `timeline` off the list. One listing from the first missing segment on.
-async fn forget_archived(scope: &Scope, wanted: &Wanted, timeline: TimelineId, missing: &mut BTreeSet<u64>) -> Result<()> {
-    let (Some(first), store) = (missing.first().copied(), scope.repository.store()) else { return Ok(()) };
+async fn forget_archived(scope: &Scope, wanted: &Wanted, timeline: TimelineId, missing: &mut BTreeSet<Segment>) -> Result<()> {
+    let first = missing.iter().find(|segment| segment.timeline == timeline).copied();
+    let (Some(first), store) = (first, scope.repository.store()) else { return Ok(()) };
     let prefix = layout::log_timeline(&scope.source, &wanted.incarnation, timeline);
     // Names sort as numbers do; whatever starts with the first missing name sorts after the bare name.
-    let after = format!("{prefix}{}", Segment { timeline, number: first }.name(wanted.size));
+    let after = format!("{prefix}{}", first.name(wanted.size));
     for object in retrying(Patience::LONG, || list_all(store, &prefix, Some(&after))).await? {
         if let Some(name) = SegmentName::parse(&object.key[prefix.len()..], wanted.size) {
-            missing.remove(&name.segment.number);
+            missing.remove(&name.segment);
         }
     }
     Ok(())
 }
 
-async fn not_archived(scope: &Scope, wanted: &Wanted, missing: &BTreeSet<u64>, session: &Session) -> Error {
-    let name =
-        |number: Option<&u64>| number.map(|number| Segment { timeline: wanted.last.timeline, number: *number }.name(wanted.size));
+async fn not_archived(scope: &Scope, wanted: &Wanted, missing: &BTreeSet<Segment>, session: &Session) -> Error {
+    let name = |segment: Option<&Segment>| segment.map(|segment| segment.name(wanted.size));
     let (first, last) = (name(missing.first()).unwrap_or_default(), name(missing.last()).unwrap_or_default());
     let range = if first == last { first } else { format!("{first} to {last} ({} segments)", missing.len()) };
     let mut error = Error::failed(format!(

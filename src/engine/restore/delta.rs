@@ -25,7 +25,7 @@ use crate::codec::FrameDigest;
 use crate::codec::frame::FRAME_RAW_BYTES;
 use crate::engine::chain::Entries;
 use crate::repo::manifest::{FileKind, FileLine};
-use crate::source::postgres::control::{CONTROL_PATH, ControlFile};
+use crate::source::postgres::control::{CONTROL_PATH, ClusterState, ControlFile};
 use crate::source::postgres::live::live_server;
 
 /// Frames that one thread compares at a time.
@@ -49,9 +49,9 @@ pub(super) fn check(dir: &Path, incarnation: &Incarnation, discard_log: bool) ->
         return Err(Error::failed(format!("a PostgreSQL server is running on {} (process {})", dir.display(), server.pid))
             .hint(format!("pg_ctl -D '{}' stop   and restore again", dir.display())));
     }
-    let found = match marked_incarnation(dir)? {
-        Some(marked) => marked,
-        None => incarnation_of(dir)?,
+    let (found, crashed) = match marked_incarnation(dir)? {
+        Some(marked) => (marked, false),
+        None => look(dir)?,
     };
     if found != *incarnation {
         return Err(Error::failed(format!("{} belongs to another cluster: nothing in it is overwritten", dir.display()))
@@ -59,22 +59,33 @@ pub(super) fn check(dir: &Path, incarnation: &Incarnation, discard_log: bool) ->
             .detail("backup", incarnation.to_string())
             .hint("restore into another directory, or without --delta into an empty one"));
     }
-    let unarchived = unarchived_log(dir)?;
-    match (unarchived.first(), discard_log) {
-        (Some(first), false) => Err(Error::failed(format!(
-            "{} files in {}/pg_wal were never archived: they may hold the newest commits, and this restore would remove them",
-            unarchived.len(),
-            dir.display()
-        ))
-        .detail("first", first.clone())
-        .hint(format!("lifeboat archive push SOURCE '{}/pg_wal/{first}'   and so on, then restore again", dir.display()))
-        .hint("add --discard-log   if they are not wanted")),
+    let mut unarchived = waiting_log(dir)?;
+    if crashed {
+        unarchived.extend(last_segment(dir)?);
+    }
+    match unarchived.as_slice() {
+        [first, others @ ..] if !discard_log => Err(log_in_the_way(dir, first, others.len(), crashed)),
         _ => Ok(true),
     }
 }
 
-/// The cluster whose data directory `dir` is.
-fn incarnation_of(dir: &Path) -> Result<Incarnation> {
+fn log_in_the_way(dir: &Path, first: &str, others: usize, crashed: bool) -> Error {
+    let (dir, more) = (dir.display(), if others > 0 { format!(" and {others} more") } else { String::new() });
+    let error = Error::failed(format!(
+        "log in {dir}/pg_wal was never archived: it may hold the newest commits, and this restore would remove it"
+    ))
+    .detail("files", format!("{first}{more}"));
+    let error = if crashed {
+        error.hint(format!("pg_ctl -D '{dir}' -w start; pg_ctl -D '{dir}' stop   if it starts: it then archives what it has"))
+    } else {
+        error.hint(format!("lifeboat archive push SOURCE '{dir}/pg_wal/{first}'   and so on, then restore again"))
+    };
+    error.hint("add --discard-log   if it is not wanted")
+}
+
+/// The cluster whose data directory `dir` is, and whether its server ended without a word: then the last of its log is
+/// marked neither as archived nor as waiting.
+fn look(dir: &Path) -> Result<(Incarnation, bool)> {
     let none = |what: String| {
         Error::failed(format!("{} is no PostgreSQL data directory ({what}): nothing in it is overwritten", dir.display()))
             .hint("--delta needs the data directory of the same cluster; restore into an empty directory instead")
@@ -86,11 +97,31 @@ fn incarnation_of(dir: &Path) -> Result<Incarnation> {
     let candidates = [CONTROL_PATH.to_owned(), format!("{CONTROL_PATH}.old")].map(|name| dir.join(name));
     let read = candidates.iter().find_map(|path| fs::read(path).ok()).ok_or_else(|| none("it has no pg_control".to_owned()))?;
     let control = ControlFile::parse(&read).map_err(|error| none(error.summary()))?;
-    Ok(Incarnation::postgres(major, control.system_identifier))
+    // What was restored and never started says what the server said of which it is a copy.
+    let never_started = dir.join("backup_label").exists();
+    let crashed = matches!(control.state, ClusterState::InProduction | ClusterState::ShuttingDown) && !never_started;
+    Ok((Incarnation::postgres(major, control.system_identifier), crashed))
+}
+
+/// The segment that was modified last, unless it is known to be archived.
+fn last_segment(dir: &Path) -> Result<Option<String>> {
+    let wal = dir.join("pg_wal");
+    let failed = |error: io::Error| Error::io("list", &wal, error);
+    let mut last = None;
+    for entry in fs::read_dir(&wal).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified()).map_err(failed)?;
+            last = last.max(Some((modified, name)));
+        }
+    }
+    let is_archived = |name: &String| wal.join(format!("archive_status/{name}.done")).exists();
+    Ok(last.map(|(_, name)| name).filter(|name| !is_archived(name)))
 }
 
 /// Files of the log that wait to be archived.
-fn unarchived_log(dir: &Path) -> Result<Vec<String>> {
+fn waiting_log(dir: &Path) -> Result<Vec<String>> {
     let status = dir.join("pg_wal/archive_status");
     let entries = match fs::read_dir(&status) {
         Ok(entries) => entries,
