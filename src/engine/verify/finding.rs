@@ -28,12 +28,15 @@ pub struct Finding {
     pub source: Option<SourceName>,
     /// The backup that cannot be restored because of it.
     pub backup: Option<BackupId>,
+    /// The backups that build on that one, and cannot be restored either.
+    pub dependants: Vec<BackupId>,
 }
 
 impl Finding {
     /// Damage that belongs to no one source.
     pub fn damage(key: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { severity: Severity::Damage, key: key.into(), what: what.into(), source: None, backup: None }
+        let (key, what) = (key.into(), what.into());
+        Self { severity: Severity::Damage, key, what, source: None, backup: None, dependants: Vec::new() }
     }
 
     /// Something worth knowing.
@@ -59,6 +62,11 @@ impl Finding {
     pub fn is_damage(&self) -> bool {
         self.severity == Severity::Damage
     }
+
+    /// Every backup that cannot be restored because of it.
+    pub fn useless(&self) -> impl Iterator<Item = &BackupId> {
+        self.backup.iter().chain(&self.dependants).filter(|_| self.is_damage())
+    }
 }
 
 /// What came of one committed backup.
@@ -66,7 +74,7 @@ impl Finding {
 pub struct BackupVerdict {
     /// The backup.
     pub id: BackupId,
-    /// Whether nothing of it is damaged, and the log it needs is whole.
+    /// Whether nothing of it and of what it builds on is damaged, and the log it needs is whole.
     pub intact: bool,
     /// Number of its packs.
     pub packs: u32,

@@ -14,6 +14,7 @@ mod finding;
 mod frames;
 mod keys;
 mod log;
+mod manifest;
 mod plan;
 mod run;
 

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
+use super::finding::Finding;
 use crate::base::{BackupId, Segment, SegmentSize, SourceName, TimelineId};
 use crate::codec::Sha256Digest;
 use crate::repo::log::index::IndexLine;
@@ -67,6 +68,18 @@ pub(super) fn manifest_check(source: &SourceName, summary: &BackupSummary) -> Ch
 
 fn suffix(summary: &BackupSummary) -> &'static str {
     if summary.encrypted { ".age" } else { "" }
+}
+
+/// Adds to the damage found in a backup's own objects the backups that build on it. `chains` has each backup with what
+/// it builds on. The log that a base needs is of no concern to them: each needs its own.
+pub(super) fn spread(source: &SourceName, findings: &mut [Finding], chains: &BTreeMap<BackupId, Vec<BackupId>>) {
+    for finding in findings.iter_mut().filter(|finding| finding.is_damage()) {
+        let Some(backup) = finding.backup.as_ref().filter(|id| finding.key.starts_with(&layout::backup(source, id))) else {
+            continue;
+        };
+        let builds_on = |(_, chain): &(&BackupId, &Vec<BackupId>)| chain.iter().skip(1).any(|member| member == backup);
+        finding.dependants = chains.iter().filter(builds_on).map(|(id, _)| id.clone()).collect();
+    }
 }
 
 /// An object of the log, told by its name.

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use super::fetch;
 use super::finding::{BackupVerdict, Finding, SourceReport, Uncommitted};
 use super::keys::Openers;
+use super::manifest::KeptManifests;
 use super::plan::{self, Check, Stored};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
@@ -15,7 +16,7 @@ use crate::base::{BackupId, ErrorKind, Incarnation, Result, SegmentSize, SourceN
 use crate::codec::encrypt::Identity;
 use crate::engine::{IdentitySource, Scope, head, joined};
 use crate::repo::pack::PackLine;
-use crate::repo::{BackupSummary, Repository, backup, identity, layout};
+use crate::repo::{BackupSummary, Repository, backup, commit, identity, layout};
 use crate::store::{Store, list_all};
 
 /// Objects digested at one time.
@@ -31,6 +32,10 @@ pub(super) struct Run<'a> {
     pub cancel: Cancel,
     /// In a deep run only.
     pub identities: Option<Vec<Identity>>,
+    /// Each backup with what it builds on, itself first; none for one whose chain is broken.
+    pub chains: BTreeMap<BackupId, Vec<BackupId>>,
+    /// Manifests that later backups refer to.
+    pub manifests: KeptManifests,
     pub report: SourceReport,
 }
 
@@ -65,7 +70,8 @@ pub async fn run(
 ) -> Result<SourceReport> {
     let identities = identities.map(IdentitySource::identities).transpose()?;
     let report = SourceReport::new(&scope.source);
-    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, report };
+    let (chains, manifests) = (BTreeMap::new(), KeptManifests::default());
+    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, manifests, report };
     run.source_of_scope().await?;
     Ok(run.report)
 }
@@ -77,9 +83,11 @@ impl Run<'_> {
         let sizes = self.incarnations(&backups).await?;
         let names: Vec<Incarnation> = sizes.keys().cloned().collect();
         let openers = self.keys(&backups, &names).await?;
-        for backup in &backups {
+        for (index, backup) in backups.iter().enumerate() {
             self.cancel.check()?;
             self.backup(backup, &openers).await?;
+            let later = backups[index + 1..].iter().filter_map(|backup| self.chains.get(&backup.id));
+            self.manifests.keep(&later.flatten().collect())?;
         }
         self.uncommitted(&backups).await?;
         for (incarnation, size) in &sizes {
@@ -87,13 +95,8 @@ impl Run<'_> {
             let own: Vec<&BackupSummary> = backups.iter().filter(|backup| backup.incarnation == *incarnation).collect();
             self.log(incarnation, *size, &own, &openers).await?;
         }
-        let useless: BTreeSet<&BackupId> = self
-            .report
-            .findings
-            .iter()
-            .filter(|finding| finding.is_damage())
-            .filter_map(|finding| finding.backup.as_ref())
-            .collect();
+        plan::spread(&self.scope.source, &mut self.report.findings, &self.chains);
+        let useless: BTreeSet<&BackupId> = self.report.findings.iter().flat_map(Finding::useless).collect();
         let verdict = |backup: &BackupSummary| BackupVerdict {
             id: backup.id.clone(),
             intact: !useless.contains(&backup.id),
@@ -116,9 +119,19 @@ impl Run<'_> {
         if let Some(wound_back) = &seen.wound_back {
             self.find(Finding::damage(layout::commit(self.source(), wound_back.number), wound_back.text()));
         }
-        self.report.checked_objects += seen.log.entries.len() as u64;
+        let log = &seen.log;
+        for (backup, broken) in log.broken() {
+            let entry = log.entries.iter().find(|entry| entry.backup.id == backup.id);
+            let key = layout::commit(self.source(), entry.map_or(0, |entry| entry.number));
+            self.find(Finding::damage(key, broken.to_string()).affecting(Some(&backup.id)));
+        }
+        let all: Vec<&BackupSummary> = log.backups().collect();
+        for chain in all.iter().filter_map(|backup| commit::chain(backup, &all).ok()) {
+            self.chains.insert(chain[0].id.clone(), chain.iter().map(|member| member.id.clone()).collect());
+        }
+        self.report.checked_objects += log.entries.len() as u64;
         let mut known = BTreeSet::new();
-        Ok(seen.log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())
+        Ok(log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())
     }
 
     /// Every incarnation that anything speaks of, with its segment size.
