@@ -1,5 +1,9 @@
 //! `lifeboat verify` on a small repository: whatever is done to it, the object is named and the exit code is 22.
 
+#[path = "verify/chain.rs"]
+mod chain;
+#[path = "verify/chains.rs"]
+mod chains;
 #[path = "verify/fixture.rs"]
 mod fixture;
 

@@ -207,7 +207,7 @@ mod tests {
             for (path, line, owner) in &self.lines {
                 match line {
                     Some(line) => writer.entry(line).unwrap(),
-                    None => writer.reference(&RelPath::new(path).unwrap(), *owner).unwrap(),
+                    None => writer.reference(&RelPath::new(path.as_str()).unwrap(), *owner).unwrap(),
                 }
             }
             writer.finish().unwrap().0
