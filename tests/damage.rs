@@ -5,6 +5,8 @@ mod support;
 use std::fs;
 use std::path::Path;
 
+use serde_json::Value;
+
 use support::listing::files;
 use support::postgres::{Installation, Options};
 use support::scenario::{SOURCE, Scenario};
@@ -44,7 +46,7 @@ fn no_damage_restores_silently() {
         let whole = fs::read(&object).expect("readable");
         for (what, damage) in DAMAGES {
             put(&scenario, &object, damage(&whole).as_deref());
-            assert_refused(&scenario, &format!("{what} {path}"));
+            assert_refused(&scenario, &[], &format!("{what} {path}"));
             tried += 1;
         }
         put(&scenario, &object, Some(&whole));
@@ -53,6 +55,63 @@ fn no_damage_restores_silently() {
     assert!(tried >= 3 * 9, "only {tried} damages were tried");
     let restored = scenario.restore_and_start("whole", &[]);
     assert_eq!(restored.sql().number("SELECT count(*) FROM rows"), 1000);
+}
+
+#[test]
+fn no_damage_in_a_chain_restores_silently() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = Scenario::start(&installation, &Options::default());
+    scenario.cluster.sql().execute("CREATE TABLE rows AS SELECT n, 0 AS changed FROM generate_series(1, 20000) AS n");
+    let take = |(number, backup_type): (i32, &str)| {
+        scenario.cluster.sql().execute(&format!("UPDATE rows SET changed = {number} WHERE n % 1000 = {number}"));
+        let report = scenario.protected.json(&["backup", SOURCE, "--type", backup_type])["backups"][0].clone();
+        assert_eq!(report["type"], backup_type, "{report:#}");
+        report["id"].as_str().expect("an id").to_owned()
+    };
+    let ids: Vec<String> = (1..).zip(["full", "incr", "incr", "diff"]).map(take).collect();
+    scenario.archive_now();
+    let last = ["--to-immediate", "--backup", ids[2].as_str()];
+    let mut tried = 0;
+    for object in files(scenario.repository.path()) {
+        let key = object.strip_prefix(scenario.repository.path()).expect("below it").to_string_lossy().into_owned();
+        let is_commit = (1..=3).any(|number| key.ends_with(&format!("/commit/0000000{number}.json")));
+        let is_in_chain = ids[..3].iter().any(|id| key.contains(id)) && !key.ends_with("begin.json");
+        if !is_commit && !is_in_chain {
+            continue;
+        }
+        let whole = fs::read(&object).expect("readable");
+        for (what, damage) in DAMAGES {
+            put(&scenario, &object, damage(&whole).as_deref());
+            assert_refused(&scenario, &last, &format!("{what} {key}"));
+            // Inside a wrapped key only an identity sees.
+            let deep = what == "flipped" && key.contains("/key-");
+            assert_found(&scenario, &key, &ids[2], deep);
+            tried += 1;
+        }
+        put(&scenario, &object, Some(&whole));
+    }
+    // Of three backups the commit entry, the key, the list, the manifest and at least one pack.
+    assert!(tried >= 3 * 3 * 5, "only {tried} damages were tried");
+    scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
+    for (name, id, changed) in [("incr", &ids[2], [20, 20, 0]), ("diff", &ids[3], [20, 20, 20])] {
+        let restored = scenario.restore_and_start(name, &["--to-immediate", "--backup", id]);
+        let count = |number: i32| restored.sql().number(&format!("SELECT count(*) FROM rows WHERE changed = {number}"));
+        assert_eq!([2, 3, 4].map(count), changed, "{name}");
+    }
+}
+
+/// Asserts that `verify` names the object `key`, and does not call the backup `id` intact.
+#[track_caller]
+fn assert_found(scenario: &Scenario, key: &str, id: &str, deep: bool) {
+    let arguments = ["verify", SOURCE, "--output", "json", "--deep"];
+    let output = scenario.rescue.run(&arguments[..if deep { 5 } else { 4 }]).exits(22);
+    let document: Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{key}: {error}: {output}"));
+    let source = &document["repositories"][0]["sources"][0];
+    let list = |what: &str| source[what].as_array().expect("a list").clone();
+    let named = |finding: &Value| finding["severity"] == "damage" && finding["key"] == key;
+    assert!(list("findings").iter().any(named), "{key} is not named: {document:#}");
+    let intact = |backup: &Value| backup["id"] == id && backup["intact"] == true;
+    assert!(!list("backups").iter().any(intact), "{key}: {document:#}");
 }
 
 /// Rewritten in place, or set aside: the object keeps its owner.
@@ -70,9 +129,10 @@ fn put(scenario: &Scenario, object: &Path, content: Option<&[u8]>) {
 }
 
 #[track_caller]
-fn assert_refused(scenario: &Scenario, what: &str) {
+fn assert_refused(scenario: &Scenario, arguments: &[&str], what: &str) {
     let into = scenario.restored.join("refused");
-    let output = scenario.rescue.run(&["restore", SOURCE, "--into", into.to_str().expect("plain")]);
+    let fixed = ["restore", SOURCE, "--into", into.to_str().expect("plain")];
+    let output = scenario.rescue.run(&[&fixed, arguments].concat());
     assert!(matches!(output.code, Some(1 | 20 | 22)), "{what}: {output}");
     assert!(output.stderr.contains("error:"), "{what}: {output}");
     if what.contains("/pack-") {

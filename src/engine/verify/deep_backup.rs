@@ -30,7 +30,7 @@ impl Run<'_> {
     /// When the repository or the scratch directory fails; damage is reported.
     pub(super) async fn deep_backup(&mut self, summary: &BackupSummary, packs: &[PackLine], opener: &Opener) -> Result<()> {
         let scratch = self.scope.state.scratch()?;
-        let frames = self.manifest(summary, packs.len(), opener, scratch.path()).await?;
+        let frames = self.manifest(summary, opener, scratch.path()).await?;
         let checks = plan::pack_checks(self.source(), summary, packs);
         let Some(mut frames) = frames else { return self.look_at(checks).await };
         let mut checks = packs.iter().map(|pack| pack.pack).zip(checks);

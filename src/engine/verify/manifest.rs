@@ -62,7 +62,6 @@ impl Run<'_> {
     pub(super) async fn manifest(
         &mut self,
         summary: &BackupSummary,
-        packs: usize,
         opener: &Opener,
         scratch: &Path,
     ) -> Result<Option<SortedFrames>> {
@@ -75,8 +74,8 @@ impl Run<'_> {
         }
         // When something that it builds on is damaged, that is told already, and this one is read alone.
         let base = self.chains.get(&summary.id).and_then(|chain| self.manifests.of_chain(chain.get(1..)?));
-        let sorter = FrameSorter::new(scratch, u32::try_from(packs).unwrap_or(u32::MAX))
-            .map_err(|error| Error::io("write to", scratch, error))?;
+        // As many packs as the signed entry says: their list may be damaged, for which the manifest cannot help.
+        let sorter = FrameSorter::new(scratch, summary.packs).map_err(|error| Error::io("write to", scratch, error))?;
         let (source, top) = (self.source().clone(), copy.clone());
         let reading = move || {
             Ok(match base {
