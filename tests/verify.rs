@@ -227,6 +227,27 @@ fn a_segment_under_anothers_name_is_found_by_a_deep_run() {
 }
 
 #[test]
+fn a_segment_that_two_backups_need_spoils_both() {
+    let fixture = Fixture::with_backups();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let beside = runtime.block_on(async {
+        let (scope, writing) = fixture.scope().await;
+        fixture.backup(&scope, &writing, 4, &FrameDigest::of).await
+    });
+    let segments = format!("{}00000001/", layout::log(&source(), &incarnation()));
+    let segment = fixture.object(&fixture.find(&segments, "000000010000000000000004_"));
+    for (how, mischief) in MISCHIEF {
+        let whole = fs::read(&segment).unwrap();
+        mischief(&segment);
+        let document = fixture.json("verify", 22);
+        assert_eq!(damage(&document).len(), 1, "{how}");
+        let intact = backups(&document);
+        assert!(!intact[beside.as_str()] && intact.values().filter(|intact| !**intact).count() == 2, "{how}: {intact:?}");
+        fs::write(&segment, whole).unwrap();
+    }
+}
+
+#[test]
 fn gaps_and_unfinished_backups_are_told_and_no_damage() {
     let fixture = Fixture::with_backups();
     fixture.push_segments(9..=9);

@@ -26,10 +26,10 @@ fn findings(document: &Value) -> Vec<Value> {
     all.iter().filter(|finding| finding["severity"] == "damage").cloned().collect()
 }
 
-/// The backup that a finding makes useless, and those that build on it, in order.
+/// The backups that a finding makes useless, in order.
 fn affected(finding: &Value) -> Vec<String> {
-    let dependants = finding["dependants"].as_array().unwrap().iter();
-    let mut all: Vec<String> = dependants.chain([&finding["backup"]]).map(|id| id.as_str().unwrap().to_owned()).collect();
+    let others = finding["others"].as_array().unwrap().iter();
+    let mut all: Vec<String> = others.chain([&finding["backup"]]).map(|id| id.as_str().unwrap().to_owned()).collect();
     all.sort();
     all
 }
@@ -147,7 +147,7 @@ fn text_tells_what_builds_on_a_damaged_backup() {
     fs::remove_file(chain.fixture.object(&chain.manifest(INCR))).unwrap();
     let text = String::from_utf8(chain.fixture.run("verify").stdout).unwrap();
     assert!(text.contains(&format!("backup {} is useless without it", chain.ids[INCR])), "{text}");
-    assert!(text.contains(&format!("and so is {}, which builds on that one", chain.ids[LAST])), "{text}");
+    assert!(text.contains(&format!("and so is {}\n", chain.ids[LAST])), "{text}");
     assert!(text.contains("1 OBJECT IS DAMAGED"), "{text}");
 }
 

@@ -48,7 +48,7 @@ impl Run<'_> {
             if self.conclude(&check, found)
                 && let Err(what) = decoded
             {
-                self.find(Finding::damage(check.key, what).affecting(check.backup.as_ref()));
+                self.find(Finding::damage(check.key, what).affecting(&check.backups));
             }
         }
     }

@@ -28,15 +28,15 @@ pub struct Finding {
     pub source: Option<SourceName>,
     /// The backup that cannot be restored because of it.
     pub backup: Option<BackupId>,
-    /// The backups that build on that one, and cannot be restored either.
-    pub dependants: Vec<BackupId>,
+    /// Others that cannot be restored either: they build on that one, or need the same log.
+    pub others: Vec<BackupId>,
 }
 
 impl Finding {
     /// Damage that belongs to no one source.
     pub fn damage(key: impl Into<String>, what: impl Into<String>) -> Self {
         let (key, what) = (key.into(), what.into());
-        Self { severity: Severity::Damage, key, what, source: None, backup: None, dependants: Vec::new() }
+        Self { severity: Severity::Damage, key, what, source: None, backup: None, others: Vec::new() }
     }
 
     /// Something worth knowing.
@@ -51,10 +51,12 @@ impl Finding {
         self
     }
 
-    /// The same, which makes `backup` useless.
+    /// The same, which makes `backups` useless.
     #[must_use]
-    pub fn affecting(mut self, backup: Option<&BackupId>) -> Self {
-        self.backup = backup.cloned();
+    pub fn affecting<'b>(mut self, backups: impl IntoIterator<Item = &'b BackupId>) -> Self {
+        let mut backups = backups.into_iter().cloned();
+        self.backup = backups.next();
+        self.others = backups.collect();
         self
     }
 
@@ -65,7 +67,7 @@ impl Finding {
 
     /// Every backup that cannot be restored because of it.
     pub fn useless(&self) -> impl Iterator<Item = &BackupId> {
-        self.backup.iter().chain(&self.dependants).filter(|_| self.is_damage())
+        self.backup.iter().chain(&self.others).filter(|_| self.is_damage())
     }
 }
 

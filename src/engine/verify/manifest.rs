@@ -89,7 +89,7 @@ impl Run<'_> {
                 Ok(Some(frames))
             }
             Err(what) => {
-                self.find(Finding::damage(check.key, what).affecting(check.backup.as_ref()));
+                self.find(Finding::damage(check.key, what).affecting(&check.backups));
                 Ok(None)
             }
         }

@@ -28,8 +28,8 @@ pub(super) struct Check {
     pub key: String,
     /// Any of these will do; without one there is nothing to compare with.
     pub expected: Vec<Stored>,
-    /// The backup that is useless without it.
-    pub backup: Option<BackupId>,
+    /// The backups that are useless without it.
+    pub backups: Vec<BackupId>,
 }
 
 impl Check {
@@ -52,7 +52,7 @@ pub(super) fn pack_checks(source: &SourceName, summary: &BackupSummary, packs: &
     let check = |pack: &PackLine| Check {
         key: layout::pack(source, &summary.id, pack.pack, suffix(summary)),
         expected: vec![Stored { bytes: pack.stored_bytes, sha256: pack.sha256 }],
-        backup: Some(summary.id.clone()),
+        backups: vec![summary.id.clone()],
     };
     packs.iter().map(check).collect()
 }
@@ -62,7 +62,7 @@ pub(super) fn manifest_check(source: &SourceName, summary: &BackupSummary) -> Ch
     Check {
         key: layout::manifest(source, &summary.id, suffix(summary)),
         expected: vec![Stored { bytes: summary.manifest_bytes, sha256: summary.manifest_sha256 }],
-        backup: Some(summary.id.clone()),
+        backups: vec![summary.id.clone()],
     }
 }
 
@@ -78,7 +78,8 @@ pub(super) fn spread(source: &SourceName, findings: &mut [Finding], chains: &BTr
             continue;
         };
         let builds_on = |(_, chain): &(&BackupId, &Vec<BackupId>)| chain.iter().skip(1).any(|member| member == backup);
-        finding.dependants = chains.iter().filter(builds_on).map(|(id, _)| id.clone()).collect();
+        let dependants: Vec<BackupId> = chains.iter().filter(builds_on).map(|(id, _)| id.clone()).collect();
+        finding.others.extend(dependants);
     }
 }
 

@@ -279,7 +279,7 @@ impl Run<'_> {
         let wrong = check.judge(found);
         let intact = wrong.is_none();
         if let Some(what) = wrong {
-            self.find(Finding::damage(&check.key, what).affecting(check.backup.as_ref()));
+            self.find(Finding::damage(&check.key, what).affecting(&check.backups));
         }
         intact
     }

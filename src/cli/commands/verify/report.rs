@@ -133,8 +133,8 @@ fn finding_text(finding: &Finding) -> String {
     if let Some(backup) = &finding.backup {
         text += &format!("      backup {backup} is useless without it\n");
     }
-    for dependant in &finding.dependants {
-        text += &format!("      and so is {dependant}, which builds on that one\n");
+    for other in &finding.others {
+        text += &format!("      and so is {other}\n");
     }
     text
 }
