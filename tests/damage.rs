@@ -2,13 +2,16 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use lifeboat::codec::Sha256Digest;
 use serde_json::Value;
 
-use support::listing::files;
+use support::listing::{contents, files};
 use support::postgres::{Installation, Options};
+use support::process::Output;
 use support::scenario::{SOURCE, Scenario};
 
 /// Objects that a restore does not need: what tells a backup in flight, and the digests that only `verify` reads.
@@ -46,7 +49,7 @@ fn no_damage_restores_silently() {
         let whole = fs::read(&object).expect("readable");
         for (what, damage) in DAMAGES {
             put(&scenario, &object, damage(&whole).as_deref());
-            assert_refused(&scenario, &[], &format!("{what} {path}"));
+            assert_eq!(restore(&scenario, &[], &format!("{what} {path}")), None, "{what} {path}: restored in silence");
             tried += 1;
         }
         put(&scenario, &object, Some(&whole));
@@ -71,7 +74,8 @@ fn no_damage_in_a_chain_restores_silently() {
     let ids: Vec<String> = (1..).zip(["full", "incr", "incr", "diff"]).map(take).collect();
     scenario.archive_now();
     let last = ["--to-immediate", "--backup", ids[2].as_str()];
-    let mut tried = 0;
+    let expected = tree(&scenario.restore("sound", &last));
+    let (mut tried, mut refused) = (0, 0);
     for object in files(scenario.repository.path()) {
         let key = object.strip_prefix(scenario.repository.path()).expect("below it").to_string_lossy().into_owned();
         let is_commit = (1..=3).any(|number| key.ends_with(&format!("/commit/0000000{number}.json")));
@@ -82,7 +86,11 @@ fn no_damage_in_a_chain_restores_silently() {
         let whole = fs::read(&object).expect("readable");
         for (what, damage) in DAMAGES {
             put(&scenario, &object, damage(&whole).as_deref());
-            assert_refused(&scenario, &last, &format!("{what} {key}"));
+            match restore(&scenario, &last, &format!("{what} {key}")) {
+                None => refused += 1,
+                // Of a pack nothing may be in use any more.
+                Some(found) => assert!(key.contains("/pack-") && found == expected, "{what} {key}: something else was restored"),
+            }
             // Inside a wrapped key only an identity sees.
             let deep = what == "flipped" && key.contains("/key-");
             assert_found(&scenario, &key, &ids[2], deep);
@@ -91,7 +99,7 @@ fn no_damage_in_a_chain_restores_silently() {
         put(&scenario, &object, Some(&whole));
     }
     // Of three backups the commit entry, the key, the list, the manifest and at least one pack.
-    assert!(tried >= 3 * 3 * 5, "only {tried} damages were tried");
+    assert!(tried >= 3 * 3 * 5 && refused >= 3 * 3 * 5, "{refused} of {tried} damages were refused");
     scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
     for (name, id, changed) in [("incr", &ids[2], [20, 20, 0]), ("diff", &ids[3], [20, 20, 20])] {
         let restored = scenario.restore_and_start(name, &["--to-immediate", "--backup", id]);
@@ -128,11 +136,30 @@ fn put(scenario: &Scenario, object: &Path, content: Option<&[u8]>) {
     }
 }
 
+/// What lies below a restored directory, but for the settings that name the directory itself.
+fn tree(data: &Path) -> BTreeMap<PathBuf, Sha256Digest> {
+    let relative = |(path, digest): (PathBuf, Sha256Digest)| (path.strip_prefix(data).expect("below it").to_owned(), digest);
+    contents(data).into_iter().map(relative).filter(|(path, _)| !path.ends_with("postgresql.auto.conf")).collect()
+}
+
+/// Restores; `None` when that is refused, as it must be, else what was restored.
 #[track_caller]
-fn assert_refused(scenario: &Scenario, arguments: &[&str], what: &str) {
+fn restore(scenario: &Scenario, arguments: &[&str], what: &str) -> Option<BTreeMap<PathBuf, Sha256Digest>> {
     let into = scenario.restored.join("refused");
     let fixed = ["restore", SOURCE, "--into", into.to_str().expect("plain")];
     let output = scenario.rescue.run(&[&fixed, arguments].concat());
+    let restored = (output.code == Some(0)).then(|| tree(&into));
+    if restored.is_none() {
+        assert_sound_refusal(&into, &output, what);
+    }
+    if into.exists() {
+        fs::remove_dir_all(&into).expect("own directory");
+    }
+    restored
+}
+
+#[track_caller]
+fn assert_sound_refusal(into: &Path, output: &Output, what: &str) {
     assert!(matches!(output.code, Some(1 | 20 | 22)), "{what}: {output}");
     assert!(output.stderr.contains("error:") && !output.stderr.contains("a bug of its own"), "{what}: {output}");
     if what.contains("/pack-") {
@@ -141,7 +168,4 @@ fn assert_refused(scenario: &Scenario, arguments: &[&str], what: &str) {
         assert!(output.code == Some(22) && said.iter().any(|said| output.stderr.contains(said)), "{what}: {output}");
     }
     assert!(!into.join("global/pg_control").exists(), "{what}: a server could start there");
-    if into.exists() {
-        fs::remove_dir_all(&into).expect("own directory");
-    }
 }

@@ -1,7 +1,7 @@
 //! Manifests, read to their end: each alone for the frames that its packs must hold, and together with those it builds on
 //! for what a restore would make of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -36,17 +36,17 @@ impl KeptManifests {
         Ok(self.dir.insert(dir).path().join(format!("manifest-{id}")))
     }
 
-    /// Those of `chain`, if all are here.
-    fn of_chain(&self, chain: &[BackupId]) -> Option<Vec<ManifestCopy>> {
-        chain.iter().map(|id| self.copies.get(id).cloned()).collect()
+    /// Those of all these backups, if they are here.
+    fn of<'b>(&self, backups: impl Iterator<Item = &'b BackupId>) -> Option<Vec<ManifestCopy>> {
+        backups.map(|id| self.copies.get(id).cloned()).collect()
     }
 
-    /// Forgets all but those in `wanted`.
+    /// Forgets all but those that are `wanted`.
     ///
     /// # Errors
     /// When a file cannot be removed.
-    pub fn keep(&mut self, wanted: &BTreeSet<&BackupId>) -> Result<()> {
-        let unwanted: Vec<BackupId> = self.copies.keys().filter(|id| !wanted.contains(id)).cloned().collect();
+    pub fn keep(&mut self, wanted: impl Fn(&BackupId) -> bool) -> Result<()> {
+        let unwanted: Vec<BackupId> = self.copies.keys().filter(|id| !wanted(id)).cloned().collect();
         for copy in unwanted.iter().filter_map(|id| self.copies.remove(id)) {
             std::fs::remove_file(&copy.path).map_err(|error| Error::io("remove", &copy.path, error))?;
         }
@@ -73,7 +73,7 @@ impl Run<'_> {
             return Ok(None);
         }
         // When something that it builds on is damaged, that is told already, and this one is read alone.
-        let base = self.chains.get(&summary.id).and_then(|chain| self.manifests.of_chain(chain.get(1..)?));
+        let base = self.chains.bases(&summary.id).and_then(|bases| self.manifests.of(bases));
         // As many packs as the signed entry says: their list may be damaged, for which the manifest cannot help.
         let sorter = FrameSorter::new(scratch, summary.packs).map_err(|error| Error::io("write to", scratch, error))?;
         let (source, top) = (self.source().clone(), copy.clone());

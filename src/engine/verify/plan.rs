@@ -1,6 +1,7 @@
 //! What must be there, worked out from what signed documents and listings say. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter;
 use std::ops::RangeInclusive;
 
 use serde::Serialize;
@@ -11,7 +12,7 @@ use crate::codec::Sha256Digest;
 use crate::repo::log::index::IndexLine;
 use crate::repo::log::name::{self, HistoryName, SegmentName};
 use crate::repo::pack::PackLine;
-use crate::repo::{BackupSummary, layout};
+use crate::repo::{BackupSummary, CommitLog, layout};
 use crate::source::postgres::history;
 use crate::store::ObjectInfo;
 
@@ -70,16 +71,46 @@ fn suffix(summary: &BackupSummary) -> &'static str {
     if summary.encrypted { ".age" } else { "" }
 }
 
-/// Adds to the damage found in a backup's own objects the backups that build on it. `chains` has each backup with what
-/// it builds on. The log that a base needs is of no concern to them: each needs its own.
-pub(super) fn spread(source: &SourceName, findings: &mut [Finding], chains: &BTreeMap<BackupId, Vec<BackupId>>) {
-    for finding in findings.iter_mut().filter(|finding| finding.is_damage()) {
-        let Some(backup) = finding.backup.as_ref().filter(|id| finding.key.starts_with(&layout::backup(source, id))) else {
-            continue;
-        };
-        let builds_on = |(_, chain): &(&BackupId, &Vec<BackupId>)| chain.iter().skip(1).any(|member| member == backup);
-        let dependants: Vec<BackupId> = chains.iter().filter(builds_on).map(|(id, _)| id.clone()).collect();
-        finding.others.extend(dependants);
+/// The backups of a source whose chains are sound, each with its base.
+#[derive(Debug, Default)]
+pub(super) struct Chains(BTreeMap<BackupId, Option<BackupId>>);
+
+impl Chains {
+    /// Those in `log`.
+    pub fn of(log: &CommitLog) -> Self {
+        let mut bases = BTreeMap::new();
+        for backup in log.restorable() {
+            bases.entry(backup.id.clone()).or_insert_with(|| backup.base.clone());
+        }
+        Self(bases)
+    }
+
+    /// What a backup builds on, nearest first; `None` when its chain is broken.
+    pub fn bases(&self, id: &BackupId) -> Option<impl Iterator<Item = &BackupId>> {
+        let base = self.0.get(id)?.as_ref();
+        // Ids that somebody used twice may lead in a circle.
+        Some(iter::successors(base, |id| self.0.get(*id)?.as_ref()).take(self.0.len()))
+    }
+
+    /// For each backup that others build on, the place among `backups` of the last of these.
+    pub fn last_uses(&self, backups: &[BackupSummary]) -> BTreeMap<BackupId, usize> {
+        let mut last = BTreeMap::new();
+        for (index, backup) in backups.iter().enumerate() {
+            last.extend(self.bases(&backup.id).into_iter().flatten().map(|base| (base.clone(), index)));
+        }
+        last
+    }
+
+    /// Adds to the damage found in a backup's own objects the backups that build on it. The log that a base needs is of no
+    /// concern to them: each needs its own.
+    pub fn spread(&self, source: &SourceName, findings: &mut [Finding]) {
+        for finding in findings.iter_mut().filter(|finding| finding.is_damage()) {
+            let is_its_own = |id: &&BackupId| finding.key.starts_with(&layout::backup(source, id));
+            let Some(backup) = finding.backup.as_ref().filter(is_its_own) else { continue };
+            let builds_on = |id: &&BackupId| self.bases(id).into_iter().flatten().any(|base| base == backup);
+            let dependants: Vec<BackupId> = self.0.keys().filter(builds_on).cloned().collect();
+            finding.others.extend(dependants);
+        }
     }
 }
 

@@ -9,14 +9,14 @@ use super::fetch;
 use super::finding::{BackupVerdict, Finding, SourceReport, Uncommitted};
 use super::keys::Openers;
 use super::manifest::KeptManifests;
-use super::plan::{self, Check, Stored};
+use super::plan::{self, Chains, Check, Stored};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, ErrorKind, Incarnation, Result, SegmentSize, SourceName};
 use crate::codec::encrypt::Identity;
 use crate::engine::{IdentitySource, Scope, head, joined};
 use crate::repo::pack::PackLine;
-use crate::repo::{BackupSummary, Repository, backup, commit, identity, layout};
+use crate::repo::{BackupSummary, Repository, backup, identity, layout};
 use crate::store::{Store, list_all};
 
 /// Objects digested at one time.
@@ -32,8 +32,8 @@ pub(super) struct Run<'a> {
     pub cancel: Cancel,
     /// In a deep run only.
     pub identities: Option<Vec<Identity>>,
-    /// Each backup with what it builds on, itself first; none for one whose chain is broken.
-    pub chains: BTreeMap<BackupId, Vec<BackupId>>,
+    /// What builds on what.
+    pub chains: Chains,
     /// Manifests that later backups refer to.
     pub manifests: KeptManifests,
     pub report: SourceReport,
@@ -70,7 +70,7 @@ pub async fn run(
 ) -> Result<SourceReport> {
     let identities = identities.map(IdentitySource::identities).transpose()?;
     let report = SourceReport::new(&scope.source);
-    let (chains, manifests) = (BTreeMap::new(), KeptManifests::default());
+    let (chains, manifests) = (Chains::default(), KeptManifests::default());
     let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, manifests, report };
     run.source_of_scope().await?;
     Ok(run.report)
@@ -83,11 +83,11 @@ impl Run<'_> {
         let sizes = self.incarnations(&backups).await?;
         let names: Vec<Incarnation> = sizes.keys().cloned().collect();
         let openers = self.keys(&backups, &names).await?;
+        let last_uses = self.chains.last_uses(&backups);
         for (index, backup) in backups.iter().enumerate() {
             self.cancel.check()?;
             self.backup(backup, &openers).await?;
-            let later = backups[index + 1..].iter().filter_map(|backup| self.chains.get(&backup.id));
-            self.manifests.keep(&later.flatten().collect())?;
+            self.manifests.keep(|id| last_uses.get(id).is_some_and(|last| *last > index))?;
         }
         self.uncommitted(&backups).await?;
         for (incarnation, size) in &sizes {
@@ -95,7 +95,7 @@ impl Run<'_> {
             let own: Vec<&BackupSummary> = backups.iter().filter(|backup| backup.incarnation == *incarnation).collect();
             self.log(incarnation, *size, &own, &openers).await?;
         }
-        plan::spread(&self.scope.source, &mut self.report.findings, &self.chains);
+        self.chains.spread(&self.scope.source, &mut self.report.findings);
         let useless: BTreeSet<&BackupId> = self.report.findings.iter().flat_map(Finding::useless).collect();
         let verdict = |backup: &BackupSummary| BackupVerdict {
             id: backup.id.clone(),
@@ -125,10 +125,7 @@ impl Run<'_> {
             let key = layout::commit(self.source(), entry.map_or(0, |entry| entry.number));
             self.find(Finding::damage(key, broken.to_string()).affecting(Some(&backup.id)));
         }
-        let all: Vec<&BackupSummary> = log.backups().collect();
-        for chain in all.iter().filter_map(|backup| commit::chain(backup, &all).ok()) {
-            self.chains.insert(chain[0].id.clone(), chain.iter().map(|member| member.id.clone()).collect());
-        }
+        self.chains = Chains::of(log);
         self.report.checked_objects += log.entries.len() as u64;
         let mut known = BTreeSet::new();
         Ok(log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())
