@@ -349,7 +349,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__backup)
-            opts="-q -h --type --dry-run --checkpoint --page-errors --config --output --quiet --repository --help"
+            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -760,7 +760,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__restore)
-            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --action --clone --dry-run --config --output --quiet --repository --help"
+            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --delta --discard-log --action --clone --dry-run --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

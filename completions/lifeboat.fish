@@ -56,10 +56,10 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand check" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l type -d 'full, diff (changes since the last full), incr (since the last backup), auto' -r -f -a "full\t'Everything'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l type -d 'full, diff, incr or auto' -r -f -a "full\t'Everything'
 diff\t'Changes since the last full'
 incr\t'Changes since the last backup of any type'
-auto\t'What is due: a full when there is no usable base, else an increment'"
+auto\t'A full when the last one is a week old or there is nothing to build on, else an incr'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l checkpoint -d 'Start at once (fast), or let the server take its time (spread)' -r -f -a "fast\t'At once, with a burst of writes'
 spread\t'Spread over `checkpoint_completion_target`'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -d 'What pages with a wrong checksum do to the backup' -r -f -a "fail\t'The backup fails'
@@ -69,6 +69,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l output -d '
 json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l dry-run -d 'Say what would be done, and do nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l audit -d 'For a diff or incr: read every file, and fail when change detection missed anything'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
@@ -113,7 +114,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_se
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l into -d 'The directory to restore into; must be empty or missing' -r -f -a "(__fish_complete_directories)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l into -d 'The directory to restore into; must be empty or missing, but for --delta' -r -f -a "(__fish_complete_directories)"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to -d 'To this time, or as far as the archive goes [default: latest]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-lsn -d 'To this position, such as A3/F1000028' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-xid -d 'To the end of this transaction' -r
@@ -131,6 +132,8 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-immediate -d 'To the moment the backup ended'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l exclusive -d 'Stop just before the target, not just after it'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l delta -d 'Into a data directory in use before: fetch and write only what differs'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l discard-log -d 'With --delta: remove even log that was never archived'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l clone -d 'For a look or a test: the restored server never archives'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l dry-run -d 'Show the plan, and do nothing'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -s q -l quiet -d 'No progress, only warnings and results'

@@ -165,10 +165,19 @@ fn a_plain_repository_needs_no_identity_and_damage_is_refused() {
     cluster.start();
     let mut ledger = Ledger::create(&cluster, random::seed("plain escape hatch"));
     host.ok(&["backup", SOURCE, "--type", "full"]);
-    let oracle = archived_load(&cluster, &mut ledger, 1);
     let backup = newest_backup(&host);
+    ledger.run(Duration::from_secs(1));
+    for backup_type in ["diff", "incr"] {
+        host.ok(&["backup", SOURCE, "--type", backup_type]);
+    }
+    let incr = newest_backup(&host);
+    assert!(incr.contains("-incr-"), "{incr} was to build on others");
+    let oracle = archived_load(&cluster, &mut ledger, 1);
 
     let bystander = Bystander::new(None);
+    let refused = bystander.run(repository.path(), &incr, "rescued", "", &[]).exits(1);
+    assert!(refused.stderr.contains(&format!("{incr} is no full backup: take {backup}, ")), "{refused}");
+    assert!(!bystander.dir.join("rescued").exists(), "a refusal leaves nothing behind");
     let rescued = bystander.rescue(&installation, "rescued", || bystander.run(repository.path(), &backup, "rescued", "", &[]));
     oracle.assert_tables(&mut rescued.sql(), &oracle.rows_at_end(), "the end of the log");
 

@@ -4,7 +4,7 @@
 //! of its own ([`DataKey`]), and only that is wrapped to them. So rotation rewraps small files, and the host that
 //! encrypts holds nothing that decrypts.
 
-use std::io::{self, BufRead, Read, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::str::FromStr;
 
 use age::secrecy::ExposeSecret;
@@ -157,6 +157,15 @@ impl<R: Read> Read for OpenReader<R> {
         match self {
             Self::Age(reader) => reader.read(buffer),
             Self::Plain(inner) => inner.read(buffer),
+        }
+    }
+}
+
+impl<R: Read + Seek> Seek for OpenReader<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Age(reader) => reader.seek(to),
+            Self::Plain(inner) => inner.seek(to),
         }
     }
 }

@@ -117,7 +117,8 @@ impl HostState {
         fs::read(self.log_dir(source, incarnation).join(format!("carry-{segment_name}"))).ok()
     }
 
-    /// Remembers what straddles into `segment_name` and forgets what straddled into `done`.
+    /// Remembers what straddles into `segment_name` and forgets what straddled into `done`. Not made durable: it carries
+    /// its own checksum, and without it the segment before is read again.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -131,8 +132,11 @@ impl HostState {
     ) -> Result<()> {
         let dir = self.log_dir(source, incarnation);
         let path = dir.join(format!("carry-{segment_name}"));
+        let temporary = durable::temporary_beside(&path);
         prepare(&path)
-            .and_then(|()| durable::write_file(&path, carry, 0o600))
+            .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary))
+            .and_then(|mut file| file.write_all(carry))
+            .and_then(|()| fs::rename(&temporary, &path))
             .map_err(|error| Error::io("write", &path, error))?;
         match fs::remove_file(dir.join(format!("carry-{done}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &dir, error)),

@@ -9,7 +9,7 @@ use super::stage::{Stage, Taken, Target};
 use super::storm::Storm;
 use super::support::amcheck;
 use super::support::postgres::{Cluster, RECOVERY_TIMEOUT, Stop};
-use super::support::process;
+use super::support::process::{self, Output};
 use super::visibility;
 
 const QUIET_TIMEOUT: Duration = Duration::from_secs(60);
@@ -31,16 +31,26 @@ impl Pair {
     /// Both with nothing written, and nothing read, in between.
     #[track_caller]
     pub fn quiet(stage: &Stage, kind: &str) -> Self {
+        Self::attempt(stage, kind).unwrap_or_else(|output| panic!("{output}"))
+    }
+
+    /// [`Pair::quiet`] of a backup that may be refused.
+    ///
+    /// # Errors
+    /// What `lifeboat` said.
+    #[track_caller]
+    pub fn attempt(stage: &Stage, kind: &str) -> Result<Self, Box<Output>> {
         let autovacuum = stage.cluster.sql().value("SHOW autovacuum") == "on";
         if autovacuum {
             set_autovacuum(&stage.cluster, "off");
         }
         settle(&stage.cluster);
-        let (ours, twin) = (stage.backup(kind), stage.twin_backup());
+        let ours = stage.ours.try_backup(kind, &stage.cluster.data)?;
+        let twin = stage.twin_backup();
         if autovacuum {
             set_autovacuum(&stage.cluster, "on");
         }
-        Self { ours, twin, target: Target::Immediate, facts: facts::of(&stage.cluster) }
+        Ok(Self { ours, twin, target: Target::Immediate, facts: facts::of(&stage.cluster) })
     }
 
     /// Both while writers work on `tables`; compared at a restore point behind both.
@@ -106,7 +116,7 @@ fn assert_index_answers(restored: &Cluster) {
     assert!(asked > 0, "there was no index to ask");
 }
 
-/// Restores a backup to its own end and opens it, to be questioned.
+/// Opens a restored cluster, to be questioned.
 #[track_caller]
 pub fn open(stage: &Stage, data: &Path) -> Cluster {
     let mut restored = Cluster::open(&stage.cluster.installation, data);
@@ -136,7 +146,7 @@ fn set_autovacuum(cluster: &Cluster, value: &str) {
 /// Lets the server come to rest: a backup's own session reads catalogs, which sets hint bits there and prunes pages; what
 /// can be set so is set before. Tables of the users are left as they are.
 #[track_caller]
-fn settle(cluster: &Cluster) {
+pub fn settle(cluster: &Cluster) {
     for database in facts::databases(cluster) {
         let mut sql = facts::connect(cluster, &database);
         let catalogs = sql.rows("SELECT oid::regclass FROM pg_class WHERE relkind = 'r' AND oid < 16384");

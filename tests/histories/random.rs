@@ -9,7 +9,7 @@ use super::support::random;
 use super::world::World;
 
 /// Steps of one history, without `LIFEBOAT_HISTORY_STEPS`.
-const STEPS: u32 = 70;
+const STEPS: u32 = 50;
 /// Steps between two backups, on average.
 const STEPS_PER_BACKUP: u32 = 10;
 

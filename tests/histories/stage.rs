@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::support::dirs::Dir;
 use super::support::lifeboat::{Config, Host, Identity, binary};
 use super::support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT};
+use super::support::process::Output;
 use super::support::scenario::SOURCE;
 use super::support::sql::Sql;
 
@@ -48,16 +49,29 @@ impl Protection {
         }
     }
 
-    /// Takes a backup of the type that is asked for, or what `lifeboat` takes instead.
+    /// Takes a backup of the type that is asked for, or what `lifeboat` takes instead; or it is refused.
+    ///
+    /// # Errors
+    /// What it said.
     #[track_caller]
-    pub fn backup(&self, kind: &str, data: &Path) -> Taken {
-        let report = self.host.json(&["backup", SOURCE, "--type", kind]);
+    pub fn try_backup(&self, kind: &str, data: &Path) -> Result<Taken, Box<Output>> {
+        let output = self.host.run(&["backup", SOURCE, "--type", kind, "--output", "json"]);
+        if output.code != Some(0) {
+            return Err(Box::new(output));
+        }
+        let report = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{output}"));
         let taken = Taken::read(&report, tablespaces_of(data));
         println!(
             "backup --type {kind}: {} on {:?}, {} bytes stored; {:?}",
             taken.id, taken.base, taken.stored_bytes, taken.reason
         );
-        taken
+        Ok(taken)
+    }
+
+    /// [`Protection::try_backup`] that must succeed.
+    #[track_caller]
+    pub fn backup(&self, kind: &str, data: &Path) -> Taken {
+        self.try_backup(kind, data).unwrap_or_else(|output| panic!("{output}"))
     }
 }
 

@@ -35,11 +35,16 @@ impl Storm {
             let (conninfo, tables, stop, changes) = (conninfo.to_owned(), tables.to_vec(), stop.clone(), changes.clone());
             std::thread::spawn(move || {
                 let (mut sql, mut random) = (Sql::connect(&conninfo)?, random::generator(seed, number));
+                let mut count = 0;
                 while !stop.load(Ordering::Relaxed) {
                     let table = &tables[random.random_range(0..tables.len())];
-                    let statements =
-                        if number == 2 { keep_house(table, random.random()) } else { rows::change(&mut random, table) };
+                    let statements = match count {
+                        WILD.. => vec![format!("UPDATE {table} SET v = md5(v) WHERE id % 500 = {}", count % 500)],
+                        _ if number == 2 => keep_house(table, random.random()),
+                        _ => rows::change(&mut random, table),
+                    };
                     tolerate_deadlock(&mut sql, &statements)?;
+                    count += 1;
                     changes.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(REST);
                 }

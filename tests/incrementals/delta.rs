@@ -55,6 +55,18 @@ fn what_does_not_differ_is_not_written() {
 }
 
 #[test]
+fn one_page_that_differs_is_fetched_alone() {
+    let Some((scenario, fresh)) = restored_chain() else { return };
+    let expected = stage::relation_files(&fresh);
+    let table = expected.keys().max_by_key(|path| expected[*path].len()).expect("the table").clone();
+    let file = fs::File::options().write(true).open(fresh.join(&table)).expect("there");
+    file.write_all_at(b"a page that nobody wrote", 5_000_000).expect("writable");
+    let report = delta(&scenario, &fresh, &["--to-immediate"]);
+    assert!(report["written_bytes"].as_u64().expect("a number") < 512 << 10, "{report:#}");
+    stage::assert_same(&fresh, &expected);
+}
+
+#[test]
 fn whatever_was_done_to_a_directory_is_undone() {
     let Some((scenario, fresh)) = restored_chain() else { return };
     let expected = stage::relation_files(&fresh);

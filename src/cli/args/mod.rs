@@ -50,11 +50,28 @@ Examples:
   lifeboat init --repository main --dry-run";
 
 const BACKUP_HELP: &str = "\
+Types:
+  full  everything
+  diff  what changed since the last full
+  incr  what changed since the last backup of any type
+  auto  a full when the last one is a week old or there is none, else an incr
+
+Where it is not certain what changed, a full is taken instead, and the reason
+said. A backup that was interrupted goes on in the next run of the same type.
+An audit reads every file and ends with 22 when change detection missed
+anything.
+
 Examples:
+  lifeboat backup orders
   lifeboat backup orders --type full
-  lifeboat backup orders --dry-run";
+  lifeboat backup orders --type incr --audit
+  lifeboat backup orders --type diff --dry-run";
 
 const LIST_HELP: &str = "\
+The id of a backup tells when it began, its type, and four letters. 'base' is
+the backup that a diff or incr builds on, by its letters: neither restores
+without it. 'size' is what a restore writes, 'stored' what the backup added.
+
 Examples:
   lifeboat list
   lifeboat list orders --output json";
@@ -207,13 +224,13 @@ pub struct CheckArgs {
 pub struct BackupArgs {
     /// The source to back up, as named in the configuration
     pub source: SourceName,
-    /// full, diff (changes since the last full), incr (since the last backup), auto (a full every week, else incr)
+    /// full, diff, incr or auto
     #[arg(long = "type", value_enum, default_value_t = BackupTypeArg::Auto, hide_possible_values = true, value_name = "TYPE")]
     pub backup_type: BackupTypeArg,
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
-    /// For a diff or incr: read everything, and compare it with what change detection says
+    /// For a diff or incr: read every file, and fail when change detection missed anything
     #[arg(long)]
     pub audit: bool,
     /// Start at once (fast), or let the server take its time (spread)

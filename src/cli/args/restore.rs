@@ -13,11 +13,16 @@ pub(super) const HELP: &str = "\
 Times: '2026-11-20 21:40:02' (this machine's zone), 2026-11-20T21:40:02Z,
 '2026-11-20 21:40 UTC', '15m ago', now. Without a target: latest.
 
+With --delta DIR is this cluster's own data directory, a half restore of it, or
+empty; what does not differ from the backup stays. Refused: a directory whose
+server runs, another cluster's, and one with log that was never archived.
+
 Examples:
   lifeboat restore orders --into /srv/pg15/restored --dry-run
   lifeboat restore orders --into DIR --to '2026-11-20 21:31:07Z'
   lifeboat restore orders --into DIR --to-name before-migration --action pause
-  lifeboat restore orders --into DIR --clone --tablespace /fast=/tmp/fast";
+  lifeboat restore orders --into DIR --clone --tablespace /fast=/tmp/fast
+  lifeboat restore orders --into /srv/pg15/main --delta --to-name before-v2";
 
 /// `lifeboat restore`.
 #[derive(Args, Debug)]
@@ -45,7 +50,7 @@ pub struct RestoreArgs {
     /// Put the tablespace at OLD into NEW; may be repeated
     #[arg(long = "tablespace", value_name = "OLD=NEW", value_parser = parsers::tablespace)]
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
-    /// Into this cluster's own data directory: fetch and write only what differs
+    /// Into a data directory in use before: fetch and write only what differs
     #[arg(long)]
     pub delta: bool,
     /// With --delta: remove even log that was never archived

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{BackupType, Error, Result};
+use crate::base::{BackupId, BackupType, Error, Result};
 use crate::cli::args::{BackupArgs, BackupTypeArg, CheckpointMode, PageErrors};
 use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
@@ -43,7 +43,10 @@ struct Planned {
     repository: String,
     #[serde(rename = "type")]
     backup_type: BackupType,
+    /// What it would build on.
+    base: Option<BackupId>,
     reason: Option<String>,
+    warnings: Vec<String>,
     incarnation: String,
     server_version: String,
     from_standby: bool,
@@ -122,6 +125,7 @@ async fn dry_run(
             preview = backup::preview(&scope, options) => preview?,
             () = context.cancel.cancelled() => return Err(Error::interrupted()),
         };
+        preview.notes.iter().for_each(|note| context.progress.warn(note));
         document.plans.push(planned(&chosen.name, preview));
     }
     context.result("backup_plan", 1, &document, || plan_text(&document))?;
@@ -132,7 +136,9 @@ fn planned(repository: &str, preview: Preview) -> Planned {
     Planned {
         repository: repository.to_owned(),
         backup_type: preview.decision.backup_type,
+        base: preview.decision.base.map(|base| base.id),
         reason: preview.decision.reason,
+        warnings: preview.notes,
         incarnation: preview.incarnation.to_string(),
         server_version: preview.server_version,
         from_standby: preview.from_standby,
@@ -150,13 +156,14 @@ fn text(document: &Document) -> String {
         let entries = format!("{} in {} files and directories", format_bytes(summary.raw_bytes), summary.entries);
         let stored = format!("{} in {} packs", format_bytes(summary.stored_bytes), summary.packs);
         let took = Duration::try_from_secs_f64(summary.duration_seconds).unwrap_or_default();
-        let mut lines = vec![
-            ("repository", repository.clone()),
+        let mut lines = vec![("repository", repository.clone())];
+        lines.extend(summary.base.iter().map(|base| ("builds on", base.to_string())));
+        lines.extend([
             ("restores to", format!("{} and later", summary.stop_time.human_seconds())),
-            ("read", entries),
+            ("holds", entries),
             ("stored", if summary.encrypted { stored } else { format!("{stored}, not encrypted") }),
             ("took", format_duration(took)),
-        ];
+        ]);
         lines.extend(reason.clone().map(|reason| ("note", reason)));
         text += &block(&format!("{} backup {} of {}", summary.backup_type, summary.id, document.source), &lines);
     }
@@ -168,16 +175,18 @@ fn plan_text(document: &Plans) -> String {
     for plan in &document.plans {
         let server = format!("PostgreSQL {}{}", plan.server_version, if plan.from_standby { ", a standby" } else { "" });
         let packs = format!("{} packs of {} at most", plan.packs_at_most, format_bytes(plan.pack_bytes));
-        let mut lines = vec![
-            ("repository", plan.repository.clone()),
+        let mut lines = vec![("repository", plan.repository.clone())];
+        lines.extend(plan.base.iter().map(|base| ("builds on", base.to_string())));
+        lines.extend([
             ("server", server),
             ("cluster", plan.incarnation.clone()),
             ("reads", plan.data_directory.clone()),
             ("", format!("{} in {} files and directories", format_bytes(plan.raw_bytes), plan.entries)),
             ("stores", packs),
-        ];
+        ]);
         lines.extend(plan.reason.clone().map(|reason| ("note", reason)));
-        text += &block(&format!("would take a {} backup of {}", plan.backup_type, document.source), &lines);
+        let article = if plan.backup_type == BackupType::Incr { "an" } else { "a" };
+        text += &block(&format!("would take {article} {} backup of {}", plan.backup_type, document.source), &lines);
     }
     text
 }

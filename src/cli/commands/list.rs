@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::base::units::format_bytes;
-use crate::base::{Result, SourceName, Timestamp};
+use crate::base::{BackupId, Result, SourceName, Timestamp};
 use crate::cli::args::ListArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
@@ -190,6 +190,7 @@ fn source_text(source: &Source, repository: &str) -> String {
         } else {
             let columns = [
                 ("backup", Align::Left),
+                ("base", Align::Left),
                 ("ended", Align::Left),
                 ("size", Align::Right),
                 ("stored", Align::Right),
@@ -209,6 +210,12 @@ fn source_text(source: &Source, repository: &str) -> String {
     text
 }
 
+/// What a backup builds on, by the letters that end its id: a whole id more would not fit on a line.
+fn base(summary: &BackupSummary) -> &str {
+    let id = summary.base.as_ref().map(BackupId::as_str);
+    id.map_or("", |id| id.rsplit('-').next().unwrap_or(id))
+}
+
 fn row(backup: &Backup) -> Vec<String> {
     let summary = &backup.summary;
     let mut state = Vec::new();
@@ -221,6 +228,7 @@ fn row(backup: &Backup) -> Vec<String> {
     let ended = summary.stop_time.human_seconds();
     vec![
         summary.id.to_string(),
+        base(summary).to_owned(),
         ended.trim_end_matches(" UTC").to_owned(),
         format_bytes(summary.raw_bytes),
         format_bytes(summary.stored_bytes),

@@ -70,10 +70,10 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         restore_command: restore_command(args, &settings, &prepared.plan)?,
         workers: settings.backup.workers,
     };
-    run::check(&prepared, &options)?;
+    let in_place = run::check(&prepared, &options)?;
     let mut document = document(args, &scope, &into, &prepared);
     if args.dry_run {
-        context.result("restore", 1, &document, || plan_text(&document, &prepared))?;
+        context.result("restore", 1, &document, || plan_text(&document, &prepared, in_place))?;
         return Ok(Outcome::Done);
     }
     let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await?;
@@ -197,9 +197,10 @@ fn lines(document: &Document, prepared: &Prepared) -> String {
     lines.iter().map(|(label, value)| format!("  {label:11}  {value}\n")).collect()
 }
 
-fn plan_text(document: &Document, prepared: &Prepared) -> String {
+fn plan_text(document: &Document, prepared: &Prepared, in_place: bool) -> String {
     let Document { source, target, into, repository, .. } = document;
-    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{}", lines(document, prepared))
+    let kept = if in_place { "  in place     only what differs is fetched and written\n" } else { "" };
+    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{kept}{}", lines(document, prepared))
 }
 
 fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport, args: &RestoreArgs) -> String {

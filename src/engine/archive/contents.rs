@@ -2,7 +2,7 @@
 
 use crate::base::{Error, Result};
 use crate::codec::compress;
-use crate::codec::encrypt::Opener;
+use crate::codec::encrypt::{Opener, Seal};
 use crate::codec::{CodecError, Sha256Digest};
 use crate::repo::{decode_error, read_error};
 
@@ -26,11 +26,20 @@ pub(in crate::engine) fn open(key: &str, stored: &[u8], opener: &Opener, digest:
     if found == digest { Ok(raw) } else { Err(read_error(key, CodecError::Digest { stored: digest.to_owned(), found })) }
 }
 
-/// The stored object for `raw`: compressed, then sealed.
-///
-/// # Errors
-/// Only when memory runs out.
-pub(super) fn seal(raw: &[u8], seal: &crate::codec::encrypt::Seal, level: i32) -> std::io::Result<Vec<u8>> {
-    let mut compressor = compress::Compressor::new(level)?;
-    seal.seal(&compressor.compress(raw)?)
+/// A file being compressed on a thread of its own, while the caller reads and digests it.
+pub(super) struct Compressing(std::thread::JoinHandle<std::io::Result<Vec<u8>>>);
+
+impl Compressing {
+    /// Starts to compress `raw`.
+    pub fn start(raw: bytes::Bytes, level: i32) -> Self {
+        Self(std::thread::spawn(move || compress::Compressor::new(level)?.compress(&raw)))
+    }
+
+    /// The stored object: what was compressed, sealed. Waits for it.
+    ///
+    /// # Errors
+    /// Only when memory runs out.
+    pub fn seal(self, seal: &Seal) -> std::io::Result<Vec<u8>> {
+        seal.seal(&self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    }
 }

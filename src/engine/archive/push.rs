@@ -11,6 +11,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::{Recipient, Seal};
@@ -28,7 +30,8 @@ use crate::source::postgres::history::History;
 use crate::source::postgres::wal::{Carry, EndTime, SegmentHeader, SegmentSummary, Stop, WAL_PAGE_BYTES, WalError, summarise};
 use crate::store::{PutOutcome, list_all};
 
-use super::{FileKind, contents, file_kind};
+use super::contents::Compressing;
+use super::{FileKind, file_kind};
 
 /// The journal is stored when it holds so many lines …
 const INDEX_BATCH: usize = 16;
@@ -58,20 +61,21 @@ pub async fn run(scope: &Scope, writing: &Writing, file: &Path) -> Result<Pushed
         Error::usage(format!("{} is no file that PostgreSQL archives", file.display()))
             .hint("archive_command = 'lifeboat archive push SOURCE %p'")
     })?;
-    let raw = fs::read(file).map_err(|error| Error::io("read", file, error))?;
+    let raw = Bytes::from(fs::read(file).map_err(|error| Error::io("read", file, error))?);
+    // In vain when the file is refused or there already: both are rare, and the archiver waits for every push.
+    let compressing = Compressing::start(raw.clone(), writing.compression_level);
     let push = match kind {
-        FileKind::Segment => segment(scope, file, name, raw).await?,
-        FileKind::History(timeline) => history(scope, file, timeline, raw).await?,
-        FileKind::Auxiliary => auxiliary(scope, file, name, raw).await?,
+        FileKind::Segment => segment(scope, file, name, &raw).await?,
+        FileKind::History(timeline) => history(scope, file, timeline, &raw).await?,
+        FileKind::Auxiliary => auxiliary(scope, file, name, &raw).await?,
     };
-    push.run(scope, writing).await
+    push.run(scope, writing, compressing).await
 }
 
 /// A file ready to be archived.
 struct Push {
     /// As PostgreSQL calls it.
     file: String,
-    raw: Vec<u8>,
     digest: Sha256Digest,
     incarnation: Incarnation,
     /// Directory and beginning of the object names that stand for the same file.
@@ -88,13 +92,13 @@ struct Push {
     identity: Option<Identity>,
 }
 
-async fn segment(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result<Push> {
+async fn segment(scope: &Scope, file: &Path, name: &str, raw: &[u8]) -> Result<Push> {
     let refuse = |error: WalError| {
         Error::failed(format!("{} is not a segment that can be archived", file.display()))
             .caused_by(error)
             .hint("is the source's archive_command that of the right server? nothing was stored")
     };
-    let header = SegmentHeader::parse(&raw).map_err(refuse)?;
+    let header = SegmentHeader::parse(raw).map_err(refuse)?;
     let size = header.segment_size;
     if raw.len() as u64 != size.bytes() {
         return Err(Error::failed(format!(
@@ -109,8 +113,8 @@ async fn segment(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result
         .ok_or_else(|| Error::failed(format!("{name} cannot be the name of a segment of {} bytes", size.bytes())))?;
     let incarnation = Incarnation::postgres(u32::from(header.major_version), header.system_identifier);
     let carry = carry_into(scope, &incarnation, segment, size, file);
-    let summary = match summarise(segment, size, &raw, &carry) {
-        Err(error) if error.is_carry_mismatch() => summarise(segment, size, &raw, &Carry::Unknown),
+    let summary = match summarise(segment, size, raw, &carry) {
+        Err(error) if error.is_carry_mismatch() => summarise(segment, size, raw, &Carry::Unknown),
         outcome => outcome,
     };
     let (summary, warning) = match summary {
@@ -120,12 +124,11 @@ async fn segment(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result
         Err(error) => return Err(refuse(error)),
     };
     let warning = warning.or_else(|| damage(name, summary.as_ref()?));
-    let digest = Sha256Digest::of(&raw);
+    let digest = Sha256Digest::of(raw);
     let object_name = object_name(segment, summary.as_ref(), digest);
     let carry = summary.map_or(Carry::Unknown, |summary| summary.end.carry);
     Ok(Push {
         file: name.to_owned(),
-        raw,
         digest,
         prefix: format!("{}{name}_", layout::log_timeline(&scope.source, &incarnation, segment.timeline)),
         object: Box::new(move |suffix| object_name.text(size, suffix)),
@@ -183,15 +186,14 @@ fn carry_into(scope: &Scope, incarnation: &Incarnation, segment: Segment, size: 
     Carry::Unknown
 }
 
-async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: Vec<u8>) -> Result<Push> {
-    let parent = History::parse(timeline, &raw).map_err(|error| error.context(file.display()))?.parent().cloned();
+async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: &[u8]) -> Result<Push> {
+    let parent = History::parse(timeline, raw).map_err(|error| error.context(file.display()))?.parent().cloned();
     let parent = parent.ok_or_else(|| Error::failed(format!("{} names no parent timeline", file.display())))?;
     let (incarnation, identity) = cluster_of(scope, file).await?;
-    let digest = Sha256Digest::of(&raw);
+    let digest = Sha256Digest::of(raw);
     let name = HistoryName { timeline, parent: parent.timeline, switch_lsn: parent.switch_lsn, digest: digest.short() };
     Ok(Push {
         file: crate::source::postgres::history::file_name(timeline),
-        raw,
         digest,
         prefix: format!("{}{}_from-", layout::log(&scope.source, &incarnation), timeline.hex()),
         object: Box::new(move |suffix| name.text(suffix)),
@@ -203,14 +205,13 @@ async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: Vec<u8>)
     })
 }
 
-async fn auxiliary(scope: &Scope, file: &Path, name: &str, raw: Vec<u8>) -> Result<Push> {
+async fn auxiliary(scope: &Scope, file: &Path, name: &str, raw: &[u8]) -> Result<Push> {
     let (incarnation, identity) = cluster_of(scope, file).await?;
     let timeline = TimelineId::parse_hex(&name[..8]).ok_or_else(|| Error::usage(format!("{name} names no timeline")))?;
-    let digest = Sha256Digest::of(&raw);
+    let digest = Sha256Digest::of(raw);
     let (own, short) = (name.to_owned(), digest.short());
     Ok(Push {
         file: name.to_owned(),
-        raw,
         digest,
         prefix: format!("{}{name}_", layout::log_timeline(&scope.source, &incarnation, timeline)),
         object: Box::new(move |suffix| name::auxiliary_text(&own, &short, suffix)),
@@ -262,7 +263,7 @@ fn identity_of(major_version: u32, system_identifier: u64, segment_bytes: Segmen
 }
 
 impl Push {
-    async fn run(mut self, scope: &Scope, writing: &Writing) -> Result<Pushed> {
+    async fn run(mut self, scope: &Scope, writing: &Writing, compressing: Compressing) -> Result<Pushed> {
         self.require_known_incarnation(scope, writing).await?;
         let mut warnings = std::mem::take(&mut self.warnings);
         let resolved = match self.look(scope).await? {
@@ -280,12 +281,12 @@ impl Push {
             }
         };
         let seal = self.seal(scope, writing).await?;
-        let stored = contents::seal(&self.raw, &seal, writing.compression_level)
-            .map_err(|error| Error::failed(format!("cannot encode {}", self.file)).caused_by(error))?;
+        let stored =
+            compressing.seal(&seal).map_err(|error| Error::failed(format!("cannot encode {}", self.file)).caused_by(error))?;
         killpoint::reach("push.encoded");
         let directory = &self.prefix[..=self.prefix.rfind('/').unwrap_or(0)];
         let key = format!("{directory}{}", (self.object)(seal.suffix()));
-        let stored = bytes::Bytes::from(stored);
+        let stored = Bytes::from(stored);
         let store = scope.repository.store();
         let outcome = retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
         killpoint::reach("push.stored");

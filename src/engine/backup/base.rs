@@ -68,7 +68,7 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, audit: bool, moment: &Mome
 ///
 /// # Errors
 /// When the repository does not answer.
-pub(super) async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<Decision> {
+async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<Decision> {
     if wish == Wish::Type(BackupType::Full) {
         return Ok(Decision::full(wish, ""));
     }

@@ -3,8 +3,8 @@
 //! A frame whose digest is that of the base did not change, whatever its pages say. One whose digest differs is stored
 //! whole, but for main forks of relations whose page LSNs may be trusted: of those only the pages that may have changed
 //! are stored. How that could go wrong, and what stands against it:
-//! - A change that moved no LSN: such LSNs are not trusted ([`super::plan`]); besides, sixteen bits of every page's
-//!   digest are compared, and a page that differs without having moved its LSN is taken and reported.
+//! - A change that moved no LSN: such LSNs are not trusted ([`super::base`]); besides, sixteen bits of every page's
+//!   digest are compared, and a frame with a page that differs without having moved its LSN is stored whole and reported.
 //! - A file replaced by another under its name, with its inode number: the inode's birth is compared too.
 //! - A file changed within the granularity of its times: two seconds before the base's start are not trusted.
 //! - A clock that was set: times in the future, or a clock behind the base's start, make every file be read.
@@ -139,11 +139,11 @@ impl Prior {
         let by_lsn = changed_pages(seen.raw, base_lsn, seen.suspicious);
         let found = told_pages(if self.audit { by_lsn } else { by_lsn | differing });
         let missed = differing & !if self.audit { found } else { by_lsn };
-        // What an audit finds is an error, and stored all the same: a later run may go on from here.
-        let found = if self.audit { found | differing } else { found };
         let change = match found.count_ones() {
+            // Where one page changed without saying so, another may have done so without being found.
+            _ if missed != 0 => Change::Whole,
             // The frame changed, and none of its pages says so.
-            0 if !lying() => return Verdict { change: Change::Whole, missed: if missed == 0 { PageSet::MAX } else { missed } },
+            0 if !lying() => return Verdict { change: Change::Whole, missed: PageSet::MAX },
             0 => Change::Same,
             count if count >= NEARLY_ALL_PAGES => Change::Whole,
             _ => Change::Pages(found),
@@ -190,4 +190,150 @@ const fn lying() -> bool {
 fn planted() -> Option<&'static str> {
     static LIE: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
     LIE.get_or_init(|| std::env::var("LIFEBOAT_LIE").ok()).as_deref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::base::{FileStamp, RelPath};
+    use crate::codec::digest;
+    use crate::codec::frame::FRAME_RAW_BYTES;
+    use crate::repo::base_cache::PageMarks;
+    use crate::repo::manifest::FileLine;
+    use crate::repo::pack::FrameRef;
+
+    const BASE_LSN: Lsn = Lsn(1000);
+    const STARTED_MICROS: i64 = 1_800_000_000_000_000;
+
+    /// A frame of pages with these LSNs; `salt` is what they hold besides.
+    fn frame(lsns: &[u32], salt: u8) -> Vec<u8> {
+        let page = |lsn: &u32| {
+            let mut page = vec![salt; PAGE_BYTES];
+            page[..4].fill(0);
+            page[4..8].copy_from_slice(&lsn.to_le_bytes());
+            page
+        };
+        lsns.iter().flat_map(page).collect()
+    }
+
+    fn marks(raw: &[u8]) -> Vec<u16> {
+        raw.chunks(PAGE_BYTES).map(digest::mark).collect()
+    }
+
+    fn stamp() -> FileStamp {
+        let modified_nanos = (STARTED_MICROS - 2_000_000) * 1000;
+        FileStamp { device: 1, inode: 2, born_nanos: Some(3), modified_nanos, changed_nanos: modified_nanos }
+    }
+
+    /// A base whose file is `raw`.
+    fn base(raw: &[u8]) -> BaseLine {
+        let frame = |raw: &[u8]| FrameRef {
+            owner: 1,
+            pack: 1,
+            offset: 0,
+            stored_len: 9,
+            raw_len: raw.len() as u32,
+            digest: FrameDigest::of(raw),
+        };
+        let frames = raw.chunks(FRAME_RAW_BYTES).map(frame).collect();
+        let path = RelPath::new("base/5/16384").unwrap();
+        let line = FileLine { size_bytes: raw.len() as u64, frames, ..FileLine::bare(path, FileKind::Pages) };
+        BaseLine { line, holder: 1, stamp: Some(stamp()), marks: PageMarks(marks(raw)) }
+    }
+
+    fn judge(before: &[u8], now: &[u8], prior: impl Fn(Arc<BaseLine>) -> Prior) -> (Change, PageSet) {
+        let prior = prior(Arc::new(base(before)));
+        let seen = Seen { index: 0, raw: now, digest: FrameDigest::of(now), marks: &marks(now), suspicious: 0 };
+        let verdict = prior.judge(&seen);
+        (verdict.change, verdict.missed)
+    }
+
+    fn trusting(base: Arc<BaseLine>) -> Prior {
+        Prior { base, trusted_since: Some(BASE_LSN), claimed_untouched: false, audit: false }
+    }
+
+    #[test]
+    fn only_pages_that_say_so_are_stored_and_all_that_differ() {
+        let old = frame(&[5; 32], 1);
+        let changed = |pages: &[usize], lsn: u32| {
+            let mut lsns = [5; 32];
+            pages.iter().for_each(|page| lsns[*page] = lsn);
+            frame(&lsns, 1)
+        };
+        assert_eq!(judge(&old, &old, trusting), (Change::Same, 0));
+        assert_eq!(judge(&old, &changed(&[3, 7], 1000), trusting), (Change::Pages(1 << 3 | 1 << 7), 0));
+        let many: Vec<usize> = (0..28).collect();
+        assert_eq!(judge(&old, &changed(&many, 2000), trusting), (Change::Whole, 0));
+        assert_eq!(judge(&old, &changed(&[3], 999), trusting), (Change::Whole, 1 << 3), "changed without moving its LSN");
+        let mut both = changed(&[3], 1000);
+        both[PAGE_BYTES * 9 + 100] ^= 1;
+        assert_eq!(judge(&old, &both, trusting), (Change::Whole, 1 << 9));
+        let distrusting = |base| Prior { trusted_since: None, ..trusting(base) };
+        assert_eq!(judge(&old, &changed(&[3], 1000), distrusting), (Change::Whole, 0));
+        let untouched = |base| Prior { claimed_untouched: true, audit: true, ..trusting(base) };
+        assert_eq!(judge(&old, &changed(&[3], 1000), untouched), (Change::Whole, 1 << 3));
+    }
+
+    #[test]
+    fn a_frame_of_another_length_is_stored_whole() {
+        let old = frame(&[5; 10], 1);
+        for now in [frame(&[5; 11], 1), frame(&[5; 9], 1), old[..PAGE_BYTES * 9 + 5].to_vec()] {
+            assert_eq!(judge(&old, &now, trusting), (Change::Whole, 0));
+        }
+        let torn = old[..PAGE_BYTES * 9 + 5].to_vec();
+        let mut torn_again = torn.clone();
+        torn_again[0] ^= 1;
+        assert_eq!(judge(&torn, &torn_again, trusting), (Change::Whole, 0), "no page can be told in a torn file");
+    }
+
+    #[test]
+    fn a_file_is_left_unread_only_when_everything_speaks_for_it() {
+        let raw = frame(&[5; 32], 1);
+        let entry = Entry {
+            path: RelPath::new("base/5/16384").unwrap(),
+            location: PathBuf::new(),
+            kind: EntryKind::Pages { first_block: 0, fork: Fork::Main },
+            mode: 0o600,
+            uid: 1,
+            gid: 1,
+            modified: Timestamp::from_unix_micros(0).unwrap(),
+            stamp: Some(stamp()),
+            size_bytes: raw.len() as u64,
+        };
+        let untouched_before = Timestamp::from_unix_micros(STARTED_MICROS);
+        let rules = Rules { trusted_since: Some(BASE_LSN), untouched_before, audit: false };
+        let unread = |rules: &Rules, entry: &Entry| matches!(rules.treat(entry, base(&raw)), Treatment::Unread(_));
+        assert!(unread(&rules, &entry));
+        assert!(!unread(&Rules { untouched_before: None, ..rules }, &entry));
+        assert!(!unread(&Rules { audit: true, ..rules }, &entry));
+        assert!(!unread(&Rules { untouched_before: Timestamp::from_unix_micros(STARTED_MICROS - 1), ..rules }, &entry));
+        assert!(!unread(&rules, &Entry { size_bytes: 1, ..entry.clone() }));
+        assert!(!unread(&rules, &Entry { stamp: None, ..entry.clone() }));
+        for change in [
+            (|stamp| stamp.inode += 1) as fn(&mut FileStamp),
+            |stamp| stamp.device += 1,
+            |stamp| stamp.born_nanos = Some(4),
+            |stamp| stamp.born_nanos = None,
+            |stamp| stamp.modified_nanos -= 1,
+            |stamp| stamp.changed_nanos += 1,
+        ] {
+            let mut other = stamp();
+            change(&mut other);
+            assert!(!unread(&rules, &Entry { stamp: Some(other), ..entry.clone() }), "{other:?}");
+        }
+        let trusted = |rules: &Rules, entry: &Entry| match rules.treat(entry, base(&raw)) {
+            Treatment::Compare(prior) => prior.trusted_since,
+            _ => None,
+        };
+        let read = Rules { untouched_before: None, ..rules };
+        assert_eq!(trusted(&read, &entry), Some(BASE_LSN));
+        let other_file = FileStamp { born_nanos: Some(4), ..stamp() };
+        assert_eq!(trusted(&read, &Entry { stamp: Some(other_file), ..entry.clone() }), None);
+        for fork in [Fork::FreeSpaceMap, Fork::VisibilityMap, Fork::Init] {
+            assert_eq!(trusted(&read, &Entry { kind: EntryKind::Pages { first_block: 0, fork }, ..entry.clone() }), None);
+        }
+        assert!(matches!(rules.treat(&Entry { kind: EntryKind::File, ..entry }, base(&raw)), Treatment::Whole));
+    }
 }

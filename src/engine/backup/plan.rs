@@ -137,21 +137,24 @@ fn gap(base: &BackupSummary, path: &TimelinePath, now: &Situation<'_>) -> Option
 }
 
 /// Smallest pack chosen for a source, in bytes of frames …
-const SMALLEST_PACK_BYTES: u64 = 32 << 20;
-/// … and largest, which is also the largest that may be configured: one being stored and the next being filled are held
-/// in memory …
+const SMALLEST_PACK_BYTES: u64 = 4 << 20;
+/// … the usual one …
+const USUAL_PACK_BYTES: u64 = 32 << 20;
+/// … and the largest, which is also the largest that may be configured: one being stored and the next being filled are
+/// held in memory.
 pub const LARGEST_PACK_BYTES: u64 = 64 << 20;
-/// … and how many of them a source may have before they grow.
+/// Packs below which they are smaller than usual, so that several threads have something to restore …
+const FEW_PACKS: u64 = 256;
+/// … and above which they are larger.
 const MANY_PACKS: u64 = 100_000;
 
-/// Bytes of frames in a pack, for a source of `raw_bytes`: 32 MiB, and twice that when there would be more than a hundred
-/// thousand. Larger sources have more packs.
+/// Bytes of frames in a pack, for a source of `raw_bytes`: 32 MiB; less when there would be few of them, and twice that
+/// when there would be more than a hundred thousand. Larger sources have more packs.
 pub fn pack_bytes(raw_bytes: u64) -> u64 {
-    let mut pack_bytes = SMALLEST_PACK_BYTES;
-    while pack_bytes < LARGEST_PACK_BYTES && raw_bytes / pack_bytes > MANY_PACKS {
-        pack_bytes *= 2;
+    if raw_bytes / USUAL_PACK_BYTES > MANY_PACKS {
+        return LARGEST_PACK_BYTES;
     }
-    pack_bytes
+    (raw_bytes / FEW_PACKS).next_power_of_two().clamp(SMALLEST_PACK_BYTES, USUAL_PACK_BYTES)
 }
 
 #[cfg(test)]
@@ -315,7 +318,14 @@ mod tests {
 
     #[test]
     fn packs_grow_with_the_source_within_limits() {
-        for (raw_bytes, expected) in [(0, 32 << 20), (3 << 40, 32 << 20), (4 << 40, 64 << 20), (u64::MAX, LARGEST_PACK_BYTES)] {
+        for (raw_bytes, expected) in [
+            (0, 4 << 20),
+            (1500 << 20, 8 << 20),
+            (9 << 30, 32 << 20),
+            (3 << 40, 32 << 20),
+            (4 << 40, 64 << 20),
+            (u64::MAX, 64 << 20),
+        ] {
             assert_eq!(pack_bytes(raw_bytes), expected, "{raw_bytes}");
         }
     }

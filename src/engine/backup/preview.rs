@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::base::{Moment, decide_now};
+use super::base::{self, Moment};
 use super::plan::Decision;
 use super::prepare::examine;
 use super::run::{BackupOptions, Total, pack_bytes, total};
@@ -15,6 +15,8 @@ use crate::source::postgres::walk::WalkOptions;
 pub struct Preview {
     /// The type, and why it is not the one asked for.
     pub decision: Decision,
+    /// What the operator should know of how changes would be found.
+    pub notes: Vec<String>,
     /// The cluster.
     pub incarnation: Incarnation,
     /// The server's version, in its own words.
@@ -53,9 +55,10 @@ pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> 
         start_time: now,
         host_time: Timestamp::now(),
     };
-    let decision = decide_now(scope, options.wish, &moment).await?;
+    let chosen = base::choose(scope, options.wish, options.audit, &moment).await?;
     Ok(Preview {
-        decision,
+        decision: chosen.decision,
+        notes: chosen.notes,
         incarnation: server.incarnation,
         server_version: server.info.version.clone(),
         from_standby: server.info.in_recovery,

@@ -233,8 +233,8 @@ impl Run<'_> {
         self.progress.phase("copying", Some(raw_bytes));
         let walk = Walk::new(&self.data_directory, options)?;
         let (owners, since, base) = match base {
-            Some(OpenBase { summary, owners, copied }) => (owners, Some(summary.start_lsn), Some(copied)),
-            None => (Vec::new(), None, None),
+            Some(OpenBase { summary, owners, copied }) => (owners, (summary.timeline, summary.start_lsn), Some(copied)),
+            None => (Vec::new(), (started.timeline, started.start_lsn), None),
         };
         let (copied, new_packs) = self.copy_and_store(walk, earlier.into_iter().chain(base).collect()).await?;
         packs.extend(new_packs);
@@ -254,7 +254,7 @@ impl Run<'_> {
         packs.extend(late_packs);
         let packs = ordered(packs)?;
 
-        self.wait_for_log(&started, &stopped, since, &session).await?;
+        self.wait_for_log(since, &stopped, &session).await?;
         killpoint::reach("backup.archived");
         if let Err(error) = archive::push::flush_index(self.scope, self.writing, &self.incarnation).await {
             self.warnings.push(format!("digests of the newest segments are not signed yet: {}", error.summary()));
@@ -309,13 +309,13 @@ impl Run<'_> {
         store_while(self.scope, &self.id, self.seal.suffix(), work, packs, &self.resume).await
     }
 
-    /// Waits for the log from the start, or from that of the base: without it nobody knows what changed in between.
-    async fn wait_for_log(&self, started: &Started, stopped: &Stopped, since: Option<Lsn>, session: &Session) -> Result<()> {
-        let size = self.info.wal_segment_size;
-        let first = Segment::containing(started.timeline, since.unwrap_or(started.start_lsn), size);
+    /// Waits for the log from `since`: the start, or that of the base, without which nobody knows what changed in between.
+    async fn wait_for_log(&self, since: (TimelineId, Lsn), stopped: &Stopped, session: &Session) -> Result<()> {
+        let ((timeline, from), size) = (since, self.info.wal_segment_size);
         let wanted = Wanted {
             incarnation: self.incarnation.clone(),
-            first,
+            from,
+            first: Segment::containing(timeline, from, size),
             last: stopped.stop_segment,
             size,
             timeout: self.options.archive_timeout,
@@ -353,6 +353,8 @@ impl Run<'_> {
         let source = &self.scope.source;
         let evidence: Vec<String> = missed.evidence.iter().map(|(path, page)| format!("{path}, page {page}")).collect();
         if self.options.audit {
+            // Nothing is gone on with that was stored by a detection that misses changes.
+            self.resume.clear()?;
             return Err(Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
                 .detail("pages", evidence.join("\n"))
                 .detail("base", self.decision.base.as_ref().map_or_else(String::new, |base| base.id.to_string()))

@@ -6,19 +6,26 @@ use std::time::{Duration, Instant};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::units::format_duration;
-use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId};
 use crate::engine::Scope;
 use crate::engine::retry::{Patience, retrying};
+use crate::engine::timeline::TimelinePath;
 use crate::repo::layout;
 use crate::repo::log::{LogCatalog, SegmentName};
 use crate::source::postgres::connect::Session;
 use crate::store::list_all;
 
-const POLL: Duration = Duration::from_millis(250);
+/// Pause between two looks at the archive: first …
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// … and at most, after doubling each time.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
 /// What to wait for.
 pub(super) struct Wanted {
     pub incarnation: Incarnation,
+    /// Where the log begins that is needed.
+    pub from: Lsn,
+    /// The segment that holds it, on the timeline it was written on.
     pub first: Segment,
     pub last: Segment,
     pub size: SegmentSize,
@@ -39,32 +46,33 @@ pub(super) async fn wait_for_log(
     let began = Instant::now();
     let mut missing: BTreeSet<u64> = (wanted.first.number..=wanted.last.number).collect();
     progress.phase("waiting for the log to be archived", None);
+    let mut pause = FIRST_PAUSE;
     loop {
         for timeline in wanted.first.timeline.0..=wanted.last.timeline.0 {
             forget_archived(scope, wanted, TimelineId(timeline), &mut missing).await?;
         }
         if missing.is_empty() {
-            return check_unambiguous(scope, wanted).await;
+            return check_usable(scope, wanted).await;
         }
         if began.elapsed() >= wanted.timeout {
             return Err(not_archived(scope, wanted, &missing, session).await);
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pause) => pause = LONGEST_PAUSE.min(pause * 2),
             () = cancel.cancelled() => return Err(Error::interrupted()),
         }
     }
 }
 
-/// A segment that was archived with two contents is no use to a restore.
-async fn check_unambiguous(scope: &Scope, wanted: &Wanted) -> Result<()> {
+/// A segment that was archived with two contents is no use to a restore, nor is one of another branch.
+async fn check_usable(scope: &Scope, wanted: &Wanted) -> Result<()> {
     let catalog = LogCatalog::load(&scope.repository, &scope.source, &wanted.incarnation, wanted.size).await?;
     let needed = |file: &str| {
         let segment = Segment::parse(file, wanted.size);
         segment.is_some_and(|segment| (wanted.first.number..=wanted.last.number).contains(&segment.number))
     };
     match catalog.split_brains.iter().find(|split| needed(&split.file)) {
-        None => Ok(()),
+        None => check_continuous(scope, wanted, &catalog),
         Some(split) => Err(Error::damaged(format!(
             "backup of {} is not usable: two servers archived {} with different contents",
             scope.source, split.file
@@ -72,6 +80,21 @@ async fn check_unambiguous(scope: &Scope, wanted: &Wanted) -> Result<()> {
         .detail("digests", split.digests.join(", "))
         .hint(format!("lifeboat archive resolve {} {} --keep DIGEST --key FILE", scope.source, split.file))),
     }
+}
+
+/// Every segment must be there on the way to the last one's timeline.
+fn check_continuous(scope: &Scope, wanted: &Wanted, catalog: &LogCatalog) -> Result<()> {
+    let missing = TimelinePath::to(wanted.last.timeline, catalog, wanted.size)?.run(catalog, wanted.from).missing;
+    if missing.number > wanted.last.number {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "backup of {} is not usable: {} is not archived, and the log from {} on is needed",
+        scope.source,
+        missing.name(wanted.size),
+        wanted.from
+    ))
+    .hint(format!("lifeboat backup {} --type full   needs only the log from its own start on", scope.source)))
 }
 
 /// Takes what is archived on `timeline` off the list. One listing from the first missing segment on.

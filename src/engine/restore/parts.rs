@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::{Buf, Bytes};
 use tokio::sync::{Mutex, mpsc};
 
+use super::sparse::is_sparse;
 use super::spill::Placed;
 use crate::base::cancel::Cancel;
 use crate::base::{Error, Result};
@@ -85,6 +86,11 @@ impl Source {
     }
 
     async fn fetch(&self, pack: Pack, parts: &mpsc::Sender<Part>, slot: mpsc::Permit<'_, Part>) -> Result<()> {
+        if is_sparse(&pack) {
+            // The decoding end fetches what it needs.
+            slot.send(Part { begins: Some(pack), bytes: Bytes::new(), last: true });
+            return Ok(());
+        }
         let (key, expected_bytes) = (pack.key.clone(), pack.expected.stored_bytes);
         let (mut begins, mut slot) = (Some(pack), Some(slot));
         let mut at = 0;
@@ -212,8 +218,9 @@ mod tests {
     use tokio::runtime::Runtime;
 
     use super::*;
-    use crate::base::ErrorKind;
-    use crate::codec::Sha256Digest;
+    use crate::base::{ErrorKind, RelPath};
+    use crate::codec::{FrameDigest, Sha256Digest};
+    use crate::repo::pack::FrameRef;
     use crate::store::faulty::FaultyStore;
     use crate::store::memory::MemoryStore;
 
@@ -227,6 +234,13 @@ mod tests {
         }
     }
 
+    /// A frame that is the whole pack.
+    fn all(length: u64) -> Placed {
+        let (raw_len, digest) = (0, FrameDigest::of(b""));
+        let frame = FrameRef { owner: 0, pack: 1, offset: 0, stored_len: length as u32, raw_len, digest };
+        Placed { frame, path: RelPath::new("x").unwrap(), stretches: Vec::new() }
+    }
+
     fn content(length: u64) -> Vec<u8> {
         (0..length).map(|n| ((n * n) >> 3) as u8).collect()
     }
@@ -236,7 +250,7 @@ mod tests {
         let store = Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new())));
         let expected = PackLine { pack: 1, stored_bytes: length, sha256: Sha256Digest::of(&content(length)) };
         let (queue, packs) = mpsc::channel(1);
-        queue.try_send(Pack { key: "p".to_owned(), expected, opener: Opener::Plain, frames: Vec::new() }).ok().unwrap();
+        queue.try_send(Pack { key: "p".to_owned(), expected, opener: Opener::Plain, frames: vec![all(length)] }).ok().unwrap();
         let (parts, received) = mpsc::channel(1);
         let source = Source { store: Arc::clone(&store) as Arc<dyn Store>, cancel: Cancel::new(), part_bytes: PART_BYTES };
         let stored = stored.to_vec();

@@ -213,9 +213,10 @@ pub(super) fn later_elsewhere(situation: &Situation<'_>, target: &Target, plan: 
             }
         }
     }
-    let (timeline, last) = elsewhere.filter(|(_, last)| plan.reaches.is_none_or(|reaches| *last > reaches))?;
+    let reaches = reached(situation, plan);
+    let (timeline, last) = elsewhere.filter(|(_, last)| reaches.is_none_or(|reaches| *last > reaches))?;
     let (source, newest) = (situation.source, situation.path.timeline());
-    let reaches = plan.reaches.map_or_else(|| "no commit".to_owned(), |reaches| format!("its last commit at {reaches}"));
+    let reaches = reaches.map_or_else(|| "no commit".to_owned(), |reaches| format!("its last commit at {reaches}"));
     Some(
         Error::failed(format!(
             "cannot tell which history of {source} is meant: timelines {newest} and {timeline} both lead to {target}"
@@ -225,6 +226,17 @@ pub(super) fn later_elsewhere(situation: &Situation<'_>, target: &Target, plan: 
         .hint(format!("lifeboat restore {source} --timeline {timeline} …   if that was production"))
         .hint(format!("lifeboat restore {source} --timeline {newest} …   if it took over from {timeline}")),
     )
+}
+
+/// The latest transaction end that a restore brings back: one that is replayed, else one that the backup holds already.
+fn reached(situation: &Situation<'_>, plan: &RestorePlan) -> Option<Timestamp> {
+    let size = situation.path.segment_size();
+    let in_backup = |segment: &Segment| {
+        let end = segment.end(size);
+        end <= plan.backup.start_lsn && situation.path.contains(segment.timeline, end)
+    };
+    let segments = || situation.catalog.segments.iter().filter(|(segment, _)| in_backup(segment));
+    plan.reaches.or_else(|| segments().filter_map(|(_, object)| object.name.last.known()).max())
 }
 
 /// Refuses a position that two timelines have: after a branch each counts on with positions of its own.
@@ -258,4 +270,75 @@ pub(super) fn abandoned_commits(situation: &Situation<'_>, reaches: Option<Times
         }
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::{Incarnation, SegmentSize};
+    use crate::engine::timeline::TimelinePath;
+    use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
+    use crate::repo::log::{LogCatalog, SegmentObject, TimelineHistory};
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn at(segment: u64) -> Lsn {
+        Lsn(segment * SIZE.bytes() + 40)
+    }
+
+    /// Timeline 1 went on in segment 5, where timeline 2 had left it; timeline 2 has a commit in segment 6 and a backup in
+    /// segment 7, after which nothing happened.
+    fn later_than(commit_of_2: Duration, commit_of_1: Duration) -> Option<Error> {
+        let epoch = Timestamp::parse_compact("20261120T000000Z").unwrap();
+        let mut catalog = LogCatalog::default();
+        for (timeline, number, commit) in [
+            (1, 4, None),
+            (1, 5, Some(epoch.plus(commit_of_1))),
+            (2, 5, None),
+            (2, 6, Some(epoch.plus(commit_of_2))),
+            (2, 7, None),
+        ] {
+            let segment = Segment { timeline: TimelineId(timeline), number };
+            let time = commit.map_or(CommitTime::None, CommitTime::At);
+            let name = SegmentName { segment, first: time, last: time, commits: Some(1), digest: "0".repeat(16) };
+            catalog.segments.insert(segment, SegmentObject { key: String::new(), name, stored_bytes: 1, arrived: epoch });
+        }
+        let (timeline, parent) = (TimelineId(2), TimelineId(1));
+        let name = HistoryName { timeline, parent, switch_lsn: at(5), digest: "0".repeat(16) };
+        catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name });
+        let backup =
+            BackupSummary { timeline, ..BackupSummary::sample("20261120T030000Z-incr-aaaa", (at(7), Lsn(at(7).0 + 100))) };
+        let incarnation = Incarnation::postgres(15, 1);
+        let situation = Situation {
+            source: "orders",
+            backups: vec![&backup],
+            incarnation: &incarnation,
+            catalog: &catalog,
+            path: TimelinePath::to(timeline, &catalog, SIZE).unwrap(),
+            timeline_chosen: false,
+        };
+        let plan = RestorePlan {
+            backup: backup.clone(),
+            because: String::new(),
+            timeline,
+            stop: RecoveryStop::Record { lsn: backup.stop_lsn, inclusive: true },
+            reaches: None,
+            leaves_out: None,
+            segments: Vec::new(),
+            log_stored_bytes: 0,
+            replay_bytes: 0,
+            notes: Vec::new(),
+        };
+        later_elsewhere(&situation, &Target::Latest, &plan)
+    }
+
+    #[test]
+    fn what_the_backup_holds_counts_where_nothing_is_replayed() {
+        let hour = Duration::from_secs(3600);
+        assert!(later_than(2 * hour, hour).is_none(), "the newest timeline took over and went on");
+        let refusal = later_than(hour, 2 * hour).expect("the older timeline went on for longer");
+        assert!(refusal.to_string().contains("cannot tell which history"), "{refusal}");
+    }
 }

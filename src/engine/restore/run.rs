@@ -137,6 +137,7 @@ pub async fn run(
     killpoint::reach("restore.created");
     let shared = Arc::new(Shared {
         root: options.into.clone(),
+        store: scope.repository.shared_store(),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
         frames_written: AtomicU64::new(0),
@@ -296,17 +297,22 @@ fn glibc_version() -> Option<String> {
 
 /// A plan in a few lines, for people: label and value.
 pub fn describe(prepared: &Prepared) -> Vec<(&'static str, String)> {
-    let (plan, links) = (&prepared.plan, &prepared.links);
+    let (plan, links) = (&prepared.plan, prepared.links.as_slice());
     let backup = &plan.backup;
     let segments = plan.segments.len();
     let packs: u64 = links.iter().map(|link| u64::from(link.summary.packs)).sum();
     let of = if links.len() > 1 { format!(" at most, of {} backups", links.len()) } else { String::new() };
-    let mut lines = vec![
-        ("backup", format!("{} ({})", backup.id, plan.because)),
+    let mut lines = vec![("backup", format!("{} ({})", backup.id, plan.because))];
+    lines.extend(match links {
+        [_, full] => Some(("builds on", full.summary.id.to_string())),
+        [_, rest @ .., full] => Some(("builds on", format!("{} others, back to {}", rest.len() + 1, full.summary.id))),
+        _ => None,
+    });
+    lines.extend([
         ("fetch", format!("{packs} packs, {}{of}", format_bytes(prepared.fetch_bytes()))),
         ("write", format!("{} in {} files and directories", format_bytes(backup.raw_bytes), backup.entries)),
         ("replay", format!("{segments} segments, {} of log from {}", format_bytes(plan.replay_bytes), backup.start_lsn)),
-    ];
+    ]);
     lines.push((
         "stop",
         match plan.stop {

@@ -1,30 +1,34 @@
 //! The content: each pack fetched once, part by part, its frames written to disjoint places by several threads, in no order.
 //!
 //! Frames are written before the digest of their pack is known: when it turns out wrong the restore fails as a whole, and
-//! its directory cannot start. So memory holds a few parts of packs ([`super::parts`]), never a pack.
+//! its directory cannot start. So memory holds a few parts of packs ([`super::parts`]), never a pack. Packs of which little
+//! is needed are fetched in ranges ([`super::sparse`]).
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::parts::{self, Pack, PartReader, Source};
+use super::sparse::{RangeReader, is_sparse};
 use super::spill::{Placed, read_group};
 use super::tree::Tree;
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{Error, ErrorKind, RelPath, Result, killpoint};
+use crate::codec::CodecError;
 use crate::codec::compress::Decompressor;
 use crate::codec::frame;
 use crate::engine::chain::Member;
 use crate::engine::{Scope, joined};
 use crate::repo::{decode_error, layout, read_error};
+use crate::store::Store;
 
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
@@ -32,6 +36,7 @@ const OPEN_FILES: usize = 128;
 /// What the threads share.
 pub(super) struct Shared {
     pub root: PathBuf,
+    pub store: Arc<dyn Store>,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
     pub frames_written: AtomicU64,
@@ -65,7 +70,7 @@ pub(super) async fn write(
     }
     drop(queue);
     let mut errors: Vec<Error> = Vec::new();
-    errors.extend(hand_out(scope, members, groups, &shared, sender).await.err());
+    errors.extend(hand_out(scope, members, groups, &shared, workers, sender).await.err());
     while let Some(outcome) = working.join_next().await {
         errors.extend(joined(outcome).err());
     }
@@ -80,10 +85,12 @@ async fn hand_out(
     members: &[Member],
     groups: Vec<PathBuf>,
     shared: &Shared,
+    workers: usize,
     sender: mpsc::Sender<Pack>,
 ) -> Result<()> {
     for group in groups {
-        for ((owner, pack), frames) in read_group(&group)? {
+        let packs = read_group(&group)?.into_iter().collect();
+        for ((owner, pack), frames) in spread(packs, parts::lanes(workers)) {
             let Member { link, packs, .. } = &members[owner as usize];
             let id = &link.summary.id;
             let expected = packs.get(pack.wrapping_sub(1) as usize).cloned();
@@ -98,6 +105,15 @@ async fn hand_out(
     Ok(())
 }
 
+/// `items` in an order in which those at hand at one time lie far apart: neighbouring packs hold the same file, and threads
+/// that write to one file wait for each other.
+fn spread<T>(items: Vec<T>, lanes: usize) -> Vec<T> {
+    let stride = items.len().div_ceil(lanes.max(1)).max(1);
+    let mut numbered: Vec<(usize, T)> = items.into_iter().enumerate().collect();
+    numbered.sort_by_key(|(index, _)| (index % stride, index / stride));
+    numbered.into_iter().map(|(_, item)| item).collect()
+}
+
 /// One decoding thread. When it fails, the others stop too.
 fn decode_all(shared: &Shared, mut parts: PartReader) -> Result<()> {
     let outcome = decode_packs(shared, &mut parts);
@@ -108,10 +124,29 @@ fn decode_all(shared: &Shared, mut parts: PartReader) -> Result<()> {
 }
 
 fn decode_packs(shared: &Shared, parts: &mut PartReader) -> Result<()> {
-    let mut decompressor = Decompressor::new().map_err(|error| Error::failed("cannot start zstd").caused_by(error))?;
-    let mut files = OpenFiles { root: &shared.root, open: HashMap::new() };
+    let decompressor = Decompressor::new().map_err(|error| Error::failed("cannot start zstd").caused_by(error))?;
+    let mut decoder = Decoder { shared, decompressor, files: OpenFiles { root: &shared.root, open: HashMap::new() } };
     while let Some(pack) = parts.next_pack()? {
-        let decoded = decode(shared, &pack, parts, &mut decompressor, &mut files);
+        if is_sparse(&pack) {
+            let ranges = RangeReader::new(Arc::clone(&shared.store), &pack);
+            let failure = ranges.failure();
+            let decoded = match pack.opener.reader(ranges) {
+                Ok(mut plain) => {
+                    decoder.decode(&pack, &mut plain, |plain, _, offset| plain.seek(SeekFrom::Start(offset)).map(|_| ()))
+                }
+                Err(error) => Err(decode_error(&pack.key, error)),
+            };
+            let failure = failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+            decoded.map_err(|error| failure.unwrap_or(error))?;
+            killpoint::reach("restore.pack-written");
+            continue;
+        }
+        let decoded = match pack.opener.reader(&mut *parts) {
+            Ok(mut plain) => decoder.decode(&pack, &mut plain, |plain, from, to| {
+                std::io::copy(&mut plain.by_ref().take(to - from), &mut std::io::sink()).map(|_| ())
+            }),
+            Err(error) => Err(decode_error(&pack.key, error)),
+        };
         if parts.is_broken() {
             return Err(Error::interrupted());
         }
@@ -125,35 +160,46 @@ fn decode_packs(shared: &Shared, parts: &mut PartReader) -> Result<()> {
     Ok(())
 }
 
-fn decode(
-    shared: &Shared,
-    pack: &Pack,
-    parts: &mut PartReader,
-    decompressor: &mut Decompressor,
-    files: &mut OpenFiles<'_>,
-) -> Result<()> {
-    let key = &pack.key;
-    let mut plain = pack.opener.reader(parts).map_err(|error| decode_error(key, error))?;
-    let read_failed = |error: std::io::Error| read_error(key, crate::codec::CodecError::Encryption(error.to_string()));
-    let mut position = 0;
-    let mut stored = Vec::new();
-    for Placed { frame, path, stretches } in &pack.frames {
-        shared.cancel.check()?;
-        let skip = frame.offset.checked_sub(position).ok_or_else(|| Error::damaged(format!("two frames overlap in {key}")))?;
-        std::io::copy(&mut plain.by_ref().take(skip), &mut std::io::sink()).map_err(read_failed)?;
-        stored.resize(frame.stored_len as usize, 0);
-        plain.read_exact(&mut stored).map_err(read_failed)?;
-        position = frame.offset + u64::from(frame.stored_len);
-        let raw = frame::decode(decompressor, &stored, frame.raw_len, frame.digest).map_err(|error| decode_error(key, error))?;
-        for stretch in stretches {
-            // Within the frame: the manifest's reader has checked it.
-            let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
-            files.write(path, stretch.file_offset, part)?;
-            shared.progress.advance(part.len() as u64);
+/// What a thread needs to decode frames and write them.
+struct Decoder<'a> {
+    shared: &'a Shared,
+    decompressor: Decompressor,
+    files: OpenFiles<'a>,
+}
+
+impl Decoder<'_> {
+    /// Writes the frames of `pack`, whose content `plain` gives; `skip` moves it from one offset to a later one.
+    fn decode<R: Read>(
+        &mut self,
+        pack: &Pack,
+        plain: &mut R,
+        skip: impl Fn(&mut R, u64, u64) -> std::io::Result<()>,
+    ) -> Result<()> {
+        let (shared, key) = (self.shared, &pack.key);
+        let read_failed = |error: std::io::Error| read_error(key, CodecError::Encryption(error.to_string()));
+        let mut position = 0;
+        let mut stored = Vec::new();
+        for Placed { frame, path, stretches } in &pack.frames {
+            shared.cancel.check()?;
+            if frame.offset < position {
+                return Err(Error::damaged(format!("two frames overlap in {key}")));
+            }
+            skip(plain, position, frame.offset).map_err(read_failed)?;
+            stored.resize(frame.stored_len as usize, 0);
+            plain.read_exact(&mut stored).map_err(read_failed)?;
+            position = frame.offset + u64::from(frame.stored_len);
+            let raw = frame::decode(&mut self.decompressor, &stored, frame.raw_len, frame.digest)
+                .map_err(|error| decode_error(key, error))?;
+            for stretch in stretches {
+                // Within the frame: the manifest's reader has checked it.
+                let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
+                self.files.write(path, stretch.file_offset, part)?;
+                shared.progress.advance(part.len() as u64);
+            }
+            shared.frames_written.fetch_add(1, Ordering::Relaxed);
         }
-        shared.frames_written.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
-    Ok(())
 }
 
 /// Files kept open while packs are written to them.
@@ -186,5 +232,17 @@ impl OpenFiles<'_> {
                 error
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+
+    #[test]
+    fn packs_that_are_decoded_together_lie_far_apart() {
+        assert_eq!(spread((0..7).collect(), 2), [0, 4, 1, 5, 2, 6, 3]);
+        assert_eq!(spread((0..4).collect(), 1), [0, 1, 2, 3]);
+        assert!(spread(Vec::<u8>::new(), 4).is_empty());
     }
 }
