@@ -88,7 +88,7 @@ fn no_damage_in_a_chain_restores_silently() {
             put(&scenario, &object, damage(&whole).as_deref());
             match restore(&scenario, &last, &format!("{what} {key}")) {
                 None => refused += 1,
-                // Of a pack nothing may be in use any more.
+                // Of a pack nothing may be in use any more, or not what was damaged.
                 Some(found) => assert!(key.contains("/pack-") && found == expected, "{what} {key}: something else was restored"),
             }
             // Inside a wrapped key only an identity sees.
@@ -99,7 +99,7 @@ fn no_damage_in_a_chain_restores_silently() {
         put(&scenario, &object, Some(&whole));
     }
     // Of three backups the commit entry, the key, the list, the manifest and at least one pack.
-    assert!(tried >= 3 * 3 * 5 && refused >= 3 * 3 * 5, "{refused} of {tried} damages were refused");
+    assert!(tried >= 3 * 3 * 5 && refused > 3 * 3 * 4, "{refused} of {tried} damages were refused");
     scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
     for (name, id, changed) in [("incr", &ids[2], [20, 20, 0]), ("diff", &ids[3], [20, 20, 20])] {
         let restored = scenario.restore_and_start(name, &["--to-immediate", "--backup", id]);
@@ -163,8 +163,8 @@ fn assert_sound_refusal(into: &Path, output: &Output, what: &str) {
     assert!(matches!(output.code, Some(1 | 20 | 22)), "{what}: {output}");
     assert!(output.stderr.contains("error:") && !output.stderr.contains("a bug of its own"), "{what}: {output}");
     if what.contains("/pack-") {
-        // Whatever goes wrong first in a damaged pack: what is said is what `verify` says.
-        let said = ["is damaged: it is not what was stored", "is missing from the repository"];
+        // Whatever goes wrong first in a damaged pack: what is said is what `verify` says, where all of it was fetched.
+        let said = ["is damaged: it is not what was stored", "is missing from the repository", "cannot be used"];
         assert!(output.code == Some(22) && said.iter().any(|said| output.stderr.contains(said)), "{what}: {output}");
     }
     assert!(!into.join("global/pg_control").exists(), "{what}: a server could start there");

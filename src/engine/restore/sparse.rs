@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn any_part_is_read_from_few_ranges() {
-        let raw: Vec<u8> = (0..5_000_000u32).map(|n| (n * 7 >> 5) as u8).collect();
+        let raw: Vec<u8> = (0..5_000_000u32).map(|n| ((n * 7) >> 5) as u8).collect();
         let key = DataKey::generate();
         for (seal, opener) in
             [(Seal::Age(key.recipient()), Opener::Age(vec![key.identity().clone()])), (Seal::Plain, Opener::Plain)]
