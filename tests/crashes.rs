@@ -3,18 +3,22 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat::base::killpoint;
+use lifeboat::codec::Sha256Digest;
 
 use support::lifeboat::Host;
-use support::listing::{backups, files};
+use support::listing::{backups, contents, files};
 use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT};
 use support::process;
 use support::scenario::{SOURCE, Scenario, restore_command_of};
 
-const BACKUP: [&str; 4] = ["backup", SOURCE, "--type", "full"];
+/// The point that only a restore over what is there passes.
+const DELTA_ONLY: &str = "restore.cleared";
 
 /// Points that are passed once a pack; they are also tried at the second and third pass.
 const ONCE_A_PACK: [&str; 2] = ["backup.pack-stored", "restore.pack-written"];
@@ -61,25 +65,64 @@ fn every_point_belongs_to_a_verb_that_is_killed_here() {
     assert!(strangers.is_empty(), "nobody is killed at {strangers:?}");
 }
 
+/// A table of its own file that fills several packs, none of which the backup before has.
+fn fill_packs(cluster: &Cluster, seed: &str) {
+    cluster.sql().execute(&format!(
+        "DROP TABLE IF EXISTS bulk;
+         CREATE TABLE bulk AS SELECT n, sha256(('{seed}' || n)::bytea) || sha256((n || '{seed}')::bytea) AS noise
+             FROM generate_series(1, 50000) AS n"
+    ));
+}
+
+/// A number that is another one when anything in that table is.
+fn bulk(cluster: &Cluster) -> i64 {
+    cluster.sql().number("SELECT sum(hashtext(n || noise::text)) FROM bulk")
+}
+
+/// Takes a backup; gives the type it has become.
+#[track_caller]
+fn backup(scenario: &Scenario, backup_type: &str) -> String {
+    let report = scenario.protected.json(&["backup", SOURCE, "--type", backup_type]);
+    report["backups"][0]["type"].as_str().expect("a type").to_owned()
+}
+
 #[test]
 fn a_killed_backup_is_never_listed_and_the_next_one_succeeds() {
     let Some(installation) = Installation::require(15) else { return };
+    kill_backups(&small_packs(&installation), "full");
+}
+
+#[test]
+fn a_killed_incr_is_never_listed_and_the_next_one_succeeds() {
+    let Some(installation) = Installation::require(15) else { return };
     let scenario = small_packs(&installation);
+    scenario.full_backup();
+    kill_backups(&scenario, "incr");
+    // What killed runs left spoils nothing that builds on anything.
+    scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
+}
+
+/// Kills a backup of this type at every point, each after a change of its own, and takes one to its end after each.
+fn kill_backups(scenario: &Scenario, backup_type: &str) {
     let mut committed = backups(&scenario.protected);
     let mut rows = 0;
     let mut survivor = None;
     for point in points("backup").into_iter().chain(store_passes([1, 2, 3, 5])) {
         keep(&scenario.cluster, &point);
+        fill_packs(&scenario.cluster, &point);
         rows += 1;
-        scenario.protected.run_killed_at(&point, &BACKUP).killed();
+        scenario.protected.run_killed_at(&point, &["backup", SOURCE, "--type", backup_type]).killed();
         let listed = backups(&scenario.protected);
+        let mut next = backup_type;
         if point.starts_with("backup.committed") {
             assert_eq!(listed.len(), committed.len() + 1, "{point}: the entry is the commit point");
             survivor = listed.last().cloned();
+            // It stands, but this host had no time to note what an incr must know of it.
+            next = "full";
         } else {
             assert_eq!(listed, committed, "{point}: a torn backup is listed");
         }
-        scenario.full_backup();
+        assert_eq!(backup(scenario, backup_type), next, "{point}");
         committed = backups(&scenario.protected);
         assert_eq!(committed.len(), listed.len() + 1, "{point}");
         assert_no_leftovers(&scenario.protected);
@@ -89,7 +132,8 @@ fn a_killed_backup_is_never_listed_and_the_next_one_succeeds() {
     scenario.archive_now();
     let survivor = survivor.expect("one run was killed after its commit");
     for (name, arguments) in [("newest", vec![]), ("survivor", vec!["--backup", survivor.as_str()])] {
-        assert_eq!(kept(&scenario.restore_and_start(name, &arguments)), rows, "{name}");
+        let restored = scenario.restore_and_start(name, &arguments);
+        assert_eq!((kept(&restored), bulk(&restored)), (rows, bulk(&scenario.cluster)), "{name}");
     }
 }
 
@@ -179,7 +223,7 @@ fn a_half_restored_directory_does_not_start() {
     scenario.full_backup();
     keep(&scenario.cluster, "after the backup");
     scenario.archive_now();
-    for point in points("restore") {
+    for point in points("restore").into_iter().filter(|point| !point.starts_with(DELTA_ONLY)) {
         let data = scenario.restored.join(point.replace(':', "-"));
         let restore = ["restore", SOURCE, "--clone", "--into", data.to_str().expect("plain")];
         scenario.rescue.run_killed_at(&point, &restore).killed();
@@ -203,4 +247,50 @@ fn a_half_restored_directory_does_not_start() {
         fs::remove_dir_all(&data).expect("own directory");
     }
     assert_eq!(kept(&scenario.restore_and_start("at the end", &[])), 1);
+}
+
+/// Every file below a restored directory but its settings, which name the restore's own target.
+fn restored_files(data: &Path) -> BTreeMap<PathBuf, Sha256Digest> {
+    let relative = |(path, digest): (PathBuf, Sha256Digest)| (path.strip_prefix(data).expect("below it").to_owned(), digest);
+    contents(data).into_iter().map(relative).filter(|(path, _)| !path.ends_with("postgresql.auto.conf")).collect()
+}
+
+#[test]
+fn a_killed_delta_restore_does_not_start_and_the_next_one_restores_what_was_there() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = small_packs(&installation);
+    keep(&scenario.cluster, "in the full");
+    fill_packs(&scenario.cluster, "full");
+    scenario.full_backup();
+    keep(&scenario.cluster, "in the incr");
+    fill_packs(&scenario.cluster, "incr");
+    assert_eq!(backup(&scenario, "incr"), "incr");
+    let ids = backups(&scenario.protected);
+    let [before, after] = [0, 1].map(|at| vec!["--to-immediate", "--backup", ids[at].as_str()]);
+    let expected = restored_files(&scenario.restore("fresh", &[&["--clone"], after.as_slice()].concat()));
+    // The same directory is led from the full to the incr and back again.
+    let data = scenario.restore("used", &[&["--clone"], before.as_slice()].concat());
+    let delta = ["restore", SOURCE, "--delta", "--clone", "--into", data.to_str().expect("plain")];
+    let forth = [&delta, after.as_slice()].concat();
+    for point in points("restore") {
+        assert_ne!(restored_files(&data), expected, "{point}: there is something to do");
+        scenario.rescue.run_killed_at(&point, &forth).killed();
+        let is_complete = point.starts_with("restore.complete");
+        // Nothing has been touched yet when the marker is all there is.
+        let is_armed = is_complete || point.starts_with("restore.marked");
+        assert_eq!(data.join("global/pg_control").exists(), is_armed, "{point}");
+        if !is_armed {
+            let mut cluster = Cluster::open(&installation, &data);
+            cluster.launch();
+            let (code, log) = cluster.wait_exit(Duration::from_secs(30));
+            assert!(code != Some(0) && !log.contains("ready to accept"), "{point}: {log}");
+        }
+        scenario.rescue.ok(&forth);
+        assert_no_leftovers(&scenario.rescue);
+        assert_eq!(restored_files(&data), expected, "{point}");
+        scenario.rescue.ok(&[&delta, before.as_slice()].concat());
+    }
+    scenario.rescue.ok(&forth);
+    let restored = scenario.open(&data);
+    assert_eq!((kept(&restored), bulk(&restored)), (2, bulk(&scenario.cluster)));
 }

@@ -1,5 +1,9 @@
 //! `lifeboat verify` on a small repository: whatever is done to it, the object is named and the exit code is 22.
 
+#[path = "verify/chain.rs"]
+mod chain;
+#[path = "verify/chains.rs"]
+mod chains;
 #[path = "verify/fixture.rs"]
 mod fixture;
 
@@ -220,6 +224,27 @@ fn a_segment_under_anothers_name_is_found_by_a_deep_run() {
     fs::copy(fixture.object(&sixth), fixture.object(&sixth.replace(digest, "0123456789abcdef.zst.age"))).unwrap();
     let found = damage(&fixture.json("verify", 22));
     assert!(found[0].0.contains("000000010000000000000006_") && found[0].1.contains("0123456789abcdef"), "{found:?}");
+}
+
+#[test]
+fn a_segment_that_two_backups_need_spoils_both() {
+    let fixture = Fixture::with_backups();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let beside = runtime.block_on(async {
+        let (scope, writing) = fixture.scope().await;
+        fixture.backup(&scope, &writing, 4, &FrameDigest::of).await
+    });
+    let segments = format!("{}00000001/", layout::log(&source(), &incarnation()));
+    let segment = fixture.object(&fixture.find(&segments, "000000010000000000000004_"));
+    for (how, mischief) in MISCHIEF {
+        let whole = fs::read(&segment).unwrap();
+        mischief(&segment);
+        let document = fixture.json("verify", 22);
+        assert_eq!(damage(&document).len(), 1, "{how}");
+        let intact = backups(&document);
+        assert!(!intact[beside.as_str()] && intact.values().filter(|intact| !**intact).count() == 2, "{how}: {intact:?}");
+        fs::write(&segment, whole).unwrap();
+    }
 }
 
 #[test]

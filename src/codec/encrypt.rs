@@ -111,10 +111,6 @@ impl Opener {
     /// [`CodecError::NoMatchingIdentity`] when none of the keys fits, [`CodecError::Encryption`] when it is not age or altered.
     pub fn reader<R: BufRead>(&self, inner: R) -> Result<OpenReader<R>, CodecError> {
         let Self::Age(identities) = self else { return Ok(OpenReader::Plain(inner)) };
-        let explain = |error: age::DecryptError| match error {
-            age::DecryptError::NoMatchingKeys => CodecError::NoMatchingIdentity,
-            other => CodecError::Encryption(other.to_string()),
-        };
         let decryptor = age::Decryptor::new_buffered(inner).map_err(explain)?;
         let identities = identities.iter().map(|identity| identity as &dyn age::Identity);
         decryptor.decrypt(identities).map(OpenReader::Age).map_err(explain)
@@ -129,6 +125,23 @@ impl Opener {
         self.reader(sealed)?.read_to_end(&mut raw).map_err(|error| CodecError::Encryption(error.to_string()))?;
         Ok(raw)
     }
+}
+
+/// What an error of the library means. Its own words come from a catalogue of languages, which a build with debug
+/// assertions reads from the library's source directory, and panics where that is not there to read.
+fn explain(error: age::DecryptError) -> CodecError {
+    use age::DecryptError as E;
+    let what = match error {
+        E::NoMatchingKeys => return CodecError::NoMatchingIdentity,
+        E::Io(error) => return CodecError::Encryption(error.to_string()),
+        E::InvalidHeader => "its header is not that of an age file",
+        E::InvalidMac => "its header was altered",
+        E::UnknownFormat => "it is no age file, or one of an unknown version",
+        E::ExcessiveWork { .. } => "it is encrypted to a passphrase",
+        // And whatever later versions of the library tell apart.
+        _ => "it does not decrypt: it was altered",
+    };
+    CodecError::Encryption(what.to_owned())
 }
 
 /// See [`Opener::reader`].

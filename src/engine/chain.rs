@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Scope;
 use super::retry::{Patience, retrying};
-use crate::base::{BackupId, Error, Result};
+use crate::base::{BackupId, Error, Result, SourceName};
 use crate::codec::compress;
 use crate::codec::digest::DigestingWriter;
 use crate::codec::encrypt::{Identity, Opener};
@@ -40,8 +40,8 @@ impl Link {
 /// Names the part of the chain that is gone.
 pub fn summaries<'a>(scope: &Scope, log: &'a CommitLog, backup: &'a BackupSummary) -> Result<Vec<&'a BackupSummary>> {
     let all: Vec<&BackupSummary> = log.backups().collect();
-    commit::chain(backup, &all).map_err(|missing| {
-        Error::failed(format!("{} cannot be restored: it needs {missing}, which is gone", backup.id))
+    commit::chain(backup, &all).map_err(|broken| {
+        Error::failed(format!("{} cannot be restored: {broken}", backup.id))
             .hint(format!("lifeboat list {}   shows what can be restored", scope.source))
     })
 }
@@ -61,6 +61,7 @@ pub async fn links(scope: &Scope, log: &CommitLog, backup: &BackupSummary, ident
 
 /// A chain with its manifests at hand. Index n is owner n of the first manifest.
 pub struct Chain {
+    source: SourceName,
     members: Vec<Member>,
 }
 
@@ -70,8 +71,16 @@ pub struct Member {
     pub link: Link,
     /// Its packs.
     pub packs: Vec<PackLine>,
-    key: String,
     manifest: PathBuf,
+}
+
+/// A manifest as it is stored, in a file of this host.
+#[derive(Clone)]
+pub struct ManifestCopy {
+    /// The backup and its key.
+    pub link: Link,
+    /// The file.
+    pub path: PathBuf,
 }
 
 /// The entries of a chain's first manifest, resolved.
@@ -93,18 +102,9 @@ impl Chain {
             let manifest = scratch.join(format!("manifest-{id}"));
             let key = layout::manifest(source, id, link.suffix());
             fetch_manifest(scope, &link.summary, &key, &manifest).await?;
-            members.push(Member { link: link.clone(), packs, key, manifest });
+            members.push(Member { link: link.clone(), packs, manifest });
         }
-        let chain = Self { members };
-        let header = chain.entries()?.header().clone();
-        let ids: Vec<&BackupId> = chain.members.iter().map(|member| &member.link.summary.id).collect();
-        if header.backup != *ids[0] || header.source != scope.source || !header.owners.iter().eq(ids) {
-            return Err(Error::damaged(format!(
-                "{} does not belong to the chain of {}",
-                chain.members[0].key, chain.members[0].link.summary.id
-            )));
-        }
-        Ok(chain)
+        Ok(Self { source: scope.source.clone(), members })
     }
 
     /// The backups, the one that is read first.
@@ -115,23 +115,63 @@ impl Chain {
     /// The entries from the first on.
     ///
     /// # Errors
-    /// Damaged when the manifest cannot be opened.
+    /// Damaged when the manifest cannot be opened or is not that of this chain.
     pub fn entries(&self) -> Result<Entries> {
-        let manifests: Vec<(BackupId, String, PathBuf, Opener)> = self
-            .members
-            .iter()
-            .map(|Member { link, key, manifest, .. }| {
-                (link.summary.id.clone(), key.clone(), manifest.clone(), link.opener.clone())
-            })
-            .collect();
-        let (_, key, path, opener) = &manifests[0];
-        let (top, key) = (open_manifest(key, path, opener)?, key.clone());
-        let open = move |id: &BackupId| {
-            let found = manifests.iter().find(|(member, ..)| member == id);
-            let (_, key, path, opener) = found.ok_or_else(|| format!("{id} is not part of the chain"))?;
-            open_manifest(key, path, opener).map_err(|error| error.summary())
-        };
-        Ok(Entries { resolver: Resolver::new(top, Box::new(open)), key })
+        let copy = |member: &Member| ManifestCopy { link: member.link.clone(), path: member.manifest.clone() };
+        let copies: Vec<ManifestCopy> = self.members.iter().map(copy).collect();
+        let key = copies[0].key(&self.source);
+        let resolver = resolver(&self.source, copies)?;
+        Ok(Entries { resolver, key })
+    }
+
+    /// The entries from the first on, each compared with the manifests of those backups of which it has frames.
+    ///
+    /// # Errors
+    /// As [`Chain::entries`].
+    pub fn entries_with_origins(&self) -> Result<Entries> {
+        let Entries { resolver, key } = self.entries()?;
+        Ok(Entries { resolver: resolver.with_origins(), key })
+    }
+}
+
+/// Resolves the first of `copies`, which are those of a whole chain.
+///
+/// # Errors
+/// Damaged when it cannot be opened or is not that of this chain.
+pub fn resolver(source: &SourceName, copies: Vec<ManifestCopy>) -> Result<Resolver<Box<dyn BufRead>>> {
+    let (top, summary) = (copies[0].open(source)?, &copies[0].link.summary);
+    let header = top.header();
+    let is_its_own = (&header.backup, &header.source, &header.incarnation) == (&summary.id, source, &summary.incarnation);
+    if !is_its_own || !header.owners.iter().eq(copies.iter().map(|copy| &copy.link.summary.id)) {
+        return Err(Error::damaged(format!("{} does not belong to the chain of {}", copies[0].key(source), summary.id)));
+    }
+    let source = source.clone();
+    let open = move |id: &BackupId| {
+        let found = copies.iter().find(|copy| copy.link.summary.id == *id);
+        let copy = found.ok_or_else(|| format!("{id} is not part of the chain"))?;
+        copy.open(&source).map_err(|error| error.summary())
+    };
+    Ok(Resolver::new(top, Box::new(open)))
+}
+
+impl ManifestCopy {
+    /// The name of the object.
+    pub fn key(&self, source: &SourceName) -> String {
+        layout::manifest(source, &self.link.summary.id, self.link.suffix())
+    }
+
+    /// Opens it, to be read from the start.
+    ///
+    /// # Errors
+    /// Damaged when it cannot be decrypted or does not begin like a manifest.
+    pub fn open(&self, source: &SourceName) -> Result<ManifestReader<Box<dyn BufRead>>> {
+        let key = self.key(source);
+        let file = File::open(&self.path).map_err(|error| Error::io("read", &self.path, error))?;
+        let sealed = self.link.opener.reader(BufReader::new(file)).map_err(|error| decode_error(&key, error))?;
+        let plain =
+            compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(|error| read_error(&key, error))?;
+        let lines: Box<dyn BufRead> = Box::new(BufReader::with_capacity(64 << 10, plain));
+        ManifestReader::new(lines).map_err(|why| Error::damaged(format!("{key}: {why}")))
     }
 }
 
@@ -148,14 +188,6 @@ impl Iterator for Entries {
     fn next(&mut self) -> Option<Self::Item> {
         self.resolver.next().map(|line| line.map_err(|why| Error::damaged(format!("{}: {why}", self.key))))
     }
-}
-
-fn open_manifest(key: &str, path: &Path, opener: &Opener) -> Result<ManifestReader<Box<dyn BufRead>>> {
-    let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let sealed = opener.reader(BufReader::new(file)).map_err(|error| decode_error(key, error))?;
-    let plain = compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(|error| read_error(key, error))?;
-    let lines: Box<dyn BufRead> = Box::new(BufReader::with_capacity(64 << 10, plain));
-    ManifestReader::new(lines).map_err(|why| Error::damaged(format!("{key}: {why}")))
 }
 
 async fn fetch_manifest(scope: &Scope, backup: &BackupSummary, key: &str, path: &Path) -> Result<()> {

@@ -66,7 +66,7 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
     let mut incarnations = Vec::new();
     let (identities, mut problems) = identity::survey(&scope.repository, &scope.source).await?;
     problems.extend(log.problems.iter().cloned());
-    problems.extend(log.broken().map(|(backup, missing)| (backup.id.to_string(), format!("it needs {missing}, which is gone"))));
+    problems.extend(log.broken().map(|(backup, broken)| (backup.id.to_string(), broken.to_string())));
     for identity in identities {
         let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
         let backups: Vec<BackupSummary> =

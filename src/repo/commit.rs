@@ -5,6 +5,7 @@
 //! each vouching for itself.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -177,8 +178,8 @@ impl CommitLog {
         self.backups().filter(move |backup| chain(backup, &all).is_ok())
     }
 
-    /// The other ones, each with what it lacks.
-    pub fn broken(&self) -> impl Iterator<Item = (&BackupSummary, BackupId)> {
+    /// The other ones, each with what is wrong with its chain.
+    pub fn broken(&self) -> impl Iterator<Item = (&BackupSummary, BrokenChain)> {
         let all: Vec<&BackupSummary> = self.backups().collect();
         self.backups().filter_map(move |backup| Some((backup, chain(backup, &all).err()?)))
     }
@@ -189,26 +190,79 @@ impl CommitLog {
     }
 }
 
-/// `backup` and what it builds on, itself first and a full last, among `backups`.
-///
-/// # Errors
-/// The first that is missing.
-pub fn chain<'a>(backup: &'a BackupSummary, backups: &[&'a BackupSummary]) -> Result<Vec<&'a BackupSummary>, BackupId> {
-    let mut chain = vec![backup];
-    let mut current = backup;
-    while let Some(id) = &current.base {
-        match backups.iter().find(|backup| backup.id == *id) {
-            // A base is always earlier: this ends even when somebody signed a circle.
-            Some(base)
-                if base.stop_lsn <= current.start_lsn && base.id != current.id && base.incarnation == current.incarnation =>
-            {
-                current = base;
-                chain.push(base);
-            }
-            _ => return Err(id.clone()),
+/// Why a backup cannot be restored although its own entry is sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokenChain {
+    /// A backup that it builds on has no entry that verifies.
+    Gone(BackupId),
+    /// The backup, it or one that it builds on, names a base that cannot be one.
+    Unsound {
+        /// The backup whose entry is wrong.
+        backup: BackupId,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl fmt::Display for BrokenChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone(id) => write!(f, "it needs {id}, which is gone"),
+            Self::Unsound { backup, why } => write!(f, "its chain is unsound: {backup} {why}"),
         }
     }
-    if current.backup_type == BackupType::Full { Ok(chain) } else { Err(current.id.clone()) }
+}
+
+/// `backup` and what it builds on, itself first and a full last, among `backups` in the order of their entries.
+///
+/// # Errors
+/// What is wrong with the first link that does not hold.
+pub fn chain<'a>(backup: &'a BackupSummary, backups: &[&'a BackupSummary]) -> Result<Vec<&'a BackupSummary>, BrokenChain> {
+    let place = |id: &BackupId, before: usize| backups[..before].iter().rposition(|other| other.id == *id);
+    let mut chain = vec![backup];
+    let mut current = backup;
+    let mut at = place(&backup.id, backups.len()).unwrap_or(backups.len());
+    while let Some(id) = &current.base {
+        // A base is always committed earlier: this ends even when somebody signed a circle.
+        let base = match place(id, at) {
+            Some(found) => {
+                at = found;
+                backups[found]
+            }
+            None if place(id, backups.len()).is_none() => return Err(BrokenChain::Gone(id.clone())),
+            None => return Err(unsound(current, format!("was committed before its base {id}"))),
+        };
+        if let Some(why) = unfit(current, base) {
+            return Err(unsound(current, why));
+        }
+        current = base;
+        chain.push(base);
+    }
+    match current.backup_type {
+        BackupType::Full => Ok(chain),
+        other => Err(unsound(current, format!("is no full but {other}, and names no base"))),
+    }
+}
+
+fn unsound(backup: &BackupSummary, why: String) -> BrokenChain {
+    BrokenChain::Unsound { backup: backup.id.clone(), why }
+}
+
+/// Why `backup` cannot build on `base`; none when it can.
+fn unfit(backup: &BackupSummary, base: &BackupSummary) -> Option<String> {
+    let id = &base.id;
+    match backup.backup_type {
+        BackupType::Full => return Some(format!("is a full and names {id} as its base")),
+        BackupType::Diff if base.backup_type != BackupType::Full => {
+            return Some(format!("is a diff whose base {id} is no full"));
+        }
+        BackupType::Diff | BackupType::Incr => {}
+    }
+    if base.incarnation != backup.incarnation {
+        return Some(format!("names {id} of another cluster ({}) as its base", base.incarnation));
+    }
+    (base.stop_lsn > backup.start_lsn)
+        .then(|| format!("starts at {}, before its base {id} ends ({})", backup.start_lsn, base.stop_lsn))
 }
 
 fn parse_number(name: &str) -> Option<u32> {
@@ -296,5 +350,75 @@ impl BackupSummary {
             bad_pages: 0,
             duration_seconds: 0.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(name: &str, base: Option<&str>, lsns: (u64, u64)) -> BackupSummary {
+        let id = |name: &str| format!("20261120T2140{name}");
+        let backup_type = match name {
+            name if name.contains("full") => BackupType::Full,
+            name if name.contains("diff") => BackupType::Diff,
+            _ => BackupType::Incr,
+        };
+        let base = base.map(|base| id(base).parse().expect("an id"));
+        BackupSummary { backup_type, base, ..BackupSummary::sample(&id(name), (Lsn(lsns.0), Lsn(lsns.1))) }
+    }
+
+    const FULL: &str = "01Z-full-aaaa";
+    const INCR: &str = "02Z-incr-aaaa";
+    const LAST: &str = "03Z-incr-aaaa";
+
+    fn sound() -> [BackupSummary; 3] {
+        [taken(FULL, None, (10, 20)), taken(INCR, Some(FULL), (20, 30)), taken(LAST, Some(INCR), (35, 40))]
+    }
+
+    /// What is wrong with the last of `backups`, as it is told.
+    fn told(backups: &[BackupSummary]) -> String {
+        let all: Vec<&BackupSummary> = backups.iter().collect();
+        chain(all.last().expect("one"), &all).expect_err("broken").to_string()
+    }
+
+    #[test]
+    fn a_chain_leads_from_a_backup_to_its_full() {
+        let backups = sound();
+        let all: Vec<&BackupSummary> = backups.iter().collect();
+        assert_eq!(chain(all[2], &all), Ok(vec![all[2], all[1], all[0]]));
+        assert_eq!(chain(all[0], &all), Ok(vec![all[0]]));
+        let others = taken("04Z-diff-aaaa", Some(FULL), (50, 60));
+        assert_eq!(chain(&others, &all), Ok(vec![&others, all[0]]), "also one that is not listed");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_chain_is_told() {
+        let [full, incr, last] = sound();
+        let changed = |change: fn(&mut BackupSummary)| {
+            let mut incr = incr.clone();
+            change(&mut incr);
+            told(&[full.clone(), incr, last.clone()])
+        };
+        assert!(told(&[incr.clone(), last.clone()]).contains(&format!("needs {}, which is gone", full.id)));
+        assert!(told(&[full.clone(), last.clone()]).contains(&format!("needs {}, which is gone", incr.id)));
+        assert!(changed(|incr| incr.base = None).contains("is no full but incr, and names no base"));
+        assert!(changed(|incr| incr.incarnation = Incarnation::postgres(15, 2)).contains("of another cluster"));
+        assert!(changed(|incr| incr.start_lsn = Lsn(19)).contains("before its base"));
+        assert!(changed(|incr| incr.stop_lsn = Lsn(36)).contains(&format!("{} starts at", last.id)));
+        assert!(changed(|incr| incr.backup_type = BackupType::Full).contains("is a full and names"));
+        assert!(
+            told(&[full.clone(), incr.clone(), BackupSummary { backup_type: BackupType::Diff, ..last.clone() }])
+                .contains("is a diff whose base")
+        );
+        assert!(told(&[incr.clone(), full, last]).contains("was committed before its base"));
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let same = (5, 5);
+        let circle = [taken(INCR, Some(LAST), same), taken(LAST, Some(INCR), same)];
+        assert!(told(&circle).contains("was committed before its base"));
+        assert!(told(&[taken(INCR, Some(INCR), same)]).contains("was committed before its base"));
     }
 }

@@ -167,7 +167,8 @@ pub async fn begin(scope: &Scope, writing: &Writing, id: &BackupId) {
     backup::begin(&scope.repository, &source(), &writing.signer, &begin).await.unwrap();
 }
 
-async fn put(scope: &Scope, key: &str, content: Vec<u8>) {
+/// Stores an object.
+pub async fn put(scope: &Scope, key: &str, content: Vec<u8>) {
     scope.repository.store().put_if_absent(key, content.into()).await.unwrap();
 }
 

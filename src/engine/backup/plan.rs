@@ -109,8 +109,8 @@ fn unfit(base: &BackupSummary, now: &Situation<'_>) -> Option<String> {
     if base.incarnation != *now.incarnation {
         return Some(format!("{id} is of another cluster ({})", base.incarnation));
     }
-    if let Err(missing) = commit::chain(base, &now.backups) {
-        return Some(format!("{id} needs {missing}, which is gone"));
+    if let Err(broken) = commit::chain(base, &now.backups) {
+        return Some(format!("{id} cannot be restored: {broken}"));
     }
     let Some(path) = now.path else { return Some("the history of the server's timeline is not archived".to_owned()) };
     if !path.contains(base.timeline, base.stop_lsn) {

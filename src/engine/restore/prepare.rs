@@ -81,8 +81,8 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
             split.digests.join(", ")
         ));
     }
-    for (backup, missing) in log.broken() {
-        plan.notes.push(format!("{} is not used: it needs {missing}, which is gone", backup.id));
+    for (backup, broken) in log.broken() {
+        plan.notes.push(format!("{} is not used: {broken}", backup.id));
     }
     let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
     let links = chain::links(scope, log, &plan.backup, &unwrapped).await?;
@@ -135,6 +135,9 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
                 let error = Error::failed(format!("{source} has no backup in repository {}", scope.repository.name()));
                 let error =
                     log.problems.iter().fold(error, |error, (key, why)| error.detail("unusable", format!("{key}: {why}")));
+                let error = log
+                    .broken()
+                    .fold(error, |error, (backup, broken)| error.detail("unusable", format!("{}: {broken}", backup.id)));
                 error
                     .hint(format!("lifeboat backup {source} --type full"))
                     .hint("lifeboat list   shows the sources that have backups")

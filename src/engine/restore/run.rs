@@ -101,7 +101,8 @@ pub async fn run(
     let scratch = scope.state.scratch()?;
     let chain = Chain::fetch(scope, &prepared.links, scratch.path()).await?;
     let header = chain.entries()?.header().clone();
-    let tablespaces = tablespaces(chain.entries()?, options, over_existing)?;
+    // Before anything is touched: every manifest of the chain is read once, and each must bear out the others.
+    let tablespaces = tablespaces(chain.entries_with_origins()?, options, over_existing)?;
     target_dir::mark(&options.into, &plan.backup.incarnation)?;
     killpoint::reach("restore.marked");
     let tree = Tree::new(&options.into, tablespaces.map, &header, over_existing);

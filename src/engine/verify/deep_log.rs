@@ -118,7 +118,7 @@ impl Run<'_> {
                 }
             };
             if let Some(what) = judged {
-                self.find(Finding::damage(&signed.object.key, what).affecting(signed.check.backup.as_ref()));
+                self.find(Finding::damage(&signed.object.key, what).affecting(&signed.check.backups));
             }
         }
     }

@@ -28,12 +28,15 @@ pub struct Finding {
     pub source: Option<SourceName>,
     /// The backup that cannot be restored because of it.
     pub backup: Option<BackupId>,
+    /// Others that cannot be restored either: they build on that one, or need the same log.
+    pub others: Vec<BackupId>,
 }
 
 impl Finding {
     /// Damage that belongs to no one source.
     pub fn damage(key: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { severity: Severity::Damage, key: key.into(), what: what.into(), source: None, backup: None }
+        let (key, what) = (key.into(), what.into());
+        Self { severity: Severity::Damage, key, what, source: None, backup: None, others: Vec::new() }
     }
 
     /// Something worth knowing.
@@ -48,16 +51,23 @@ impl Finding {
         self
     }
 
-    /// The same, which makes `backup` useless.
+    /// The same, which makes `backups` useless.
     #[must_use]
-    pub fn affecting(mut self, backup: Option<&BackupId>) -> Self {
-        self.backup = backup.cloned();
+    pub fn affecting<'b>(mut self, backups: impl IntoIterator<Item = &'b BackupId>) -> Self {
+        let mut backups = backups.into_iter().cloned();
+        self.backup = backups.next();
+        self.others = backups.collect();
         self
     }
 
     /// Whether it is damage.
     pub fn is_damage(&self) -> bool {
         self.severity == Severity::Damage
+    }
+
+    /// Every backup that cannot be restored because of it.
+    pub fn useless(&self) -> impl Iterator<Item = &BackupId> {
+        self.backup.iter().chain(&self.others).filter(|_| self.is_damage())
     }
 }
 
@@ -66,7 +76,7 @@ impl Finding {
 pub struct BackupVerdict {
     /// The backup.
     pub id: BackupId,
-    /// Whether nothing of it is damaged, and the log it needs is whole.
+    /// Whether nothing of it and of what it builds on is damaged, and the log it needs is whole.
     pub intact: bool,
     /// Number of its packs.
     pub packs: u32,

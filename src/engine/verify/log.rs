@@ -1,6 +1,6 @@
 //! The archived log of one incarnation: every object that a signed digest names, contradictions, and continuity.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, LogVerdict};
 use super::keys::Openers;
@@ -93,8 +93,8 @@ impl Run<'_> {
                 "was archived with different contents, by two servers or after a roll-back: {}",
                 split.digests.join(", ")
             );
-            let backup = Segment::parse(&split.file, size).and_then(|segment| needed_by(segment, backups));
-            self.find(Finding::damage(pattern(prefix, &split.file, "*"), what).affecting(backup));
+            let useless = Segment::parse(&split.file, size).map(|segment| needed_by(segment, backups)).unwrap_or_default();
+            self.find(Finding::damage(pattern(prefix, &split.file, "*"), what).affecting(useless));
         }
         for stranger in &catalog.strangers {
             self.find(Finding::notice(stranger, "has no name that lifeboat gives"));
@@ -124,18 +124,19 @@ impl Run<'_> {
             if resolution::kept(resolutions, &line.file).is_some_and(|kept| *kept != digest) {
                 continue;
             }
-            let backup = Segment::parse(&line.file, size).and_then(|segment| needed_by(segment, backups));
-            self.find(Finding::damage(pattern(prefix, &line.file, &digest), "is missing").affecting(backup));
+            let useless = Segment::parse(&line.file, size).map(|segment| needed_by(segment, backups)).unwrap_or_default();
+            self.find(Finding::damage(pattern(prefix, &line.file, &digest), "is missing").affecting(useless));
             told.insert(line.file.clone());
         }
+        let mut missing: BTreeMap<String, Vec<&BackupId>> = BTreeMap::new();
         for backup in backups {
             for segment in plan::missing_for(backup, segments) {
-                let file = segment.name(size);
-                if told.insert(file.clone()) {
-                    let what = "is not in the archive, or contradicted: the backup cannot be restored without it";
-                    self.find(Finding::damage(pattern(prefix, &file, "*"), what).affecting(Some(&backup.id)));
-                }
+                missing.entry(segment.name(size)).or_default().push(&backup.id);
             }
+        }
+        for (file, useless) in missing.into_iter().filter(|(file, _)| !told.contains(file)) {
+            let what = "is not in the archive, or contradicted: the backup cannot be restored without it";
+            self.find(Finding::damage(pattern(prefix, &file, "*"), what).affecting(useless));
         }
     }
 
@@ -151,18 +152,18 @@ impl Run<'_> {
 }
 
 fn signed<'l>(object: LogObject, lines: Vec<&'l IndexLine>, backups: &[&BackupSummary]) -> Signed<'l> {
-    let backup = match &object.kind {
-        LogKind::Segment(name) => needed_by(name.segment, backups).cloned(),
-        LogKind::History(_) | LogKind::Auxiliary => None,
+    let useless = match &object.kind {
+        LogKind::Segment(name) => needed_by(name.segment, backups).into_iter().cloned().collect(),
+        LogKind::History(_) | LogKind::Auxiliary => Vec::new(),
     };
     let expected = lines.iter().map(|line| Stored { bytes: line.stored_bytes, sha256: line.stored_sha256 }).collect();
-    Signed { check: Check { key: object.key.clone(), expected, backup }, object, lines }
+    Signed { check: Check { key: object.key.clone(), expected, backups: useless }, object, lines }
 }
 
-/// The first backup that cannot be restored without `segment`.
-fn needed_by<'b>(segment: Segment, backups: &[&'b BackupSummary]) -> Option<&'b BackupId> {
+/// The backups that cannot be restored without `segment`.
+fn needed_by<'b>(segment: Segment, backups: &[&'b BackupSummary]) -> Vec<&'b BackupId> {
     let needs = |backup: &&&BackupSummary| backup.timeline == segment.timeline && plan::needed(backup).contains(&segment.number);
-    backups.iter().find(needs).map(|backup| &backup.id)
+    backups.iter().filter(needs).map(|backup| &backup.id).collect()
 }
 
 /// A shell pattern for the objects of `file`, whose whole names nobody knows any more.

@@ -1,16 +1,18 @@
 //! What must be there, worked out from what signed documents and listings say. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter;
 use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
+use super::finding::Finding;
 use crate::base::{BackupId, Segment, SegmentSize, SourceName, TimelineId};
 use crate::codec::Sha256Digest;
 use crate::repo::log::index::IndexLine;
 use crate::repo::log::name::{self, HistoryName, SegmentName};
 use crate::repo::pack::PackLine;
-use crate::repo::{BackupSummary, layout};
+use crate::repo::{BackupSummary, CommitLog, layout};
 use crate::source::postgres::history;
 use crate::store::ObjectInfo;
 
@@ -27,8 +29,8 @@ pub(super) struct Check {
     pub key: String,
     /// Any of these will do; without one there is nothing to compare with.
     pub expected: Vec<Stored>,
-    /// The backup that is useless without it.
-    pub backup: Option<BackupId>,
+    /// The backups that are useless without it.
+    pub backups: Vec<BackupId>,
 }
 
 impl Check {
@@ -51,7 +53,7 @@ pub(super) fn pack_checks(source: &SourceName, summary: &BackupSummary, packs: &
     let check = |pack: &PackLine| Check {
         key: layout::pack(source, &summary.id, pack.pack, suffix(summary)),
         expected: vec![Stored { bytes: pack.stored_bytes, sha256: pack.sha256 }],
-        backup: Some(summary.id.clone()),
+        backups: vec![summary.id.clone()],
     };
     packs.iter().map(check).collect()
 }
@@ -61,12 +63,55 @@ pub(super) fn manifest_check(source: &SourceName, summary: &BackupSummary) -> Ch
     Check {
         key: layout::manifest(source, &summary.id, suffix(summary)),
         expected: vec![Stored { bytes: summary.manifest_bytes, sha256: summary.manifest_sha256 }],
-        backup: Some(summary.id.clone()),
+        backups: vec![summary.id.clone()],
     }
 }
 
 fn suffix(summary: &BackupSummary) -> &'static str {
     if summary.encrypted { ".age" } else { "" }
+}
+
+/// The backups of a source whose chains are sound, each with its base.
+#[derive(Debug, Default)]
+pub(super) struct Chains(BTreeMap<BackupId, Option<BackupId>>);
+
+impl Chains {
+    /// Those in `log`.
+    pub fn of(log: &CommitLog) -> Self {
+        let mut bases = BTreeMap::new();
+        for backup in log.restorable() {
+            bases.entry(backup.id.clone()).or_insert_with(|| backup.base.clone());
+        }
+        Self(bases)
+    }
+
+    /// What a backup builds on, nearest first; `None` when its chain is broken.
+    pub fn bases(&self, id: &BackupId) -> Option<impl Iterator<Item = &BackupId>> {
+        let base = self.0.get(id)?.as_ref();
+        // Ids that somebody used twice may lead in a circle.
+        Some(iter::successors(base, |id| self.0.get(*id)?.as_ref()).take(self.0.len()))
+    }
+
+    /// For each backup that others build on, the place among `backups` of the last of these.
+    pub fn last_uses(&self, backups: &[BackupSummary]) -> BTreeMap<BackupId, usize> {
+        let mut last = BTreeMap::new();
+        for (index, backup) in backups.iter().enumerate() {
+            last.extend(self.bases(&backup.id).into_iter().flatten().map(|base| (base.clone(), index)));
+        }
+        last
+    }
+
+    /// Adds to the damage found in a backup's own objects the backups that build on it. The log that a base needs is of no
+    /// concern to them: each needs its own.
+    pub fn spread(&self, source: &SourceName, findings: &mut [Finding]) {
+        for finding in findings.iter_mut().filter(|finding| finding.is_damage()) {
+            let is_its_own = |id: &&BackupId| finding.key.starts_with(&layout::backup(source, id));
+            let Some(backup) = finding.backup.as_ref().filter(is_its_own) else { continue };
+            let builds_on = |id: &&BackupId| self.bases(id).into_iter().flatten().any(|base| base == backup);
+            let dependants: Vec<BackupId> = self.0.keys().filter(builds_on).cloned().collect();
+            finding.others.extend(dependants);
+        }
+    }
 }
 
 /// An object of the log, told by its name.

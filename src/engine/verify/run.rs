@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 use super::fetch;
 use super::finding::{BackupVerdict, Finding, SourceReport, Uncommitted};
 use super::keys::Openers;
-use super::plan::{self, Check, Stored};
+use super::manifest::KeptManifests;
+use super::plan::{self, Chains, Check, Stored};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, ErrorKind, Incarnation, Result, SegmentSize, SourceName};
@@ -31,6 +32,10 @@ pub(super) struct Run<'a> {
     pub cancel: Cancel,
     /// In a deep run only.
     pub identities: Option<Vec<Identity>>,
+    /// What builds on what.
+    pub chains: Chains,
+    /// Manifests that later backups refer to.
+    pub manifests: KeptManifests,
     pub report: SourceReport,
 }
 
@@ -65,7 +70,8 @@ pub async fn run(
 ) -> Result<SourceReport> {
     let identities = identities.map(IdentitySource::identities).transpose()?;
     let report = SourceReport::new(&scope.source);
-    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, report };
+    let (chains, manifests) = (Chains::default(), KeptManifests::default());
+    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, manifests, report };
     run.source_of_scope().await?;
     Ok(run.report)
 }
@@ -77,9 +83,11 @@ impl Run<'_> {
         let sizes = self.incarnations(&backups).await?;
         let names: Vec<Incarnation> = sizes.keys().cloned().collect();
         let openers = self.keys(&backups, &names).await?;
-        for backup in &backups {
+        let last_uses = self.chains.last_uses(&backups);
+        for (index, backup) in backups.iter().enumerate() {
             self.cancel.check()?;
             self.backup(backup, &openers).await?;
+            self.manifests.keep(|id| last_uses.get(id).is_some_and(|last| *last > index))?;
         }
         self.uncommitted(&backups).await?;
         for (incarnation, size) in &sizes {
@@ -87,13 +95,8 @@ impl Run<'_> {
             let own: Vec<&BackupSummary> = backups.iter().filter(|backup| backup.incarnation == *incarnation).collect();
             self.log(incarnation, *size, &own, &openers).await?;
         }
-        let useless: BTreeSet<&BackupId> = self
-            .report
-            .findings
-            .iter()
-            .filter(|finding| finding.is_damage())
-            .filter_map(|finding| finding.backup.as_ref())
-            .collect();
+        self.chains.spread(&self.scope.source, &mut self.report.findings);
+        let useless: BTreeSet<&BackupId> = self.report.findings.iter().flat_map(Finding::useless).collect();
         let verdict = |backup: &BackupSummary| BackupVerdict {
             id: backup.id.clone(),
             intact: !useless.contains(&backup.id),
@@ -116,9 +119,16 @@ impl Run<'_> {
         if let Some(wound_back) = &seen.wound_back {
             self.find(Finding::damage(layout::commit(self.source(), wound_back.number), wound_back.text()));
         }
-        self.report.checked_objects += seen.log.entries.len() as u64;
+        let log = &seen.log;
+        for (backup, broken) in log.broken() {
+            let entry = log.entries.iter().find(|entry| entry.backup.id == backup.id);
+            let key = layout::commit(self.source(), entry.map_or(0, |entry| entry.number));
+            self.find(Finding::damage(key, broken.to_string()).affecting(Some(&backup.id)));
+        }
+        self.chains = Chains::of(log);
+        self.report.checked_objects += log.entries.len() as u64;
         let mut known = BTreeSet::new();
-        Ok(seen.log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())
+        Ok(log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())
     }
 
     /// Every incarnation that anything speaks of, with its segment size.
@@ -266,7 +276,7 @@ impl Run<'_> {
         let wrong = check.judge(found);
         let intact = wrong.is_none();
         if let Some(what) = wrong {
-            self.find(Finding::damage(&check.key, what).affecting(check.backup.as_ref()));
+            self.find(Finding::damage(&check.key, what).affecting(&check.backups));
         }
         intact
     }

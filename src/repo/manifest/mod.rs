@@ -4,7 +4,9 @@
 //! does not grow with the data. A manifest without its footer, out of order, or whose counts disagree is damaged.
 //!
 //! In the manifest of a diff or an incr an unchanged file is a line that names the manifest with its entry, never one
-//! that names a third ([`resolve`]); every other entry tells by itself where each of its bytes lies ([`FileLine`]).
+//! that names a third ([`resolve`]); every other entry tells by itself where each of its bytes lies ([`FileLine`]). What it
+//! has of another backup (a frame, a patch) is what that backup's own manifest lists as stored by itself for the same path
+//! in the same place: frame n is frame n, and patches are in the same order.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -129,7 +129,12 @@ fn source_text(source: &SourceReport) -> String {
 }
 
 fn finding_text(finding: &Finding) -> String {
-    let useless =
-        finding.backup.as_ref().map(|backup| format!("\n      backup {backup} is useless without it")).unwrap_or_default();
-    format!("  {}\n      {}{useless}\n", finding.key, finding.what)
+    let mut text = format!("  {}\n      {}\n", finding.key, finding.what);
+    if let Some(backup) = &finding.backup {
+        text += &format!("      backup {backup} is useless without it\n");
+    }
+    for other in &finding.others {
+        text += &format!("      and so is {other}\n");
+    }
+    text
 }

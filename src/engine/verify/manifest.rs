@@ -1,0 +1,176 @@
+//! Manifests, read to their end: each alone for the frames that its packs must hold, and together with those it builds on
+//! for what a restore would make of them.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::fetch;
+use super::finding::Finding;
+use super::frames::{FrameSorter, SortedFrames};
+use super::plan;
+use super::run::Run;
+use crate::base::{BackupId, Error, Result, SourceName};
+use crate::codec::encrypt::Opener;
+use crate::engine::chain::{self, Link, ManifestCopy};
+use crate::engine::joined;
+use crate::repo::BackupSummary;
+use crate::repo::host_state::{HostState, Scratch};
+use crate::repo::manifest::resolve::Resolved;
+use crate::repo::manifest::{FileLine, ManifestLine};
+
+/// Sound manifests of backups that later ones build on, as they are stored: each is fetched once a run.
+#[derive(Default)]
+pub(super) struct KeptManifests {
+    dir: Option<Scratch>,
+    copies: BTreeMap<BackupId, ManifestCopy>,
+}
+
+impl KeptManifests {
+    /// Where that of `id` is to lie, in a directory that is made when the first one comes.
+    fn place(&mut self, state: &HostState, id: &BackupId) -> Result<PathBuf> {
+        let dir = match self.dir.take() {
+            Some(dir) => dir,
+            None => state.scratch()?,
+        };
+        Ok(self.dir.insert(dir).path().join(format!("manifest-{id}")))
+    }
+
+    /// Those of all these backups, if they are here.
+    fn of<'b>(&self, backups: impl Iterator<Item = &'b BackupId>) -> Option<Vec<ManifestCopy>> {
+        backups.map(|id| self.copies.get(id).cloned()).collect()
+    }
+
+    /// Forgets all but those that are `wanted`.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn keep(&mut self, wanted: impl Fn(&BackupId) -> bool) -> Result<()> {
+        let unwanted: Vec<BackupId> = self.copies.keys().filter(|id| !wanted(id)).cloned().collect();
+        for copy in unwanted.iter().filter_map(|id| self.copies.remove(id)) {
+            std::fs::remove_file(&copy.path).map_err(|error| Error::io("remove", &copy.path, error))?;
+        }
+        Ok(())
+    }
+}
+
+impl Run<'_> {
+    /// Reads a backup's manifest; the frames that its own packs must hold, or `None` when it is damaged.
+    ///
+    /// # Errors
+    /// When the repository or the scratch directory fails; damage is reported.
+    pub(super) async fn manifest(
+        &mut self,
+        summary: &BackupSummary,
+        opener: &Opener,
+        scratch: &Path,
+    ) -> Result<Option<SortedFrames>> {
+        let check = plan::manifest_check(self.source(), summary);
+        let link = Link { summary: summary.clone(), opener: opener.clone() };
+        let copy = ManifestCopy { link, path: self.manifests.place(&self.scope.state, &summary.id)? };
+        let found = fetch::digest(self.store(), &check.key, Some(&copy.path)).await?;
+        if !self.conclude(&check, found) {
+            return Ok(None);
+        }
+        // When something that it builds on is damaged, that is told already, and this one is read alone.
+        let base = self.chains.bases(&summary.id).and_then(|bases| self.manifests.of(bases));
+        // As many packs as the signed entry says: their list may be damaged, for which the manifest cannot help.
+        let sorter = FrameSorter::new(scratch, summary.packs).map_err(|error| Error::io("write to", scratch, error))?;
+        let (source, top) = (self.source().clone(), copy.clone());
+        let reading = move || {
+            Ok(match base {
+                Some(base) => read_chain(&source, [vec![top], base].concat(), sorter),
+                None => read_alone(&source, &top, sorter),
+            })
+        };
+        match joined(tokio::task::spawn_blocking(reading).await)? {
+            Ok(frames) => {
+                self.manifests.copies.insert(summary.id.clone(), copy);
+                Ok(Some(frames))
+            }
+            Err(what) => {
+                self.find(Finding::damage(check.key, what).affecting(&check.backups));
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Counts of a tree.
+#[derive(Default)]
+struct Tally {
+    entries: u64,
+    raw_bytes: u64,
+    bad_pages: u64,
+}
+
+impl Tally {
+    fn count(&mut self, line: &FileLine) {
+        self.entries += 1;
+        self.raw_bytes += line.size_bytes;
+        self.bad_pages += line.bad_blocks.len() as u64;
+    }
+
+    fn compare(&self, summary: &BackupSummary) -> std::result::Result<(), String> {
+        agree("entries", self.entries, summary.entries)?;
+        agree("bytes", self.raw_bytes, summary.raw_bytes)?;
+        agree("bad pages", self.bad_pages, summary.bad_pages)
+    }
+}
+
+fn agree(what: &str, found: u64, expected: u64) -> std::result::Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("has {found} {what} where the commit entry says {expected}")) }
+}
+
+/// Reads the first of `copies` with all that it refers to, and compares the tree with the commit entry.
+fn read_chain(
+    source: &SourceName,
+    copies: Vec<ManifestCopy>,
+    mut sorter: FrameSorter,
+) -> std::result::Result<SortedFrames, String> {
+    let summary = copies[0].link.summary.clone();
+    let resolver = chain::resolver(source, copies).map_err(|error| error.summary())?;
+    let mut tally = Tally::default();
+    for resolved in resolver.with_origins() {
+        let Resolved { line, holder } = resolved?;
+        tally.count(&line);
+        if holder == 0 {
+            sort_own(&line, &mut sorter)?;
+        }
+    }
+    tally.compare(&summary)?;
+    sorter.finish().map_err(|error| error.to_string())
+}
+
+/// Reads a manifest without those that it refers to.
+fn read_alone(source: &SourceName, copy: &ManifestCopy, mut sorter: FrameSorter) -> std::result::Result<SortedFrames, String> {
+    let summary = &copy.link.summary;
+    let reader = copy.open(source).map_err(|error| error.summary())?;
+    let header = reader.header();
+    let own = header.owners.first();
+    if (&header.backup, &header.source, &header.incarnation, own)
+        != (&summary.id, source, &summary.incarnation, Some(&summary.id))
+    {
+        return Err(format!("belongs to backup {} of {}, not to this one", header.backup, header.source));
+    }
+    let mut entries = 0;
+    for line in reader {
+        entries += 1;
+        if let ManifestLine::Entry(line) = line? {
+            sort_own(&line, &mut sorter)?;
+        }
+    }
+    agree("entries", entries, summary.entries)?;
+    sorter.finish().map_err(|error| error.to_string())
+}
+
+/// Adds the frames of `line` that lie in the packs of its own backup. Those of others are verified with these.
+fn sort_own(line: &FileLine, sorter: &mut FrameSorter) -> std::result::Result<(), String> {
+    let patches = line.patches.iter().map(|patch| &patch.frame);
+    for frame in line.frames.iter().chain(patches).filter(|frame| frame.owner == 0) {
+        if !sorter.add(frame).map_err(|error: io::Error| error.to_string())? {
+            return Err(format!("{} lies in pack {}, which does not exist", line.path, frame.pack));
+        }
+    }
+    Ok(())
+}
