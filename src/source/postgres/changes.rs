@@ -4,9 +4,10 @@
 //! it: so "at or after" is on the safe side. That holds only while every change moves the LSN, which hint bits and the
 //! visibility map do with data checksums or `wal_log_hints` on (PostgreSQL `bufmgr.c` `MarkBufferDirtyHint`,
 //! `visibilitymap.c` `visibilitymap_set`); the caller must have made sure of it. Pages without an LSN of their own (new,
-//! all zero, damaged) always count as changed.
+//! all zero, damaged) always count as changed, and so does the metapage of an SP-GiST index, in which PostgreSQL keeps a
+//! cache that it never logs (`spgutils.c` `SpGistUpdateMetaPage`).
 
-use super::page::{PAGE_BYTES, page_lsn};
+use super::page::{PAGE_BYTES, Page, page_lsn};
 use crate::base::Lsn;
 
 /// Pages of one frame, the first one in the lowest bit.
@@ -19,7 +20,7 @@ pub fn changed_pages(raw: &[u8], base_lsn: Lsn, suspicious: PageSet) -> PageSet 
     debug_assert!(pages.len() + usize::from(!rest.is_empty()) <= PageSet::BITS as usize);
     let mut changed = suspicious;
     for (index, page) in pages.iter().enumerate() {
-        if page_lsn(page) >= base_lsn {
+        if page_lsn(page) >= base_lsn || is_spgist_metapage(page) {
             changed |= 1 << index;
         }
     }
@@ -27,6 +28,13 @@ pub fn changed_pages(raw: &[u8], base_lsn: Lsn, suspicious: PageSet) -> PageSet 
         changed |= 1 << pages.len();
     }
     changed
+}
+
+/// By what PostgreSQL's `spgist_private.h` says: the page id at the end of the page, the magic number after its header.
+fn is_spgist_metapage(page: &Page) -> bool {
+    const PAGE_ID: [u8; 2] = 0xFF82_u16.to_le_bytes();
+    const MAGIC: [u8; 4] = 0xBA0B_ABEE_u32.to_le_bytes();
+    page[PAGE_BYTES - 2..] == PAGE_ID && page[24..28] == MAGIC
 }
 
 #[cfg(test)]
@@ -51,5 +59,14 @@ mod tests {
         assert_eq!(changed_pages(&raw, base, 0b10_0001), 0b11_0111);
         assert_eq!(changed_pages(&raw[..PAGE_BYTES + 5], base, 0), 0b10, "a torn end");
         assert_eq!(changed_pages(&[], base, 0), 0);
+    }
+
+    #[test]
+    fn a_page_that_changes_without_being_logged_always_counts() {
+        let mut raw = pages(&[10, 10, 10]);
+        raw[PAGE_BYTES + 24..][..4].copy_from_slice(&[0xEE, 0xAB, 0x0B, 0xBA]);
+        assert_eq!(changed_pages(&raw, Lsn(11), 0), 0, "the magic number alone is data like any other");
+        raw[2 * PAGE_BYTES - 2..][..2].copy_from_slice(&[0x82, 0xFF]);
+        assert_eq!(changed_pages(&raw, Lsn(11), 0), 0b10);
     }
 }
