@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::stage;
+use crate::support::dirs::Dir;
 use crate::support::postgres::{Cluster, Installation, Options, Stop};
 use crate::support::process::Output;
 use crate::support::scenario::{SOURCE, Scenario};
@@ -98,6 +99,36 @@ fn whatever_was_done_to_a_directory_is_undone() {
     let cluster = scenario.open(&into);
     assert_eq!(cluster.sql().number("SELECT count(*) FROM stock"), i64::from(stage::ROWS));
     crate::support::amcheck::assert_clean(&cluster);
+}
+
+#[test]
+fn in_a_tablespace_only_what_is_of_this_cluster_is_touched() {
+    let Some(scenario) = stage::start(&Options::default()) else { return };
+    let (there, here) = (Dir::new(), Dir::new());
+    let mut sql = scenario.cluster.sql();
+    sql.execute(&format!("CREATE TABLESPACE space LOCATION '{}'", there.path().display()));
+    sql.execute("CREATE TABLE apart TABLESPACE space AS SELECT n, md5(n::text) FROM generate_series(1, 20000) AS n");
+    drop(sql);
+    scenario.full_backup();
+    let expected = stage::relation_files(&scenario.cluster.data);
+    let moved = format!("{}={}", there.path().display(), here.path().display());
+    let mapped = ["--to-immediate", "--tablespace", &moved];
+    let into = scenario.restore("apart", &[&["--clone"], &mapped[..]].concat());
+    // What pg_upgrade leaves there for the new cluster, and damage to what is ours.
+    let other = here.join("PG_99_209901011/5");
+    fs::create_dir_all(&other).expect("writable");
+    fs::write(other.join("16384"), b"another cluster's").expect("writable");
+    let ours = crate::support::listing::files(here.path()).into_iter().find(|path| !path.starts_with(&other)).expect("a file");
+    fs::write(&ours, b"damaged").expect("writable");
+    fs::write(ours.with_file_name("99999"), b"left over").expect("writable");
+    crate::support::dirs::give_tree(here.path());
+    delta(&scenario, &into, &mapped);
+    stage::assert_same(&into, &expected);
+    assert_eq!(fs::read(other.join("16384")).expect("still there"), b"another cluster's");
+    let elsewhere = Dir::new();
+    fs::write(elsewhere.join("file"), b"somebody's").expect("writable");
+    let taken = format!("{}={}", there.path().display(), elsewhere.path().display());
+    refused(&scenario, &into, &["--to-immediate", "--tablespace", &taken]).refuses(1, &["is not empty"]);
 }
 
 #[test]

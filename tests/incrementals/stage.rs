@@ -58,6 +58,10 @@ pub fn relation_files(data: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             if name.starts_with("pg_internal.init") || name.starts_with("pg_control") || name == "PG_VERSION" {
                 continue;
             }
+            // Another cluster's folder in a tablespace.
+            if part == "pg_tblspc" && !path.to_string_lossy().contains("/PG_15_") {
+                continue;
+            }
             files.insert(path.strip_prefix(data).expect("below it").to_owned(), fs::read(&path).expect("readable"));
         }
     }

@@ -201,7 +201,7 @@ impl Clearing<'_> {
         let line = match self.expected.peek() {
             Some(Ok(entry)) => &entry.line,
             Some(Err(_)) => return Err(self.expected.next().and_then(Result::err).unwrap_or_else(Error::interrupted)),
-            None => return Ok(Fate::Remove),
+            None => return Ok(leftover(path)),
         };
         let below = line.path.as_bytes().strip_prefix(path.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
         if below {
@@ -209,7 +209,7 @@ impl Clearing<'_> {
             return Ok(if metadata.is_dir() { Fate::Descend } else { Fate::Remove });
         }
         if line.path != *path {
-            return Ok(Fate::Remove);
+            return Ok(leftover(path));
         }
         let leads_to = |target: &Path| fs::read_link(location).is_ok_and(|found| found == target);
         Ok(match &line.kind {
@@ -225,6 +225,13 @@ impl Clearing<'_> {
             _ => Fate::Remove,
         })
     }
+}
+
+/// What becomes of something that the backup does not have. In a tablespace's directory other clusters have theirs, such
+/// as the one that `pg_upgrade` made: only this cluster's is known to the backup, and the others are left alone.
+fn leftover(path: &RelPath) -> Fate {
+    let mut parts = path.as_bytes().split(|byte| *byte == b'/');
+    if parts.next() == Some(b"pg_tblspc") && parts.count() == 2 { Fate::Keep } else { Fate::Remove }
 }
 
 fn sorted_names(dir: &Path) -> Result<Vec<OsString>> {
