@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::delta::{self, Comparison};
@@ -141,6 +141,8 @@ pub async fn run(
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
         frames_written: AtomicU64::new(0),
+        bytes_written: AtomicU64::new(0),
+        ended: AtomicBool::new(false),
     });
     write::write(scope, chain.members(), groups, Arc::clone(&shared), options.workers).await?;
     cancel.check()?;
@@ -186,8 +188,7 @@ fn complete(
     write_recovery_settings(&options.into, &recovery_settings(&prepared.plan, options))?;
     killpoint::reach("restore.configured");
     for directory in tablespaces.iter().chain([&options.into]) {
-        let sync = || rustix::fs::syncfs(File::open(directory)?).map_err(std::io::Error::from);
-        sync().map_err(|error| Error::io("sync", directory, error))?;
+        write::sync_file_system(directory)?;
     }
     killpoint::reach("restore.synced");
     target_dir::unmark(&options.into)?;

@@ -9,8 +9,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
@@ -32,6 +33,10 @@ use crate::store::Store;
 
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
+/// Bytes written after which the disk is set to work …
+const FLUSH_BYTES: u64 = 128 << 20;
+/// … and how often that is looked at.
+const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the threads share.
 pub(super) struct Shared {
@@ -40,6 +45,9 @@ pub(super) struct Shared {
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
     pub frames_written: AtomicU64,
+    pub bytes_written: AtomicU64,
+    /// Whether all is written.
+    pub ended: AtomicBool,
 }
 
 /// Fetches the packs that the spilled groups name and writes their frames.
@@ -69,14 +77,42 @@ pub(super) async fn write(
         working.spawn_blocking(move || decode_all(&shared, PartReader::new(received)));
     }
     drop(queue);
+    let flushing = tokio::spawn(flush_along(Arc::clone(&shared)));
     let mut errors: Vec<Error> = Vec::new();
     errors.extend(hand_out(scope, members, groups, &shared, workers, sender).await.err());
     while let Some(outcome) = working.join_next().await {
         errors.extend(joined(outcome).err());
     }
+    shared.ended.store(true, Ordering::Relaxed);
+    errors.extend(joined(flushing.await).err());
     // Whoever stopped because another failed says "interrupted": the cause comes first.
     errors.sort_by_key(|error| error.kind() == ErrorKind::Interrupted);
     errors.into_iter().next().map_or(Ok(()), Err)
+}
+
+/// Has written to disk what was written so far, again and again, while more is decoded: the sync at the end then has little
+/// left to do. An error of the disk is told once, perhaps here and not there.
+async fn flush_along(shared: Arc<Shared>) -> Result<()> {
+    let mut flushed = 0;
+    while !shared.ended.load(Ordering::Relaxed) {
+        tokio::time::sleep(FLUSH_PAUSE).await;
+        let written = shared.bytes_written.load(Ordering::Relaxed);
+        if written - flushed >= FLUSH_BYTES {
+            flushed = written;
+            let root = shared.root.clone();
+            joined(tokio::task::spawn_blocking(move || sync_file_system(&root)).await)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes everything on the file system of `directory` durable.
+///
+/// # Errors
+/// When the disk fails.
+pub(super) fn sync_file_system(directory: &Path) -> Result<()> {
+    let sync = || rustix::fs::syncfs(File::open(directory)?).map_err(std::io::Error::from);
+    sync().map_err(|error| Error::io("sync", directory, error))
 }
 
 /// Hands out the packs, each with the places of its frames.
@@ -194,6 +230,7 @@ impl Decoder<'_> {
                 // Within the frame: the manifest's reader has checked it.
                 let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
                 self.files.write(path, stretch.file_offset, part)?;
+                shared.bytes_written.fetch_add(part.len() as u64, Ordering::Relaxed);
                 shared.progress.advance(part.len() as u64);
             }
             shared.frames_written.fetch_add(1, Ordering::Relaxed);
