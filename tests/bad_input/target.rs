@@ -13,7 +13,7 @@ fn what_is_there_is_never_overwritten() {
     let restore = |into: &std::path::Path| scenario.rescue.run(&["restore", SOURCE, "--into", into.to_str().expect("plain")]);
     let keepsake = scenario.restored.create_dir("in-use");
     scenario.restored.write("in-use/keepsake", "the only copy");
-    restore(&keepsake).refuses(1, &["is not empty", "never overwrites"]);
+    restore(&keepsake).refuses(1, &["is not empty", "move this one away", "--delta"]);
     assert_eq!(contents(&keepsake).len(), 1);
 
     let file = scenario.restored.write("file", "the only copy");
