@@ -137,7 +137,7 @@ fn gap(base: &BackupSummary, path: &TimelinePath, now: &Situation<'_>) -> Option
 }
 
 /// Smallest pack chosen for a source, in bytes of frames …
-const SMALLEST_PACK_BYTES: u64 = 4 << 20;
+const SMALLEST_PACK_BYTES: u64 = 8 << 20;
 /// … the usual one …
 const USUAL_PACK_BYTES: u64 = 32 << 20;
 /// … and the largest, which is also the largest that may be configured: one being stored and the next being filled are
