@@ -134,26 +134,32 @@ impl ResumeDir {
     }
 
     /// Puts the entries of the runs before together, to be read while the present one completes its own; gives them in
-    /// the order of their paths.
+    /// the order of their paths, each as `believed` makes it: what is not believed now must never come back, because its
+    /// pack's number is soon another pack's.
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn roll(&self) -> Result<GuardedLines> {
+    pub fn roll(&self, believed: impl Fn(BaseLine) -> BaseLine) -> Result<GuardedLines> {
         let (lines, earlier) = (self.lines_path(), self.earlier_path());
         let joined = self.0.join("joined.jsonl");
         let join = || -> Result<()> {
             let mut out = LineWriter::create(&joined)?;
             let mut last: Option<RelPath> = None;
             for line in GuardedLines::open(&lines)? {
-                out.line(&line)?;
-                last = Some(line.line.path);
+                last = Some(line.line.path.clone());
+                out.line(&believed(line))?;
             }
             let is_later = |line: &BaseLine| last.as_ref().is_none_or(|last| line.line.path > *last);
-            GuardedLines::open(&earlier)?.filter(is_later).try_for_each(|line| out.line(&line))?;
-            out.finish()
+            GuardedLines::open(&earlier)?.filter(is_later).try_for_each(|line| out.line(&believed(line)))?;
+            out.finish_durably()
         };
         join()?;
-        fs::rename(&joined, &earlier).map_err(|error| Error::io("rename", &joined, error))?;
+        fs::rename(&joined, &earlier)
+            .and_then(|()| match fs::remove_file(&lines) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => durable::sync_parent(&earlier),
+            })
+            .map_err(|error| Error::io("rename", &joined, error))?;
         GuardedLines::open(&earlier)
     }
 }
@@ -190,6 +196,15 @@ impl LineWriter {
     /// When it cannot be written.
     pub fn finish(mut self) -> Result<()> {
         self.out.flush().map_err(|error| Error::io("write", &self.path, error))
+    }
+
+    /// Completes the file, durably.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish_durably(mut self) -> Result<()> {
+        let complete = self.out.flush().and_then(|()| self.out.get_ref().sync_all());
+        complete.map_err(|error| Error::io("write", &self.path, error))
     }
 }
 
@@ -255,12 +270,24 @@ mod tests {
     fn each_run_goes_on_where_the_one_before_it_ended() {
         let scratch = tempfile::tempdir().unwrap();
         let dir = ResumeDir(scratch.path().to_owned());
-        let roll = || dir.roll().unwrap().map(|line| line.line.path.to_string()).collect::<Vec<_>>();
+        let roll = || dir.roll(|line| line).unwrap().map(|line| line.line.path.to_string()).collect::<Vec<_>>();
         assert!(roll().is_empty());
         write(&dir, &["a", "b", "d"]);
         assert_eq!(roll(), ["a", "b", "d"]);
         write(&dir, &["a", "aa"]);
         assert_eq!(roll(), ["a", "aa", "b", "d"]);
+    }
+
+    #[test]
+    fn what_is_not_believed_once_never_comes_back() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = ResumeDir(scratch.path().to_owned());
+        write(&dir, &["a", "b"]);
+        let doubted = |line: BaseLine| BaseLine { holder: 7, ..line };
+        assert!(dir.roll(doubted).unwrap().all(|line| line.holder == 7));
+        write(&dir, &["a"]);
+        let holders: Vec<u32> = dir.roll(|line| line).unwrap().map(|line| line.holder).collect();
+        assert_eq!(holders, [0, 7], "of the new run, and of the one that was doubted");
     }
 
     #[test]

@@ -125,6 +125,12 @@ fn in_a_tablespace_only_what_is_of_this_cluster_is_touched() {
     delta(&scenario, &into, &mapped);
     stage::assert_same(&into, &expected);
     assert_eq!(fs::read(other.join("16384")).expect("still there"), b"another cluster's");
+    // A copy of the running server's directory: its links lead to the server's own tablespaces.
+    let copy = scenario.restored.join("copy");
+    crate::support::dirs::copy_tree(&scenario.cluster.data, &copy);
+    fs::remove_file(copy.join("postmaster.pid")).expect("a server's");
+    crate::support::dirs::give_tree(&copy);
+    refused(&scenario, &copy, &["--to-immediate", "--discard-log"]).refuses(1, &["in use by a running", "--tablespace"]);
     let elsewhere = Dir::new();
     fs::write(elsewhere.join("file"), b"somebody's").expect("writable");
     let taken = format!("{}={}", there.path().display(), elsewhere.path().display());

@@ -51,7 +51,8 @@ pub(super) async fn look(
     let Some(packs) = stored_packs(scope, &dir, id, &seal).await? else { return Ok(None) };
     let numbers = PackNumbers::beside(packs.iter().map(|pack| pack.pack));
     let present: BTreeSet<u32> = packs.iter().map(|pack| pack.pack).collect();
-    let lines: BaseLines = Box::new(dir.roll()?.map(move |line| Ok(without_lost(line, &present))));
+    // Before any number is given again: a frame that is lost now must not be taken for one of the pack that gets its number.
+    let lines: BaseLines = Box::new(dir.roll(|line| without_lost(line, &present))?.map(Ok));
     let rules = Rules { trusted_since: None, untouched_before: Some(facts.started), audit };
     let note = Some(note(id, &packs, moment.host_time));
     let earlier = Some(Base::new(lines, rules));

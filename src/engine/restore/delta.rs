@@ -76,7 +76,7 @@ fn log_in_the_way(dir: &Path, first: &str, others: usize, crashed: bool) -> Erro
     ))
     .detail("files", format!("{first}{more}"));
     let error = if crashed {
-        error.hint(format!("pg_ctl -D '{dir}' -w start; pg_ctl -D '{dir}' stop   if it starts: it then archives what it has"))
+        error.hint(format!("pg_ctl -D '{dir}' -w start; pg_ctl -D '{dir}' stop   a primary that starts archives what it has"))
     } else {
         error.hint(format!("lifeboat archive push SOURCE '{dir}/pg_wal/{first}'   and so on, then restore again"))
     };
@@ -97,9 +97,11 @@ fn look(dir: &Path) -> Result<(Incarnation, bool)> {
     let candidates = [CONTROL_PATH.to_owned(), format!("{CONTROL_PATH}.old")].map(|name| dir.join(name));
     let read = candidates.iter().find_map(|path| fs::read(path).ok()).ok_or_else(|| none("it has no pg_control".to_owned()))?;
     let control = ControlFile::parse(&read).map_err(|error| none(error.summary()))?;
-    // What was restored and never started says what the server said of which it is a copy.
-    let never_started = dir.join("backup_label").exists();
-    let crashed = matches!(control.state, ClusterState::InProduction | ClusterState::ShuttingDown) && !never_started;
+    // What was restored and never started says what the server said of which it is a copy. A label of somebody else's may
+    // stand in a directory in use.
+    let label = fs::read_to_string(dir.join("backup_label")).unwrap_or_default();
+    let never_started = label.lines().any(|line| line.starts_with("LABEL: lifeboat backup "));
+    let crashed = control.state != ClusterState::ShutDown && !never_started;
     Ok((Incarnation::postgres(major, control.system_identifier), crashed))
 }
 
@@ -180,7 +182,8 @@ impl Clearing<'_> {
                 Some(parent) => parent.child(&name),
                 None => RelPath::new(name.as_bytes()).map_err(Error::failed)?,
             };
-            if location == set_aside || (parent.is_none() && (name == MARKER || name == "lost+found")) {
+            // The file system's own folder is found wherever a disk of its own is mounted.
+            if location == set_aside || name == "lost+found" || (parent.is_none() && name == MARKER) {
                 continue;
             }
             let metadata = fs::symlink_metadata(&location).map_err(|error| Error::io("look at", &location, error))?;

@@ -29,6 +29,7 @@ use crate::engine::chain::{Chain, Entries};
 use crate::repo::manifest::{FileKind, FileLine, Header};
 use crate::source::postgres::control::CONTROL_PATH;
 use crate::source::postgres::label::{format_tablespace_map, parse_tablespace_map};
+use crate::source::postgres::live::server_with_tablespace;
 use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
 
 /// How to restore.
@@ -103,6 +104,8 @@ pub async fn run(
     let header = chain.entries()?.header().clone();
     // Before anything is touched: every manifest of the chain is read once, and each must bear out the others.
     let tablespaces = tablespaces(chain.entries_with_origins()?, options, over_existing)?;
+    // Minutes may have passed since: somebody may have started a server there.
+    check(prepared, options)?;
     target_dir::mark(&options.into, &plan.backup.incarnation)?;
     killpoint::reach("restore.marked");
     let tree = Tree::new(&options.into, tablespaces.map, &header, over_existing);
@@ -140,15 +143,14 @@ pub async fn run(
         store: scope.repository.shared_store(),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
-        frames_written: AtomicU64::new(0),
         bytes_written: AtomicU64::new(0),
         ended: AtomicBool::new(false),
     });
     write::write(scope, chain.members(), groups, Arc::clone(&shared), options.workers).await?;
     cancel.check()?;
-    let written = shared.frames_written.load(Ordering::Relaxed);
-    if written != totals.frames {
-        return Err(Error::failed(format!("{written} of {} frames were written: this is a bug", totals.frames)));
+    let written = shared.bytes_written.load(Ordering::Relaxed);
+    if written != totals.raw_bytes {
+        return Err(Error::failed(format!("{written} of {} bytes were written: this is a bug", totals.raw_bytes)));
     }
     complete(prepared, options, &chain, &tree, &tablespaces.directories)?;
     Ok(RestoreReport { raw_bytes, written_bytes: totals.raw_bytes, duration: began.elapsed(), notes: notes(&header) })
@@ -222,6 +224,13 @@ fn tablespaces(entries: Entries, options: &RestoreOptions, over_existing: bool) 
         let link = options.into.join(line.path.as_path());
         if !(over_existing && fs::read_link(link).is_ok_and(|found| found == new)) {
             target_dir::check_tablespace(&new)?;
+        } else if let Some(pid) = server_with_tablespace(&new)? {
+            return Err(Error::failed(format!(
+                "the tablespace {} is in use by a running PostgreSQL server (process {pid}): {} is a copy of its directory",
+                new.display(),
+                options.into.display()
+            ))
+            .hint(format!("place it elsewhere: --tablespace '{}=/new/directory'", old.display())));
         }
         if !directories.insert(new.clone()) {
             return Err(Error::usage(format!("two tablespaces would share {}", new.display())));

@@ -41,7 +41,6 @@ pub(super) struct Spill {
 /// What was spilled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Totals {
-    pub frames: u64,
     pub raw_bytes: u64,
 }
 
@@ -78,7 +77,6 @@ impl Spill {
                     entry.insert(BufWriter::new(File::create(&path).map_err(failed)?))
                 }
             };
-            self.totals.frames += 1;
             self.totals.raw_bytes += placement.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum::<u64>();
             let placed = Placed { frame, path: line.path.clone(), stretches: placement.stretches };
             serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
@@ -108,6 +106,39 @@ pub(super) fn read_group(path: &Path) -> Result<BTreeMap<PackId, Vec<Placed>>> {
         let placed: Placed = serde_json::from_slice(&line).map_err(|error| Error::io("read", path, error.into()))?;
         packs.entry((placed.frame.owner, placed.frame.pack)).or_default().push(placed);
     }
-    packs.values_mut().for_each(|frames| frames.sort_by_key(|placed| placed.frame.offset));
+    for frames in packs.values_mut() {
+        frames.sort_by_key(|placed| placed.frame.offset);
+        // A frame of patches is noted once by every thread that compared a part of its file.
+        frames.dedup_by(|next, kept| {
+            let same = (next.frame, &next.path) == (kept.frame, &kept.path);
+            if same {
+                kept.stretches.append(&mut next.stretches);
+            }
+            same
+        });
+    }
     Ok(packs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::FrameDigest;
+
+    #[test]
+    fn a_frame_that_is_placed_in_parts_is_read_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("frames-0");
+        let frame = |offset| FrameRef { owner: 1, pack: 2, offset, stored_len: 5, raw_len: 9, digest: FrameDigest::of(b"") };
+        let stretch = |file_offset| Stretch { raw_offset: 0, file_offset, len_bytes: 1 };
+        let placed = |offset, file_offset| {
+            let path = RelPath::new("base/5/16384").unwrap();
+            serde_json::to_string(&Placed { frame: frame(offset), path, stretches: vec![stretch(file_offset)] }).unwrap() + "\n"
+        };
+        std::fs::write(&path, [placed(7, 100), placed(3, 200), placed(7, 300)].concat()).unwrap();
+        let frames = &read_group(&path).unwrap()[&(1, 2)];
+        let found: Vec<(u64, Vec<Stretch>)> =
+            frames.iter().map(|placed| (placed.frame.offset, placed.stretches.clone())).collect();
+        assert_eq!(found, [(3, vec![stretch(200)]), (7, vec![stretch(100), stretch(300)])]);
+    }
 }

@@ -44,7 +44,6 @@ pub(super) struct Shared {
     pub store: Arc<dyn Store>,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
-    pub frames_written: AtomicU64,
     pub bytes_written: AtomicU64,
     /// Whether all is written.
     pub ended: AtomicBool,
@@ -233,7 +232,6 @@ impl Decoder<'_> {
                 shared.bytes_written.fetch_add(part.len() as u64, Ordering::Relaxed);
                 shared.progress.advance(part.len() as u64);
             }
-            shared.frames_written.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -35,6 +35,28 @@ pub fn live_server(data_directory: &Path) -> Result<Option<LiveServer>> {
     Ok(maybe_ours.then_some(LiveServer { pid, evidence: "postmaster.pid names a running PostgreSQL process" }))
 }
 
+/// A running server whose data directory leads to the tablespace at `directory`; `None` when there is none to be seen.
+///
+/// # Errors
+/// When processes cannot be listed.
+pub fn server_with_tablespace(directory: &Path) -> Result<Option<u32>> {
+    let identity = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let Some(wanted) = identity(directory) else { return Ok(None) };
+    let processes = Path::new("/proc");
+    for found in fs::read_dir(processes).map_err(|error| Error::io("list", processes, error))? {
+        let name = found.map_err(|error| Error::io("list", processes, error))?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        // What may not be seen, or is gone by now, has no entries.
+        let links = fs::read_dir(processes.join(&name).join("cwd/pg_tblspc"));
+        if is_postgres(pid)
+            && links.is_ok_and(|mut links| links.any(|link| link.is_ok_and(|link| identity(&link.path()) == Some(wanted))))
+        {
+            return Ok(Some(pid));
+        }
+    }
+    Ok(None)
+}
+
 fn process_working_in(wanted: (u64, u64)) -> Result<Option<u32>> {
     let processes = Path::new("/proc");
     for found in fs::read_dir(processes).map_err(|error| Error::io("list", processes, error))? {
