@@ -62,6 +62,25 @@ fn what_was_stored_is_used_and_what_changed_meanwhile_is_read_again() {
 }
 
 #[test]
+fn the_number_of_a_lost_pack_is_used_again_and_its_frames_are_not() {
+    let Some(scenario) = start() else { return };
+    for (round, point) in ["backup.pack-stored:2", "backup.pack-stored:1", "backup.pack-stored:3"].into_iter().enumerate() {
+        full(&scenario, point);
+        // Other content for the packs that get the numbers of those that were lost, and one file that stays as it was.
+        stage::scatter(&scenario, 1 + round as u32);
+        scenario
+            .cluster
+            .sql()
+            .execute("CREATE TABLE IF NOT EXISTS noise AS SELECT sha512(n::text::bytea) FROM generate_series(1, 40000) n");
+    }
+    let report = stage::exactly(&scenario, "full");
+    assert!(went_on(&report), "{report:#}");
+    scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
+    let files = stage::relation_files(&scenario.cluster.data);
+    stage::assert_same(&stage::restore(&scenario, report["id"].as_str().expect("an id"), "again"), &files);
+}
+
+#[test]
 fn an_interrupted_incr_goes_on_and_one_of_another_kind_does_not() {
     let Some(scenario) = start() else { return };
     stage::scatter(&scenario, 5);
