@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn packs_grow_with_the_source_within_limits() {
         for (raw_bytes, expected) in [
-            (0, 4 << 20),
+            (0, 8 << 20),
             (1500 << 20, 8 << 20),
             (9 << 30, 32 << 20),
             (3 << 40, 32 << 20),
