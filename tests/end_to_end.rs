@@ -9,7 +9,7 @@ use lifeboat::base::{Lsn, Timestamp};
 use support::ledger::{Ledger, LoadOptions};
 use support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
 use support::scenario::Scenario;
-use support::{amcheck, random};
+use support::{amcheck, process, random};
 
 /// Full, load, full, load; then random moments, and every kind of target, give exactly PostgreSQL's rows.
 fn any_moment_comes_back(major: u32) {
@@ -21,9 +21,12 @@ fn any_moment_comes_back(major: u32) {
     let load = ledger.start(LoadOptions::default());
     scenario.full_backup();
     let protected_from = Timestamp::now();
+    let points = ledger.restore_points().len();
     std::thread::sleep(Duration::from_millis(2500));
     scenario.full_backup();
     std::thread::sleep(Duration::from_millis(2500));
+    // The housekeeper makes them by chance.
+    process::wait_until("a restore point that can be reached", RECOVERY_TIMEOUT, || ledger.restore_points().len() > points);
     load.stop();
     ledger.commit_one();
     let last = scenario.cluster.switch_wal();
