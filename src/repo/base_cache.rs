@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::host_state::HostState;
+use super::host_state::{HostState, digested, parse_digested};
 use super::manifest::FileLine;
 use crate::base::{BackupId, Error, FileStamp, Result, SourceName, TimelineId, Timestamp, durable};
 use crate::codec::Sha256Digest;
@@ -191,8 +191,7 @@ impl HostState {
     pub fn remember_base(&self, facts: &BaseFacts, lines: &Path, keep: &[BackupId]) -> Result<()> {
         let dir = self.base_dir(&facts.source);
         let (facts_path, lines_path) = paths(&dir, &facts.backup);
-        let text = serde_json::to_string(facts).expect("facts are plain structs");
-        let text = format!("{}\n{text}\n", Sha256Digest::of(text.as_bytes()));
+        let text = digested(facts);
         let remember = || {
             durable::create_dir_all(&dir)?;
             fs::rename(lines, &lines_path)?;
@@ -223,7 +222,7 @@ impl HostState {
             }
             Err(error) => return Err(unreadable(&facts_path, &error)),
         };
-        let facts = checked(&text).ok_or_else(|| unreadable(&facts_path, &"it is damaged"))?;
+        let facts: BaseFacts = parse_digested(&text).ok_or_else(|| unreadable(&facts_path, &"it is damaged"))?;
         let named = (facts.repository.as_str(), &facts.source, &facts.backup, facts.manifest_sha256);
         if facts.version != VERSION || named != (repository, source, backup, manifest_sha256) {
             return Err(format!("{} is the record of another backup", facts_path.display()));
@@ -245,13 +244,6 @@ impl HostState {
 impl BaseFacts {
     /// The version that this program writes.
     pub const VERSION: u32 = VERSION;
-}
-
-/// The facts in `text`, whose first line is the digest of the second.
-fn checked(text: &str) -> Option<BaseFacts> {
-    let (digest, facts) = text.strip_suffix('\n')?.split_once('\n')?;
-    let sound = digest.parse() == Ok(Sha256Digest::of(facts.as_bytes()));
-    sound.then(|| serde_json::from_str(facts).ok()).flatten()
 }
 
 fn paths(dir: &Path, backup: &BackupId) -> (PathBuf, PathBuf) {

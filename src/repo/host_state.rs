@@ -284,6 +284,19 @@ fn prepare(path: &Path) -> io::Result<()> {
     durable::create_dir_all(path.parent().unwrap_or(path))
 }
 
+/// `facts` as text whose first line is the digest of the second: damage shows.
+pub(super) fn digested<T: Serialize>(facts: &T) -> String {
+    let text = serde_json::to_string(facts).expect("facts are plain structs");
+    format!("{}\n{text}\n", Sha256Digest::of(text.as_bytes()))
+}
+
+/// Undoes [`digested`]; none when it is damaged.
+pub(super) fn parse_digested<T: DeserializeOwned>(text: &str) -> Option<T> {
+    let (digest, facts) = text.strip_suffix('\n')?.split_once('\n')?;
+    let sound = digest.parse() == Ok(Sha256Digest::of(facts.as_bytes()));
+    sound.then(|| serde_json::from_str(facts).ok()).flatten()
+}
+
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {

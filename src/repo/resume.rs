@@ -12,10 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::base_cache::{BaseLine, Place};
-use super::host_state::HostState;
+use super::host_state::{HostState, digested, parse_digested};
 use super::pack::PackLine;
 use crate::base::{BackupId, BackupType, Error, Incarnation, RelPath, Result, SourceName, TimelineId, Timestamp, durable};
-use crate::codec::Sha256Digest;
 use crate::codec::digest::checksum;
 
 /// The backup that is being taken.
@@ -99,8 +98,7 @@ impl ResumeDir {
     /// When it cannot be written.
     pub fn begin(&self, facts: &ResumeFacts) -> Result<()> {
         self.clear()?;
-        let text = serde_json::to_string(facts).expect("facts are plain structs");
-        let text = format!("{}\n{text}\n", Sha256Digest::of(text.as_bytes()));
+        let text = digested(facts);
         durable::create_dir_all(&self.0)
             .and_then(|()| durable::write_file(&self.facts_path(), text.as_bytes(), 0o600))
             .map_err(|error| Error::io("write", &self.facts_path(), error))
@@ -109,9 +107,7 @@ impl ResumeDir {
     /// What is remembered; none when nothing is, or not whole.
     pub fn facts(&self) -> Option<ResumeFacts> {
         let text = fs::read_to_string(self.facts_path()).ok()?;
-        let (digest, facts) = text.strip_suffix('\n')?.split_once('\n')?;
-        let sound = digest.parse() == Ok(Sha256Digest::of(facts.as_bytes()));
-        let facts: ResumeFacts = serde_json::from_str(facts).ok().filter(|_| sound)?;
+        let facts: ResumeFacts = parse_digested(&text)?;
         (facts.version == ResumeFacts::VERSION).then_some(facts)
     }
 

@@ -4,13 +4,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::compare::Rules;
-use super::copy::Base;
+use super::copy::{Base, BaseLines};
 use super::plan::{Decision, Situation, Wish, decide};
 use super::run::host_name;
 use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, TimelineId, Timestamp};
 use crate::engine::Scope;
 use crate::engine::timeline::TimelinePath;
-use crate::repo::base_cache::{BaseFacts, Place};
+use crate::repo::base_cache::{BaseFacts, BaseLine, Place};
 use crate::repo::log::LogCatalog;
 use crate::repo::{BackupSummary, CommitLog};
 use crate::source::postgres::server::ServerInfo;
@@ -55,8 +55,7 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, audit: bool, moment: &Mome
     match scope.state.load_base(repository, &scope.source, &summary.id, summary.manifest_sha256) {
         Ok((facts, lines)) => {
             let (rules, notes) = rules(&summary, &facts, &place, moment, audit);
-            let lines = lines.map(|line| line.map(crate::repo::base_cache::BaseLine::shifted));
-            let lines: super::copy::BaseLines = Box::new(lines);
+            let lines: BaseLines = Box::new(lines.map(|line| line.map(BaseLine::shifted)));
             let copied = Base::new(lines, rules);
             Ok(Chosen { decision, base: Some(OpenBase { summary, owners: facts.owners, copied }), notes })
         }

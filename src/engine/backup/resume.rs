@@ -130,8 +130,8 @@ async fn stored_packs(scope: &Scope, dir: &ResumeDir, id: &BackupId, seal: &Seal
     for object in list_all(store, &prefix, None).await? {
         let number = object.key[prefix.len()..].strip_prefix("pack-").and_then(|name| name.get(..8)?.parse::<u32>().ok());
         let Some(number) = number else {
-            let is_known = [layout::begin(&scope.source, id)].contains(&object.key)
-                || object.key.starts_with(&layout::backup_keys(&scope.source, id));
+            let is_known =
+                object.key == layout::begin(&scope.source, id) || object.key.starts_with(&layout::backup_keys(&scope.source, id));
             if is_known {
                 continue;
             }

@@ -27,7 +27,7 @@ pub fn live_server(data_directory: &Path) -> Result<Option<LiveServer>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("look at", data_directory, error)),
     };
-    if let Some(pid) = process_working_in(wanted)? {
+    if let Some(pid) = server_process(|pid| working_directory(pid) == Some(wanted))? {
         return Ok(Some(LiveServer { pid, evidence: "a PostgreSQL process works in this directory" }));
     }
     let Some(pid) = recorded_pid(data_directory)? else { return Ok(None) };
@@ -42,27 +42,20 @@ pub fn live_server(data_directory: &Path) -> Result<Option<LiveServer>> {
 pub fn server_with_tablespace(directory: &Path) -> Result<Option<u32>> {
     let identity = |path: &Path| fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
     let Some(wanted) = identity(directory) else { return Ok(None) };
-    let processes = Path::new("/proc");
-    for found in fs::read_dir(processes).map_err(|error| Error::io("list", processes, error))? {
-        let name = found.map_err(|error| Error::io("list", processes, error))?.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+    server_process(|pid| {
         // What may not be seen, or is gone by now, has no entries.
-        let links = fs::read_dir(processes.join(&name).join("cwd/pg_tblspc"));
-        if is_postgres(pid)
-            && links.is_ok_and(|mut links| links.any(|link| link.is_ok_and(|link| identity(&link.path()) == Some(wanted))))
-        {
-            return Ok(Some(pid));
-        }
-    }
-    Ok(None)
+        let links = fs::read_dir(format!("/proc/{pid}/cwd/pg_tblspc"));
+        links.is_ok_and(|mut links| links.any(|link| link.is_ok_and(|link| identity(&link.path()) == Some(wanted))))
+    })
 }
 
-fn process_working_in(wanted: (u64, u64)) -> Result<Option<u32>> {
+/// A running server's process for which `is_it` holds.
+fn server_process(is_it: impl Fn(u32) -> bool) -> Result<Option<u32>> {
     let processes = Path::new("/proc");
     for found in fs::read_dir(processes).map_err(|error| Error::io("list", processes, error))? {
         let name = found.map_err(|error| Error::io("list", processes, error))?.file_name();
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        if is_postgres(pid) && working_directory(pid) == Some(wanted) {
+        if is_postgres(pid) && is_it(pid) {
             return Ok(Some(pid));
         }
     }
