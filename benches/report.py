@@ -10,7 +10,8 @@ MIB = 1 << 20
 # Where others use more of the machine than this, wall times are said to be noisy.
 BUSY_PERCENT = 15
 OURS, PEER = "lifeboat", "pgbackrest"
-FIELDS = ("wall_seconds", "cpu_seconds", "peak_bytes", "stored_bytes")
+FIELDS = ("wall_seconds", "cpu_seconds", "peak_bytes", "stored_bytes", "log_bytes")
+COMPARED = ("wall_seconds", "cpu_seconds", "peak_bytes", "stored_bytes", "backup_bytes")
 
 
 @dataclass
@@ -22,8 +23,14 @@ class Result:
     cpu_seconds: float = 0.0
     peak_bytes: float = 0
     stored_bytes: float | None = None
+    log_bytes: float | None = None
     others_percent: float = 0.0
     remarks: list = field(default_factory=list)
+
+    @property
+    def backup_bytes(self):
+        """What was stored beside the log."""
+        return None if self.stored_bytes is None else self.stored_bytes - self.log_bytes
 
 
 def median(results):
@@ -72,16 +79,16 @@ def numbers_of(remarks, known):
 
 def main_rows(steps, results):
     """Step by step, tool by tool."""
-    yield ["step", "tool", "wall s", "CPU s", "peak MiB", "stored MiB", "others %", "remark"]
+    yield ["step", "tool", "wall s", "CPU s", "peak MiB", "stored MiB", "of it log", "others %", "remark"]
     known = remarks_of(steps, results)
     for key, title in steps:
         for tool, result in results[key].items():
             remark = numbers_of(result.remarks, known)
             if result.status == "ok":
                 cells = [seconds(result.wall_seconds), seconds(result.cpu_seconds), mebibytes(result.peak_bytes),
-                         mebibytes(result.stored_bytes), f"{result.others_percent:.0f}"]
+                         mebibytes(result.stored_bytes), mebibytes(result.log_bytes), f"{result.others_percent:.0f}"]
             else:
-                cells = [result.status if result.status == "n/a" else result.status.upper(), "", "", "", ""]
+                cells = [result.status if result.status == "n/a" else result.status.upper(), "", "", "", "", ""]
             yield [title, tool, *cells, remark]
             title = ""
 
@@ -96,7 +103,7 @@ def ratio(ours, theirs, name):
 def ratio_rows(steps, results):
     """Ours divided by theirs; below 1 is less time, memory or room for us."""
     others = [tool for tool in ("restic", "zstd") if any(tool in row for row in results.values())]
-    yield [f"{OURS} ÷ {PEER}", "wall", "CPU", "peak", "stored", *(f"wall ÷ {tool}" for tool in others)]
+    yield [f"{OURS} ÷ {PEER}", "wall", "CPU", "peak", "stored", "without log", *(f"wall ÷ {tool}" for tool in others)]
     known = remarks_of(steps, results)
     for key, title in steps:
         row = results[key]
@@ -104,7 +111,7 @@ def ratio_rows(steps, results):
             continue
         # A ratio to something else than what was asked for must not be taken for it.
         title = f"{title} {numbers_of(row[OURS].remarks, known)}".rstrip()
-        peer = [ratio(row[OURS], row.get(PEER), name) for name in FIELDS]
+        peer = [ratio(row[OURS], row.get(PEER), name) for name in COMPARED]
         yield [title, *peer, *(ratio(row[OURS], row.get(tool), "wall_seconds") for tool in others)]
 
 
@@ -140,6 +147,9 @@ def heading(document, results):
            f"{options['workers']} workers, " + (f"median of {rounds} rounds" if rounds > 1 else "one round"))
     yield (f"{where['cpu']}, {where['cores']} cores, {where['memory_gib']} GiB, {where['disk']}, Linux {where['kernel']}, "
            f"{document['date']}")
+    load = document["load"]
+    yield (f"the load changed {load['changed_percent']:.0f} % of the pages; these alone, compressed at that level: "
+           f"{mebibytes(load['compressed_bytes'])} MiB")
     yield ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     others = [result.others_percent for row in results.values() for result in row.values() if result.status == "ok"]
     if others and statistics.mean(others) > BUSY_PERCENT:

@@ -34,7 +34,7 @@ def install(tools):
     Raises Failure with the command to type when they cannot be installed.
     """
     needed = {"pgbackrest": "pgbackrest", "restic": "restic", "zstd": "zstd"}
-    missing = [package for tool, package in needed.items() if tool in tools and not shutil.which(package)]
+    missing = [package for tool, package in needed.items() if tool in {*tools, "zstd"} and not shutil.which(package)]
     if not installed_servers():
         missing.append("postgresql")
     if missing:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from cluster import Failure, Session
+from measure import stored_bytes
 
 FULL, INCREMENTAL = "full", "incr"
 SEGMENT_TIMEOUT_SECONDS = 120
@@ -38,6 +39,8 @@ class Tool:
 
     name = ""
     note = ""
+    # Where in the repository the log lies; None where it lies beside the repository.
+    log = None
 
     def __init__(self, setting, directory):
         self.setting = setting
@@ -51,6 +54,11 @@ class Tool:
 
     def prepare(self):
         """Makes the repository; not measured."""
+
+    def stored_bytes(self):
+        """Bytes in the repository, and those of them that are log."""
+        log_bytes = stored_bytes(self.repository / self.log) if self.log else 0
+        return stored_bytes(self.repository), log_bytes
 
     def write(self, name, text):
         """A file of the tool's own, readable by the cluster's user alone."""
@@ -83,6 +91,7 @@ class Lifeboat(Tool):
     """Ours."""
 
     name = "lifeboat"
+    log = "bench/log"
     note = "age encryption, signed, page checksums verified"
 
     def prepare(self):
@@ -133,6 +142,7 @@ class Pgbackrest(Tool):
     """Debian's pgBackRest with its own best settings for this."""
 
     name = "pgbackrest"
+    log = "archive"
     note = "aes-256-cbc, zst, bundling on, page checksums verified; incrementals copy whole files (1 GiB at most)"
     package = "pgbackrest"
 

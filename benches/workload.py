@@ -76,8 +76,11 @@ class Workload:
             self.cluster.runner.pipe(copy, mixed_rows(self.mixed_rows, self.seed))
             self.cluster.sql(*INDEXES.strip().splitlines(), "VACUUM ANALYZE mixed")
 
-    def load(self, seconds, env=None):
-        """pgbench -N: an update, a select and an insert a transaction; with `mixed`, every other one updates that."""
+    def load(self, seconds, rate=0, env=None):
+        """pgbench -N: an update, a select and an insert a transaction; with `mixed`, every other one updates that.
+
+        `rate`: transactions a second; 0 for as many as there can be.
+        """
         script = []
         if self.mixed_rows:
             path = self.cluster.socket / "update.sql"
@@ -85,7 +88,7 @@ class Workload:
             path.chmod(0o644)
             script = ["-f", f"{path}@1"]
         self._run_pgbench("-n", "-b", "simple-update@1", *script, "-c", 4, "-j", 2, "-T", seconds,
-                          f"--random-seed={self.seed}", env=env)
+                          f"--random-seed={self.seed}", *([f"--rate={rate}"] if rate else []), env=env)
 
     def change_one_row(self):
         self.cluster.sql("UPDATE pgbench_accounts SET abalance = abalance + 1 WHERE aid = 4711")

@@ -65,11 +65,13 @@ pub fn assert_same_pages(ours: &Path, twin: &Path) -> BTreeMap<Kind, usize> {
             if a != b && masked(a) != masked(b) {
                 let at = first_difference(&masked(a), &masked(b));
                 differences.push(format!(
-                    "{} block {block} ({:?}): LSN {:X}, twin {:X}; differs from byte {at} on",
+                    "{} block {block} ({:?}): LSN {:X}, twin {:X}; differs from byte {at} on: {:X?}, twin {:X?}",
                     path.display(),
                     kind_of(a),
                     lsn(a),
-                    lsn(b)
+                    lsn(b),
+                    &a[at..(at + 8).min(PAGE_BYTES)],
+                    &b[at..(at + 8).min(PAGE_BYTES)]
                 ));
             }
         }

@@ -149,12 +149,15 @@ fn btree(page: &mut [u8]) {
     let flags_at = special(page) + 12;
     let flags = u16_at(page, flags_at);
     unused_space(page);
+    let mut hints = SPLIT_END | HAS_GARBAGE;
     if flags & DELETED != 0 {
         content(page);
+        // 13 keeps it as it deletes the page, and replays the deletion without it (`btree_xlog_unlink_page`).
+        hints |= LEAF;
     } else if flags & LEAF != 0 {
         line_pointer_flags(page);
     }
-    put_u16(page, flags_at, flags & !(SPLIT_END | HAS_GARBAGE));
+    put_u16(page, flags_at, flags & !hints);
     put_u16(page, PAGE_BYTES - 2, 0); // btpo_cycleid
 }
 
