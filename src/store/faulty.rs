@@ -126,8 +126,17 @@ impl Store for FaultyStore {
         self.call("put_if_absent", key, self.inner.put_if_absent(key, body), unspoiled).await
     }
 
+    async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>> {
+        self.call("replace_if", key, self.inner.replace_if(key, content, expected), unspoiled).await
+    }
+
     async fn get(&self, key: &str) -> StoreResult<Bytes> {
         self.call("get", key, self.inner.get(key), |body, fault| self.spoil_body(body, fault)).await
+    }
+
+    async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
+        let spoil = |(body, version): (Bytes, String), fault| (self.spoil_body(body, fault), version);
+        self.call("get_versioned", key, self.inner.get_versioned(key), spoil).await
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes> {

@@ -3,11 +3,13 @@
 //! An object is a regular file whose path below the root is its key; it appears whole and durable, by a link
 //! (`put.rs`), and is never written to again. The root is never created by a call: a root that is missing or
 //! empty is a disk that is not mounted, and every call says so, retryably (`root.rs`). Because keys are paths, no
-//! object can have the name of another's directory.
+//! object can have the name of another's directory. The one object that may be rewritten is replaced by a rename, under
+//! a lock (`replace.rs`).
 
 mod failure;
 mod list;
 mod put;
+mod replace;
 mod root;
 
 use std::fs::DirBuilder;
@@ -25,7 +27,7 @@ use rustix::io::Errno;
 use self::failure::failure;
 use self::root::Root;
 use super::key::{TEMPORARY_DIRECTORY, check_directory_prefix, check_key};
-use super::{Body, ListPage, ObjectInfo, PutOutcome, Store, StoreError, StoreResult, file_url};
+use super::{Body, ListPage, ObjectInfo, PutOutcome, Store, StoreError, StoreResult, file_url, version_of};
 use crate::base::durable;
 
 /// A store in a directory of a local or mounted file system.
@@ -93,6 +95,14 @@ fn create_directory(path: &Path) -> io::Result<()> {
     }
 }
 
+/// The content of an object.
+fn whole(root: &Root, key: &str) -> StoreResult<Bytes> {
+    let (mut file, size_bytes) = root.open_object(key)?;
+    let mut content = Vec::with_capacity(usize::try_from(size_bytes).unwrap_or(0));
+    file.read_to_end(&mut content).map_err(|error| failure("read", &root.full_path(key), error))?;
+    Ok(content.into())
+}
+
 #[async_trait]
 impl Store for LocalStore {
     fn url(&self) -> &str {
@@ -105,16 +115,22 @@ impl Store for LocalStore {
         self.run(move |root, inner| put::put_if_absent(root, &inner.memory, &key, &body)).await
     }
 
+    async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>> {
+        check_key(key)?;
+        let (key, expected) = (key.to_owned(), expected.map(str::to_owned));
+        self.run(move |root, inner| replace::replace_if(root, &inner.memory, &key, content, expected.as_deref())).await
+    }
+
     async fn get(&self, key: &str) -> StoreResult<Bytes> {
         check_key(key)?;
         let key = key.to_owned();
-        self.run(move |root, _| {
-            let (mut file, size_bytes) = root.open_object(&key)?;
-            let mut content = Vec::with_capacity(usize::try_from(size_bytes).unwrap_or(0));
-            file.read_to_end(&mut content).map_err(|error| failure("read", &root.full_path(&key), error))?;
-            Ok(content.into())
-        })
-        .await
+        self.run(move |root, _| whole(root, &key)).await
+    }
+
+    async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
+        let content = self.get(key).await?;
+        let version = version_of(&content);
+        Ok((content, version))
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes> {

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::key::{check_directory_prefix, check_key};
-use super::{Body, LIST_PAGE_OBJECTS, ListPage, ObjectInfo, PutOutcome, Store, StoreError, StoreResult};
+use super::{Body, LIST_PAGE_OBJECTS, ListPage, ObjectInfo, PutOutcome, Store, StoreError, StoreResult, version_of};
 use crate::base::Timestamp;
 
 /// A store that lives as long as the value; for tests.
@@ -83,8 +83,25 @@ impl Store for MemoryStore {
         Ok(PutOutcome::Created)
     }
 
+    async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>> {
+        check_key(key)?;
+        let mut objects = self.objects();
+        let found = objects.get(key).map(|object| version_of(&object.content));
+        if found.as_deref() != expected {
+            return Ok(None);
+        }
+        refuse_conflict(&objects, key)?;
+        let version = version_of(&content);
+        objects.insert(key.to_owned(), Object { content, modified: Timestamp::now() });
+        Ok(Some(version))
+    }
+
     async fn get(&self, key: &str) -> StoreResult<Bytes> {
         self.with_object(key, |object| object.content.clone())
+    }
+
+    async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
+        self.with_object(key, |object| (object.content.clone(), version_of(&object.content)))
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes> {

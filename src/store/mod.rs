@@ -2,7 +2,8 @@
 //!
 //! Keys are `/`-separated UTF-8 paths without empty, `.` or `..` components ([`check_key`]); no object has the name
 //! of another's directory. Objects are immutable: written once with put-if-absent. A put has happened durably, or
-//! it has not: no reader ever sees part of one.
+//! it has not: no reader ever sees part of one. The one kind of object that is ever rewritten, a lease, is rewritten
+//! under a condition ([`Store::replace_if`]), and as whole.
 
 use std::io;
 use std::ops::Range;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use crate::base::Timestamp;
 
@@ -118,8 +120,17 @@ pub trait Store: Send + Sync {
     /// An error does not say that nothing was written: the object may be there, whole, as after a timeout.
     async fn put_if_absent(&self, key: &str, body: Body) -> StoreResult<PutOutcome>;
 
+    /// Writes an object that may be rewritten, if it still has the version `expected`; with none, if there is no object.
+    /// Durable when it returns. The new version; none, and nothing written, when the condition did not hold.
+    ///
+    /// An error does not say that nothing was written, as with a put: whoever needs to know reads the object again.
+    async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>>;
+
     /// The whole object.
     async fn get(&self, key: &str) -> StoreResult<Bytes>;
+
+    /// The whole object and its version, for [`Store::replace_if`]: a text that is another one whenever the content is.
+    async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)>;
 
     /// Bytes `range` of the object; shorter when the object ends before the range does, empty when the
     /// range starts at or after its end.
@@ -153,6 +164,11 @@ pub trait Store: Send + Sync {
 
     /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it.
     async fn delete(&self, key: &str) -> StoreResult<()>;
+}
+
+/// The version of a content where a store has no versions of its own: its SHA-256 in hex.
+pub(crate) fn version_of(content: &[u8]) -> String {
+    hex::encode(Sha256::digest(content))
 }
 
 /// As [`Store::list_all`].

@@ -9,7 +9,7 @@ use lifeboat::store::Body;
 use lifeboat::store::Store;
 use lifeboat::store::local::LocalStore;
 
-use crate::support::{block_on, wait_until};
+use crate::support::{block_on, count_up, wait_until};
 
 const TASK: &str = "LIFEBOAT_STORE_TEST_TASK";
 const ROOT: &str = "LIFEBOAT_STORE_TEST_ROOT";
@@ -26,7 +26,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// `task` is `put`, `get` or `list`; `content` is repeated [`REPEATS`] times.
+    /// `task` is `put`, `get`, `list`, `replace` (what is there) or `count` (up, ten times); `content` is repeated [`REPEATS`] times.
     pub fn new(task: &str, root: &Path, key: &str, content: &str) -> Self {
         // This link can be followed by other users too, wherever the binary lies.
         let mut command = Command::new("/proc/self/exe");
@@ -118,6 +118,16 @@ fn entry() {
             "put" => format!("{:?}", store.put_if_absent(&key, Body::from(content.into_bytes())).await),
             "get" => format!("{:?}", store.get(&key).await.map(|content| content.len())),
             "list" => format!("{:?}", store.list(&key, None).await.map(|page| page.objects.len())),
+            "replace" => {
+                let (_, version) = store.get_versioned(&key).await.unwrap();
+                format!("{:?}", store.replace_if(&key, content.into(), Some(&version)).await.map(|version| version.is_some()))
+            }
+            "count" => {
+                for _ in 0..10 {
+                    count_up(&store, &key).await;
+                }
+                "counted".to_owned()
+            }
             other => panic!("unknown task {other}"),
         }
     });

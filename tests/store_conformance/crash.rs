@@ -73,3 +73,34 @@ fn racing_processes_have_one_winner_and_its_whole_content() {
         assert_eq!(block_on(store.get(&key)).unwrap(), content(winners[0]).repeat(REPEATS));
     }
 }
+
+#[test]
+fn racing_processes_lose_no_update() {
+    const PROCESSES: usize = 6;
+    let directory = tempfile::tempdir().unwrap();
+    let store = local_at(directory.path());
+    let outside = tempfile::tempdir().unwrap();
+    let go = outside.path().join("go");
+    let call = || Call::new("count", directory.path(), "orders/counter", "").after(&go).spawn();
+    let children: Vec<_> = (0..PROCESSES).map(|_| call()).collect();
+    std::fs::write(&go, b"").unwrap();
+    for child in children {
+        assert_eq!(child.result(), "counted");
+    }
+    assert_eq!(block_on(store.get("orders/counter")).unwrap(), (PROCESSES * 10).to_string());
+}
+
+#[test]
+fn a_replacement_that_dies_leaves_what_was_there_and_no_lock() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = local_at(directory.path());
+    let first = block_on(store.replace_if("orders/lease.json", "first".into(), None)).unwrap();
+    assert!(first.is_some());
+    let call = || Call::new("replace", directory.path(), "orders/lease.json", "other ");
+    let mut killed = call().env("LIFEBOAT_KILL_AT", "store.temporary-written").spawn();
+    assert_eq!(killed.status().signal(), Some(9));
+    let there = block_on(store.get_versioned("orders/lease.json")).unwrap();
+    assert_eq!((there.0.as_ref(), Some(there.1)), (b"first".as_slice(), first));
+    assert_eq!(call().run(), "Ok(true)");
+    assert_eq!(block_on(store.get("orders/lease.json")).unwrap(), "other ".repeat(REPEATS));
+}

@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use lifeboat::base::Timestamp;
 use lifeboat::store::{Body, LIST_PAGE_OBJECTS, MAX_KEY_BYTES, PutOutcome, Store, StoreError, list_all};
 
-use crate::support::{block_on, keys, put};
+use crate::support::{block_on, count_up, keys, put};
 
 macro_rules! over_every_store {
     ($($test:ident),* $(,)?) => {
@@ -43,6 +43,8 @@ over_every_store!(
     deleting_is_final_and_repeatable,
     a_file_is_put_whole,
     listings_while_putting_miss_nothing_older,
+    an_object_is_replaced_only_while_it_is_what_was_seen,
+    racing_replacements_lose_no_update,
 );
 
 type Shared = Arc<dyn Store>;
@@ -123,6 +125,7 @@ fn missing_objects_are_told_apart(store: &Shared) {
         // Nothing, a directory, and below an object.
         for key in ["nothing", "a", "a/c", "a/b/c"] {
             assert!(store.get(key).await.unwrap_err().is_not_found(), "{key}");
+            assert!(store.get_versioned(key).await.unwrap_err().is_not_found(), "{key}");
             assert!(store.get_range(key, 0..5).await.unwrap_err().is_not_found(), "{key}");
             assert!(store.head(key).await.unwrap_err().is_not_found(), "{key}");
             store.delete(key).await.unwrap();
@@ -137,7 +140,9 @@ fn invalid_keys_are_refused_everywhere(store: &Shared) {
         for key in ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/./b", "a\0b", ".lifeboat-tmp/x", &wide, &deep] {
             let errors = [
                 store.put_if_absent(key, Body::from(vec![1])).await.unwrap_err(),
+                store.replace_if(key, "x".into(), None).await.unwrap_err(),
                 store.get(key).await.unwrap_err(),
+                store.get_versioned(key).await.unwrap_err(),
                 store.get_range(key, 0..1).await.unwrap_err(),
                 store.head(key).await.unwrap_err(),
                 store.delete(key).await.unwrap_err(),
@@ -156,6 +161,8 @@ fn an_object_cannot_be_a_directory(store: &Shared) {
         put(&**store, "a/b", b"object").await;
         for key in ["a", "a/b/c", "a/b/c/d"] {
             let error = store.put_if_absent(key, Body::from(vec![1])).await.unwrap_err();
+            assert!(matches!(error, StoreError::Permanent { .. }), "{key}: {error:?}");
+            let error = store.replace_if(key, "x".into(), None).await.unwrap_err();
             assert!(matches!(error, StoreError::Permanent { .. }), "{key}: {error:?}");
         }
         assert_eq!(keys(&**store, "", None).await, ["a/b"]);
@@ -389,4 +396,46 @@ fn listings_while_putting_miss_nothing_older(store: &Shared) {
             }
         });
     });
+}
+
+fn an_object_is_replaced_only_while_it_is_what_was_seen(store: &Shared) {
+    let key = "orders/lease.json";
+    block_on(async {
+        assert_eq!(store.replace_if(key, "early".into(), Some("0")).await.unwrap(), None, "there is nothing to replace");
+        assert!(store.get(key).await.unwrap_err().is_not_found());
+        let first = store.replace_if(key, "first".into(), None).await.unwrap().expect("the name is free");
+        assert_eq!(store.get_versioned(key).await.unwrap(), ("first".into(), first.clone()));
+        assert_eq!(store.replace_if(key, "again".into(), None).await.unwrap(), None, "the name is taken");
+        let second = store.replace_if(key, "second, and longer".into(), Some(&first)).await.unwrap().expect("as seen");
+        assert_ne!(first, second);
+        assert_eq!(store.get_versioned(key).await.unwrap(), ("second, and longer".into(), second.clone()));
+        assert_eq!(store.replace_if(key, "late".into(), Some(&first)).await.unwrap(), None, "it changed meanwhile");
+        assert_eq!(store.get(key).await.unwrap(), "second, and longer");
+        assert_eq!(keys(&**store, "", None).await, [key]);
+        // What was put can be replaced, and a replacement that is there is not put over.
+        put(&**store, "orders/other", b"put").await;
+        let (_, version) = store.get_versioned("orders/other").await.unwrap();
+        assert!(store.replace_if("orders/other", "replaced".into(), Some(&version)).await.unwrap().is_some());
+        assert_eq!(put(&**store, key, b"put").await, PutOutcome::AlreadyExists);
+        store.delete(key).await.unwrap();
+        assert_eq!(store.replace_if(key, "late".into(), Some(&second)).await.unwrap(), None, "it is gone");
+        assert!(store.replace_if(key, "anew".into(), None).await.unwrap().is_some());
+    });
+}
+
+fn racing_replacements_lose_no_update(store: &Shared) {
+    const THREADS: usize = 6;
+    const ROUNDS: usize = 15;
+    let barrier = Barrier::new(THREADS);
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                barrier.wait();
+                for _ in 0..ROUNDS {
+                    block_on(count_up(&**store, "race/counter"));
+                }
+            });
+        }
+    });
+    assert_eq!(block_on(store.get("race/counter")).unwrap(), (THREADS * ROUNDS).to_string());
 }

@@ -43,6 +43,21 @@ pub async fn put(store: &dyn Store, key: &str, content: &[u8]) -> PutOutcome {
     store.put_if_absent(key, Body::from(content.to_vec())).await.unwrap_or_else(|error| panic!("put {key:?}: {error:?}"))
 }
 
+/// Adds one to the number that an object holds, however often others change it in between.
+pub async fn count_up(store: &dyn Store, key: &str) {
+    loop {
+        let (number, version) = match store.get_versioned(key).await {
+            Ok((content, version)) => (String::from_utf8(content.to_vec()).unwrap().parse::<u64>().unwrap(), Some(version)),
+            Err(error) if error.is_not_found() => (0, None),
+            Err(error) => panic!("{key}: {error}"),
+        };
+        let next = (number + 1).to_string();
+        if store.replace_if(key, next.into(), version.as_deref()).await.unwrap().is_some() {
+            return;
+        }
+    }
+}
+
 /// All keys below a prefix, the same whether listed at once or page by page.
 pub async fn keys(store: &dyn Store, prefix: &str, start_after: Option<&str>) -> Vec<String> {
     let objects = store.list_all(prefix, start_after).await.unwrap();

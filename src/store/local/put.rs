@@ -20,8 +20,11 @@ use crate::base::killpoint;
 use crate::store::key::TEMPORARY_DIRECTORY;
 use crate::store::{Body, PutOutcome, StoreError, StoreResult};
 
-const FILE_MODE: u32 = 0o640;
+pub(super) const FILE_MODE: u32 = 0o640;
 pub(super) const DIRECTORY_MODE: u32 = 0o750;
+
+/// How the names of lock files begin, which lie among the temporary files and are never removed.
+pub(super) const LOCK_PREFIX: &str = "lock-";
 
 const COPY_BUFFER_BYTES: usize = 1 << 20;
 
@@ -56,7 +59,7 @@ pub(super) fn put_if_absent(root: &Root, memory: &Memory, key: &str, body: &Body
 }
 
 /// Whether an object has this name; an error when something else does, or when an object is on the way.
-fn is_taken(root: &Root, key: &str) -> StoreResult<bool> {
+pub(super) fn is_taken(root: &Root, key: &str) -> StoreResult<bool> {
     match rustix::fs::statat(&root.directory, key, AtFlags::empty()) {
         Ok(status) if is_file(&status) => Ok(true),
         Ok(_) => Err(in_the_way(root, key, "something that is no object has this name")),
@@ -78,7 +81,7 @@ fn directories(key: &str) -> impl Iterator<Item = &str> {
 
 impl Memory {
     /// Creates the directories of a key below the root, never the root itself.
-    fn create_directories(&self, root: &Root, key: &str) -> StoreResult<()> {
+    pub(super) fn create_directories(&self, root: &Root, key: &str) -> StoreResult<()> {
         for (slash, _) in key.match_indices('/') {
             let directory = &key[..slash];
             match rustix::fs::mkdirat(&root.directory, directory, Mode::from_raw_mode(DIRECTORY_MODE)) {
@@ -94,7 +97,7 @@ impl Memory {
     }
 
     /// Syncs the directory of a key, and those above as far as this process has not seen them durable.
-    fn make_durable(&self, root: &Root, key: &str) -> StoreResult<()> {
+    pub(super) fn make_durable(&self, root: &Root, key: &str) -> StoreResult<()> {
         let mut child = None;
         for directory in directories(key) {
             let known = |child: &str| self.durable_directories.lock().unwrap_or_else(PoisonError::into_inner).contains(child);
@@ -128,6 +131,9 @@ fn remove_stale(root: &Root, now: SystemTime) -> StoreResult<()> {
     for entry in entries {
         let entry = entry.map_err(|errno| failure("list", &root.full_path(TEMPORARY_DIRECTORY), errno))?;
         let Ok(name) = entry.file_name().to_str() else { continue };
+        if name.starts_with(LOCK_PREFIX) {
+            continue;
+        }
         let path = format!("{TEMPORARY_DIRECTORY}/{name}");
         if root.status(&path)?.is_some_and(|status| is_file(&status) && status.st_mtime < stale_before) {
             match rustix::fs::unlinkat(&root.directory, &path, AtFlags::empty()) {
@@ -139,19 +145,24 @@ fn remove_stale(root: &Root, now: SystemTime) -> StoreResult<()> {
     Ok(())
 }
 
+/// Creates the directory of temporary files and locks; succeeds when it is there.
+pub(super) fn create_temporary_directory(root: &Root) -> StoreResult<()> {
+    match rustix::fs::mkdirat(&root.directory, TEMPORARY_DIRECTORY, Mode::from_raw_mode(DIRECTORY_MODE)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(failure("create directory", &root.full_path(TEMPORARY_DIRECTORY), errno)),
+    }
+}
+
 /// A file that is being written, removed when it goes out of scope.
-struct Temporary<'a> {
+pub(super) struct Temporary<'a> {
     root: &'a Root,
     name: String,
     file: File,
 }
 
 impl<'a> Temporary<'a> {
-    fn create(root: &'a Root) -> StoreResult<Self> {
-        match rustix::fs::mkdirat(&root.directory, TEMPORARY_DIRECTORY, Mode::from_raw_mode(DIRECTORY_MODE)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(failure("create directory", &root.full_path(TEMPORARY_DIRECTORY), errno)),
-        }
+    pub(super) fn create(root: &'a Root) -> StoreResult<Self> {
+        create_temporary_directory(root)?;
         let name = format!("{TEMPORARY_DIRECTORY}/{:032x}", rand::random::<u128>());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(&root.directory, &name, flags, Mode::from_raw_mode(FILE_MODE))
@@ -160,7 +171,7 @@ impl<'a> Temporary<'a> {
     }
 
     /// Writes the body and syncs it.
-    fn fill(&self, body: &Body) -> StoreResult<()> {
+    pub(super) fn fill(&self, body: &Body) -> StoreResult<()> {
         let failed = |error| failure("write", &self.root.full_path(&self.name), error);
         let mut file = &self.file;
         match body {
@@ -171,7 +182,7 @@ impl<'a> Temporary<'a> {
     }
 
     /// Gives the file its name, unless that is taken.
-    fn publish(&self, key: &str) -> StoreResult<PutOutcome> {
+    pub(super) fn publish(&self, key: &str) -> StoreResult<PutOutcome> {
         let directory = &self.root.directory;
         match rustix::fs::linkat(directory, &self.name, directory, key, AtFlags::empty()) {
             Ok(()) => Ok(PutOutcome::Created),
@@ -180,6 +191,13 @@ impl<'a> Temporary<'a> {
             Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => self.publish_by_rename(key),
             Err(errno) => Err(failure("write", &self.root.full_path(key), errno)),
         }
+    }
+
+    /// Gives the file its name, whoever has it.
+    pub(super) fn replace(&self, key: &str) -> StoreResult<()> {
+        let directory = &self.root.directory;
+        rustix::fs::renameat(directory, &self.name, directory, key)
+            .map_err(|errno| failure("write", &self.root.full_path(key), errno))
     }
 
     fn publish_by_rename(&self, key: &str) -> StoreResult<PutOutcome> {

@@ -64,8 +64,16 @@ impl Store for GatedStore {
         Ok(outcome)
     }
 
+    async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>> {
+        self.inner.replace_if(key, content, expected).await
+    }
+
     async fn get(&self, key: &str) -> StoreResult<Bytes> {
         self.inner.get(key).await
+    }
+
+    async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
+        self.inner.get_versioned(key).await
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes> {
