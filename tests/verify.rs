@@ -13,7 +13,7 @@ use std::fs;
 use fixture::{Fixture, copy_tree, incarnation, source, summary};
 use lifeboat::base::{BackupId, BackupType, Timestamp};
 use lifeboat::codec::{FrameDigest, Sha256Digest};
-use lifeboat::repo::commit::CommitEntry;
+use lifeboat::repo::commit::{CommitEntry, Committed};
 use lifeboat::repo::signed::{self, Place};
 use lifeboat::repo::{Signer, layout};
 use serde_json::Value;
@@ -135,7 +135,7 @@ fn forged_and_replayed_entries_are_named_and_not_believed() {
         lease_token: 0,
         host: "elsewhere".into(),
         written: Timestamp::now(),
-        backup: summary(&id, 3),
+        committed: Committed::Backup(Box::new(summary(&id, 3))),
     };
     let forged = signed::sign(Place::of_source("commit", scope.repository.id(), &source()), &entry, &stranger);
     fs::write(fixture.object("orders/commit/00000003.json"), forged).unwrap();

@@ -70,12 +70,16 @@ pub struct BackupId(String);
 /// RFC 4648 base32 in lower case.
 const BASE32: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
+/// Four random letters of base32, to tell apart what has the same time.
+pub fn random_letters() -> String {
+    let random: u32 = rand::random();
+    (0..4).map(|i| char::from(BASE32[(random >> (5 * i) & 31) as usize])).collect()
+}
+
 impl BackupId {
     /// A fresh id for a backup that starts at `start`.
     pub fn fresh(start: Timestamp, backup_type: BackupType) -> Self {
-        let random: u32 = rand::random();
-        let letters: String = (0..4).map(|i| char::from(BASE32[(random >> (5 * i) & 31) as usize])).collect();
-        Self(format!("{}-{backup_type}-{letters}", start.compact_seconds()))
+        Self(format!("{}-{backup_type}-{}", start.compact_seconds(), random_letters()))
     }
 
     /// The id's text.

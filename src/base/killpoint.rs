@@ -6,6 +6,7 @@
 
 /// Every point's name, so that a test can visit all of them.
 pub const ALL: &[&str] = &[
+    "backup.leased",
     "backup.begun",
     "backup.started",
     "backup.pack-stored",
@@ -14,6 +15,7 @@ pub const ALL: &[&str] = &[
     "backup.archived",
     "backup.packs-listed",
     "backup.manifest-stored",
+    "backup.lease-checked",
     "backup.committed",
     "push.start",
     "push.key-stored",
@@ -29,6 +31,11 @@ pub const ALL: &[&str] = &[
     "restore.configured",
     "restore.synced",
     "restore.complete",
+    "expire.marked",
+    "expire.committed",
+    "expire.object-deleted",
+    "expire.backup-deleted",
+    "expire.log-object-deleted",
     "store.temporary-written",
 ];
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::commit::LogFloor;
 use super::keyring::Role;
 use super::pack::PackLine;
 use super::signed::{self, Place, Signer};
@@ -26,6 +27,9 @@ pub struct Begin {
     pub lease_token: u64,
     /// When it began, by that host's clock.
     pub started: Timestamp,
+    /// The incarnation, and the LSN from which its log is needed; unknown in documents of earlier versions.
+    #[serde(default)]
+    pub log_start: Option<LogFloor>,
 }
 
 /// Announces a backup.

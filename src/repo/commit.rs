@@ -1,16 +1,21 @@
-//! The commit log: one signed entry a backup. The entry is the commit point and the summary.
+//! The commit log: one signed entry a backup, a tombstone an expiry. An entry is the commit point and the summary.
 //!
 //! Entry n names the digest of entry n−1 and is put if absent under its number. A backup exists when its entry does,
-//! and not before: everything it names was stored first. An entry that does not verify is never used; the others are,
-//! each vouching for itself.
+//! and not before: everything it names was stored first; it is gone when a later tombstone names it, and not before:
+//! nothing of it was deleted yet. An entry that does not verify is never used; the others are, each vouching for itself.
+//!
+//! Fencing: an entry written under a lease carries its token. Tokens of leases only grow, so one that is smaller than an
+//! earlier entry's was written by somebody who had lost the lease without knowing: writers do not write such an entry and
+//! readers do not use it. Token 0 says that no lease was held (a backup by hand on the only host of a source); it is
+//! compared with nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use super::keyring::Role;
-use super::signed::{self, Place, Signer};
+use super::signed::{self, Place, SignedError, Signer};
 use super::{Repository, layout};
 use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, SegmentSize, SourceName, TimelineId, Timestamp};
 use crate::codec::Sha256Digest;
@@ -72,6 +77,36 @@ pub struct BackupSummary {
     pub duration_seconds: f64,
 }
 
+/// An expiry: from here on these backups are gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    /// The backups.
+    pub backups: Vec<BackupId>,
+    /// Names of the marks that it carries out.
+    pub marks: Vec<String>,
+    /// The log that no backup needs any more.
+    pub log_floors: Vec<LogFloor>,
+}
+
+/// Where the log of one incarnation begins to be needed, on every timeline: what lies before may be deleted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogFloor {
+    /// The incarnation.
+    pub incarnation: Incarnation,
+    /// Segments that end here or before are not needed.
+    pub lsn: Lsn,
+}
+
+/// What an entry of the commit log does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Committed {
+    /// A backup comes to be.
+    Backup(Box<BackupSummary>),
+    /// Backups cease to be.
+    Tombstone(Tombstone),
+}
+
 /// One entry of the commit log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CommitEntry {
@@ -85,8 +120,27 @@ pub struct CommitEntry {
     pub host: String,
     /// When it was written, by that host's clock.
     pub written: Timestamp,
-    /// The backup.
-    pub backup: BackupSummary,
+    /// What it does: a field `backup` or a field `tombstone`.
+    #[serde(flatten)]
+    pub committed: Committed,
+}
+
+impl CommitEntry {
+    /// The backup, if that is what it is about.
+    pub fn backup(&self) -> Option<&BackupSummary> {
+        match &self.committed {
+            Committed::Backup(backup) => Some(backup),
+            Committed::Tombstone(_) => None,
+        }
+    }
+
+    /// The expiry, if that is what it is about.
+    pub fn tombstone(&self) -> Option<&Tombstone> {
+        match &self.committed {
+            Committed::Backup(_) => None,
+            Committed::Tombstone(tombstone) => Some(tombstone),
+        }
+    }
 }
 
 /// The commit log of one source as read: what verified, and what is wrong with it.
@@ -94,8 +148,12 @@ pub struct CommitEntry {
 pub struct CommitLog {
     /// Entries that verified, by number.
     pub entries: Vec<CommitEntry>,
-    /// What did not: the object's key and why.
+    /// What did not, and what is not used although it did: the object's key and why.
     pub problems: Vec<(String, String)>,
+    /// Numbers of entries that verified but were written under a lease that was lost. They are among the problems too.
+    pub fenced: BTreeSet<u32>,
+    /// Backups that a tombstone names, by id, with the number of their own entry.
+    expired: BTreeMap<BackupId, u32>,
     /// SHA-256 of every object, verified or not, by its number.
     pub digests: BTreeMap<u32, Sha256Digest>,
     /// Number and SHA-256 of the last object, verified or not.
@@ -150,8 +208,7 @@ impl CommitLog {
                 self.problems.push((layout::commit(source, expected_number), why));
             }
         }
-        let place = place(repository, source);
-        let entry = match signed::verify::<CommitEntry>(document, &place, |id| repository.keyring().key_for(id, Role::Write)) {
+        let entry = match verified(repository, source, document) {
             Ok(entry) => entry,
             Err(error) => return self.problems.push((key.to_owned(), error.to_string())),
         };
@@ -164,12 +221,58 @@ impl CommitLog {
             self.problems
                 .push((key.to_owned(), "it does not follow the entry before it: one of the two was replaced".to_owned()));
         }
+        let newest_token = self.newest_token();
+        if entry.lease_token != 0 && entry.lease_token < newest_token {
+            self.fenced.insert(number);
+            let why = format!(
+                "it was written by {} under lease {}, when lease {newest_token} had been used already: by a writer that had lost \
+                 its lease",
+                entry.host, entry.lease_token
+            );
+            return self.problems.push((key.to_owned(), why));
+        }
+        if let Some(tombstone) = entry.tombstone() {
+            let committed = self.entries.iter().filter_map(|entry| Some((entry.backup()?.id.clone(), entry.number)));
+            self.expired.extend(committed.filter(|(id, _)| tombstone.backups.contains(id)));
+        }
         self.entries.push(entry);
     }
 
-    /// Summaries of the backups, oldest first.
+    /// The largest token of a lease under which an entry was written; 0 when none was.
+    pub fn newest_token(&self) -> u64 {
+        self.entries.iter().map(|entry| entry.lease_token).max().unwrap_or(0)
+    }
+
+    /// Whether every entry was read and verified, so that nothing can build on a backup that nobody knows of. An entry
+    /// that is fenced off was read as well.
+    pub fn is_whole(&self) -> bool {
+        self.problems.len() == self.fenced.len()
+    }
+
+    /// Summaries of the backups that have not expired, oldest first.
     pub fn backups(&self) -> impl DoubleEndedIterator<Item = &BackupSummary> {
-        self.entries.iter().map(|entry| &entry.backup)
+        self.entries.iter().filter_map(|entry| {
+            let backup = entry.backup()?;
+            let is_gone = self.expired.get(&backup.id).is_some_and(|number| entry.number <= *number);
+            (!is_gone).then_some(backup)
+        })
+    }
+
+    /// Summaries of the backups that have expired, oldest first.
+    pub fn expired(&self) -> impl Iterator<Item = &BackupSummary> {
+        let is_gone = |backup: &&BackupSummary| self.expired.contains_key(&backup.id);
+        self.entries.iter().filter_map(CommitEntry::backup).filter(is_gone)
+    }
+
+    /// Whether a backup with this id was ever committed, also when it has expired since.
+    pub fn was_committed(&self, id: &BackupId) -> bool {
+        self.entries.iter().filter_map(CommitEntry::backup).any(|backup| backup.id == *id)
+    }
+
+    /// Where the log of `incarnation` begins to be needed, by the tombstones; 0 when nothing of it has expired.
+    pub fn log_floor(&self, incarnation: &Incarnation) -> Lsn {
+        let floors = self.entries.iter().filter_map(CommitEntry::tombstone).flat_map(|tombstone| &tombstone.log_floors);
+        floors.filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).max().unwrap_or_default()
     }
 
     /// Backups of which nothing that they build on is missing, oldest first: those that can be restored.
@@ -277,7 +380,33 @@ fn place(repository: &Repository, source: &SourceName) -> Place {
     Place::of_source("commit", repository.id(), source)
 }
 
-/// Appends an entry for `backup`: the commit point. When another writer takes the number first, the next one is tried.
+/// Verifies an entry: a backup is signed by a key that may write, a tombstone by one that may expire.
+fn verified(repository: &Repository, source: &SourceName, document: &[u8]) -> Result<CommitEntry, SignedError> {
+    let place = place(repository, source);
+    let by = |role| signed::verify::<CommitEntry>(document, &place, |id| repository.keyring().key_for(id, role));
+    match by(Role::Write) {
+        Ok(entry) if entry.backup().is_some() => Ok(entry),
+        Ok(_) => by(Role::Expire),
+        Err(SignedError::UnknownKey(key)) => match by(Role::Expire) {
+            Ok(entry) if entry.backup().is_some() => Err(SignedError::UnknownKey(key)),
+            other => other,
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Who appends to a commit log.
+#[derive(Clone, Copy)]
+pub struct Author<'a> {
+    /// Signs the entry.
+    pub signer: &'a Signer,
+    /// Its host's name, for people.
+    pub host: &'a str,
+    /// Token of the lease it holds; 0 without one.
+    pub lease_token: u64,
+}
+
+/// Appends an entry for `backup`, without a lease. As [`append_decided`].
 ///
 /// # Errors
 /// When the repository does not answer or refuses.
@@ -288,20 +417,45 @@ pub async fn append(
     host: &str,
     backup: &BackupSummary,
 ) -> Result<CommitEntry> {
+    let author = Author { signer, host, lease_token: 0 };
+    append_decided(repository, source, author, async |_| Ok(Committed::Backup(Box::new(backup.clone())))).await
+}
+
+/// Appends what `decide` makes of the log: the commit point. When another writer takes the number first, the log is read
+/// and decided upon again. So nothing is committed that the entries before it speak against.
+///
+/// # Errors
+/// Those of `decide`; busy when a younger lease was used meanwhile; when the repository does not answer or refuses.
+pub async fn append_decided(
+    repository: &Repository,
+    source: &SourceName,
+    author: Author<'_>,
+    mut decide: impl AsyncFnMut(&CommitLog) -> Result<Committed>,
+) -> Result<CommitEntry> {
     const ATTEMPTS: u32 = 16;
-    for attempt in 0..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         let log = CommitLog::load(repository, source).await?;
-        // After the last entry that verified: an object that somebody planted far ahead must not use up the numbers.
-        let number = log.entries.last().map_or(0, |entry| entry.number) + 1 + attempt;
+        if author.lease_token != 0 && author.lease_token < log.newest_token() {
+            let (own, newest) = (author.lease_token, log.newest_token());
+            return Err(Error::busy(format!("cannot commit to {source}: the lease was lost to another host meanwhile"))
+                .detail("lease", format!("{own}; {newest} was used since"))
+                .hint(format!("lifeboat list {source}   shows what the other host took")));
+        }
+        let committed = decide(&log).await?;
+        // The first free number after the last entry that verified: an object that somebody planted far ahead must not
+        // use up the numbers.
+        let last = log.entries.last().map(|entry| entry.number).max(log.fenced.last().copied());
+        let number = (last.unwrap_or(0) + 1..).find(|number| !log.digests.contains_key(number)).unwrap_or(u32::MAX);
         let entry = CommitEntry {
             number,
             previous: log.digests.get(&(number - 1)).copied(),
-            lease_token: 0,
-            host: host.to_owned(),
+            lease_token: author.lease_token,
+            host: author.host.to_owned(),
             written: Timestamp::now(),
-            backup: backup.clone(),
+            committed,
         };
-        let (key, document) = (layout::commit(source, number), signed::sign(place(repository, source), &entry, signer));
+        let key = layout::commit(source, number);
+        let document = signed::sign(place(repository, source), &entry, author.signer);
         match repository.store().put_if_absent(&key, document.clone().into()).await {
             Ok(PutOutcome::Created) => return Ok(entry),
             // An error may come after the deed: then what is there is ours.
@@ -314,7 +468,7 @@ pub async fn append(
             Err(error) => return Err(error.into()),
         }
     }
-    Err(Error::busy(format!("cannot commit backup {} of {source}: other writers took {ATTEMPTS} numbers in a row", backup.id))
+    Err(Error::busy(format!("cannot commit to {source}: other writers took {ATTEMPTS} numbers in a row"))
         .hint(format!("lifeboat list {source}   shows who writes")))
 }
 

@@ -95,6 +95,21 @@ impl HostState {
         write_json(&self.head_path(source), &head)
     }
 
+    /// What tells this state directory from that of any other host: random, and made when it is first asked for.
+    ///
+    /// # Errors
+    /// When it cannot be read or written.
+    pub fn installation(&self, source: &SourceName) -> Result<String> {
+        let path = self.of_source(source).join("installation.json");
+        match read_json(&path)? {
+            Some(known) => Ok(known),
+            None => {
+                let fresh = hex::encode(rand::random::<[u8; 16]>());
+                write_json(&path, &fresh).map(|()| fresh)
+            }
+        }
+    }
+
     /// The stretch of log this host is writing; none when it must begin one.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Where everything lies: the names of a repository's objects, in one place.
 //!
 //! See `docs/FORMAT.md` for what each object holds. Names are unique or carry a digest of their content, so
-//! nothing is ever overwritten.
+//! nothing is ever overwritten, but for the lease.
 
 use crate::base::{BackupId, Incarnation, SourceName, TimelineId};
 
@@ -34,6 +34,21 @@ pub fn commits(source: &SourceName) -> String {
 /// Entry `number` of the commit log, counted from 1.
 pub fn commit(source: &SourceName, number: u32) -> String {
     format!("{source}/commit/{number:08}.json")
+}
+
+/// Prefix of a source's marks and withdrawals.
+pub fn expiries(source: &SourceName) -> String {
+    format!("{source}/expire/")
+}
+
+/// The mark or withdrawal called `name`.
+pub fn expiry(source: &SourceName, name: &str) -> String {
+    format!("{}{name}.json", expiries(source))
+}
+
+/// Who may write now: the only object that is ever rewritten.
+pub fn lease(source: &SourceName) -> String {
+    format!("{source}/lease.json")
 }
 
 /// Prefix of all backups of a source.

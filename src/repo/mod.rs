@@ -16,17 +16,19 @@ use crate::store::{PutOutcome, Store};
 pub mod backup;
 pub mod base_cache;
 pub mod commit;
+pub mod expiry;
 pub mod host_state;
 pub mod identity;
 pub mod keyring;
 pub mod layout;
+pub mod lease;
 pub mod log;
 pub mod manifest;
 pub mod pack;
 pub mod resume;
 pub mod signed;
 
-pub use commit::{BackupSummary, CommitLog};
+pub use commit::{BackupSummary, CommitLog, Tombstone};
 pub use keyring::{KeyEntry, Keyring, Role};
 pub use signed::Signer;
 

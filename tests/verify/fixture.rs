@@ -163,7 +163,8 @@ impl Fixture {
 
 /// Announces a backup.
 pub async fn begin(scope: &Scope, writing: &Writing, id: &BackupId) {
-    let begin = Begin { id: id.clone(), base: None, host: "here".into(), process: 1, lease_token: 0, started: Timestamp::now() };
+    let (host, started) = ("here".into(), Timestamp::now());
+    let begin = Begin { id: id.clone(), base: None, host, process: 1, lease_token: 0, started, log_start: None };
     backup::begin(&scope.repository, &source(), &writing.signer, &begin).await.unwrap();
 }
 

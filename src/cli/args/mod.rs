@@ -1,14 +1,17 @@
 //! The command line's grammar. Help says units and defaults; examples are in the long help (`--help`).
 
+mod expire;
 mod parsers;
 mod restore;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::base::{Incarnation, SourceName};
 
+pub use expire::ExpireArgs;
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
 
 /// A configuration that works once names and places are put in.
@@ -41,6 +44,7 @@ in it count from the file. All it may say:
   # workers = 4                      # default: one a core, at most 4
   # compression_level = 3            # 1 to 19
   # pack_size_mib = 32               # 1 to 64; default: by the source's size
+  # lease_ttl_seconds = 120          # 3 to 3600: a lost host is waited for
 
   # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
   # for root, ~/.local/state/lifeboat for others
@@ -59,7 +63,7 @@ Types:
 Where it is not certain what changed, a full is taken instead, and the reason
 said. A backup that was interrupted goes on in the next run of the same type.
 An audit reads every file and ends with 22 when change detection missed
-anything.
+anything. While another host takes a backup of this source, it ends with 21.
 
 Examples:
   lifeboat backup orders
@@ -192,6 +196,9 @@ pub enum Verb {
     /// Look for damaged, forged or missing objects; needs no key
     #[command(after_long_help = VERIFY_HELP)]
     Verify(VerifyArgs),
+    /// Let backups go, in two steps, and the log nothing needs any more
+    #[command(after_long_help = expire::HELP)]
+    Expire(ExpireArgs),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell
@@ -239,6 +246,12 @@ pub struct BackupArgs {
     /// What pages with a wrong checksum do to the backup
     #[arg(long, value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
     pub page_errors: PageErrors,
+    /// Wait so long when another host backs up this source [default: not at all]
+    #[arg(long, value_name = "DURATION", value_parser = parsers::duration, conflicts_with = "no_lease")]
+    pub wait: Option<Duration>,
+    /// Take no lease: only where no other host can back up this source
+    #[arg(long)]
+    pub no_lease: bool,
 }
 
 /// What kind of backup is asked for.

@@ -1,8 +1,10 @@
 //! Parsers of single values; each says what a good value looks like.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::restore::RestoreMoment;
+use crate::base::units::parse_duration;
 use crate::base::{TimelineId, Timestamp};
 
 /// `latest`, or what [`Timestamp::parse_human`] reads.
@@ -11,6 +13,11 @@ pub(super) fn moment(text: &str) -> Result<RestoreMoment, String> {
         return Ok(RestoreMoment::Latest);
     }
     Timestamp::parse_human(text, Timestamp::now()).map(RestoreMoment::At)
+}
+
+/// A length of time: `24h`, `15m`, `0s`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text)
 }
 
 /// A timeline in decimal, from 1, as `pg_controldata` shows it.

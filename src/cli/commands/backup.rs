@@ -13,6 +13,7 @@ use crate::cli::exit::Outcome;
 use crate::cli::scope;
 use crate::engine::backup::{self, BackupOptions, BackupReport, Preview, Wish};
 use crate::engine::head;
+use crate::engine::lease::Terms;
 use crate::repo::BackupSummary;
 
 /// The document `backup`, version 1.
@@ -80,9 +81,9 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         }
         seen.trusted(&scope)?;
         let report = backup::run(&scope, &writing, &options, context.progress.clone(), context.cancel.clone()).await;
-        let BackupReport { entry, reason, warnings } = report.map_err(in_repository)?;
+        let BackupReport { summary, reason, warnings } = report.map_err(in_repository)?;
         warnings.iter().for_each(|warning| context.progress.warn(warning));
-        document.backups.push(Taken { repository: chosen.name.clone(), summary: entry.backup, reason, warnings });
+        document.backups.push(Taken { repository: chosen.name.clone(), summary, reason, warnings });
     }
     context.result("backup", 1, &document, || text(&document))?;
     Ok(Outcome::Done)
@@ -106,6 +107,7 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
         workers: settings.backup.workers,
         pack_bytes: settings.backup.pack_size_bytes,
         archive_timeout: postgres.archive_timeout,
+        lease: (!args.no_lease).then(|| Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) }),
     }
 }
 

@@ -5,6 +5,7 @@ mod backup;
 mod check;
 mod completions;
 mod demo;
+mod expire;
 mod init;
 mod list;
 mod man;
@@ -34,6 +35,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
+        Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

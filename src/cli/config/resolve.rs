@@ -9,6 +9,7 @@ use super::document::{Document, Found, Table, beside, nearest};
 use super::settings::{BackupSettings, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::base::{Error, Result, SourceName};
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;
+use crate::engine::lease::Terms;
 
 /// Compressing and encrypting with more threads rarely helps the disk and takes them from the database.
 const DEFAULT_WORKERS_AT_MOST: usize = 4;
@@ -194,12 +195,18 @@ impl Reader<'_, '_> {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let workers = cores.min(DEFAULT_WORKERS_AT_MOST);
         let Some(table) = table else {
-            return BackupSettings { workers, compression_level: DEFAULT_COMPRESSION_LEVEL as i32, pack_size_bytes: None };
+            return BackupSettings {
+                workers,
+                compression_level: DEFAULT_COMPRESSION_LEVEL as i32,
+                pack_size_bytes: None,
+                lease_ttl: Terms::TTL,
+            };
         };
         let settings = BackupSettings {
             workers: table.integer("workers", 1..=256, "").map_or(workers, |workers| workers as usize),
             compression_level: table.integer("compression_level", 1..=19, "").unwrap_or(DEFAULT_COMPRESSION_LEVEL) as i32,
             pack_size_bytes: table.integer("pack_size_mib", 1..=LARGEST_PACK_BYTES >> 20, "MiB").map(|size_mib| size_mib << 20),
+            lease_ttl: table.integer("lease_ttl_seconds", 3..=3600, "seconds").map_or(Terms::TTL, Duration::from_secs),
         };
         table.reject_unknown_keys();
         settings

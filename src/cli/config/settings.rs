@@ -96,6 +96,8 @@ pub struct BackupSettings {
     pub compression_level: i32,
     /// Size of a pack in bytes; `None` leaves the choice to the size of the source.
     pub pack_size_bytes: Option<u64>,
+    /// How long a lease counts after each renewal.
+    pub lease_ttl: Duration,
 }
 
 impl Settings {

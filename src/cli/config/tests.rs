@@ -44,6 +44,7 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         workers = 3
         compression_level = 9
         pack_size_mib = 64
+        lease_ttl_seconds = 30
         "#,
         "ab".repeat(32)
     ))
@@ -59,7 +60,9 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
     let SourceKind::Postgres(postgres) = &source.kind;
     assert_eq!(postgres.conninfo, "host=/run/postgresql password=secret");
     assert_eq!(postgres.archive_timeout.as_secs(), 60);
-    assert_eq!(settings.backup, BackupSettings { workers: 3, compression_level: 9, pack_size_bytes: Some(64 << 20) });
+    let lease_ttl = std::time::Duration::from_secs(30);
+    let expected = BackupSettings { workers: 3, compression_level: 9, pack_size_bytes: Some(64 << 20), lease_ttl };
+    assert_eq!(settings.backup, expected);
     assert_eq!(settings.repositories_of(source, None).unwrap()[0].name, "far");
     assert!(settings.repositories_of(source, Some("main")).is_err());
     assert!(settings.repository(None).is_err(), "two repositories: a choice to make");

@@ -11,6 +11,7 @@ use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, Timelin
 use crate::engine::Scope;
 use crate::engine::timeline::TimelinePath;
 use crate::repo::base_cache::{BaseFacts, BaseLine, Place};
+use crate::repo::expiry::Marks;
 use crate::repo::log::LogCatalog;
 use crate::repo::{BackupSummary, CommitLog};
 use crate::source::postgres::server::ServerInfo;
@@ -75,8 +76,10 @@ async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<De
     let size = moment.info.wal_segment_size;
     let catalog = LogCatalog::load(&scope.repository, &scope.source, moment.incarnation, size).await?;
     let path = TimelinePath::to(moment.timeline, &catalog, size).ok();
+    let marks = Marks::load(&scope.repository, &scope.source).await?;
     let situation = Situation {
         backups: log.backups().collect(),
+        marked: marks.standing.keys().collect(),
         incarnation: moment.incarnation,
         path: path.as_ref(),
         catalog: &catalog,

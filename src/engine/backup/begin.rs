@@ -10,6 +10,7 @@ use crate::base::{BackupId, Result, Timestamp, killpoint};
 use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing};
 use crate::repo::backup::{self, Begin};
+use crate::repo::commit::LogFloor;
 use crate::repo::pack::PackLine;
 use crate::repo::resume::ResumeDir;
 
@@ -38,6 +39,7 @@ pub(super) async fn begin(
     decision: &Decision,
     audit: bool,
     moment: &Moment<'_>,
+    lease_token: u64,
 ) -> Result<Begun> {
     if let Some(resumed) = resume::look(scope, writing, decision, audit, moment).await? {
         return Ok(resumed);
@@ -48,8 +50,9 @@ pub(super) async fn begin(
         base: decision.base.as_ref().map(|base| base.id.clone()),
         host: host_name(),
         process: std::process::id(),
-        lease_token: 0,
+        lease_token,
         started: Timestamp::now(),
+        log_start: Some(LogFloor { incarnation: moment.incarnation.clone(), lsn: moment.start_lsn }),
     };
     backup::begin(&scope.repository, &scope.source, &writing.signer, &begin).await?;
     killpoint::reach("backup.begun");

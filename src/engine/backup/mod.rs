@@ -19,4 +19,4 @@ mod worker;
 
 pub use plan::{Decision, Wish};
 pub use preview::{Preview, preview};
-pub use run::{BackupOptions, BackupReport, run};
+pub use run::{BackupOptions, BackupReport, host_name, run};

@@ -3,9 +3,10 @@
 //! A diff or an incr is right only when everything that changed since its base is found. Where that is not certain, a
 //! full is taken instead, and the reason said: nothing here is ever a matter of luck.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::base::{BackupType, Incarnation, Lsn, SegmentSize, Timestamp};
+use crate::base::{BackupId, BackupType, Incarnation, Lsn, SegmentSize, Timestamp};
 use crate::engine::timeline::TimelinePath;
 use crate::repo::BackupSummary;
 use crate::repo::commit;
@@ -38,6 +39,8 @@ pub struct Decision {
 pub struct Situation<'a> {
     /// The committed backups of the source, oldest first.
     pub backups: Vec<&'a BackupSummary>,
+    /// Backups that are marked to be expired.
+    pub marked: BTreeSet<&'a BackupId>,
     /// The cluster.
     pub incarnation: &'a Incarnation,
     /// The way to the server's timeline; none when a history is missing.
@@ -109,8 +112,13 @@ fn unfit(base: &BackupSummary, now: &Situation<'_>) -> Option<String> {
     if base.incarnation != *now.incarnation {
         return Some(format!("{id} is of another cluster ({})", base.incarnation));
     }
-    if let Err(broken) = commit::chain(base, &now.backups) {
-        return Some(format!("{id} cannot be restored: {broken}"));
+    match commit::chain(base, &now.backups) {
+        Err(broken) => return Some(format!("{id} cannot be restored: {broken}")),
+        Ok(chain) => {
+            if let Some(marked) = chain.iter().find(|link| now.marked.contains(&link.id)) {
+                return Some(format!("{} is marked to be expired", marked.id));
+            }
+        }
     }
     let Some(path) = now.path else { return Some("the history of the server's timeline is not archived".to_owned()) };
     if !path.contains(base.timeline, base.stop_lsn) {
@@ -187,6 +195,7 @@ mod tests {
         data_checksums: bool,
         wal_level: &'static str,
         incarnation: Incarnation,
+        marked: Vec<BackupId>,
     }
 
     impl Case {
@@ -201,6 +210,7 @@ mod tests {
                 data_checksums: true,
                 wal_level: "replica",
                 incarnation: Incarnation::postgres(15, 1),
+                marked: Vec::new(),
             }
         }
 
@@ -222,6 +232,7 @@ mod tests {
             let path = TimelinePath::to(timeline, &catalog, SIZE).ok();
             let situation = Situation {
                 backups: self.backups.iter().collect(),
+                marked: self.marked.iter().collect(),
                 incarnation: &self.incarnation,
                 path: path.as_ref(),
                 catalog: &catalog,
@@ -293,6 +304,8 @@ mod tests {
             case.archived.push((2, 9));
         });
         refused("history", &|case| case.timeline = 3);
+        refused("marked to be expired", &|case| case.marked = case.backups.iter().map(|backup| backup.id.clone()).collect());
+        refused("marked to be expired", &|case| case.marked = vec![case.backups[0].id.clone()]);
     }
 
     #[test]
@@ -304,6 +317,9 @@ mod tests {
         let mut case = Case::new();
         case.backups[1].wal_level = "logical".to_owned();
         assert_eq!(case.base(BackupType::Incr), Ok(case.backups[0].id.to_string()));
+        let mut case = Case::new();
+        case.marked = vec![case.backups[1].id.clone()];
+        assert_eq!(case.base(BackupType::Incr), Ok(case.backups[0].id.to_string()), "one that is to stay");
     }
 
     #[test]

@@ -45,7 +45,7 @@ pub(super) async fn look(
     let Some(seal) = fits(&facts, scope, writing, decision, moment, &place) else { return Ok(None) };
     let id = &facts.backup;
     let began = backup::load_begin(&scope.repository, &scope.source, id).await?.is_some();
-    if !began || CommitLog::load(&scope.repository, &scope.source).await?.find(id).is_some() {
+    if !began || CommitLog::load(&scope.repository, &scope.source).await?.was_committed(id) {
         return Ok(None);
     }
     let Some(packs) = stored_packs(scope, &dir, id, &seal).await? else { return Ok(None) };

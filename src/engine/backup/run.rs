@@ -6,6 +6,7 @@
 //! A crash anywhere before the commit leaves an orphan that no reader looks at.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,13 +27,15 @@ use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, TimelineId, Timestamp, killpoint};
+use crate::base::{BackupId, BackupType, Error, ErrorKind, Incarnation, Lsn, Result, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
+use crate::engine::lease::{self, Held, Terms};
 use crate::engine::{Scope, Writing, accounts, archive};
 use crate::repo::backup;
 use crate::repo::base_cache::{BaseFacts, BaseLine};
-use crate::repo::commit::{self, BackupSummary, CommitEntry, CommitLog};
+use crate::repo::commit::{self, Author, BackupSummary, CommitLog, Committed};
+use crate::repo::expiry::Marks;
 use crate::repo::host_state::{RememberedHead, Scratch};
 use crate::repo::manifest::{Header, PostgresFacts};
 use crate::repo::pack::PackLine;
@@ -70,13 +73,15 @@ pub struct BackupOptions {
     pub pack_bytes: Option<u64>,
     /// How long to wait for the log to be archived.
     pub archive_timeout: Duration,
+    /// How the lease is taken; none to go without, where no other host can back up the same source.
+    pub lease: Option<Terms>,
 }
 
 /// What a backup did.
 #[derive(Clone, Debug)]
 pub struct BackupReport {
-    /// The commit entry.
-    pub entry: CommitEntry,
+    /// What was committed.
+    pub summary: BackupSummary,
     /// Why the type is not the one that was asked for.
     pub reason: Option<String>,
     /// What the operator should know.
@@ -88,6 +93,7 @@ struct Run<'a> {
     scope: &'a Scope,
     writing: &'a Writing,
     options: &'a BackupOptions,
+    held: Option<&'a Held>,
     progress: Arc<dyn Progress>,
     cancel: Cancel,
     id: BackupId,
@@ -119,6 +125,44 @@ pub async fn run(
 ) -> Result<BackupReport> {
     let _lock = scope.state.lock_backup(&scope.source)?;
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
+    let Some(terms) = options.lease else { return under_lease(scope, writing, options, None, progress, cancel).await };
+    progress.phase("waiting for the lease", None);
+    let held = lease::acquire(scope, &writing.signer, "backup", terms, &cancel).await?;
+    killpoint::reach("backup.leased");
+    // Told to stop by the operator, or because another run took the lease: there is nothing to commit then.
+    let stop = Cancel::new();
+    let outcome = {
+        let work = under_lease(scope, writing, options, Some(&held), progress, stop.clone());
+        let told = async {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = held.lost() => {}
+            }
+            stop.cancel();
+            std::future::pending::<Infallible>().await
+        };
+        tokio::select! {
+            outcome = work => outcome,
+            never = told => match never {},
+        }
+    };
+    let outcome = match (outcome, held.check_not_lost()) {
+        (Err(error), Err(lost)) if error.kind() == ErrorKind::Interrupted && !cancel.is_cancelled() => Err(lost),
+        (outcome, _) => outcome,
+    };
+    held.release().await;
+    outcome
+}
+
+/// Takes a backup while `held` is held.
+async fn under_lease(
+    scope: &Scope,
+    writing: &Writing,
+    options: &BackupOptions,
+    held: Option<&Held>,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<BackupReport> {
     let Server { session, primary, info, data_directory, control, incarnation } = prepare(scope, writing, options).await?;
     let mut warnings = Vec::new();
     let facts = facts(&session, &info, &data_directory, &mut warnings).await;
@@ -143,12 +187,14 @@ pub async fn run(
     };
     let Chosen { decision, base, notes } = base::choose(scope, options.wish, options.audit, &moment).await?;
     warnings.extend(notes);
-    let begun = begin(scope, writing, &decision, options.audit, &moment).await?;
+    let token = held.map_or(0, Held::token);
+    let begun = begin(scope, writing, &decision, options.audit, &moment, token).await?;
     warnings.extend(begun.note);
     let run = Run {
         scope,
         writing,
         options,
+        held,
         progress,
         cancel,
         id: begun.id,
@@ -437,7 +483,17 @@ impl Run<'_> {
     async fn commit(mut self, summary: BackupSummary, assembled: &Assembled, owners: Vec<BackupId>) -> Result<BackupReport> {
         self.cancel.check()?;
         let (repository, source) = (&self.scope.repository, &self.scope.source);
-        let entry = commit::append(repository, source, &self.writing.signer, &host_name(), &summary).await?;
+        if let Some(held) = self.held {
+            held.check().await?;
+        }
+        killpoint::reach("backup.lease-checked");
+        let host = host_name();
+        let author = Author { signer: &self.writing.signer, host: &host, lease_token: self.held.map_or(0, Held::token) };
+        commit::append_decided(repository, source, author, async |log| {
+            still_has_its_bases(self.scope, log, &summary).await?;
+            Ok(Committed::Backup(Box::new(summary.clone())))
+        })
+        .await?;
         killpoint::reach("backup.committed");
         // The backup stands: what fails from here on is a warning.
         if let Err(error) = self.resume.clear() {
@@ -450,13 +506,13 @@ impl Run<'_> {
                 {
                     self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
                 }
-                if let Err(error) = self.remember_base(&log, &entry.backup, assembled, owners) {
+                if let Err(error) = self.remember_base(&log, &summary, assembled, owners) {
                     self.warnings.push(format!("the next diff or incr will be a full: {}", error.summary()));
                 }
             }
             Err(error) => self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary())),
         }
-        Ok(BackupReport { entry, reason: self.decision.reason, warnings: self.warnings })
+        Ok(BackupReport { summary, reason: self.decision.reason, warnings: self.warnings })
     }
 
     /// Keeps what the next backup needs to build on this one, and on the last full.
@@ -483,6 +539,28 @@ impl Run<'_> {
         let last_full = log.backups().rfind(|backup| backup.backup_type == BackupType::Full);
         let keep: BTreeSet<BackupId> = last_full.map(|full| full.id.clone()).into_iter().chain([self.id.clone()]).collect();
         self.scope.state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())
+    }
+}
+
+/// A backup does not become one when what it builds on expired, or was marked to, while it was taken.
+async fn still_has_its_bases(scope: &Scope, log: &CommitLog, summary: &BackupSummary) -> Result<()> {
+    let again = format!("lifeboat backup {}   takes one that builds on another, or a full", scope.source);
+    let all: Vec<&BackupSummary> = log.backups().collect();
+    let chain = commit::chain(summary, &all)
+        .map_err(|broken| Error::failed(format!("backup {} is not committed: {broken}", summary.id)).hint(again.clone()))?;
+    if chain.len() == 1 {
+        return Ok(());
+    }
+    let marks = Marks::load(&scope.repository, &scope.source).await?;
+    match chain.iter().find_map(|link| Some((&link.id, marks.standing.get(&link.id)?))) {
+        None => Ok(()),
+        Some((id, mark)) => Err(Error::failed(format!(
+            "backup {} is not committed: {id}, which it builds on, was marked to be expired",
+            summary.id
+        ))
+        .detail("mark", format!("{}, due {}", mark.mark, mark.due.human_seconds()))
+        .hint(again)
+        .hint(format!("to keep the base: lifeboat expire {} --backup {id} --withdraw --key FILE", scope.source))),
     }
 }
 

@@ -99,8 +99,11 @@ fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &R
         })?,
         (None, Some(id)) => {
             let backup = log.find(id).ok_or_else(|| {
-                Error::failed(format!("{source} has no backup {id}"))
-                    .hint(format!("lifeboat list {source}   shows what there is"))
+                let what = match log.was_committed(id) {
+                    true => format!("backup {id} of {source} has expired"),
+                    false => format!("{source} has no backup {id}"),
+                };
+                Error::failed(what).hint(format!("lifeboat list {source}   shows what there is"))
             })?;
             find(&backup.incarnation)
                 .ok_or_else(|| Error::damaged(format!("the identity of incarnation {} is missing", backup.incarnation)))?

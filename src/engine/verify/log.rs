@@ -6,7 +6,7 @@ use super::finding::{Finding, LogVerdict};
 use super::keys::Openers;
 use super::plan::{self, Check, LogKind, LogObject, Stored};
 use super::run::Run;
-use crate::base::{BackupId, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{BackupId, ErrorKind, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId};
 use crate::codec::encrypt::Opener;
 use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
@@ -56,7 +56,10 @@ impl Run<'_> {
         let prefix = layout::log(&source, incarnation);
         let listing = list_all(self.store(), &prefix, None).await?;
         let objects = plan::log_objects(&prefix, &listing, size, &catalog.strangers);
-        let (lines, gone) = plan::match_index(&objects, &index.lines);
+        let (lines, mut gone) = plan::match_index(&objects, &index.lines);
+        // What no backup needed any more was deleted, by right of a tombstone.
+        let floor = self.floors.get(incarnation).copied().unwrap_or_default();
+        gone.retain(|line| !lies_before(&line.file, size, floor));
         self.contradictions(&catalog, &prefix, size, backups);
         let segments: BTreeSet<Segment> = catalog.segments.keys().copied().collect();
         self.absent(&prefix, size, backups, &segments, &gone, &resolutions);
@@ -158,6 +161,12 @@ fn signed<'l>(object: LogObject, lines: Vec<&'l IndexLine>, backups: &[&BackupSu
     };
     let expected = lines.iter().map(|line| Stored { bytes: line.stored_bytes, sha256: line.stored_sha256 }).collect();
     Signed { check: Check { key: object.key.clone(), expected, backups: useless }, object, lines }
+}
+
+/// Whether a segment, or a partial one or a label of one, ends before `floor`.
+fn lies_before(file: &str, size: SegmentSize, floor: Lsn) -> bool {
+    let segment = file.get(..24).and_then(|name| Segment::parse(name, size));
+    segment.is_some_and(|segment| segment.end(size) <= floor)
 }
 
 /// The backups that cannot be restored without `segment`.

@@ -12,7 +12,7 @@ use super::manifest::KeptManifests;
 use super::plan::{self, Chains, Check, Stored};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, ErrorKind, Incarnation, Result, SegmentSize, SourceName};
+use crate::base::{BackupId, ErrorKind, Incarnation, Lsn, Result, SegmentSize, SourceName};
 use crate::codec::encrypt::Identity;
 use crate::engine::{IdentitySource, Scope, head, joined};
 use crate::repo::pack::PackLine;
@@ -34,6 +34,10 @@ pub(super) struct Run<'a> {
     pub identities: Option<Vec<Identity>>,
     /// What builds on what.
     pub chains: Chains,
+    /// Backups that are gone by a tombstone.
+    pub expired: BTreeSet<BackupId>,
+    /// From where on the log of incarnations that lost backups is kept.
+    pub floors: BTreeMap<Incarnation, Lsn>,
     /// Manifests that later backups refer to.
     pub manifests: KeptManifests,
     pub report: SourceReport,
@@ -71,7 +75,8 @@ pub async fn run(
     let identities = identities.map(IdentitySource::identities).transpose()?;
     let report = SourceReport::new(&scope.source);
     let (chains, manifests) = (Chains::default(), KeptManifests::default());
-    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, manifests, report };
+    let (expired, floors) = (BTreeSet::new(), BTreeMap::new());
+    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, expired, floors, manifests, report };
     run.source_of_scope().await?;
     Ok(run.report)
 }
@@ -121,11 +126,13 @@ impl Run<'_> {
         }
         let log = &seen.log;
         for (backup, broken) in log.broken() {
-            let entry = log.entries.iter().find(|entry| entry.backup.id == backup.id);
+            let entry = log.entries.iter().find(|entry| entry.backup().is_some_and(|other| other.id == backup.id));
             let key = layout::commit(self.source(), entry.map_or(0, |entry| entry.number));
             self.find(Finding::damage(key, broken.to_string()).affecting(Some(&backup.id)));
         }
         self.chains = Chains::of(log);
+        self.expired = log.expired().map(|backup| backup.id.clone()).collect();
+        self.floors = log.expired().map(|backup| (backup.incarnation.clone(), log.log_floor(&backup.incarnation))).collect();
         self.report.checked_objects += log.entries.len() as u64;
         let mut known = BTreeSet::new();
         Ok(log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())
@@ -231,6 +238,14 @@ impl Run<'_> {
                 continue;
             };
             if backups.iter().any(|backup| backup.id == id) {
+                continue;
+            }
+            if self.expired.contains(&id) {
+                let what = format!(
+                    "expired, and is not deleted whole: lifeboat expire {} --key FILE   goes on with it",
+                    self.scope.source
+                );
+                self.find(Finding::notice(layout::backup(self.source(), &id), what));
                 continue;
             }
             let (begun, host) = match backup::load_begin(&self.scope.repository, self.source(), &id).await {

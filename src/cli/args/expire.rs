@@ -1,0 +1,63 @@
+//! `lifeboat expire`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueHint};
+
+use super::parsers;
+use crate::base::{BackupId, SourceName};
+
+pub(super) const HELP: &str = "\
+Two steps. With --backup it marks: nothing is deleted, and the mark can be
+withdrawn. Given again after the grace, with or without --backup, it carries out
+what is due: what is there then is looked at afresh, and every backup that stays
+is told with the reason. Readers take an expired backup for gone at once; if the
+deletion is interrupted, the next run goes on with it.
+
+A backup goes only with all that build on it, the last that can be restored only
+with --allow-none, and log only when no backup that stays needs it.
+
+--key names the operator's private key, which lifeboat init made and no
+protected host has. --dry-run needs none.
+
+Examples:
+  lifeboat expire orders --dry-run
+  lifeboat expire orders --backup 20261120T214002Z-full-k3fq --chain --key FILE
+  lifeboat expire orders --key FILE
+  lifeboat expire orders --backup 20261120T214002Z-full-k3fq --withdraw --key FILE
+  lifeboat expire orders --orphans --dry-run";
+
+/// `lifeboat expire`.
+#[derive(Args, Debug)]
+pub struct ExpireArgs {
+    /// The source
+    pub source: SourceName,
+    /// A backup to let go; may be repeated
+    #[arg(long = "backup", value_name = "ID")]
+    pub backups: Vec<BackupId>,
+    /// Also what builds on it
+    #[arg(long, requires = "backups")]
+    pub chain: bool,
+    /// How long a mark can be withdrawn before anything is deleted
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = parsers::duration)]
+    pub grace: Duration,
+    /// Withdraw the marks on these backups, and on those they build on
+    #[arg(long, requires = "backups", conflicts_with_all = ["chain", "allow_none"])]
+    pub withdraw: bool,
+    /// Remove what crashed backups left
+    #[arg(long, conflicts_with_all = ["backups", "allow_none"])]
+    pub orphans: bool,
+    /// With --orphans: what was written to later may still be in flight
+    #[arg(long, requires = "orphans", value_name = "DURATION", default_value = "8d", value_parser = parsers::duration)]
+    pub older_than: Duration,
+    /// Even when nothing that can be restored is left
+    #[arg(long)]
+    pub allow_none: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The operator's private key
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "dry_run")]
+    pub key: Option<PathBuf>,
+}

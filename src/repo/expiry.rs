@@ -1,0 +1,224 @@
+//! The first phase of an expiry: marks on backups that are to go, and withdrawals of marks.
+//!
+//! Both are signed by a key with the right to expire, which no protected host holds, and never changed: a withdrawal is
+//! a document of its own. A mark deletes nothing. Once its grace has passed, whoever carries it out decides afresh and
+//! puts a tombstone into the commit log ([`super::commit`]); only then is anything deleted.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::keyring::Role;
+use super::signed::{self, KeyId, Place, Signer};
+use super::{Repository, layout};
+use crate::base::{BackupId, Error, Result, SourceName, Timestamp};
+use crate::store::{PutOutcome, list_all};
+
+/// Backups that are to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The backups.
+    pub backups: Vec<BackupId>,
+    /// When they were marked, by the clock of the host on which that was done.
+    pub marked: Timestamp,
+    /// Seconds from then on during which it can be withdrawn and nothing is deleted.
+    pub grace_seconds: u64,
+    /// That host's name, for people.
+    pub host: String,
+}
+
+/// Backups that are to stay after all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// Names of the marks that no longer count for them.
+    pub marks: Vec<String>,
+    /// The backups.
+    pub backups: Vec<BackupId>,
+    /// When, by the clock of the host on which that was done.
+    pub withdrawn: Timestamp,
+    /// That host's name, for people.
+    pub host: String,
+}
+
+/// A document below `expire/`: a field `mark` or a field `withdrawal`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Expiry {
+    /// Backups that are to go.
+    Mark(Mark),
+    /// Backups that are to stay after all.
+    Withdrawal(Withdrawal),
+}
+
+/// Its name is part of what is signed: a document cannot be put back under another one.
+#[derive(Serialize, Deserialize)]
+struct Body {
+    name: String,
+    #[serde(flatten)]
+    expiry: Expiry,
+}
+
+/// A mark that was not withdrawn for one backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The mark's name.
+    pub mark: String,
+    /// The first moment at which it may be carried out: its grace counted from the later of what the marking host's clock
+    /// and the store's clock said.
+    pub due: Timestamp,
+}
+
+/// All marks of a source.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    /// The marks that stand, by backup; of several the one that is due first.
+    pub standing: BTreeMap<BackupId, Standing>,
+    /// Documents that are not used: key and why.
+    pub problems: Vec<(String, String)>,
+    /// All that verified, by name.
+    documents: BTreeMap<String, (Expiry, Timestamp)>,
+}
+
+fn place(repository: &Repository, source: &SourceName) -> Place {
+    Place::of_source("expire", repository.id(), source)
+}
+
+impl Marks {
+    /// Reads the marks and withdrawals of `source`. One that does not verify is in [`Marks::problems`] and counts for
+    /// nothing: a mark that nobody with the right to it made expires nothing, and such a withdrawal saves nothing.
+    ///
+    /// # Errors
+    /// Only when the repository does not answer.
+    pub async fn load(repository: &Repository, source: &SourceName) -> Result<Self> {
+        let prefix = layout::expiries(source);
+        let mut marks = Self::default();
+        for object in list_all(repository.store(), &prefix, None).await? {
+            let name = object.key[prefix.len()..].strip_suffix(".json").unwrap_or_default().to_owned();
+            let document = match repository.store().get(&object.key).await {
+                Ok(document) => document,
+                Err(error) if error.is_not_found() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let key_of = |id: &KeyId| repository.keyring().key_for(id, Role::Expire);
+            match signed::verify::<Body>(&document, &place(repository, source), key_of) {
+                Ok(body) if body.name == name => {
+                    marks.documents.insert(name, (body.expiry, object.modified));
+                }
+                Ok(body) => marks.problems.push((object.key, format!("it is a copy of {}", body.name))),
+                Err(error) => marks.problems.push((object.key, error.to_string())),
+            }
+        }
+        marks.judge();
+        Ok(marks)
+    }
+
+    fn judge(&mut self) {
+        let withdrawals: Vec<&Withdrawal> = self
+            .documents
+            .values()
+            .filter_map(|(expiry, _)| match expiry {
+                Expiry::Withdrawal(withdrawal) => Some(withdrawal),
+                Expiry::Mark(_) => None,
+            })
+            .collect();
+        let is_withdrawn = |name: &String, id: &BackupId| {
+            withdrawals.iter().any(|withdrawal| withdrawal.marks.contains(name) && withdrawal.backups.contains(id))
+        };
+        let mut standing: BTreeMap<BackupId, Standing> = BTreeMap::new();
+        for (name, (expiry, stored)) in &self.documents {
+            let Expiry::Mark(mark) = expiry else { continue };
+            let due = mark.marked.max(*stored).plus(std::time::Duration::from_secs(mark.grace_seconds));
+            for id in mark.backups.iter().filter(|id| !is_withdrawn(name, id)) {
+                let own = Standing { mark: name.clone(), due };
+                let earliest = standing.entry(id.clone()).or_insert_with(|| own.clone());
+                if due < earliest.due {
+                    *earliest = own;
+                }
+            }
+        }
+        self.standing = standing;
+    }
+
+    /// Names of all marks that stand for `id`.
+    pub fn names_for(&self, id: &BackupId) -> Vec<String> {
+        let names = |(name, (expiry, _)): (&String, &(Expiry, Timestamp))| match expiry {
+            Expiry::Mark(mark) if mark.backups.contains(id) => Some(name.clone()),
+            _ => None,
+        };
+        self.documents.iter().filter_map(names).collect()
+    }
+}
+
+/// Signs and stores a mark or a withdrawal; returns its name.
+///
+/// # Errors
+/// Usage when the signer has no right to expire; when the repository does not answer.
+pub async fn store(repository: &Repository, source: &SourceName, signer: &Signer, expiry: Expiry) -> Result<String> {
+    repository.keyring().require(signer, Role::Expire)?;
+    let when = match &expiry {
+        Expiry::Mark(mark) => mark.marked,
+        Expiry::Withdrawal(withdrawal) => withdrawal.withdrawn,
+    };
+    let name = format!("{}-{}", when.compact(), crate::base::ids::random_letters());
+    let key = layout::expiry(source, &name);
+    let document = signed::sign(place(repository, source), &Body { name: name.clone(), expiry }, signer);
+    match repository.store().put_if_absent(&key, document.clone().into()).await {
+        Ok(PutOutcome::Created) => Ok(name),
+        Ok(PutOutcome::AlreadyExists) => Err(Error::busy(format!("{key} exists already")).hint("run the same command again")),
+        // An error may come after the deed.
+        Err(error) if error.is_retryable() => match repository.store().get(&key).await {
+            Ok(found) if found == document => Ok(name),
+            _ => Err(error.into()),
+        },
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(letter: &str) -> BackupId {
+        format!("20261120T214002Z-full-{}", letter.repeat(4)).parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::parse_compact("20261120T214002Z").unwrap().plus(std::time::Duration::from_secs(seconds))
+    }
+
+    fn mark(backups: &[&str], marked: u64) -> Expiry {
+        let backups = backups.iter().map(|letter| id(letter)).collect();
+        Expiry::Mark(Mark { backups, marked: at(marked), grace_seconds: 100, host: "here".into() })
+    }
+
+    fn judged(documents: Vec<(&str, Expiry, u64)>) -> Marks {
+        let documents = documents.into_iter().map(|(name, expiry, stored)| (name.to_owned(), (expiry, at(stored)))).collect();
+        let mut marks = Marks { documents, ..Marks::default() };
+        marks.judge();
+        marks
+    }
+
+    #[test]
+    fn the_grace_counts_from_the_later_of_two_clocks() {
+        let marks = judged(vec![("m", mark(&["a"], 10), 5), ("n", mark(&["b"], 10), 30)]);
+        assert_eq!((marks.standing[&id("a")].due, marks.standing[&id("b")].due), (at(110), at(130)));
+    }
+
+    #[test]
+    fn a_withdrawal_ends_the_marks_it_names_for_the_backups_it_names() {
+        let withdrawal = |marks: &[&str], backups: &[&str]| {
+            Expiry::Withdrawal(Withdrawal {
+                marks: marks.iter().map(|mark| (*mark).to_owned()).collect(),
+                backups: backups.iter().map(|letter| id(letter)).collect(),
+                withdrawn: at(50),
+                host: "here".into(),
+            })
+        };
+        let marks = judged(vec![("m", mark(&["a", "b"], 0), 0), ("w", withdrawal(&["m"], &["a"]), 50)]);
+        assert_eq!(marks.standing.keys().collect::<Vec<_>>(), [&id("b")]);
+        // A mark that was made anew stands.
+        let marks = judged(vec![("m", mark(&["a"], 0), 0), ("n", mark(&["a"], 60), 60), ("w", withdrawal(&["m"], &["a"]), 50)]);
+        assert_eq!(marks.standing[&id("a")], Standing { mark: "n".into(), due: at(160) });
+        assert_eq!(marks.names_for(&id("a")), ["m", "n"]);
+    }
+}
