@@ -60,7 +60,9 @@ fn kept(cluster: &Cluster) -> i64 {
 fn every_point_belongs_to_a_verb_that_is_killed_here() {
     let strangers: Vec<_> = killpoint::ALL
         .iter()
-        .filter(|name| !["backup", "push", "get", "restore", "store"].contains(&name.split('.').next().unwrap_or_default()))
+        .filter(|name| {
+            !["backup", "push", "get", "restore", "expire", "store"].contains(&name.split('.').next().unwrap_or_default())
+        })
         .collect();
     assert!(strangers.is_empty(), "nobody is killed at {strangers:?}");
 }
@@ -293,4 +295,50 @@ fn a_killed_delta_restore_does_not_start_and_the_next_one_restores_what_was_ther
     scenario.rescue.ok(&forth);
     let restored = scenario.open(&data);
     assert_eq!((kept(&restored), bulk(&restored)), (2, bulk(&scenario.cluster)));
+}
+
+#[test]
+fn a_killed_expiry_is_gone_on_with_and_never_leaves_half_a_backup() {
+    let Some(installation) = Installation::require(15) else { return };
+    let scenario = small_packs(&installation);
+    let key = scenario.operator_key.display().to_string();
+    let expire = |more: &[&str]| -> Vec<String> {
+        ["expire", SOURCE, "--key", &key].iter().chain(more).map(|word| (*word).to_owned()).collect()
+    };
+    let mut rows = 0;
+    let mut keep_one = || {
+        rows += 1;
+        keep(&scenario.cluster, &format!("row {rows}"));
+        rows
+    };
+    keep_one();
+    scenario.full_backup();
+    let once_an_object = ["expire.object-deleted:2", "expire.object-deleted:4", "expire.log-object-deleted:2"];
+    for point in points("expire").into_iter().chain(once_an_object.map(str::to_owned)) {
+        let doomed = backups(&scenario.rescue).remove(0);
+        let rows = keep_one();
+        scenario.full_backup();
+        scenario.archive_now();
+        let mark = expire(&["--backup", &doomed, "--grace", "0s"]);
+        if point.starts_with("expire.marked") {
+            scenario.rescue.run_killed_at(&point, &mark).killed();
+        } else {
+            scenario.rescue.ok(&mark);
+            scenario.rescue.run_killed_at(&point, &expire(&[])).killed();
+            assert!(!backups(&scenario.rescue).contains(&doomed), "{point}: it was gone before anything was deleted");
+        }
+        // Whatever was deleted, nothing that is listed lacks it, and what is gone is not missed.
+        scenario.rescue.ok(&["verify", SOURCE]);
+        scenario.rescue.ok(&expire(&[]));
+        assert_eq!(backups(&scenario.rescue).len(), 1, "{point}");
+        let left = scenario.repository.join(format!("{SOURCE}/backup/{doomed}"));
+        assert!(!left.exists() || files(&left).is_empty(), "{point}: {left:?}");
+        let found = scenario.rescue.json(&["verify", SOURCE, "--deep"]);
+        let findings = &found["repositories"][0]["sources"][0]["findings"];
+        assert_eq!(findings.as_array().map(Vec::len), Some(0), "{point}: {findings:#}");
+        if point.starts_with("expire.committed") || point.starts_with("expire.log") {
+            let restored = scenario.restore_and_start(&point.replace(':', "-"), &[]);
+            assert_eq!(kept(&restored), rows, "{point}");
+        }
+    }
 }
