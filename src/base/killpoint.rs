@@ -36,6 +36,10 @@ pub const ALL: &[&str] = &[
     "expire.object-deleted",
     "expire.backup-deleted",
     "expire.log-object-deleted",
+    "copy.log-copied",
+    "copy.object-copied",
+    "copy.objects-copied",
+    "copy.committed",
     "store.temporary-written",
 ];
 

@@ -231,11 +231,27 @@ impl CommitLog {
             );
             return self.problems.push((key.to_owned(), why));
         }
+        self.admit(entry);
+    }
+
+    /// Takes up an entry that verified.
+    fn admit(&mut self, entry: CommitEntry) {
         if let Some(tombstone) = entry.tombstone() {
             let committed = self.entries.iter().filter_map(|entry| Some((entry.backup()?.id.clone(), entry.number)));
             self.expired.extend(committed.filter(|(id, _)| tombstone.backups.contains(id)));
         }
         self.entries.push(entry);
+    }
+
+    /// A log of these entries, for tests that are about what is made of it.
+    #[cfg(test)]
+    pub(crate) fn of(committed: Vec<Committed>) -> Self {
+        let mut log = Self::default();
+        for (number, committed) in (1..).zip(committed) {
+            let (previous, lease_token, host, written) = (None, 0, "host".to_owned(), Timestamp::now());
+            log.admit(CommitEntry { number, previous, lease_token, host, written, committed });
+        }
+        log
     }
 
     /// The largest token of a lease under which an entry was written; 0 when none was.

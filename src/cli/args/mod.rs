@@ -1,5 +1,6 @@
 //! The command line's grammar. Help says units and defaults; examples are in the long help (`--help`).
 
+mod copy;
 mod expire;
 mod parsers;
 mod restore;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::base::{Incarnation, SourceName};
 
+pub use copy::CopyArgs;
 pub use expire::ExpireArgs;
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
 
@@ -199,6 +201,9 @@ pub enum Verb {
     /// Let backups go, in two steps, and the log nothing needs any more
     #[command(after_long_help = expire::HELP)]
     Expire(ExpireArgs),
+    /// Fill a repository from another, without decrypting
+    #[command(after_long_help = copy::HELP)]
+    Copy(CopyArgs),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

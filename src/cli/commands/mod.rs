@@ -4,6 +4,7 @@ mod archive;
 mod backup;
 mod check;
 mod completions;
+mod copy;
 mod demo;
 mod expire;
 mod init;
@@ -36,6 +37,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::List(args) => brief(cancel, list::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Expire(args) => long(expire::run(&args, context)),
+        Verb::Copy(args) => long(copy::run(&args, context)),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

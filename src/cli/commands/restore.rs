@@ -67,7 +67,7 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         delta: args.delta,
         discard_log: args.discard_log,
         clone: args.clone,
-        restore_command: restore_command(args, &settings, &prepared.plan)?,
+        restore_command: restore_command(args, context, &settings, &prepared.plan)?,
         workers: settings.backup.workers,
     };
     let in_place = run::check(&prepared, &options)?;
@@ -143,12 +143,15 @@ async fn plan_from(
     }
 }
 
-/// What the restored server runs for each file of the log.
-fn restore_command(args: &RestoreArgs, settings: &Settings, plan: &RestorePlan) -> Result<String> {
+/// What the restored server runs for each file of the log: it asks the repository that was asked for, or all.
+fn restore_command(args: &RestoreArgs, context: &Context, settings: &Settings, plan: &RestorePlan) -> Result<String> {
     let program =
         std::env::current_exe().map_err(|error| Error::failed("cannot find this program's own path").caused_by(error))?;
     let (program, config) = (quoted(&program)?, quoted(&settings.config_file)?);
-    Ok(format!("{program} --config {config} archive get {} %f %p --incarnation {}", args.source, plan.backup.incarnation))
+    let only = context.global.repository.as_ref().map(|name| quoted(Path::new(name))).transpose()?;
+    let only = only.map(|name| format!(" --repository {name}")).unwrap_or_default();
+    let incarnation = &plan.backup.incarnation;
+    Ok(format!("{program} --config {config}{only} archive get {} %f %p --incarnation {incarnation}", args.source))
 }
 
 /// A path as one word of a shell command in which PostgreSQL expands `%`.

@@ -1,0 +1,147 @@
+//! One object from one store to another, compared with what it must be on the way.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::cancel::Cancel;
+use crate::base::progress::Progress;
+use crate::base::{Error, Result};
+use crate::codec::Sha256Digest;
+use crate::codec::digest::DigestingWriter;
+use crate::engine::retry::{Patience, retrying};
+use crate::store::{Body, PutOutcome, Store};
+
+/// Bytes fetched at one time; what is longer goes through a file.
+const PIECE_BYTES: u64 = 8 << 20;
+
+/// Two stores and a place for what is on its way.
+#[derive(Clone)]
+pub(super) struct Carrier {
+    pub from: Arc<dyn Store>,
+    pub to: Arc<dyn Store>,
+    pub scratch: PathBuf,
+    pub progress: Arc<dyn Progress>,
+    pub cancel: Cancel,
+}
+
+/// An object to carry.
+#[derive(Clone, Debug)]
+pub(super) struct Load {
+    pub key: String,
+    /// Its name in the other store.
+    pub new_key: String,
+    /// What it may be; empty when nobody says.
+    pub expected: Vec<Sha256Digest>,
+}
+
+/// What came of a load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// It is there, durably.
+    Stored { sha256: Sha256Digest, bytes: u64 },
+    /// It is not what it must be, and was not stored.
+    Damaged { why: String },
+}
+
+impl Carrier {
+    /// Carries one object. One that is there under its new name is compared by its length.
+    ///
+    /// # Errors
+    /// When a store does not answer; damaged when another object has the new name.
+    pub async fn carry(&self, load: &Load) -> Result<Carried> {
+        self.cancel.check()?;
+        let Load { key, new_key, expected } = load;
+        let mut piece = match retrying(Patience::LONG, || self.from.get_range(key, 0..PIECE_BYTES)).await {
+            Ok(piece) => piece,
+            Err(error) if error.is_not_found() => return Ok(Carried::Damaged { why: "it is missing".to_owned() }),
+            Err(error) => return Err(error.into()),
+        };
+        let (body, sha256, bytes) = if (piece.len() as u64) < PIECE_BYTES {
+            (Body::Bytes(piece.clone()), Sha256Digest::of(&piece), piece.len() as u64)
+        } else {
+            let path = self.scratch.join(format!("{:032x}", rand::random::<u128>()));
+            let failed = |error: std::io::Error| Error::io("write", &path, error);
+            let mut out = DigestingWriter::new(File::create(&path).map_err(failed)?);
+            loop {
+                out.write_all(&piece).map_err(failed)?;
+                if (piece.len() as u64) < PIECE_BYTES {
+                    break;
+                }
+                self.cancel.check()?;
+                let at = out.written_bytes();
+                piece = retrying(Patience::LONG, || self.from.get_range(key, at..at + PIECE_BYTES)).await?;
+            }
+            let (_, sha256, bytes) = out.finish();
+            (Body::File(path), sha256, bytes)
+        };
+        let outcome = match expected.is_empty() || expected.contains(&sha256) {
+            true => self.put(new_key, body.clone(), bytes).await.map(|()| Carried::Stored { sha256, bytes }),
+            false => Ok(Carried::Damaged { why: format!("it is not what was stored: {sha256}, {bytes} bytes") }),
+        };
+        if let Body::File(path) = body {
+            std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+        }
+        self.progress.advance(bytes);
+        outcome
+    }
+
+    async fn put(&self, key: &str, body: Body, bytes: u64) -> Result<()> {
+        if retrying(Patience::LONG, || self.to.put_if_absent(key, body.clone())).await? == PutOutcome::Created {
+            return Ok(());
+        }
+        let there = retrying(Patience::LONG, || self.to.head(key)).await?.size_bytes;
+        match there == bytes {
+            true => Ok(()),
+            false => Err(Error::damaged(format!("{key} is there with {there} bytes, and should have {bytes}"))
+                .hint("lifeboat verify   shows what else is wrong in that repository")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::progress::Silent;
+    use crate::store::memory::MemoryStore;
+
+    fn carrier(scratch: &std::path::Path) -> Carrier {
+        let (from, to) = (Arc::new(MemoryStore::new()), Arc::new(MemoryStore::new()));
+        Carrier { from, to, scratch: scratch.to_owned(), progress: Arc::new(Silent), cancel: Cancel::new() }
+    }
+
+    #[tokio::test]
+    async fn objects_of_any_length_arrive_as_they_are_or_not_at_all() {
+        let scratch = tempfile::tempdir().unwrap();
+        let carrier = carrier(scratch.path());
+        for length in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, 2 * PIECE_BYTES + 9] {
+            let content: Vec<u8> = (0..length).map(|n| ((n * n) >> 5) as u8).collect();
+            let (key, sha256) = (format!("a/{length}"), Sha256Digest::of(&content));
+            carrier.from.put_if_absent(&key, content.clone().into()).await.unwrap();
+            let load =
+                |new: &str, expected: Vec<Sha256Digest>| Load { key: key.clone(), new_key: format!("{new}/{length}"), expected };
+            let wrong = carrier.carry(&load("wrong", vec![Sha256Digest::of(b"other")])).await.unwrap();
+            assert!(matches!(wrong, Carried::Damaged { .. }), "{length}");
+            assert!(carrier.to.head(&format!("wrong/{length}")).await.unwrap_err().is_not_found());
+            for expected in [vec![], vec![Sha256Digest::of(b"other"), sha256]] {
+                let carried = carrier.carry(&load("right", expected)).await.unwrap();
+                assert_eq!(carried, Carried::Stored { sha256, bytes: length });
+            }
+            assert_eq!(carrier.to.get(&format!("right/{length}")).await.unwrap(), content);
+        }
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "nothing is left on its way");
+        let gone = carrier.carry(&Load { key: "a/none".into(), new_key: "b".into(), expected: vec![] }).await.unwrap();
+        assert!(matches!(gone, Carried::Damaged { why } if why.contains("missing")));
+    }
+
+    #[tokio::test]
+    async fn another_object_of_that_name_is_noticed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let carrier = carrier(scratch.path());
+        carrier.from.put_if_absent("a", b"abc".to_vec().into()).await.unwrap();
+        carrier.to.put_if_absent("a", b"abcd".to_vec().into()).await.unwrap();
+        let error = carrier.carry(&Load { key: "a".into(), new_key: "a".into(), expected: vec![] }).await.unwrap_err();
+        assert_eq!(error.kind(), crate::base::ErrorKind::Damaged);
+    }
+}
