@@ -51,6 +51,9 @@ pub struct ExpireArgs {
     /// With --orphans: what was written to later may still be in flight
     #[arg(long, requires = "orphans", value_name = "DURATION", default_value = "8d", value_parser = parsers::duration)]
     pub older_than: Duration,
+    /// With --orphans: wait so long while a backup is being taken [default: not at all]
+    #[arg(long, requires = "orphans", value_name = "DURATION", value_parser = parsers::duration)]
+    pub wait: Option<Duration>,
     /// Even when nothing that can be restored is left
     #[arg(long)]
     pub allow_none: bool,
