@@ -3,6 +3,12 @@
 
 mod support;
 
+#[path = "expire/faults.rs"]
+mod faults;
+#[allow(dead_code)]
+#[path = "verify/fixture.rs"]
+mod fixture;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -187,6 +193,8 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
     assert!(unused.contains("has no right to sign") && unused.contains("it is a copy of"), "{unused}");
     let warned = scenario.rescue.ok(&with_key(&scenario, &[])).stderr;
     assert!(warned.contains("is not used"), "{warned}");
+    let verified = scenario.rescue.ok(&["verify", SOURCE]).stdout;
+    assert!(verified.contains("20200101T000000.000000Z-forg.json") && verified.contains("counts for nothing"), "{verified}");
 
     let entries = scenario.repository.join(format!("{SOURCE}/commit"));
     let head = fs::read(entries.join("00000003.json")).expect("three entries");

@@ -25,7 +25,7 @@ Examples:
   lifeboat expire orders --dry-run
   lifeboat expire orders --backup 20261120T214002Z-full-k3fq --chain --key FILE
   lifeboat expire orders --key FILE
-  lifeboat expire orders --backup 20261120T214002Z-full-k3fq --withdraw --key FILE
+  lifeboat expire orders --backup ID --withdraw --key FILE
   lifeboat expire orders --orphans --dry-run";
 
 /// `lifeboat expire`.
