@@ -31,6 +31,9 @@ _lifeboat() {
             lifeboat,demo)
                 cmd="lifeboat__subcmd__demo"
                 ;;
+            lifeboat,expire)
+                cmd="lifeboat__subcmd__expire"
+                ;;
             lifeboat,help)
                 cmd="lifeboat__subcmd__help"
                 ;;
@@ -88,6 +91,9 @@ _lifeboat() {
             lifeboat__subcmd__help,demo)
                 cmd="lifeboat__subcmd__help__subcmd__demo"
                 ;;
+            lifeboat__subcmd__help,expire)
+                cmd="lifeboat__subcmd__help__subcmd__expire"
+                ;;
             lifeboat__subcmd__help,help)
                 cmd="lifeboat__subcmd__help__subcmd__help"
                 ;;
@@ -122,7 +128,7 @@ _lifeboat() {
 
     case "${cmd}" in
         lifeboat)
-            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list archive restore verify demo completions man help"
+            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list archive restore verify expire demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -349,7 +355,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__backup)
-            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --config --output --quiet --repository --help"
+            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --wait --no-lease --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -365,6 +371,10 @@ _lifeboat() {
                     ;;
                 --page-errors)
                     COMPREPLY=($(compgen -W "fail report" -- "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)
@@ -464,8 +474,65 @@ _lifeboat() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lifeboat__subcmd__expire)
+            opts="-q -h --backup --chain --grace --withdraw --orphans --older-than --wait --allow-none --dry-run --key --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --backup)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --grace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --older-than)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --key)
+                    local oldifs
+                    if [ -n "${IFS+x}" ]; then
+                        oldifs="$IFS"
+                    fi
+                    IFS=$'\n'
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    if [ -n "${oldifs+x}" ]; then
+                        IFS="$oldifs"
+                    fi
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o filenames
+                    fi
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lifeboat__subcmd__help)
-            opts="init check backup list archive restore verify demo completions man help"
+            opts="init check backup list archive restore verify expire demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -577,6 +644,20 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help__subcmd__demo)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__help__subcmd__expire)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

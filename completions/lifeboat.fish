@@ -38,6 +38,7 @@ complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "list" -d 'Show ba
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "restore" -d 'Restore a source into a directory, to any moment'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
@@ -64,12 +65,14 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l checkpoint 
 spread\t'Spread over `checkpoint_completion_target`'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -d 'What pages with a wrong checksum do to the backup' -r -f -a "fail\t'The backup fails'
 report\t'The backup is kept, and the pages are reported'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l wait -d 'Wait so long when another host backs up this source [default: not at all]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l dry-run -d 'Say what would be done, and do nothing'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l audit -d 'For a diff or incr: read every file, and fail when change detection missed anything'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l no-lease -d 'Take no lease: only where no other host can back up this source'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
@@ -145,6 +148,22 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -l repository 
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -l deep -d 'Also decrypt, decode and hash everything again; needs an identity'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l backup -d 'A backup to let go; may be repeated' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l grace -d 'How long a mark can be withdrawn before anything is deleted' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l older-than -d 'With --orphans: what was written to later may still be in flight' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l wait -d 'With --orphans: wait so long while a backup is being taken [default: not at all]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l key -d 'The operator\'s private key' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l chain -d 'Also what builds on it'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l withdraw -d 'Withdraw the marks on these backups, and on those they build on'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l orphans -d 'Remove what crashed backups left'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l allow-none -d 'Even when nothing that can be restored is left'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l dry-run -d 'Say what would be done, and do nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -164,17 +183,18 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s h -l help -d 'Print help'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "backup" -d 'Take a backup'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "backup" -d 'Take a backup'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "push" -d 'Store one finished log file; for PostgreSQL\'s archive_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'

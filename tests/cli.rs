@@ -25,6 +25,7 @@ const VERBS: &[&str] = &[
     "archive resolve",
     "restore",
     "verify",
+    "expire",
     "demo",
     "completions",
     "man",

@@ -2,7 +2,8 @@
 //!
 //! Only builds with debug assertions have them; in a release build [`reach`] is empty.
 //! `LIFEBOAT_KILL_AT=NAME` kills at the first pass over the point, `NAME:3` at the third.
-//! `LIFEBOAT_PANIC_AT` panics instead, for the guards that must survive that.
+//! `LIFEBOAT_PANIC_AT` panics instead, for the guards that must survive that; `LIFEBOAT_STOP_AT` stops the process until
+//! somebody continues it, for what another one does meanwhile.
 
 /// Every point's name, so that a test can visit all of them.
 pub const ALL: &[&str] = &[
@@ -43,7 +44,7 @@ pub const ALL: &[&str] = &[
     "store.temporary-written",
 ];
 
-/// Dies here, by SIGKILL or by panic, when a test asked for it.
+/// Dies here, by SIGKILL or by panic, or stops, when a test asked for it.
 #[inline]
 pub fn reach(name: &'static str) {
     #[cfg(debug_assertions)]
@@ -63,6 +64,9 @@ mod armed {
         if hit("LIFEBOAT_KILL_AT", name) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
             std::thread::park();
+        }
+        if hit("LIFEBOAT_STOP_AT", name) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
         }
         if hit("LIFEBOAT_PANIC_AT", name) {
             panic!("panic planted at {name}");

@@ -81,7 +81,36 @@ fn a_host_that_slept_through_its_lease_does_not_commit() {
     first.signal(Signal::CONT);
     first.finish(LONG).refuses(21, &["lease", "was lost"]);
     assert_eq!(backups(&scenario.protected), committed);
-    // What it left is no backup, and spoils none.
+    // What it left is no backup, and spoils none, nor does somebody's scribbling, but it is told.
+    let lease = scenario.repository.join(format!("{SOURCE}/lease.json"));
+    let sound = std::fs::read(&lease).expect("stored");
+    std::fs::write(&lease, "scribbled\n").expect("own repository");
+    assert!(scenario.rescue.run(&["verify", SOURCE]).exits(22).stdout.contains("keeps every backup out"));
+    scenario.protected.run(&FULL).refuses(22, &["lease.json", "remove"]);
+    std::fs::write(&lease, sound).expect("own repository");
     scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
     scenario.protected.ok(&FULL);
+}
+
+/// The worst moment: it has just made sure of its lease.
+#[test]
+fn a_host_that_sleeps_between_the_last_look_and_the_commit_is_fenced_off() {
+    let Some((scenario, other)) = two_hosts() else { return };
+    let mut command = scenario.protected.command(&FULL);
+    command.env("LIFEBOAT_STOP_AT", "backup.lease-checked");
+    let first = Running::start(command);
+    process::wait_until("the first host sleeps", LONG, || is_stopped(first.pid()));
+    other.ok(&[&FULL[..], &["--wait", "100s"]].concat());
+    let committed = backups(&scenario.protected);
+    assert_eq!(committed.len(), 2);
+    first.signal(Signal::CONT);
+    first.finish(LONG).refuses(21, &["cannot commit", "lease", "lost"]);
+    assert_eq!(backups(&scenario.protected), committed);
+    scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
+}
+
+/// Whether a process is stopped by a signal.
+fn is_stopped(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it has not ended");
+    status.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
 }

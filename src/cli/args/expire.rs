@@ -25,7 +25,7 @@ Examples:
   lifeboat expire orders --dry-run
   lifeboat expire orders --backup 20261120T214002Z-full-k3fq --chain --key FILE
   lifeboat expire orders --key FILE
-  lifeboat expire orders --backup 20261120T214002Z-full-k3fq --withdraw --key FILE
+  lifeboat expire orders --backup ID --withdraw --key FILE
   lifeboat expire orders --orphans --dry-run";
 
 /// `lifeboat expire`.
@@ -51,6 +51,9 @@ pub struct ExpireArgs {
     /// With --orphans: what was written to later may still be in flight
     #[arg(long, requires = "orphans", value_name = "DURATION", default_value = "8d", value_parser = parsers::duration)]
     pub older_than: Duration,
+    /// With --orphans: wait so long while a backup is being taken [default: not at all]
+    #[arg(long, requires = "orphans", value_name = "DURATION", value_parser = parsers::duration)]
+    pub wait: Option<Duration>,
     /// Even when nothing that can be restored is left
     #[arg(long)]
     pub allow_none: bool,

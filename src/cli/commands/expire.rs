@@ -91,7 +91,8 @@ async fn one_repository(
 ) -> Result<Part> {
     let mut part = Part::default();
     if args.orphans {
-        let acting = operator.map(|operator| (operator, Terms::new(settings.backup.lease_ttl)));
+        let terms = Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) };
+        let acting = operator.map(|operator| (operator, terms));
         let found = orphans::run(scope, acting, args.older_than, context.progress.clone(), &context.cancel).await?;
         part.orphans = Some(found);
         return Ok(part);

@@ -15,8 +15,9 @@ use crate::base::progress::Progress;
 use crate::base::{BackupId, ErrorKind, Incarnation, Lsn, Result, SegmentSize, SourceName};
 use crate::codec::encrypt::Identity;
 use crate::engine::{IdentitySource, Scope, head, joined};
+use crate::repo::expiry::Marks;
 use crate::repo::pack::PackLine;
-use crate::repo::{BackupSummary, Repository, backup, identity, layout};
+use crate::repo::{BackupSummary, Repository, backup, identity, layout, lease};
 use crate::store::{Store, list_all};
 
 /// Objects digested at one time.
@@ -95,6 +96,7 @@ impl Run<'_> {
             self.manifests.keep(|id| last_uses.get(id).is_some_and(|last| *last > index))?;
         }
         self.uncommitted(&backups).await?;
+        self.intentions().await?;
         for (incarnation, size) in &sizes {
             self.cancel.check()?;
             let own: Vec<&BackupSummary> = backups.iter().filter(|backup| backup.incarnation == *incarnation).collect();
@@ -257,6 +259,22 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             self.report.uncommitted.push(Uncommitted { id, begun, host });
+        }
+        Ok(())
+    }
+
+    /// Marks that count for nothing, and a lease that lets nobody in.
+    async fn intentions(&mut self) -> Result<()> {
+        let (repository, source) = (&self.scope.repository, self.source().clone());
+        for (key, why) in Marks::load(repository, &source).await?.problems {
+            self.find(Finding::notice(key, format!("counts for nothing: {why}")));
+        }
+        match lease::load(repository, &source).await {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                self.find(Finding::damage(layout::lease(&source), format!("keeps every backup out: {}", error.summary())));
+            }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
