@@ -11,7 +11,6 @@ pub mod check;
 pub mod head;
 pub mod list;
 pub mod restore;
-pub mod retry;
 pub mod timeline;
 pub mod verify;
 pub mod window;

@@ -23,6 +23,7 @@ pub mod layout;
 pub mod log;
 pub mod manifest;
 pub mod pack;
+pub mod probe;
 pub mod resume;
 pub mod signed;
 

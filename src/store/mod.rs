@@ -15,9 +15,11 @@ use crate::base::Timestamp;
 
 pub mod faulty;
 mod key;
+pub mod layer;
 pub mod local;
 pub mod memory;
 mod open;
+pub mod probe;
 
 pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
 pub use open::{create_root, file_url, open};
@@ -135,16 +137,7 @@ pub trait Store: Send + Sync {
 
     /// All objects of [`Store::list`]: page by page, unless a store knows a faster way.
     async fn list_all(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
-        let mut all: Vec<ObjectInfo> = Vec::new();
-        loop {
-            let after = all.last().map(|object| object.key.as_str()).or(start_after);
-            let page = self.list(prefix, after).await?;
-            let done = !page.more || page.objects.is_empty();
-            all.extend(page.objects);
-            if done {
-                return Ok(all);
-            }
-        }
+        list_by_page(self, prefix, start_after).await
     }
 
     /// The distinct next components below `prefix` (empty, or ending in `/`) that have objects below
@@ -153,6 +146,24 @@ pub trait Store: Send + Sync {
 
     /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it.
     async fn delete(&self, key: &str) -> StoreResult<()>;
+}
+
+/// All objects of [`Store::list`], one page after the other.
+pub(crate) async fn list_by_page<S: Store + ?Sized>(
+    store: &S,
+    prefix: &str,
+    start_after: Option<&str>,
+) -> StoreResult<Vec<ObjectInfo>> {
+    let mut all: Vec<ObjectInfo> = Vec::new();
+    loop {
+        let after = all.last().map(|object| object.key.as_str()).or(start_after);
+        let page = store.list(prefix, after).await?;
+        let done = !page.more || page.objects.is_empty();
+        all.extend(page.objects);
+        if done {
+            return Ok(all);
+        }
+    }
 }
 
 /// As [`Store::list_all`].

@@ -20,6 +20,8 @@ in it count from the file. All it may say:
   [repository.main]
   url = \"file:///srv/backups\"
   # root = \"…\"                       # SHA-256 of its keys/1.json, pinned
+  # limit_rate = \"50MiB\"             # a second; all but the log's archive
+  # archive_limit_rate = \"50MiB\"     # the log's archive; default: no limit
 
   [encryption]
   recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
@@ -65,7 +67,8 @@ Examples:
   lifeboat backup orders
   lifeboat backup orders --type full
   lifeboat backup orders --type incr --audit
-  lifeboat backup orders --type diff --dry-run";
+  lifeboat backup orders --type diff --dry-run
+  lifeboat backup orders --limit-rate 50MiB";
 
 const LIST_HELP: &str = "\
 The id of a backup tells when it began, its type, and four letters. 'base' is
@@ -239,6 +242,9 @@ pub struct BackupArgs {
     /// What pages with a wrong checksum do to the backup
     #[arg(long, value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
     pub page_errors: PageErrors,
+    /// Bytes a second to each repository [default: its limit_rate, else none]
+    #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
+    pub limit_rate: Option<u64>,
 }
 
 /// What kind of backup is asked for.
