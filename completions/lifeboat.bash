@@ -349,7 +349,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__backup)
-            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --config --output --quiet --repository --help"
+            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --limit-rate --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -365,6 +365,10 @@ _lifeboat() {
                     ;;
                 --page-errors)
                     COMPREPLY=($(compgen -W "fail report" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit-rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)
@@ -760,7 +764,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__restore)
-            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --delta --discard-log --action --clone --dry-run --config --output --quiet --repository --help"
+            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --delta --discard-log --action --clone --limit-rate --dry-run --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -807,6 +811,10 @@ _lifeboat() {
                     ;;
                 --action)
                     COMPREPLY=($(compgen -W "promote pause shutdown" -- "${cur}"))
+                    return 0
+                    ;;
+                --limit-rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)

@@ -64,6 +64,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l checkpoint 
 spread\t'Spread over `checkpoint_completion_target`'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -d 'What pages with a wrong checksum do to the backup' -r -f -a "fail\t'The backup fails'
 report\t'The backup is kept, and the pages are reported'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l limit-rate -d 'Bytes a second to each repository [default: its limit_rate, else none]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -126,6 +127,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l tablespace
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l action -d 'What the server does at the target' -r -f -a "promote\t'Opens for writing on a new timeline'
 pause\t'Stays read-only until told to go on'
 shutdown\t'Stops'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l limit-rate -d 'Bytes a second from the repository [default: its limit_rate, else none]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
