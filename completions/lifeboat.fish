@@ -129,6 +129,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l tablespace
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l action -d 'What the server does at the target' -r -f -a "promote\t'Opens for writing on a new timeline'
 pause\t'Stays read-only until told to go on'
 shutdown\t'Stops'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l limit-rate -d 'Bytes a second from the repository [default: its limit_rate, else none]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"

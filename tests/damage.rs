@@ -14,8 +14,9 @@ use support::postgres::{Installation, Options};
 use support::process::Output;
 use support::scenario::{SOURCE, Scenario};
 
-/// Objects that a restore does not need: what tells a backup in flight, and the digests that only `verify` reads.
-const NOT_NEEDED: [&str; 2] = ["begin.json", "/index/"];
+/// Objects that a restore does not need: what tells a backup in flight, the digests that only `verify` reads, and what is
+/// known of the store.
+const NOT_NEEDED: [&str; 3] = ["begin.json", "/index/", "/probe/"];
 
 /// Makes of an object's content a damaged one, or none.
 type Damage = fn(&[u8]) -> Option<Vec<u8>>;

@@ -65,6 +65,37 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(total)
 }
 
+/// Parses `50MiB`, `512 KiB`, `1.5GiB`, `100MB`, `4096B`: a whole number of bytes, with a unit.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let explain = || format!("'{text}' is not a size; write 512KiB, 50MiB or 1GiB");
+    let trimmed = text.trim();
+    let digits = trimmed.bytes().take_while(|byte| byte.is_ascii_digit() || *byte == b'.').count();
+    let number: f64 = trimmed[..digits].parse().map_err(|_| explain())?;
+    let unit: u64 = match trimmed[digits..].trim_start() {
+        "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(explain()),
+    };
+    let bytes = number * unit as f64;
+    // Beyond this not every whole number has a place of its own.
+    if bytes < (1u64 << 53) as f64 { Ok(bytes.round() as u64) } else { Err(explain()) }
+}
+
+/// Parses bytes a second: what [`parse_bytes`] reads, with or without `/s`; 1 KiB at least.
+pub fn parse_rate(text: &str) -> Result<u64, String> {
+    match parse_bytes(text.trim().trim_end_matches("/s")) {
+        Ok(bytes) if bytes >= 1024 => Ok(bytes),
+        _ => Err(format!("'{text}' is not a rate in bytes a second; write 512KiB, 50MiB or 1GiB, 1KiB at least")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +127,28 @@ mod tests {
             (356_400_000, "4 d 3 h"),
         ] {
             assert_eq!(format_duration(Duration::from_millis(millis)), shown);
+        }
+    }
+
+    #[test]
+    fn sizes_and_rates_are_read_with_units_only() {
+        for (text, bytes) in [
+            ("50MiB", 50 << 20),
+            (" 512 KiB ", 512 << 10),
+            ("1.5GiB", 3 << 29),
+            ("100MB", 100_000_000),
+            ("0B", 0),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "50", "MiB", "-1MiB", "1.2.3MiB", "5 parsecs", "9000000TiB", "50 mib"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_rate("50MiB/s"), Ok(50 << 20));
+        assert_eq!(parse_rate("1KiB"), Ok(1024));
+        for bad in ["0B", "1000B", "50", "50MiB/h", "fast"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
         }
     }
 

@@ -27,7 +27,7 @@ use self::args::{Cli, OutputFormat};
 use self::context::Context;
 use self::diagnostics::{Console, install_panic_hook};
 use self::exit::Guard;
-use crate::base::Error;
+use crate::base::{Error, ErrorKind};
 
 /// Runs the command line `words`, the first of which is the program's name, and tells how to exit.
 pub fn run(words: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -48,7 +48,10 @@ fn attempt(words: &[OsString], console: Console, guard: &Cell<Guard>) -> u8 {
     };
     guard.set(Guard::of_verb(&cli.verb));
     let guard = guard.get();
-    let result = Context::new(cli.global, console, guard).and_then(|context| commands::run(cli.verb, &context));
+    let result = Context::new(cli.global, console, guard).and_then(|context| {
+        let outcome = commands::run(cli.verb, &context);
+        outcome.map_err(|error| if context.cancel.is_cancelled() { of_interruption(error) } else { error })
+    });
     match result {
         Ok(outcome) => guard.success(outcome),
         Err(error) => {
@@ -57,6 +60,11 @@ fn attempt(words: &[OsString], console: Console, guard: &Cell<Guard>) -> u8 {
             code
         }
     }
+}
+
+/// A repository that does not answer is waited for; whoever ends the waiting interrupts, and need not be told of an outage.
+fn of_interruption(error: Error) -> Error {
+    if error.kind() == ErrorKind::Unreachable { Error::interrupted().caused_by(error) } else { error }
 }
 
 /// Shows help, the version, or what is wrong with the command line.

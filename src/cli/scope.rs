@@ -1,5 +1,7 @@
 //! From settings to what the engine works on: an open repository whose keys are the pinned ones, and what writing needs.
 
+use std::sync::Arc;
+
 use super::config::{Encryption, RepositorySettings, Sealing, Settings};
 use super::context::Context;
 use crate::base::{Error, Result, SourceName};
@@ -8,7 +10,9 @@ use crate::codec::encrypt::Identity;
 use crate::engine::{IdentitySource, Scope, Writing};
 use crate::repo::host_state::HostState;
 use crate::repo::{Repository, Signer};
-use crate::store;
+use crate::store::layer::limit::Bucket;
+use crate::store::layer::{LayerOptions, layered};
+use crate::store::{self, Store};
 
 impl IdentitySource for Encryption {
     fn identities(&self) -> Result<Vec<Identity>> {
@@ -16,13 +20,61 @@ impl IdentitySource for Encryption {
     }
 }
 
+/// What a verb does with a repository: how patient it is, and which limit of bytes a second concerns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// PostgreSQL waits, and tries again itself.
+    ArchivePush,
+    /// PostgreSQL waits, and gives up recovery at the first error.
+    ArchiveGet,
+    /// Somebody waits for an answer.
+    Brief,
+    /// Minutes or hours pass anyway; bytes a second, when they were limited on the command line.
+    Long {
+        /// Bytes a second.
+        limit_rate_bytes: Option<u64>,
+    },
+}
+
+/// The layers that calls of `chosen` pass in this verb. Their metrics count this repository's requests.
+pub fn layers(context: &Context, chosen: &RepositorySettings, what_for: Use) -> LayerOptions {
+    let mut options = match what_for {
+        Use::Long { .. } => LayerOptions::long(),
+        Use::ArchivePush | Use::ArchiveGet | Use::Brief => LayerOptions::short(),
+    };
+    if what_for == Use::ArchiveGet {
+        options.patience = options.patience.also_unanswered();
+    }
+    let rate_bytes = match what_for {
+        Use::ArchivePush | Use::ArchiveGet => chosen.archive_limit_rate_bytes,
+        Use::Brief => chosen.limit_rate_bytes,
+        Use::Long { limit_rate_bytes } => limit_rate_bytes.or(chosen.limit_rate_bytes),
+    };
+    options.limit = rate_bytes.map(|rate_bytes| Arc::new(Bucket::new(rate_bytes)));
+    options.cancel = context.cancel.clone();
+    options
+}
+
+/// The store of a repository, inside `layers`.
+///
+/// # Errors
+/// As [`store::open`].
+pub fn open_store(chosen: &RepositorySettings, layers: &LayerOptions) -> Result<Arc<dyn Store>> {
+    Ok(layered(store::open(&chosen.url)?, layers))
+}
+
 /// Opens a repository and checks its keys: against `root` in the configuration, else against what this host saw when
 /// it first opened a repository under this name.
 ///
 /// # Errors
 /// Those of [`Repository::open`]; damaged when the keys are others than before.
-pub async fn open_repository(context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Repository> {
-    let store = store::open(&chosen.url)?;
+pub async fn open_repository(
+    context: &Context,
+    settings: &Settings,
+    chosen: &RepositorySettings,
+    layers: &LayerOptions,
+) -> Result<Repository> {
+    let store = open_store(chosen, layers)?;
     let repository = Repository::open(&chosen.name, store, chosen.root.map(Sha256Digest)).await?;
     if chosen.root.is_some() {
         return Ok(repository);
@@ -50,8 +102,14 @@ pub async fn open_repository(context: &Context, settings: &Settings, chosen: &Re
 ///
 /// # Errors
 /// As [`open_repository`].
-pub async fn open(context: &Context, settings: &Settings, chosen: &RepositorySettings, source: &SourceName) -> Result<Scope> {
-    let repository = open_repository(context, settings, chosen).await?;
+pub async fn open(
+    context: &Context,
+    settings: &Settings,
+    chosen: &RepositorySettings,
+    source: &SourceName,
+    layers: &LayerOptions,
+) -> Result<Scope> {
+    let repository = open_repository(context, settings, chosen, layers).await?;
     Ok(Scope::new(repository, source.clone(), &settings.state_dir))
 }
 

@@ -5,7 +5,6 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use super::Scope;
-use super::retry::{Patience, retrying};
 use crate::base::{BackupId, Error, Result, SourceName};
 use crate::codec::compress;
 use crate::codec::digest::DigestingWriter;
@@ -196,7 +195,7 @@ async fn fetch_manifest(scope: &Scope, backup: &BackupSummary, key: &str, path: 
     let mut out = DigestingWriter::new(file);
     let mut offset = 0;
     loop {
-        let part = retrying(Patience::LONG, || store.get_range(key, offset..offset + FETCH_BYTES)).await?;
+        let part = store.get_range(key, offset..offset + FETCH_BYTES).await?;
         if part.is_empty() {
             break;
         }

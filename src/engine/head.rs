@@ -66,13 +66,20 @@ pub async fn look(scope: &Scope) -> Result<Seen> {
     let wound_back = remembered.and_then(|remembered| compare(&log, remembered));
     let mut warning = None;
     if wound_back.is_none()
-        && let Some((number, sha256)) = log.head
-        && remembered != Some(RememberedHead { number, sha256 })
-        && let Err(error) = scope.state.remember_head(&scope.source, RememberedHead { number, sha256 })
+        && let Some(head) = to_remember(&log)
+        && remembered != Some(head)
+        && let Err(error) = scope.state.remember_head(&scope.source, head)
     {
         warning = Some(format!("the commit log's head was not remembered: {}", error.summary()));
     }
     Ok(Seen { log, wound_back, warning })
+}
+
+/// The head of `log` as this host remembers it. None when it did not verify: it may have been damaged on the way here, and
+/// whoever remembers the digest of that takes the sound entry for a forgery from then on.
+pub fn to_remember(log: &CommitLog) -> Option<RememberedHead> {
+    let (number, sha256) = log.head?;
+    log.entries.last().is_some_and(|entry| entry.number == number).then_some(RememberedHead { number, sha256 })
 }
 
 /// How `log` contradicts what was seen before, if it does.

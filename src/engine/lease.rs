@@ -20,7 +20,6 @@ use tokio::task::JoinHandle;
 
 use super::Scope;
 use super::backup::host_name;
-use super::retry::{Patience, retrying};
 use crate::base::cancel::Cancel;
 use crate::base::units::format_duration;
 use crate::base::{Error, ErrorKind, Result, Timestamp};
@@ -28,6 +27,8 @@ use crate::repo::lease::{self, Holder, Lease};
 use crate::repo::{CommitLog, Signer, layout};
 use crate::store::{PutOutcome, StoreError, StoreResult};
 
+/// How long a holder tries to make sure that it still is one, before it gives up.
+const CHECK_PATIENCE: Duration = Duration::from_secs(20);
 /// Longest pause between two looks at a lease that another run holds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -343,15 +344,15 @@ impl Held {
     /// # Errors
     /// Busy when another run took it; when the repository does not answer, so that nobody can be sure.
     pub async fn check(&self) -> Result<()> {
-        let outcome = retrying(Patience::SHORT, || async {
+        let began = Instant::now();
+        loop {
             match self.keeper.renew().await {
-                Err(error) if error.kind() == ErrorKind::Unreachable => {
-                    Err(StoreError::Retryable { message: error.summary(), source: None })
+                Err(error) if error.kind() == ErrorKind::Unreachable && began.elapsed() < CHECK_PATIENCE => {
+                    tokio::time::sleep(LOOK_EVERY).await;
                 }
-                other => Ok(other),
+                outcome => return outcome,
             }
-        });
-        outcome.await?
+        }
     }
 
     /// Waits until the lease is lost.

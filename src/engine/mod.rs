@@ -14,7 +14,6 @@ pub mod head;
 pub mod lease;
 pub mod list;
 pub mod restore;
-pub mod retry;
 pub mod timeline;
 pub mod verify;
 pub mod window;

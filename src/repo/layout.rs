@@ -3,13 +3,26 @@
 //! See `docs/FORMAT.md` for what each object holds. Names are unique or carry a digest of their content, so
 //! nothing is ever overwritten, but for the lease.
 
-use crate::base::{BackupId, Incarnation, SourceName, TimelineId};
+use crate::base::{BackupId, Incarnation, SourceName, TimelineId, Timestamp};
 
 /// The descriptor.
 pub const DESCRIPTOR: &str = "lifeboat.json";
 
 /// Prefix of the versions of the public keys.
 pub const KEYS: &str = "keys/";
+
+/// Prefix of what was found out about the store: reports, and what a probe tries it out with.
+pub const PROBES: &str = "probe/";
+
+/// The report of a probe made at `time`; random letters tell those of one second apart.
+pub fn probe(time: Timestamp, letters: &str) -> String {
+    format!("{PROBES}{}-{letters}.json", time.compact_seconds())
+}
+
+/// Prefix of the objects that one probe tries a store out with.
+pub fn probe_canary(letters: &str) -> String {
+    format!("{PROBES}canary-{letters}/")
+}
 
 /// Version `n` of the public keys, counted from 1.
 pub fn keyring(version: u32) -> String {

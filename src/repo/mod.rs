@@ -25,6 +25,7 @@ pub mod lease;
 pub mod log;
 pub mod manifest;
 pub mod pack;
+pub mod probe;
 pub mod resume;
 pub mod signed;
 

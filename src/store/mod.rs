@@ -17,9 +17,11 @@ use crate::base::Timestamp;
 
 pub mod faulty;
 mod key;
+pub mod layer;
 pub mod local;
 pub mod memory;
 mod open;
+pub mod probe;
 
 pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
 pub use open::{create_root, file_url, open};
@@ -146,16 +148,7 @@ pub trait Store: Send + Sync {
 
     /// All objects of [`Store::list`]: page by page, unless a store knows a faster way.
     async fn list_all(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<Vec<ObjectInfo>> {
-        let mut all: Vec<ObjectInfo> = Vec::new();
-        loop {
-            let after = all.last().map(|object| object.key.as_str()).or(start_after);
-            let page = self.list(prefix, after).await?;
-            let done = !page.more || page.objects.is_empty();
-            all.extend(page.objects);
-            if done {
-                return Ok(all);
-            }
-        }
+        list_by_page(self, prefix, start_after).await
     }
 
     /// The distinct next components below `prefix` (empty, or ending in `/`) that have objects below
@@ -169,6 +162,24 @@ pub trait Store: Send + Sync {
 /// The version of a content where a store has no versions of its own: its SHA-256 in hex.
 pub(crate) fn version_of(content: &[u8]) -> String {
     hex::encode(Sha256::digest(content))
+}
+
+/// All objects of [`Store::list`], one page after the other.
+pub(crate) async fn list_by_page<S: Store + ?Sized>(
+    store: &S,
+    prefix: &str,
+    start_after: Option<&str>,
+) -> StoreResult<Vec<ObjectInfo>> {
+    let mut all: Vec<ObjectInfo> = Vec::new();
+    loop {
+        let after = all.last().map(|object| object.key.as_str()).or(start_after);
+        let page = store.list(prefix, after).await?;
+        let done = !page.more || page.objects.is_empty();
+        all.extend(page.objects);
+        if done {
+            return Ok(all);
+        }
+    }
 }
 
 /// As [`Store::list_all`].

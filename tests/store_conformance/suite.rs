@@ -15,6 +15,8 @@ macro_rules! over_every_store {
         over_every_store!(@store local $($test)*);
         over_every_store!(@store memory $($test)*);
         over_every_store!(@store counted $($test)*);
+        over_every_store!(@store layered_local $($test)*);
+        over_every_store!(@store layered_memory $($test)*);
     };
     (@store $store:ident $($test:ident)*) => {
         mod $store {

@@ -5,6 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lifeboat::store::faulty::FaultyStore;
+use lifeboat::store::layer::breaker::Breaker;
+use lifeboat::store::layer::bulkhead::{Bulkhead, Stream};
+use lifeboat::store::layer::limit::Bucket;
+use lifeboat::store::layer::{LayerOptions, layered};
 use lifeboat::store::local::LocalStore;
 use lifeboat::store::memory::MemoryStore;
 use lifeboat::store::{Body, LIST_PAGE_OBJECTS, ObjectInfo, PutOutcome, Store};
@@ -26,6 +30,26 @@ pub fn memory() -> Fixture {
 
 pub fn counted() -> Fixture {
     Fixture { store: Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new()))), _directory: None }
+}
+
+/// A local store inside every layer there is.
+pub fn layered_local() -> Fixture {
+    let local = local();
+    Fixture { store: layered(local.store, &every_layer()), ..local }
+}
+
+/// A store that lists page by page, inside every layer there is.
+pub fn layered_memory() -> Fixture {
+    Fixture { store: layered(Arc::new(MemoryStore::new()), &every_layer()), _directory: None }
+}
+
+fn every_layer() -> LayerOptions {
+    LayerOptions {
+        limit: Some(Arc::new(Bucket::new(1 << 40))),
+        breaker: Some(Arc::new(Breaker::new())),
+        bulkhead: Some((Arc::new(Bulkhead::new(4, 4)), Stream::Log)),
+        ..LayerOptions::short()
+    }
 }
 
 /// A local store in a directory, prepared as `init` does.

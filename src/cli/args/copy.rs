@@ -32,6 +32,9 @@ pub struct CopyArgs {
     /// Wait so long when another run writes to a source there [default: not at all]
     #[arg(long, value_name = "DURATION", value_parser = parsers::duration)]
     pub wait: Option<Duration>,
+    /// Bytes a second from and to each repository [default: its limit_rate, else none]
+    #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
+    pub limit_rate: Option<u64>,
     /// Say what would be copied, and copy nothing
     #[arg(long)]
     pub dry_run: bool,

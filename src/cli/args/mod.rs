@@ -25,6 +25,8 @@ in it count from the file. All it may say:
   [repository.main]
   url = \"file:///srv/backups\"
   # root = \"…\"                       # SHA-256 of its keys/1.json, pinned
+  # limit_rate = \"50MiB\"             # a second; all but the log's archive
+  # archive_limit_rate = \"50MiB\"     # the log's archive; default: no limit
 
   [encryption]
   recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
@@ -71,7 +73,8 @@ Examples:
   lifeboat backup orders
   lifeboat backup orders --type full
   lifeboat backup orders --type incr --audit
-  lifeboat backup orders --type diff --dry-run";
+  lifeboat backup orders --type diff --dry-run
+  lifeboat backup orders --limit-rate 50MiB";
 
 const LIST_HELP: &str = "\
 The id of a backup tells when it began, its type, and four letters. 'base' is
@@ -257,6 +260,9 @@ pub struct BackupArgs {
     /// Take no lease: only where no other host can back up this source
     #[arg(long)]
     pub no_lease: bool,
+    /// Bytes a second to each repository [default: its limit_rate, else none]
+    #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
+    pub limit_rate: Option<u64>,
 }
 
 /// What kind of backup is asked for.

@@ -20,6 +20,11 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
 }
 
+/// Bytes a second.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    crate::base::units::parse_rate(text)
+}
+
 /// A timeline in decimal, from 1, as `pg_controldata` shows it.
 pub(super) fn timeline(text: &str) -> Result<TimelineId, String> {
     match text.parse() {

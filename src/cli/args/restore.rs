@@ -62,6 +62,9 @@ pub struct RestoreArgs {
     /// For a look or a test: the restored server never archives
     #[arg(long)]
     pub clone: bool,
+    /// Bytes a second from the repository [default: its limit_rate, else none]
+    #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
+    pub limit_rate: Option<u64>,
     /// Show the plan, and do nothing
     #[arg(long)]
     pub dry_run: bool,

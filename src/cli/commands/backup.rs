@@ -10,11 +10,12 @@ use crate::cli::args::{BackupArgs, BackupTypeArg, CheckpointMode, PageErrors};
 use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::backup::{self, BackupOptions, BackupReport, Preview, Wish};
 use crate::engine::head;
 use crate::engine::lease::Terms;
 use crate::repo::BackupSummary;
+use crate::store::layer::metrics::Requests;
 
 /// The document `backup`, version 1.
 #[derive(Serialize)]
@@ -30,6 +31,7 @@ struct Taken {
     summary: BackupSummary,
     reason: Option<String>,
     warnings: Vec<String>,
+    requests: Requests,
 }
 
 /// The document `backup_plan`, version 1.
@@ -74,7 +76,8 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let mut document = Document { source: source.name.to_string(), backups: Vec::new() };
     for chosen in repositories {
         let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
-        let scope = scope::open(context, &settings, chosen, &source.name).await?;
+        let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
+        let scope = scope::open(context, &settings, chosen, &source.name, &layers).await?;
         let seen = head::look(&scope).await.map_err(in_repository)?;
         if let Some(warning) = &seen.warning {
             context.progress.warn(warning);
@@ -83,7 +86,8 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         let report = backup::run(&scope, &writing, &options, context.progress.clone(), context.cancel.clone()).await;
         let BackupReport { summary, reason, warnings } = report.map_err(in_repository)?;
         warnings.iter().for_each(|warning| context.progress.warn(warning));
-        document.backups.push(Taken { repository: chosen.name.clone(), summary, reason, warnings });
+        let requests = layers.metrics.requests();
+        document.backups.push(Taken { repository: chosen.name.clone(), summary, reason, warnings, requests });
     }
     context.result("backup", 1, &document, || text(&document))?;
     Ok(Outcome::Done)
@@ -122,7 +126,8 @@ async fn dry_run(
     scope::writing(settings)?;
     let mut document = Plans { source: source.name.to_string(), plans: Vec::new() };
     for chosen in repositories {
-        let scope = scope::open(context, settings, chosen, &source.name).await?;
+        let layers = scope::layers(context, chosen, Use::Brief);
+        let scope = scope::open(context, settings, chosen, &source.name, &layers).await?;
         let preview = tokio::select! {
             preview = backup::preview(&scope, options) => preview?,
             () = context.cancel.cancelled() => return Err(Error::interrupted()),

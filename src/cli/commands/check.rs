@@ -1,17 +1,20 @@
 //! `lifeboat check [SOURCE]`: what works, what may hurt one day, and what does not work.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
-use crate::base::Result;
+use crate::base::{Error, Result};
 use crate::cli::args::CheckArgs;
 use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::codec::encrypt::Identity;
 use crate::engine::IdentitySource;
 use crate::engine::check::{self, Finding, Level, Subject};
-use crate::engine::head;
+use crate::engine::{Scope, head};
+use crate::repo::probe::{ProbeReport, Recorded};
 
 /// The document `check`, version 1.
 #[derive(Serialize)]
@@ -25,8 +28,13 @@ struct Document {
 struct Checked {
     source: String,
     repository: String,
+    /// What the repository's store was found to do; none when it could not be tried out.
+    probe: Option<ProbeReport>,
     findings: Vec<Found>,
 }
+
+/// What the store of each repository was found to do: tried out once, however many sources it holds.
+type Probes = BTreeMap<String, Result<Recorded>>;
 
 #[derive(Serialize)]
 struct Found {
@@ -46,12 +54,14 @@ pub async fn run(args: &CheckArgs, context: &Context) -> Result<Outcome> {
         Some(name) => vec![settings.source(name)?],
         None => settings.sources.values().collect(),
     };
-    let mut checks = Vec::new();
+    let (mut checks, mut probes) = (Vec::new(), Probes::new());
     for source in sources {
         for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
-            let findings = findings(context, &settings, source, chosen).await?;
+            let findings = findings(context, &settings, source, chosen, &mut probes).await?;
             let findings = findings.into_iter().map(found).collect();
-            checks.push(Checked { source: source.name.to_string(), repository: chosen.name.clone(), findings });
+            let probed = probes.get(&chosen.name).and_then(|outcome| outcome.as_ref().ok());
+            let probe = probed.map(|recorded| recorded.report.clone());
+            checks.push(Checked { source: source.name.to_string(), repository: chosen.name.clone(), probe, findings });
         }
     }
     let count = |level: &str| checks.iter().flat_map(|check| &check.findings).filter(|finding| finding.level == level).count();
@@ -65,9 +75,11 @@ async fn findings(
     settings: &Settings,
     source: &SourceSettings,
     chosen: &RepositorySettings,
+    probes: &mut Probes,
 ) -> Result<Vec<Finding>> {
     let SourceKind::Postgres(postgres) = &source.kind;
-    let scope = match scope::open(context, settings, chosen, &source.name).await {
+    let layers = scope::layers(context, chosen, Use::Brief);
+    let scope = match scope::open(context, settings, chosen, &source.name, &layers).await {
         Ok(scope) => scope,
         Err(error) => return Ok(vec![Finding::of_error(Level::Fault, "repository", &error)]),
     };
@@ -75,6 +87,7 @@ async fn findings(
         Ok(seen) => seen,
         Err(error) => return Ok(vec![Finding::of_error(Level::Fault, "commit log", &error)]),
     };
+    let probe = probe_once(context, chosen, &scope, probes).await?;
     let writing = scope::writing(settings);
     let subject = Subject {
         conninfo: &postgres.conninfo,
@@ -82,6 +95,7 @@ async fn findings(
         writing: writing.as_ref(),
         identities: &AtHand(&settings.encryption),
         archive_timeout: postgres.archive_timeout,
+        probe,
         pinned: chosen.root.is_some(),
     };
     let mut findings = Vec::new();
@@ -95,6 +109,23 @@ async fn findings(
     Ok(findings)
 }
 
+async fn probe_once<'p>(
+    context: &Context,
+    chosen: &RepositorySettings,
+    scope: &Scope,
+    probes: &'p mut Probes,
+) -> Result<std::result::Result<&'p Recorded, &'p Error>> {
+    if !probes.contains_key(&chosen.name) {
+        context.progress.phase("trying out the repository's store", None);
+        let outcome = tokio::select! {
+            outcome = check::probe::probe(&scope.repository) => outcome,
+            () = context.cancel.cancelled() => return Err(Error::interrupted()),
+        };
+        probes.insert(chosen.name.clone(), outcome);
+    }
+    Ok(probes[&chosen.name].as_ref())
+}
+
 /// The identities of this host; that a protected host has none is as it should be, and no fault.
 struct AtHand<'a>(&'a Encryption);
 
@@ -105,17 +136,12 @@ impl IdentitySource for AtHand<'_> {
 }
 
 fn found(finding: Finding) -> Found {
-    let level = match finding.level {
-        Level::Ok => "ok",
-        Level::Warning => "warning",
-        Level::Fault => "fault",
-    };
-    Found { level, subject: finding.subject, message: finding.message, hints: finding.hints }
+    Found { level: finding.level.as_str(), subject: finding.subject, message: finding.message, hints: finding.hints }
 }
 
 fn text(document: &Document) -> String {
     let mut text = String::new();
-    for Checked { source, repository, findings } in &document.checks {
+    for Checked { source, repository, findings, .. } in &document.checks {
         text += &format!("{source} in repository {repository}\n");
         for Found { level, subject, message, hints } in findings {
             text += &format!("  {level:7}  {subject}: {message}\n");

@@ -7,7 +7,7 @@ use crate::base::{Error, Result, SourceName};
 use crate::cli::args::CopyArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::copy::{self, CopyOptions, Fate, LogAccount, Report, Verdict};
 use crate::engine::lease::Terms;
 use crate::engine::{Scope, verify};
@@ -38,8 +38,12 @@ pub async fn run(args: &CopyArgs, context: &Context) -> Result<Outcome> {
         return Err(Error::usage("copy names its repositories with --from and --to").hint("leave out --repository"));
     }
     let settings = context.settings()?;
-    let from = scope::open_repository(context, &settings, settings.repository(Some(&args.from))?).await?;
-    let to = scope::open_repository(context, &settings, settings.repository(Some(&args.to))?).await?;
+    let open = async |name: &str| {
+        let chosen = settings.repository(Some(name))?;
+        let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
+        scope::open_repository(context, &settings, chosen, &layers).await
+    };
+    let (from, to) = (open(&args.from).await?, open(&args.to).await?);
     let writing = scope::writing(&settings)?;
     let sources = match args.sources.as_slice() {
         [] => verify::sources(&from).await?.0,

@@ -10,7 +10,7 @@ use crate::cli::args::ExpireArgs;
 use crate::cli::config::Settings;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::Scope;
 use crate::engine::expire::mark::{self, Marked};
 use crate::engine::expire::orphans::{self, Orphan};
@@ -74,7 +74,8 @@ pub async fn run(args: &ExpireArgs, context: &Context) -> Result<Outcome> {
     let mut document = Document { source: source.name.to_string(), dry_run: args.dry_run, repositories: Vec::new() };
     for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
         let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
-        let scope = scope::open(context, &settings, chosen, &source.name).await?;
+        let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: None });
+        let scope = scope::open(context, &settings, chosen, &source.name, &layers).await?;
         let part = one_repository(args, context, &settings, &scope, operator.as_ref()).await.map_err(in_repository)?;
         document.repositories.push(Part { repository: chosen.name.clone(), ..part });
     }

@@ -9,7 +9,7 @@ use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output::{Align, table};
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::list::{IncarnationSurvey, Survey, sources, survey};
 use crate::engine::{Scope, head};
 use crate::repo::BackupSummary;
@@ -79,7 +79,8 @@ pub async fn run(args: &ListArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let mut document = Document { repositories: Vec::new() };
     for chosen in repositories(args, context, &settings)? {
-        let repository = scope::open_repository(context, &settings, chosen).await?;
+        let layers = scope::layers(context, chosen, Use::Brief);
+        let repository = scope::open_repository(context, &settings, chosen, &layers).await?;
         let names: Vec<SourceName> = match &args.source {
             Some(source) => vec![source.clone()],
             None => sources(&repository).await?,

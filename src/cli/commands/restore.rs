@@ -1,6 +1,7 @@
 //! `lifeboat restore SOURCE --into DIR`: the plan, and unless `--dry-run` its execution.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -10,12 +11,13 @@ use crate::cli::args::{RecoveryAction, RestoreArgs};
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
 use crate::engine::restore::prepare::{Prepared, Request, prepare};
 use crate::engine::restore::run::{self, RestoreOptions, RestoreReport};
 use crate::engine::{Scope, head};
 use crate::source::postgres::recovery_config::TargetAction;
+use crate::store::layer::metrics::{Metrics, Requests};
 
 /// The document `restore`, version 1; also of a dry run, without what only a restore knows.
 #[derive(Serialize)]
@@ -43,6 +45,8 @@ struct Document {
     done: bool,
     written_bytes: Option<u64>,
     duration_seconds: Option<f64>,
+    /// What was asked of the repository, planning included.
+    requests: Option<Requests>,
 }
 
 /// Restores from the first repository of the source that can serve the target.
@@ -55,7 +59,7 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     if !args.delta {
         run::check_empty(&into)?;
     }
-    let (scope, prepared) = plan(args, context, &settings).await?;
+    let Plan { scope, prepared, metrics } = plan(args, context, &settings).await?;
     let options = RestoreOptions {
         into: into.clone(),
         tablespaces: args.tablespaces.clone(),
@@ -80,13 +84,21 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     document.done = true;
     document.written_bytes = Some(report.written_bytes);
     document.duration_seconds = Some(report.duration.as_secs_f64());
+    document.requests = Some(metrics.requests());
     document.notes.extend(report.notes.iter().cloned());
     context.result("restore", 1, &document, || done_text(&document, &prepared, &report, args))?;
     Ok(Outcome::Done)
 }
 
+/// A plan, and where the requests of its repository are counted.
+struct Plan {
+    scope: Scope,
+    prepared: Prepared,
+    metrics: Arc<Metrics>,
+}
+
 /// The plan from the first repository that has one; the first refusal when none has.
-async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Result<(Scope, Prepared)> {
+async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Result<Plan> {
     let repositories = match settings.source(&args.source) {
         Ok(source) => settings.repositories_of(source, context.global.repository.as_deref())?,
         // A host that only restores need not describe the source.
@@ -112,12 +124,7 @@ async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Res
     Err(refusal.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
 }
 
-async fn plan_from(
-    args: &RestoreArgs,
-    context: &Context,
-    settings: &Settings,
-    chosen: &RepositorySettings,
-) -> Result<(Scope, Prepared)> {
+async fn plan_from(args: &RestoreArgs, context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Plan> {
     let request = Request {
         target: args.target(),
         timeline: args.timeline,
@@ -125,7 +132,8 @@ async fn plan_from(
         backup: args.backup.clone(),
     };
     let planning = async {
-        let scope = scope::open(context, settings, chosen, &args.source).await?;
+        let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
+        let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
         let seen = head::look(&scope).await?;
         if let Some(warning) = &seen.warning {
             context.progress.warn(warning);
@@ -135,7 +143,7 @@ async fn plan_from(
             context.progress.warn(&format!("repository {}: {}", chosen.name, wound_back.text()));
         }
         let prepared = prepare(&scope, &seen.log, &settings.encryption, &request).await?;
-        Ok((scope, prepared))
+        Ok(Plan { scope, prepared, metrics: layers.metrics })
     };
     tokio::select! {
         outcome = planning => outcome,
@@ -191,6 +199,7 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared)
         done: false,
         written_bytes: None,
         duration_seconds: None,
+        requests: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Environment;
 use super::document::{Document, Found, Table, beside, nearest};
 use super::settings::{BackupSettings, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings};
+use crate::base::units::parse_rate;
 use crate::base::{Error, Result, SourceName};
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;
 use crate::engine::lease::Terms;
@@ -82,13 +83,29 @@ impl Reader<'_, '_> {
                 }
                 digest
             });
+            let limit_rate_bytes = self.rate(&table, "limit_rate");
+            let archive_limit_rate_bytes = self.rate(&table, "archive_limit_rate");
             table.reject_unknown_keys();
             // Kept even when the URL is wrong, so that a source which names it is not blamed as well.
             let url = url.map(|url| url.value).unwrap_or_default();
-            let settings = RepositorySettings { name: name.value.clone(), url, root: root_digest };
-            repositories.insert(name.value, settings);
+            let name = name.value;
+            let settings =
+                RepositorySettings { name: name.clone(), url, root: root_digest, limit_rate_bytes, archive_limit_rate_bytes };
+            repositories.insert(name, settings);
         }
         repositories
+    }
+
+    /// Bytes a second.
+    fn rate(&self, table: &Table<'_, '_>, key: &'static str) -> Option<u64> {
+        let found = table.string(key)?;
+        match parse_rate(&found.value) {
+            Ok(bytes) => Some(bytes),
+            Err(why) => {
+                self.document.complain(&found.span, format!("'{key}': {why}"), None);
+                None
+            }
+        }
     }
 
     fn encryption(&self, table: &Table<'_, '_>) -> Encryption {

@@ -36,6 +36,10 @@ pub struct RepositorySettings {
     pub url: String,
     /// The pinned SHA-256 of its `keys/1.json`.
     pub root: Option<[u8; 32]>,
+    /// Bytes a second of backups, restores and whatever else is not the archive's.
+    pub limit_rate_bytes: Option<u64>,
+    /// Bytes a second of `archive push` and `archive get`, each process by itself.
+    pub archive_limit_rate_bytes: Option<u64>,
 }
 
 /// `[encryption]`.

@@ -9,7 +9,6 @@ use std::path::Path;
 
 use crate::base::{Error, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId, durable, killpoint};
 use crate::codec::encrypt::Opener;
-use crate::engine::retry::{Patience, retrying};
 use crate::engine::{IdentitySource, Scope};
 use crate::repo::identity;
 use crate::repo::log::catalog::LogCatalog;
@@ -69,7 +68,7 @@ pub async fn run(
 
 async fn require_identity(scope: &Scope, incarnation: &Incarnation) -> Result<()> {
     let (store, key) = (scope.repository.store(), layout::identity(&scope.source, incarnation));
-    match retrying(Patience::SHORT, || store.head(&key)).await {
+    match store.head(&key).await {
         Ok(_) => Ok(()),
         Err(error) if error.is_not_found() => Err(Error::failed(format!(
             "{} in repository {} never was the cluster {incarnation}",
@@ -109,7 +108,7 @@ async fn find(scope: &Scope, incarnation: &Incarnation, name: &str, kind: FileKi
     };
     let store = scope.repository.store();
     let mut found: Vec<(ObjectInfo, String)> = Vec::new();
-    for object in retrying(Patience::SHORT, || list_all(store, &prefix, None)).await? {
+    for object in list_all(store, &prefix, None).await? {
         let file = object.key.rsplit('/').next().unwrap_or_default();
         let digest = match kind {
             FileKind::History(_) => HistoryName::parse(file).map(|name| name.digest),
@@ -162,7 +161,7 @@ pub(crate) async fn opener(
 /// When the repository does not answer, or the object is damaged.
 pub(crate) async fn fetch(scope: &Scope, key: &str, opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
     let store = scope.repository.store();
-    let stored = retrying(Patience::SHORT, || store.get(key)).await?;
+    let stored = store.get(key).await?;
     // A repository may have changed between plain and encrypted: each object's name tells what it is.
     let opener = if key.ends_with(".age") { opener } else { &Opener::Plain };
     contents::open(key, &stored, opener, digest, limit_bytes)

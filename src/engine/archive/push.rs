@@ -16,7 +16,6 @@ use bytes::Bytes;
 use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::{Recipient, Seal};
-use crate::engine::retry::{Patience, retrying};
 use crate::engine::{Scope, Writing};
 use crate::repo::host_state::{Journal, Stretch};
 use crate::repo::identity::{self, Identity};
@@ -272,7 +271,7 @@ impl Push {
                 // Listed is not yet durable: whoever put it may have died before its last sync. A put of the same name
                 // finds it there and makes it so.
                 let store = scope.repository.store();
-                if retrying(Patience::SHORT, || store.put_if_absent(&key, Vec::new().into())).await? == PutOutcome::Created {
+                if store.put_if_absent(&key, Vec::new().into()).await? == PutOutcome::Created {
                     store.delete(&key).await?;
                     return Err(Error::unreachable(format!("{key} vanished while it was being archived again")));
                 }
@@ -288,7 +287,7 @@ impl Push {
         let key = format!("{directory}{}", (self.object)(seal.suffix()));
         let stored = Bytes::from(stored);
         let store = scope.repository.store();
-        let outcome = retrying(Patience::SHORT, || store.put_if_absent(&key, stored.clone().into())).await?;
+        let outcome = store.put_if_absent(&key, stored.clone().into()).await?;
         killpoint::reach("push.stored");
         // Whoever put at the same instant is seen now, by us or by them.
         if !resolved {
@@ -330,7 +329,7 @@ impl Push {
     /// What stands under this file's name.
     async fn look(&self, scope: &Scope) -> Result<Found> {
         let store = scope.repository.store();
-        let found = retrying(Patience::SHORT, || list_all(store, &self.prefix, None)).await?;
+        let found = list_all(store, &self.prefix, None).await?;
         let own = self.digest.short();
         let mut others = Vec::new();
         let mut same = None;

@@ -7,7 +7,6 @@ use super::worker::FinishedPack;
 use crate::base::{BackupId, Error, Result, killpoint};
 use crate::engine::Scope;
 pub(super) use crate::engine::joined;
-use crate::engine::retry::{Patience, retrying};
 use crate::repo::layout;
 use crate::repo::pack::PackLine;
 use crate::repo::resume::ResumeDir;
@@ -77,7 +76,7 @@ async fn store_pack(scope: Scope, id: BackupId, suffix: &'static str, pack: Fini
 /// its content decides.
 pub(super) async fn put_new(scope: &Scope, key: &str, body: Body) -> Result<()> {
     let store = scope.repository.store();
-    match retrying(Patience::LONG, || store.put_if_absent(key, body.clone())).await? {
+    match store.put_if_absent(key, body.clone()).await? {
         PutOutcome::Created => Ok(()),
         PutOutcome::AlreadyExists => {
             let ours = match &body {

@@ -31,12 +31,12 @@ use crate::base::{BackupId, BackupType, Error, ErrorKind, Incarnation, Lsn, Resu
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::lease::{self, Held, Terms};
-use crate::engine::{Scope, Writing, accounts, archive};
+use crate::engine::{Scope, Writing, accounts, archive, head};
 use crate::repo::backup;
 use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::commit::{self, Author, BackupSummary, CommitLog, Committed};
 use crate::repo::expiry::Marks;
-use crate::repo::host_state::{RememberedHead, Scratch};
+use crate::repo::host_state::Scratch;
 use crate::repo::manifest::{Header, PostgresFacts};
 use crate::repo::pack::PackLine;
 use crate::repo::resume::ResumeDir;
@@ -501,8 +501,8 @@ impl Run<'_> {
         }
         match CommitLog::load(repository, source).await {
             Ok(log) => {
-                if let Some((number, sha256)) = log.head
-                    && let Err(error) = self.scope.state.remember_head(source, RememberedHead { number, sha256 })
+                if let Some(head) = head::to_remember(&log)
+                    && let Err(error) = self.scope.state.remember_head(source, head)
                 {
                     self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
                 }

@@ -8,7 +8,6 @@ use crate::base::progress::Progress;
 use crate::base::units::format_duration;
 use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId};
 use crate::engine::Scope;
-use crate::engine::retry::{Patience, retrying};
 use crate::engine::timeline::TimelinePath;
 use crate::repo::layout;
 use crate::repo::log::{LogCatalog, SegmentName};
@@ -90,7 +89,7 @@ async fn forget_archived(scope: &Scope, wanted: &Wanted, timeline: TimelineId, m
     let prefix = layout::log_timeline(&scope.source, &wanted.incarnation, timeline);
     // Names sort as numbers do; whatever starts with the first missing name sorts after the bare name.
     let after = format!("{prefix}{}", first.name(wanted.size));
-    for object in retrying(Patience::LONG, || list_all(store, &prefix, Some(&after))).await? {
+    for object in list_all(store, &prefix, Some(&after)).await? {
         if let Some(name) = SegmentName::parse(&object.key[prefix.len()..], wanted.size) {
             missing.remove(&name.segment);
         }

@@ -1,9 +1,11 @@
 //! `check`: a doctor. Looks at everything a backup and a restore will need, and tries what can be tried.
 //!
-//! Nothing here changes the source but one segment switch; the repository gets one small object, taken away again.
+//! Nothing here changes the source but one segment switch; the repository gets what a probe of its store puts there: a
+//! report, and three small objects that are taken away again where that is allowed.
 
 mod archive;
 mod keys;
+pub mod probe;
 mod repository;
 mod server;
 
@@ -15,6 +17,7 @@ use crate::base::progress::Progress;
 use crate::base::{Error, Result};
 use crate::engine::{IdentitySource, Scope, Writing};
 use crate::repo::CommitLog;
+use crate::repo::probe::Recorded;
 
 /// How much a finding matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +28,17 @@ pub enum Level {
     Warning,
     /// Does not work.
     Fault,
+}
+
+impl Level {
+    /// `ok`, `warning` or `fault`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
 }
 
 /// One thing that was looked at.
@@ -81,6 +95,8 @@ pub struct Subject<'a> {
     pub identities: &'a dyn IdentitySource,
     /// How long to wait for a segment to be archived.
     pub archive_timeout: Duration,
+    /// What the repository's store was found to do, or why it could not be tried out.
+    pub probe: std::result::Result<&'a Recorded, &'a Error>,
     /// Whether the configuration pins the repository's keys.
     pub pinned: bool,
 }
@@ -96,7 +112,7 @@ pub async fn run(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Vec<Finding>> {
-    let mut findings = repository::check(scope, subject).await;
+    let mut findings = repository::check(scope, subject);
     cancel.check()?;
     findings.extend(keys::check(scope, log, subject).await);
     cancel.check()?;

@@ -1,21 +1,14 @@
 //! The repository: can it be written, and what does it hold of the source.
 
-use super::{Finding, Level, Subject};
+use super::{Finding, Level, Subject, probe};
+use crate::base::Timestamp;
 use crate::base::units::format_duration;
-use crate::base::{Result, Timestamp};
-use crate::codec::Sha256Digest;
 use crate::engine::Scope;
 use crate::engine::list::{Survey, survey};
 use crate::repo::{CommitLog, Role};
-use crate::store::{PutOutcome, list_all};
 
-const SUBJECT: &str = "repository";
-
-pub(super) async fn check(scope: &Scope, subject: &Subject<'_>) -> Vec<Finding> {
-    let mut findings = vec![match round_trip(scope).await {
-        Ok(()) => Finding::ok(SUBJECT, format!("{} can be written, read and listed", scope.repository.store().url())),
-        Err(error) => Finding::of_error(Level::Fault, SUBJECT, &error),
-    }];
+pub(super) fn check(scope: &Scope, subject: &Subject<'_>) -> Vec<Finding> {
+    let mut findings = probe::findings(scope.repository.store().url(), subject.probe);
     let root = scope.repository.keyring().root;
     findings.push(if subject.pinned {
         Finding::ok("keys", "the repository's keys are the pinned ones")
@@ -36,27 +29,6 @@ pub(super) async fn check(scope: &Scope, subject: &Subject<'_>) -> Vec<Finding> 
         findings.push(Finding::warning("encryption", "is off: whoever reads the repository reads the data"));
     }
     findings
-}
-
-/// Puts a small object, reads and lists it, and takes it away.
-async fn round_trip(scope: &Scope) -> Result<()> {
-    use crate::base::Error;
-    let store = scope.repository.store();
-    let content = rand::random::<[u8; 32]>().to_vec();
-    let key = format!("probe/{}-{}", Timestamp::now().compact_seconds(), Sha256Digest::of(&content).short());
-    if store.put_if_absent(&key, content.clone().into()).await? == PutOutcome::AlreadyExists {
-        return Err(Error::unreachable(format!("{key} existed before it was written")));
-    }
-    let second = store.put_if_absent(&key, vec![0].into()).await?;
-    let (read, listed) = (store.get(&key).await?, list_all(store, &key, None).await?);
-    store.delete(&key).await?;
-    let error = |what: &str| Err(Error::unreachable(format!("{} does not keep its word: {what}", store.url())));
-    match () {
-        () if second == PutOutcome::Created => error("an object was overwritten"),
-        () if read != content => error("an object read back is not what was written"),
-        () if listed.len() != 1 => error("an object that was written is not listed"),
-        () => Ok(()),
-    }
 }
 
 /// What could be restored now.

@@ -10,7 +10,6 @@ use crate::base::progress::Progress;
 use crate::base::{Error, Result};
 use crate::codec::Sha256Digest;
 use crate::codec::digest::DigestingWriter;
-use crate::engine::retry::{Patience, retrying};
 use crate::store::{Body, PutOutcome, Store};
 
 /// Bytes fetched at one time; what is longer goes through a file.
@@ -53,7 +52,7 @@ impl Carrier {
     pub async fn carry(&self, load: &Load) -> Result<Carried> {
         self.cancel.check()?;
         let Load { key, new_key, expected } = load;
-        let mut piece = match retrying(Patience::LONG, || self.from.get_range(key, 0..PIECE_BYTES)).await {
+        let mut piece = match self.from.get_range(key, 0..PIECE_BYTES).await {
             Ok(piece) => piece,
             Err(error) if error.is_not_found() => return Ok(Carried::Damaged { why: "it is missing".to_owned() }),
             Err(error) => return Err(error.into()),
@@ -71,7 +70,7 @@ impl Carrier {
                 }
                 self.cancel.check()?;
                 let at = out.written_bytes();
-                piece = retrying(Patience::LONG, || self.from.get_range(key, at..at + PIECE_BYTES)).await?;
+                piece = self.from.get_range(key, at..at + PIECE_BYTES).await?;
             }
             let (_, sha256, bytes) = out.finish();
             (Body::File(path), sha256, bytes)
@@ -88,10 +87,10 @@ impl Carrier {
     }
 
     async fn put(&self, key: &str, body: Body, bytes: u64) -> Result<()> {
-        if retrying(Patience::LONG, || self.to.put_if_absent(key, body.clone())).await? == PutOutcome::Created {
+        if self.to.put_if_absent(key, body.clone()).await? == PutOutcome::Created {
             return Ok(());
         }
-        let there = retrying(Patience::LONG, || self.to.head(key)).await?.size_bytes;
+        let there = self.to.head(key).await?.size_bytes;
         match there == bytes {
             true => Ok(()),
             false => Err(Error::damaged(format!("{key} is there with {there} bytes, and should have {bytes}"))

@@ -11,7 +11,6 @@ use super::run::{CONCURRENT, Run};
 use crate::base::{Incarnation, Lsn, Result, SegmentSize, SourceName, Timestamp};
 use crate::codec::Sha256Digest;
 use crate::engine::joined;
-use crate::engine::retry::{Patience, retrying};
 use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::name::parse_auxiliary;
@@ -210,7 +209,7 @@ impl Run<'_> {
         // An earlier copy may have been interrupted between a file and its digest.
         let there = self.lines(&self.to.repository, incarnation).await?;
         for file in present.iter().filter(|file| !there.contains_key(&file.file)) {
-            let content = match retrying(Patience::LONG, || self.to.repository.store().get(&file.key)).await {
+            let content = match self.to.repository.store().get(&file.key).await {
                 Ok(content) => content,
                 // The same content under another name: archived there by another host.
                 Err(error) if error.is_not_found() => continue,
@@ -256,11 +255,11 @@ async fn put_first_free(run: &Run<'_>, wrapped: &Bytes, keys: impl Iterator<Item
     let store = run.to.repository.store();
     for key in keys {
         run.carrier.cancel.check()?;
-        if retrying(Patience::LONG, || store.put_if_absent(&key, wrapped.clone().into())).await? == PutOutcome::Created {
+        if store.put_if_absent(&key, wrapped.clone().into()).await? == PutOutcome::Created {
             break;
         }
         // After an attempt whose answer was lost it is ours.
-        if retrying(Patience::LONG, || store.get(&key)).await? == *wrapped {
+        if store.get(&key).await? == *wrapped {
             break;
         }
     }
@@ -275,7 +274,7 @@ async fn wrapped_keys(
     let mut keys = BTreeMap::new();
     for object in list_all(repository.store(), &layout::log_keys(source, incarnation), None).await? {
         if let Some(numbers) = layout::log_key_numbers(source, incarnation, &object.key) {
-            keys.insert(numbers, retrying(Patience::LONG, || repository.store().get(&object.key)).await?);
+            keys.insert(numbers, repository.store().get(&object.key).await?);
         }
     }
     Ok(keys)

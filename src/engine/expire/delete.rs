@@ -5,7 +5,6 @@ use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, Lsn, Result, Segment, SegmentSize, SourceName, killpoint};
 use crate::engine::Scope;
-use crate::engine::retry::{Patience, retrying};
 use crate::repo::layout;
 use crate::repo::log::name::{SegmentName, parse_auxiliary};
 use crate::store::ObjectInfo;
@@ -78,7 +77,7 @@ pub(super) async fn delete(
     let store = scope.repository.store();
     for object in objects {
         cancel.check()?;
-        retrying(Patience::LONG, || store.delete(&object.key)).await?;
+        store.delete(&object.key).await?;
         progress.advance(object.size_bytes);
         killpoint::reach(point);
     }

@@ -16,7 +16,6 @@ use crate::base::cancel::Cancel;
 use crate::base::{Error, Result};
 use crate::codec::digest::DigestingWriter;
 use crate::codec::encrypt::Opener;
-use crate::engine::retry::{Patience, retrying};
 use crate::repo::pack::PackLine;
 use crate::store::Store;
 
@@ -104,7 +103,7 @@ impl Source {
             let is_end = expected_bytes - at <= self.part_bytes;
             let end = if is_end { expected_bytes.saturating_add(1) } else { at + self.part_bytes };
             let bytes = tokio::select! {
-                bytes = retrying(Patience::LONG, || self.store.get_range(&key, at..end)) => bytes?,
+                bytes = self.store.get_range(&key, at..end) => bytes?,
                 () = self.cancel.cancelled() => return Err(Error::interrupted()),
             };
             let last = is_end || (bytes.len() as u64) < end - at;

@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 
 use super::parts::Pack;
 use crate::base::Error;
-use crate::engine::retry::{Patience, retrying};
 use crate::store::Store;
 
 /// A pack is fetched in ranges when less than this part of it is needed.
@@ -55,7 +54,7 @@ impl BufRead for RangeReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         if self.range.is_empty() && self.position < self.stored_bytes {
             let end = self.stored_bytes.min(self.position + RANGE_BYTES);
-            let fetching = retrying(Patience::LONG, || self.store.get_range(&self.key, self.position..end));
+            let fetching = self.store.get_range(&self.key, self.position..end);
             self.range = Handle::current().block_on(fetching).map_err(|error| {
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.into());
                 io::Error::other("the repository failed")

@@ -10,7 +10,6 @@ use super::plan::Stored;
 use crate::base::{Error, Result};
 use crate::codec::Sha256Digest;
 use crate::codec::digest::DigestingWriter;
-use crate::engine::retry::{Patience, retrying};
 use crate::store::Store;
 
 /// Bytes asked for at one time.
@@ -28,7 +27,7 @@ pub(super) async fn digest(store: &dyn Store, key: &str, copy: Option<&Path>) ->
     let mut out = DigestingWriter::new(out);
     loop {
         let at = out.written_bytes();
-        let piece = match retrying(Patience::LONG, || store.get_range(key, at..at + PIECE_BYTES)).await {
+        let piece = match store.get_range(key, at..at + PIECE_BYTES).await {
             Ok(piece) => piece,
             Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
@@ -46,7 +45,7 @@ pub(super) async fn digest(store: &dyn Store, key: &str, copy: Option<&Path>) ->
 /// # Errors
 /// When the repository does not answer.
 pub(super) async fn whole(store: &dyn Store, key: &str) -> Result<Option<(Bytes, Stored)>> {
-    match retrying(Patience::LONG, || store.get(key)).await {
+    match store.get(key).await {
         Ok(content) => {
             let stored = Stored { bytes: content.len() as u64, sha256: Sha256Digest::of(&content) };
             Ok(Some((content, stored)))

@@ -6,12 +6,9 @@ use crate::cli::args::ArchiveGetArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::archive::get::{self, Got};
 use crate::engine::list;
-use crate::engine::retry::{Patience, retrying};
-use crate::repo::layout;
-use crate::store;
 
 /// Fetches one file from the first repository that has it. A repository that fails does not hide the file in the next;
 /// "not there" is said only when every repository says so.
@@ -60,15 +57,9 @@ async fn get_from(
     chosen: &RepositorySettings,
     undeclared: bool,
 ) -> Result<Option<Got>> {
-    let scope = match scope::open(context, settings, chosen, &args.source).await {
-        // PostgreSQL gives up recovery at the first error: what may pass is waited for.
-        Err(error) if error.kind() == ErrorKind::Unreachable => {
-            let store = store::open(&chosen.url)?;
-            retrying(Patience::SHORT, || store.head(layout::DESCRIPTOR)).await?;
-            scope::open(context, settings, chosen, &args.source).await?
-        }
-        outcome => outcome?,
-    };
+    // Patient from the first call on: PostgreSQL gives up recovery at the first error.
+    let layers = scope::layers(context, chosen, Use::ArchiveGet);
+    let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
     if undeclared && !list::sources(&scope.repository).await?.contains(&args.source) {
         return Ok(None);
     }

@@ -8,7 +8,7 @@ use crate::cli::args::ArchivePushArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::archive::push::{self, Pushed};
 
 #[derive(Serialize)]
@@ -53,6 +53,7 @@ pub async fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
 }
 
 async fn push_to(args: &ArchivePushArgs, context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Pushed> {
-    let scope = scope::open(context, settings, chosen, &args.source).await?;
+    let layers = scope::layers(context, chosen, Use::ArchivePush);
+    let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
     push::run(&scope, &scope::writing(settings)?, &args.file).await
 }

@@ -6,7 +6,7 @@ use crate::base::Result;
 use crate::cli::args::ArchiveResolveArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::archive::resolve;
 use crate::repo::Signer;
 
@@ -39,7 +39,8 @@ pub async fn run(args: &ArchiveResolveArgs, context: &Context) -> Result<Outcome
         recorded: Vec::new(),
     };
     for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
-        let scope = scope::open(context, &settings, chosen, &args.source).await?;
+        let layers = scope::layers(context, chosen, Use::Brief);
+        let scope = scope::open(context, &settings, chosen, &args.source, &layers).await?;
         let key = resolve::run(&scope, &operator, args.incarnation.clone(), &args.file, &args.keep).await?;
         document.recorded.push(Recorded { repository: chosen.name.clone(), key });
     }

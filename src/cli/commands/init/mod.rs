@@ -15,6 +15,8 @@ use crate::cli::args::InitArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
+use crate::cli::scope::{self, Use};
+use crate::engine::check;
 use crate::repo::{KeyEntry, Repository, Role, Signer, layout};
 use crate::store::{self, Store};
 
@@ -26,7 +28,7 @@ pub async fn run(args: &InitArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let chosen = settings.repository(context.global.repository.as_deref())?;
     let keys = Keys::plan(&settings, args.generate_keys.as_deref())?;
-    let store = store::open(&chosen.url)?;
+    let store = scope::open_store(chosen, &scope::layers(context, chosen, Use::Brief))?;
     let document = if args.dry_run {
         refuse_existing(store.as_ref(), chosen).await?;
         Document::planned(chosen, &settings, &keys)
@@ -54,7 +56,9 @@ async fn create(chosen: &RepositorySettings, settings: &Settings, keys: &Keys, s
         None => (vec![entry("host", &made.signing, &[Role::Write, Role::Expire, Role::Admin])], &made.signing),
     };
     let repository = Repository::create(&chosen.name, store, entries, admin).await?;
-    Ok(Document::done(chosen, settings, keys, &made, &repository))
+    // The repository exists: what goes wrong now is told, and undoes nothing.
+    let probe = check::probe::probe(&repository).await;
+    Ok(Document::done(chosen, settings, keys, &made, &repository, &probe))
 }
 
 /// Finds a repository before keys are made for it. A place that does not answer yet holds none: creating it tells.

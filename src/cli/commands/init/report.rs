@@ -3,8 +3,11 @@
 use serde::Serialize;
 
 use super::keys::{KeyFile, Keys, Made};
+use crate::base::Result;
 use crate::cli::config::{RepositorySettings, Settings};
+use crate::engine::check::{self, Finding};
 use crate::repo::Repository;
+use crate::repo::probe::{ProbeReport, Recorded};
 
 /// The document `init`, version 1.
 #[derive(Serialize)]
@@ -15,6 +18,10 @@ pub struct Document {
     keys: Vec<KeyPart>,
     /// Lines for `lifeboat.toml`; with `…` where only a real run knows.
     configuration: String,
+    /// What the store was found to do; none when nothing was done, or it could not be tried out.
+    probe: Option<ProbeReport>,
+    /// What that means, in words.
+    store: Vec<StoreLine>,
     /// What the operator should know.
     notes: Vec<String>,
 }
@@ -34,6 +41,12 @@ struct KeyPart {
     made: bool,
 }
 
+#[derive(Serialize)]
+struct StoreLine {
+    level: &'static str,
+    message: String,
+}
+
 const IDENTITY: &str = "decrypts every backup";
 const OPERATOR: &str = "expires backups, settles contradictions, changes keys";
 const SIGNING: &str = "signs what this host writes";
@@ -45,8 +58,19 @@ impl Document {
     }
 
     /// What was done.
-    pub fn done(chosen: &RepositorySettings, settings: &Settings, keys: &Keys, made: &Made, repository: &Repository) -> Self {
-        Self::new(chosen, settings, keys, Some((made, repository)))
+    pub fn done(
+        chosen: &RepositorySettings,
+        settings: &Settings,
+        keys: &Keys,
+        made: &Made,
+        repository: &Repository,
+        probe: &Result<Recorded>,
+    ) -> Self {
+        let mut document = Self::new(chosen, settings, keys, Some((made, repository)));
+        document.probe = probe.as_ref().ok().map(|recorded| recorded.report.clone());
+        let line = |finding: Finding| StoreLine { level: finding.level.as_str(), message: finding.message };
+        document.store = check::probe::findings(&chosen.url, probe.as_ref()).into_iter().map(line).collect();
+        document
     }
 
     fn new(chosen: &RepositorySettings, settings: &Settings, keys: &Keys, done: Option<(&Made, &Repository)>) -> Self {
@@ -63,7 +87,8 @@ impl Document {
         parts.push(part(&keys.signing, SIGNING));
         let configuration = configuration(&repository, settings, keys, done.map(|(made, _)| made));
         let notes = notes(&repository, settings, keys);
-        Self { dry_run: done.is_none(), repository, keys: parts, configuration, notes }
+        let (probe, store) = (None, Vec::new());
+        Self { dry_run: done.is_none(), repository, keys: parts, configuration, probe, store, notes }
     }
 
     /// For people.
@@ -73,6 +98,9 @@ impl Document {
             true => format!("would create repository {name} at {url}\n"),
             false => format!("created repository {name} at {url}\n"),
         };
+        for StoreLine { level, message } in &self.store {
+            text += &format!("  {level:7}  store: {message}\n");
+        }
         for (made, heading) in [(true, if self.dry_run { "keys to be made" } else { "keys made" }), (false, "keys used")] {
             let mut keys = self.keys.iter().filter(|key| key.made == made).peekable();
             if keys.peek().is_some() {

@@ -11,11 +11,10 @@ use crate::cli::args::VerifyArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
-use crate::cli::scope;
+use crate::cli::scope::{self, Use};
 use crate::engine::verify::{self, Finding};
 use crate::engine::{IdentitySource, Scope};
 use crate::repo::{Repository, layout};
-use crate::store;
 
 /// Verifies what every repository holds of one source, or of all.
 ///
@@ -74,7 +73,8 @@ async fn open(
     chosen: &RepositorySettings,
     part: &mut RepositoryPart,
 ) -> Result<Option<Repository>> {
-    match scope::open_repository(context, settings, chosen).await {
+    let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: None });
+    match scope::open_repository(context, settings, chosen, &layers).await {
         Ok(repository) => Ok(Some(repository)),
         Err(error) if error.kind() == ErrorKind::Damaged => {
             let key = if error.message().starts_with(layout::DESCRIPTOR) { layout::DESCRIPTOR } else { layout::KEYS };
@@ -83,7 +83,7 @@ async fn open(
         }
         Err(error) => {
             // Keys without a descriptor: there was a repository.
-            let keys = store::open(&chosen.url)?.list(layout::KEYS, None).await;
+            let keys = scope::open_store(chosen, &layers)?.list(layout::KEYS, None).await;
             if error.kind() == ErrorKind::Failed && keys.is_ok_and(|page| !page.objects.is_empty()) {
                 part.findings.push(Finding::damage(layout::DESCRIPTOR, "is missing"));
                 return Ok(None);

@@ -1,0 +1,119 @@
+//! Faults while the log is archived, and while it is fetched back.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use lifeboat::base::Incarnation;
+use lifeboat::engine::archive::get::{self, Got};
+use lifeboat::engine::archive::push::{self, Pushed};
+use lifeboat::repo::identity;
+use lifeboat::store::Store;
+use lifeboat::store::faulty::FaultyStore;
+
+use crate::plant::plans;
+use crate::stage::{Place, Stage, source};
+use crate::support::random;
+
+async fn push(stage: &Stage, store: Arc<dyn Store>, place: &Place, file: &Path) -> lifeboat::base::Result<Pushed> {
+    let scope = stage.scope(store, place.archiver_state()).await?;
+    push::run(&scope, &stage.writing, file).await
+}
+
+async fn get(stage: &Stage, store: Arc<dyn Store>, place: &Place, name: &str, to: &Path) -> lifeboat::base::Result<Got> {
+    let scope = stage.scope(store, place.archiver_state()).await?;
+    get::run(&scope, &stage.identities, Some(incarnation(stage, place).await), name, to).await
+}
+
+/// The only cluster on record.
+async fn incarnation(stage: &Stage, place: &Place) -> Incarnation {
+    let scope = stage.scope(place.store.clone(), place.archiver_state()).await.expect("a repository");
+    let (mut known, problems) = identity::survey(&scope.repository, &source()).await.expect("it answers");
+    assert!(problems.is_empty() && known.len() == 1, "{problems:?}");
+    known.remove(0).incarnation
+}
+
+/// Asserts that the repository has `file` once, and hands it back as it is.
+async fn assert_archived(stage: &Stage, place: &Place, file: &Path, what: &str) {
+    let name = file.file_name().expect("a segment").to_str().expect("plain");
+    let dir = tempfile::tempdir().expect("a directory");
+    let to = dir.path().join("fetched");
+    let got = get(stage, place.store.clone(), place, name, &to).await;
+    assert_eq!(got.unwrap_or_else(|error| panic!("{what}: {error:?}")), Got::Found, "{what}");
+    assert!(fs::read(&to).expect("own file") == fs::read(file).expect("readable"), "{what}: another content");
+    let copies = place.objects().await.into_keys().filter(|key| key.contains(&format!("/{name}_"))).count();
+    assert_eq!(copies, 1, "{what}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fault_in_a_push_loses_or_forges_a_segment() {
+    let seed = random::seed("faults in a push");
+    let Some((stage, mut base)) = Stage::start().await else { return };
+    let (first, second) = (stage.close_segment(), stage.close_segment());
+    // Into an empty repository, with identity and key to be made, and into one that has them.
+    for file in [&first, &second] {
+        let clean = base.copy().await;
+        let counting = Arc::new(FaultyStore::counting(clean.store.clone()));
+        push(&stage, counting.clone(), &clean, file).await.expect("nothing fails");
+        assert_archived(&stage, &clean, file, "nothing fails").await;
+        let calls = counting.calls();
+        let plans = plans(&calls, seed);
+        println!("{} calls, {} plans:\n  {}", calls.len(), plans.len(), calls.join("\n  "));
+        for plan in plans {
+            let place = base.copy().await;
+            let before = place.objects().await;
+            let (store, faulty) = plan.store(place.store.clone());
+            let outcome = push(&stage, store, &place, file).await;
+            let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+            // What is not there has no answer that could be lost, and no body.
+            assert!(faulty.fired() || what.contains("/identity/"), "{what}");
+            if plan.is_survived() {
+                assert!(outcome.is_ok(), "{what}: {outcome:?}");
+            }
+            if outcome.is_ok() {
+                assert_archived(&stage, &place, file, &what).await;
+            }
+            // PostgreSQL tries again until it succeeds.
+            let again = push(&stage, place.store.clone(), &place, file).await;
+            again.unwrap_or_else(|error| panic!("{what}: it does not succeed when run again: {error:?}"));
+            assert_archived(&stage, &place, file, &what).await;
+            place.assert_kept(&before, &what).await;
+        }
+        push(&stage, base.store.clone(), &base, file).await.expect("nothing fails");
+    }
+    stage.take_log(&mut base).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fault_in_a_get_reads_as_the_end_of_the_log_or_hands_over_another_content() {
+    let seed = random::seed("faults in a get");
+    let Some((stage, mut place)) = Stage::start().await else { return };
+    let file = stage.close_segment();
+    stage.take_log(&mut place).await;
+    let name = file.file_name().expect("a segment").to_str().expect("plain").to_owned();
+    let never = "0000000100000000000000FF";
+    let dir = tempfile::tempdir().expect("a directory");
+    let to = dir.path().join("fetched");
+    for (wanted, got) in [(name.as_str(), Got::Found), (never, Got::NotThere)] {
+        let counting = Arc::new(FaultyStore::counting(place.store.clone()));
+        assert_eq!(get(&stage, counting.clone(), &place, wanted, &to).await.expect("nothing fails"), got);
+        let calls = counting.calls();
+        let plans = plans(&calls, seed);
+        println!("{} calls, {} plans:\n  {}", calls.len(), plans.len(), calls.join("\n  "));
+        for plan in plans {
+            let _ = fs::remove_file(&to);
+            let (store, faulty) = plan.store(place.store.clone());
+            let outcome = get(&stage, store, &place, wanted, &to).await;
+            let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+            match &outcome {
+                Ok(found) => assert_eq!(*found, got, "{what}"),
+                Err(_) => assert!(!plan.is_survived(), "{what}: {outcome:?}"),
+            }
+            assert!(faulty.fired() || what.contains("/identity/"), "{what}");
+            if to.exists() {
+                assert!(fs::read(&to).expect("own file") == fs::read(&file).expect("readable"), "{what}: another content");
+            }
+            assert_eq!(to.exists(), matches!(outcome, Ok(Got::Found)), "{what}");
+        }
+    }
+}
