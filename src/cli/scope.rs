@@ -22,7 +22,7 @@ impl IdentitySource for Encryption {
 /// # Errors
 /// Those of [`Repository::open`]; damaged when the keys are others than before.
 pub async fn open_repository(context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Repository> {
-    let store = store::open(&chosen.url)?;
+    let store = store::open(&chosen.url, &chosen.options)?;
     let repository = Repository::open(&chosen.name, store, chosen.root.map(Sha256Digest)).await?;
     if chosen.root.is_some() {
         return Ok(repository);

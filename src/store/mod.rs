@@ -13,14 +13,17 @@ use bytes::Bytes;
 
 use crate::base::Timestamp;
 
+mod counts;
 pub mod faulty;
 mod key;
 pub mod local;
 pub mod memory;
 mod open;
+pub mod s3;
 
+pub use counts::{RequestCounts, RequestKind};
 pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
-pub use open::{create_root, file_url, open};
+pub use open::{StoreOptions, create_root, file_url, open};
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +103,25 @@ pub enum StoreError {
         source: Option<Box<dyn std::error::Error + Send + Sync>>,
     },
 }
+
+/// What an operator can do about a failure, where the store knows: the source of a [`StoreError`].
+#[derive(Debug)]
+pub struct Guidance(String);
+
+impl Guidance {
+    /// As the source of an error.
+    pub fn boxed(hint: impl Into<String>) -> Box<dyn std::error::Error + Send + Sync> {
+        Box::new(Self(hint.into()))
+    }
+}
+
+impl std::fmt::Display for Guidance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Guidance {}
 
 /// Shorthand for results of store calls.
 pub type StoreResult<T> = std::result::Result<T, StoreError>;
@@ -181,6 +203,10 @@ impl From<StoreError> for crate::base::Error {
             StoreError::NotFound { key } => Error::damaged(format!("{key} is missing from the repository")),
             StoreError::Retryable { message, source } | StoreError::Permanent { message, source } => {
                 let error = Error::unreachable(message);
+                let guidance = source.as_ref().and_then(|source| source.downcast_ref::<Guidance>());
+                if let Some(Guidance(hint)) = guidance {
+                    return error.hint(hint);
+                }
                 let kind = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
                 let error = error.hint(match kind {
                     Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {

@@ -8,6 +8,7 @@ use age::x25519::Recipient;
 
 use super::document::nearest;
 use crate::base::{Error, Result, SourceName};
+use crate::store::StoreOptions;
 
 /// Everything a verb may ask of the configuration. Has no `Debug`: connection strings may hold passwords.
 pub struct Settings {
@@ -36,6 +37,8 @@ pub struct RepositorySettings {
     pub url: String,
     /// The pinned SHA-256 of its `keys/1.json`.
     pub root: Option<[u8; 32]>,
+    /// How its store is reached, beside the address.
+    pub options: StoreOptions,
 }
 
 /// `[encryption]`.

@@ -63,7 +63,7 @@ async fn get_from(
     let scope = match scope::open(context, settings, chosen, &args.source).await {
         // PostgreSQL gives up recovery at the first error: what may pass is waited for.
         Err(error) if error.kind() == ErrorKind::Unreachable => {
-            let store = store::open(&chosen.url)?;
+            let store = store::open(&chosen.url, &chosen.options)?;
             retrying(Patience::SHORT, || store.head(layout::DESCRIPTOR)).await?;
             scope::open(context, settings, chosen, &args.source).await?
         }

@@ -26,7 +26,7 @@ pub async fn run(args: &InitArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let chosen = settings.repository(context.global.repository.as_deref())?;
     let keys = Keys::plan(&settings, args.generate_keys.as_deref())?;
-    let store = store::open(&chosen.url)?;
+    let store = store::open(&chosen.url, &chosen.options)?;
     let document = if args.dry_run {
         refuse_existing(store.as_ref(), chosen).await?;
         Document::planned(chosen, &settings, &keys)
@@ -38,7 +38,7 @@ pub async fn run(args: &InitArgs, context: &Context) -> Result<Outcome> {
 }
 
 async fn create(chosen: &RepositorySettings, settings: &Settings, keys: &Keys, store: Arc<dyn Store>) -> Result<Document> {
-    store::create_root(&chosen.url)?;
+    store::create_root(&chosen.url, &chosen.options).await?;
     refuse_existing(store.as_ref(), chosen).await?;
     let made = keys.make()?;
     let entry = |name: &str, signer: &Signer, roles: &[Role]| KeyEntry {

@@ -83,7 +83,7 @@ async fn open(
         }
         Err(error) => {
             // Keys without a descriptor: there was a repository.
-            let keys = store::open(&chosen.url)?.list(layout::KEYS, None).await;
+            let keys = store::open(&chosen.url, &chosen.options)?.list(layout::KEYS, None).await;
             if error.kind() == ErrorKind::Failed && keys.is_ok_and(|page| !page.objects.is_empty()) {
                 part.findings.push(Finding::damage(layout::DESCRIPTOR, "is missing"));
                 return Ok(None);
