@@ -1,5 +1,7 @@
 //! Stores to test, and what tests need around them.
 
+use std::any::Any;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,25 +9,69 @@ use std::time::{Duration, Instant};
 use lifeboat::store::faulty::FaultyStore;
 use lifeboat::store::local::LocalStore;
 use lifeboat::store::memory::MemoryStore;
-use lifeboat::store::{Body, LIST_PAGE_OBJECTS, ObjectInfo, PutOutcome, Store};
+use lifeboat::store::{Body, LIST_PAGE_OBJECTS, MAX_KEY_BYTES, ObjectInfo, PutOutcome, Store};
 
-/// A store and what keeps it alive.
+/// A store, what may be expected of it, and what keeps it alive.
 pub struct Fixture {
     pub store: Arc<dyn Store>,
-    _directory: Option<tempfile::TempDir>,
+    pub traits: Traits,
+    pub kept: Box<dyn Any + Send + Sync>,
 }
 
-pub fn local() -> Fixture {
+/// Where stores may differ; everything else is the same for all.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits {
+    /// An object that has the name of another's directory is refused; elsewhere both are simply there.
+    pub refuses_conflicts: bool,
+    /// Of puts at one moment exactly one creates the object; elsewhere several may be told so, and the last one stays.
+    pub one_winner: bool,
+    /// The longest key.
+    pub key_bytes: usize,
+    /// Which names it can keep.
+    pub names: Names,
+}
+
+/// Which names a store can keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// All.
+    Any,
+    /// Those that a file system behind it takes and that an XML listing can show.
+    FilesInXml,
+}
+
+impl Traits {
+    const LOCAL: Self = Self { refuses_conflicts: true, one_winner: true, key_bytes: MAX_KEY_BYTES, names: Names::Any };
+    pub const S3: Self = Self { refuses_conflicts: false, ..Self::LOCAL };
+}
+
+impl Deref for Fixture {
+    type Target = dyn Store;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.store
+    }
+}
+
+impl Fixture {
+    pub fn new(store: impl Store + 'static, traits: Traits, kept: impl Any + Send + Sync) -> Self {
+        Self { store: Arc::new(store), traits, kept: Box::new(kept) }
+    }
+}
+
+pub use crate::buckets::{elsewhere, rclone, s3, s3_below_a_prefix, s3_that_falls_short};
+
+pub fn local() -> Option<Fixture> {
     let directory = tempfile::tempdir().unwrap();
-    Fixture { store: Arc::new(local_at(directory.path())), _directory: Some(directory) }
+    Some(Fixture::new(local_at(directory.path()), Traits::LOCAL, directory))
 }
 
-pub fn memory() -> Fixture {
-    Fixture { store: Arc::new(MemoryStore::new()), _directory: None }
+pub fn memory() -> Option<Fixture> {
+    Some(Fixture::new(MemoryStore::new(), Traits::LOCAL, ()))
 }
 
-pub fn counted() -> Fixture {
-    Fixture { store: Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new()))), _directory: None }
+pub fn counted() -> Option<Fixture> {
+    Some(Fixture::new(FaultyStore::counting(Arc::new(MemoryStore::new())), Traits::LOCAL, ()))
 }
 
 /// A local store in a directory, prepared as `init` does.

@@ -30,7 +30,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::failure::Failure;
-use super::options::S3Options;
+use super::options::{Credentials, S3Options};
 
 /// Stores close idle connections; one that we close first cannot break a request.
 const IDLE_CONNECTION: Duration = Duration::from_secs(15);
@@ -56,14 +56,7 @@ pub(super) async fn connect(options: &S3Options) -> Result<Client, Failure> {
     let provider = ProviderConfig::without_region().with_http_client(public);
     let region = region(options, &provider).await?;
     let provider = provider.with_region(Some(region.clone()));
-    let credentials = match &options.profile {
-        Some(profile) => SharedCredentialsProvider::new(
-            ProfileFileCredentialsProvider::builder().configure(&provider).profile_name(profile).build(),
-        ),
-        None => SharedCredentialsProvider::new(
-            DefaultCredentialsChain::builder().region(region.clone()).configure(provider).build().await,
-        ),
-    };
+    let credentials = credentials(options, provider, &region).await;
     let timeouts = TimeoutConfig::builder().connect_timeout(options.timeouts.connect).build();
     let mut config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
@@ -81,6 +74,26 @@ pub(super) async fn connect(options: &S3Options) -> Result<Client, Failure> {
     }
     config.set_endpoint_url(options.endpoint.clone());
     Ok(Client::from_conf(config.build()))
+}
+
+/// Those given, else the profile's that is named, else what every AWS tool finds: environment, default profile, web
+/// identity, container, instance.
+async fn credentials(options: &S3Options, provider: ProviderConfig, region: &Region) -> SharedCredentialsProvider {
+    if let Some(Credentials { access_key_id, secret_access_key }) = &options.credentials {
+        return SharedCredentialsProvider::new(aws_sdk_s3::config::Credentials::new(
+            access_key_id,
+            secret_access_key,
+            None,
+            None,
+            "given",
+        ));
+    }
+    if let Some(profile) = &options.profile {
+        let profile = ProfileFileCredentialsProvider::builder().configure(&provider).profile_name(profile).build();
+        return SharedCredentialsProvider::new(profile);
+    }
+    let chain = DefaultCredentialsChain::builder().region(region.clone()).configure(provider).build().await;
+    SharedCredentialsProvider::new(chain)
 }
 
 /// As configured, else the environment's, the profile's, on AWS the instance's, elsewhere the usual one.

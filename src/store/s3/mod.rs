@@ -36,7 +36,7 @@ use self::address::Address;
 use self::failure::Failure;
 use super::{Body, LIST_PAGE_OBJECTS, ListPage, ObjectInfo, PutOutcome, RequestCounts, RequestKind, Store, StoreResult};
 
-pub use options::{S3Options, ServerSideEncryption, Timeouts};
+pub use options::{Credentials, S3Options, ServerSideEncryption, Timeouts};
 
 /// Below the prefix, where [`S3Store::probe_conditional_puts`] writes.
 const PROBES: &str = "probe/conditional";

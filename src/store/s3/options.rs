@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Settings of one S3 repository. Holds no secret: those come from where every AWS tool finds them.
+/// Settings of one S3 repository. Secrets are found where every AWS tool finds them, unless a program gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct S3Options {
     /// `https://host[:port]` or `http://…` of a store that is not AWS; `None` for AWS itself.
@@ -22,6 +22,28 @@ pub struct S3Options {
     pub ca_file: Option<PathBuf>,
     /// How long to wait for what.
     pub timeouts: Timeouts,
+    /// Credentials given by the program, before any that are found; never from a configuration file.
+    pub credentials: Option<Credentials>,
+}
+
+/// An access key with its secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    pub(super) access_key_id: String,
+    pub(super) secret_access_key: String,
+}
+
+impl Credentials {
+    /// A lasting access key.
+    pub fn new(access_key_id: impl Into<String>, secret_access_key: impl Into<String>) -> Self {
+        Self { access_key_id: access_key_id.into(), secret_access_key: secret_access_key.into() }
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Credentials({})", self.access_key_id)
+    }
 }
 
 /// Encryption by the store.
