@@ -11,14 +11,14 @@ use lifeboat::store::s3::{Credentials, S3Options, S3Store};
 use lifeboat::store::{Body, PutOutcome, RequestKind, Store};
 
 use crate::s3_server::{Quirks, S3Server};
-use crate::support::{Fixture, Names, Traits, block_on, keys, put, skip};
+use crate::support::{Conflicts, Fixture, Names, Traits, block_on, keys, put, skip};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(30);
 
 pub fn s3() -> Option<Fixture> {
     let server = S3Server::start();
-    Some(Fixture::new(server.store(""), Traits::S3, server))
+    Some(Fixture::new(server.store(""), Traits { names: Names::Visible, ..Traits::S3 }, server))
 }
 
 pub fn s3_below_a_prefix() -> Option<Fixture> {
@@ -41,7 +41,8 @@ pub fn s3_that_falls_short() -> Option<Fixture> {
         ..Quirks::default()
     };
     let server = S3Server::with(quirks);
-    let traits = Traits { one_winner: false, names: Names::FilesInXml, ..Traits::S3 };
+    let key_bytes = Traits::S3.key_bytes - "p/".len();
+    let traits = Traits { one_winner: false, names: Names::FilesInXml, key_bytes, ..Traits::S3 };
     Some(Fixture::new(server.store("p"), traits, server))
 }
 
@@ -99,7 +100,8 @@ pub fn rclone() -> Option<Fixture> {
     let mut server = Rclone { endpoint: String::new(), child, _directory: directory };
     let address = told.recv_timeout(START).expect("rclone says where it listens");
     server.endpoint = format!("http://{address}");
-    let traits = Traits { one_winner: false, names: Names::FilesInXml, key_bytes: 1024 - "repository/".len(), ..Traits::S3 };
+    let key_bytes = Traits::S3.key_bytes - "repository/".len();
+    let traits = Traits { conflicts: Conflicts::Undefined, one_winner: false, key_bytes, names: Names::FilesInXml };
     Some(Fixture::new(server.store(), traits, server))
 }
 

@@ -21,8 +21,8 @@ pub struct Fixture {
 /// Where stores may differ; everything else is the same for all.
 #[derive(Clone, Copy, Debug)]
 pub struct Traits {
-    /// An object that has the name of another's directory is refused; elsewhere both are simply there.
-    pub refuses_conflicts: bool,
+    /// What becomes of an object that has the name of another's directory.
+    pub conflicts: Conflicts,
     /// Of puts at one moment exactly one creates the object; elsewhere several may be told so, and the last one stays.
     pub one_winner: bool,
     /// The longest key.
@@ -31,18 +31,31 @@ pub struct Traits {
     pub names: Names,
 }
 
+/// What becomes of an object that has the name of another's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflicts {
+    /// It is refused.
+    Refused,
+    /// Both are there.
+    Kept,
+    /// The other one stays; nothing else is known.
+    Undefined,
+}
+
 /// Which names a store can keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
     /// All.
     Any,
+    /// All but those in which nothing is visible.
+    Visible,
     /// Those that a file system behind it takes and that an XML listing can show.
     FilesInXml,
 }
 
 impl Traits {
-    const LOCAL: Self = Self { refuses_conflicts: true, one_winner: true, key_bytes: MAX_KEY_BYTES, names: Names::Any };
-    pub const S3: Self = Self { refuses_conflicts: false, ..Self::LOCAL };
+    const LOCAL: Self = Self { conflicts: Conflicts::Refused, one_winner: true, key_bytes: MAX_KEY_BYTES, names: Names::Any };
+    pub const S3: Self = Self { conflicts: Conflicts::Kept, ..Self::LOCAL };
 }
 
 impl Deref for Fixture {

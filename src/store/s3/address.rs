@@ -61,11 +61,14 @@ impl Address {
     pub(super) fn name_of(&self, key: &str) -> StoreResult<String> {
         check_key(key)?;
         let name = format!("{}{key}", self.root);
-        if name.len() > MAX_KEY_BYTES {
-            let message = format!("cannot use {key:?} in {}: with the prefix it is longer than {MAX_KEY_BYTES} bytes", self.url);
-            return Err(StoreError::Permanent { message, source: None });
-        }
-        Ok(name)
+        let why = if name.len() > MAX_KEY_BYTES {
+            "with the prefix it is longer than 1024 bytes"
+        } else if name.trim().is_empty() {
+            "nothing in it is visible"
+        } else {
+            return Ok(name);
+        };
+        Err(StoreError::Permanent { message: format!("cannot use {key:?} in {}: {why}", self.url), source: None })
     }
 
     /// What names begin with when their keys begin with `start`; may be longer than any name.

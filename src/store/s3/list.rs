@@ -1,7 +1,7 @@
 //! Listing, in the byte order of keys whatever the store makes of `start-after`.
 
 use std::cmp::Ordering;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::DateTime;
@@ -13,6 +13,9 @@ use super::failure::Failure;
 use crate::base::Timestamp;
 use crate::store::key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, can_hold_objects, check_directory_prefix};
 use crate::store::{ListPage, ObjectInfo, RequestKind, StoreResult};
+
+/// The latest second of the year 9999.
+const MAX_UNIX_SECONDS: u64 = 253_402_300_799;
 
 /// One listing under way, page by page of the store's own.
 struct Listing<'s> {
@@ -48,9 +51,11 @@ impl S3Store {
                 let Some(key) = key.filter(|key| key.starts_with(prefix) && start_after.is_none_or(|after| *key > after)) else {
                     continue;
                 };
-                let in_order = page.objects.last().is_none_or(|last| last.key.as_str().cmp(key) == Ordering::Less);
-                if !in_order {
-                    return Err(out_of_order().of_call("list", prefix, &self.address));
+                match page.objects.last().map(|last| last.key.as_str().cmp(key)) {
+                    None | Some(Ordering::Less) => {}
+                    // Listed twice, as by gateways while the object is being written.
+                    Some(Ordering::Equal) => continue,
+                    Some(Ordering::Greater) => return Err(out_of_order().of_call("list", prefix, &self.address)),
                 }
                 if page.objects.len() == limit {
                     page.more = true;
@@ -159,10 +164,10 @@ impl Listing<'_> {
     }
 }
 
-/// A time of the store's; the epoch when it says none.
+/// A time of the store's, in whole seconds: a HEAD tells no more, and one object has one time. The epoch for none.
 pub(super) fn timestamp(time: Option<DateTime>) -> Timestamp {
-    let time = time.and_then(|time| std::time::SystemTime::try_from(time).ok());
-    Timestamp::from_system_time(time.unwrap_or(UNIX_EPOCH))
+    let seconds = time.and_then(|time| u64::try_from(time.secs()).ok()).unwrap_or(0);
+    Timestamp::from_system_time(UNIX_EPOCH + Duration::from_secs(seconds.min(MAX_UNIX_SECONDS)))
 }
 
 #[cfg(test)]
