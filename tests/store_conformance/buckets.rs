@@ -11,7 +11,7 @@ use lifeboat::store::s3::{Credentials, S3Options, S3Store};
 use lifeboat::store::{Body, PutOutcome, RequestKind, Store};
 
 use crate::s3_server::{Quirks, S3Server};
-use crate::support::{Conflicts, Fixture, Names, Traits, block_on, keys, put, skip};
+use crate::support::{Conflicts, Fixture, Names, Racing, Traits, block_on, keys, put, skip};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(30);
@@ -42,7 +42,7 @@ pub fn s3_that_falls_short() -> Option<Fixture> {
     };
     let server = S3Server::with(quirks);
     let key_bytes = Traits::S3.key_bytes - "p/".len();
-    let traits = Traits { one_winner: false, names: Names::FilesInXml, key_bytes, ..Traits::S3 };
+    let traits = Traits { racing: Racing::LastStays, names: Names::FilesInXml, key_bytes, ..Traits::S3 };
     Some(Fixture::new(server.store("p"), traits, server))
 }
 
@@ -101,7 +101,7 @@ pub fn rclone() -> Option<Fixture> {
     let address = told.recv_timeout(START).expect("rclone says where it listens");
     server.endpoint = format!("http://{address}");
     let key_bytes = Traits::S3.key_bytes - "repository/".len();
-    let traits = Traits { conflicts: Conflicts::Undefined, one_winner: false, key_bytes, names: Names::FilesInXml };
+    let traits = Traits { conflicts: Conflicts::Undefined, racing: Racing::TornMeanwhile, key_bytes, names: Names::FilesInXml };
     Some(Fixture::new(server.store(), traits, server))
 }
 
@@ -137,9 +137,10 @@ pub fn elsewhere() -> Option<Fixture> {
     let store =
         || S3Store::new(&url, S3Options { endpoint: variable("LIFEBOAT_TEST_S3_ENDPOINT"), ..S3Options::default() }).unwrap();
     let tested = store();
-    let one_winner = block_on(tested.probe_conditional_puts()).unwrap();
+    let honoured = block_on(tested.probe_conditional_puts()).unwrap();
+    let racing = if honoured { Racing::OneWinner } else { Racing::LastStays };
     let key_bytes = 1024 - (url.len() - "s3://".len() - bucket.len());
-    Some(Fixture::new(tested, Traits { one_winner, key_bytes, ..Traits::S3 }, Cleanup(store())))
+    Some(Fixture::new(tested, Traits { racing, key_bytes, ..Traits::S3 }, Cleanup(store())))
 }
 
 #[test]

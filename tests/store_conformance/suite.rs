@@ -8,7 +8,7 @@ use std::sync::{Barrier, Mutex};
 use lifeboat::base::Timestamp;
 use lifeboat::store::{Body, LIST_PAGE_OBJECTS, PutOutcome, StoreError, list_all};
 
-use crate::support::{Conflicts, Fixture, Names, block_on, keys, put};
+use crate::support::{Conflicts, Fixture, Names, Racing, block_on, keys, put};
 
 macro_rules! over_every_store {
     ($($test:ident),* $(,)?) => {
@@ -91,15 +91,17 @@ fn racing_puts_have_one_winner_and_its_whole_content(store: &Shared) {
                         winners.lock().unwrap().push(content);
                     }
                     // Whoever lost sees the winner's object at once.
-                    let there = read_at_last(store, key);
-                    assert_eq!(there.len(), 100_000 + usize::from(there[0]));
-                    assert!(there.iter().all(|byte| *byte == there[0]));
+                    if store.traits.racing != Racing::TornMeanwhile {
+                        let there = read_at_last(store, key);
+                        assert_eq!(there.len(), 100_000 + usize::from(there[0]));
+                        assert!(there.iter().all(|byte| *byte == there[0]));
+                    }
                 });
             }
         });
         let winners = winners.into_inner().unwrap();
         // A store that ignores conditions may tell several that they were first; the content of one of these stays.
-        assert!(winners.len() == 1 || (!store.traits.one_winner && !winners.is_empty()), "{key}");
+        assert!(winners.len() == 1 || (store.traits.racing != Racing::OneWinner && !winners.is_empty()), "{key}");
         let there = block_on(store.get(&key)).unwrap();
         assert!(winners.iter().any(|winner| there == winner), "{key}");
     }
@@ -109,7 +111,7 @@ fn racing_puts_have_one_winner_and_its_whole_content(store: &Shared) {
 fn read_at_last(store: &Shared, key: &str) -> bytes::Bytes {
     for _ in 0..100 {
         match block_on(store.get(key)) {
-            Err(error) if error.is_retryable() && !store.traits.one_winner => {}
+            Err(error) if error.is_retryable() && store.traits.racing != Racing::OneWinner => {}
             read => return read.unwrap(),
         }
     }
@@ -144,8 +146,10 @@ fn missing_objects_are_told_apart(store: &Shared) {
             assert!(store.get(key).await.unwrap_err().is_not_found(), "{key}");
             assert!(store.get_range(key, 0..5).await.unwrap_err().is_not_found(), "{key}");
             assert!(store.head(key).await.unwrap_err().is_not_found(), "{key}");
-            let removed = store.delete(key).await;
-            assert!(removed.is_ok() || store.traits.conflicts == Conflicts::Undefined, "{key}: {removed:?}");
+            // A gateway may take the name of a directory for the directory, with all that is in it.
+            if key != "a" || store.traits.conflicts != Conflicts::Undefined {
+                store.delete(key).await.unwrap();
+            }
         }
         assert_eq!(keys(&**store, "", None).await, ["a/b"]);
     });

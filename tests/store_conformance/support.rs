@@ -23,8 +23,8 @@ pub struct Fixture {
 pub struct Traits {
     /// What becomes of an object that has the name of another's directory.
     pub conflicts: Conflicts,
-    /// Of puts at one moment exactly one creates the object; elsewhere several may be told so, and the last one stays.
-    pub one_winner: bool,
+    /// What becomes of several puts of one name at one moment.
+    pub racing: Racing,
     /// The longest key.
     pub key_bytes: usize,
     /// Which names it can keep.
@@ -42,6 +42,17 @@ pub enum Conflicts {
     Undefined,
 }
 
+/// What becomes of several puts of one name at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Racing {
+    /// One creates the object, the others are told that it exists.
+    OneWinner,
+    /// Several may be told that they created it; what is there is always one of them, whole.
+    LastStays,
+    /// As before, but whoever reads meanwhile may see parts of it.
+    TornMeanwhile,
+}
+
 /// Which names a store can keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Names {
@@ -54,7 +65,8 @@ pub enum Names {
 }
 
 impl Traits {
-    const LOCAL: Self = Self { conflicts: Conflicts::Refused, one_winner: true, key_bytes: MAX_KEY_BYTES, names: Names::Any };
+    const LOCAL: Self =
+        Self { conflicts: Conflicts::Refused, racing: Racing::OneWinner, key_bytes: MAX_KEY_BYTES, names: Names::Any };
     pub const S3: Self = Self { conflicts: Conflicts::Kept, ..Self::LOCAL };
 }
 
