@@ -160,6 +160,12 @@ pub fn options_for(endpoint: &str) -> S3Options {
     S3Options { endpoint: Some(endpoint.to_owned()), credentials: Some(credentials), ..S3Options::default() }
 }
 
+impl std::fmt::Debug for S3Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "S3Server({})", self.address)
+    }
+}
+
 impl Drop for S3Server {
     fn drop(&mut self) {
         // Either may be gone already, when the server panicked.

@@ -22,6 +22,8 @@ const QUICKLY: Duration = Duration::from_secs(5);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// Counts the attempts of one call, and pauses between them.
 pub(super) struct Attempts {
     left: usize,
@@ -52,7 +54,7 @@ impl Attempts {
     /// A pause that grows from one to the next, ±25 % by chance.
     pub(super) async fn rest(&mut self) {
         sleep(self.pause.mul_f64(rand::random_range(0.75..1.25))).await;
-        self.pause *= 4;
+        self.pause = (self.pause * 4).min(LONGEST_PAUSE);
     }
 }
 
