@@ -146,6 +146,10 @@ impl Store for FaultyStore {
         self.call("list_dirs", prefix, self.inner.list_dirs(prefix), unspoiled).await
     }
 
+    fn may_overwrite(&self) -> bool {
+        self.inner.may_overwrite()
+    }
+
     async fn delete(&self, key: &str) -> StoreResult<()> {
         self.call("delete", key, self.inner.delete(key), unspoiled).await
     }

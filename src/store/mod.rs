@@ -173,6 +173,12 @@ pub trait Store: Send + Sync {
     /// them, without slashes, in byte order: `["orders", "users"]`. Another prefix is a permanent error.
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>>;
 
+    /// Whether a put can overwrite what another writer puts under the same name at the same moment, and both be told
+    /// that they created it: true for a store that is not known to refuse.
+    fn may_overwrite(&self) -> bool {
+        false
+    }
+
     /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it.
     async fn delete(&self, key: &str) -> StoreResult<()>;
 }

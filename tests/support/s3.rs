@@ -355,7 +355,7 @@ impl S3 for Server {
             contents: Some(contents),
             common_prefixes: Some(directories),
             is_truncated: Some(truncated),
-            next_continuation_token: last.filter(|_| truncated).map(|name| hex::encode(name)),
+            next_continuation_token: last.filter(|_| truncated).map(hex::encode),
             encoding_type: input.encoding_type.filter(|_| encodes),
             ..Default::default()
         };

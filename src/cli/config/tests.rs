@@ -257,5 +257,6 @@ fn the_configuration_in_the_help_is_accepted_whole() {
     let settings = parse_text(&text).map_err(|error| format!("{error:?}\n{text}")).ok().unwrap();
     assert_eq!(settings.encryption.recipients.len(), 2);
     assert_eq!(settings.backup.pack_size_bytes, Some(32 << 20));
-    assert_eq!((settings.sources.len(), settings.repositories.len()), (1, 1));
+    assert_eq!((settings.sources.len(), settings.repositories.len()), (1, 2));
+    assert_eq!(settings.repositories["far"].options.s3.region.as_deref(), Some("eu-central-1"));
 }

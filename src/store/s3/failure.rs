@@ -60,7 +60,7 @@ impl Failure {
             Kind::Passing | Kind::Lasting => self.why,
         };
         let message = format!("cannot {action} {name}{}: {why}", address.url);
-        let source = self.hint.map(|hint| Guidance::boxed(hint));
+        let source = self.hint.map(Guidance::boxed);
         match self.kind {
             Kind::Lasting => StoreError::Permanent { message, source },
             _ => StoreError::Retryable { message, source },

@@ -65,9 +65,12 @@ impl S3Store {
         let failed = |failure: Failure| failure.of_call("look up", key, &self.address);
         let client = self.client().await.map_err(failed)?;
         let request = || client.head_object().bucket(&self.address.bucket).key(&name).send();
-        let found = self.call(RequestKind::Head, request).await.map_err(failed)?;
+        let found = match self.call(RequestKind::Head, request).await {
+            Ok(found) => found,
+            Err(failure) => return Err(failed(self.explained(failure).await)),
+        };
         let (Some(size), Some(etag)) = (found.content_length.and_then(|size| u64::try_from(size).ok()), found.e_tag) else {
-            return Err(failed(speaks_no_s3()));
+            return Err(failed(no_object(found.content_type.as_deref())));
         };
         Ok((ObjectInfo { key: key.to_owned(), size_bytes: size, modified: timestamp(found.last_modified) }, etag))
     }
@@ -86,7 +89,9 @@ impl S3Store {
                 },
                 Err(failure) => return Err(failed(failure)),
             };
-            let Some(etag) = answer.e_tag.clone() else { return Err(failed(speaks_no_s3())) };
+            let Some(etag) = answer.e_tag.clone() else {
+                return Err(failed(no_object(answer.content_type.as_deref())));
+            };
             if reading.etag.get_or_insert_with(|| etag.clone()) != &etag {
                 return Err(failed(Failure::passing("it was replaced while it was read")));
             }
@@ -186,22 +191,37 @@ impl S3Store {
         Ok(())
     }
 
-    /// Whether the bucket is there and may be listed.
+    /// Whether the bucket is there and may be listed. Asked by a listing: the answer to a HEAD gives no reasons.
     ///
     /// # Errors
     /// Permanent, with what to do, when it is not.
     pub async fn check_bucket(&self) -> StoreResult<()> {
-        let failed = |failure: Failure| failure.of_call("use", "", &self.address);
-        let client = self.client().await.map_err(failed)?;
-        let request = || client.head_bucket().bucket(&self.address.bucket).send();
-        match self.call(RequestKind::Head, request).await {
-            Ok(_) => Ok(()),
-            Err(failure) if failure.kind == Kind::Missing => {
-                let why = format!("there is no bucket {}", self.address.bucket);
-                Err(failed(Failure::lasting(why, "create the bucket, or correct 'url'; lifeboat never creates one")))
-            }
-            Err(failure) => Err(failed(failure)),
+        self.list_one().await.map_err(|failure| failure.of_call("use", "", &self.address))
+    }
+
+    async fn list_one(&self) -> Result<(), Failure> {
+        let client = self.client().await?;
+        let request = || {
+            let request = client.list_objects_v2().bucket(&self.address.bucket);
+            request.prefix(self.address.name_start("")).max_keys(1).send()
+        };
+        self.call(RequestKind::List, request).await.map(|_| ())
+    }
+
+    /// The reason for a HEAD's lasting failure, which comes without one.
+    async fn explained(&self, failure: Failure) -> Failure {
+        match failure.kind {
+            Kind::Lasting => self.list_one().await.err().filter(|found| found.kind == Kind::Lasting).unwrap_or(failure),
+            _ => failure,
         }
+    }
+}
+
+/// What it means when an object comes without an ETag, which every store names.
+fn no_object(content_type: Option<&str>) -> Failure {
+    match content_type {
+        Some(kind) if kind.contains("xml") => Failure::passing("the store reported an error in place of the object"),
+        _ => speaks_no_s3(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! which kind a store is, so with a custom endpoint every put is preceded by a HEAD, until the store has once been seen
 //! to refuse: a name that is taken is then answered as such anywhere. What remains on the degraded kind: of two writers
 //! of one name *at one moment* both are told that they created it, and the later content stays. Repository format 1
-//! can bear that: names are unique, or carry the digest of what they hold. [`S3Store::may_overwrite`] says whether
+//! can bear that: names are unique, or carry the digest of what they hold. [`Store::may_overwrite`] says whether
 //! this is so, [`S3Store::probe_conditional_puts`] finds it out.
 //!
 //! **Integrity.** The SHA-256 of every body is part of the request's signature, so a store refuses what was damaged on
@@ -88,12 +88,6 @@ impl S3Store {
         &self.counts
     }
 
-    /// Whether a put may overwrite what another writer put at the same moment: true until the store was seen to
-    /// refuse one, for any but AWS.
-    pub fn may_overwrite(&self) -> bool {
-        self.conditions.load(Ordering::Relaxed) != Conditions::Honoured as u8
-    }
-
     /// Finds out whether the store honours conditional puts, by writing one object twice and removing it.
     ///
     /// # Errors
@@ -154,6 +148,11 @@ impl Store for S3Store {
 
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>> {
         self.list_directories(prefix).await
+    }
+
+    /// True until the store was seen to refuse a put, for any but AWS.
+    fn may_overwrite(&self) -> bool {
+        self.conditions.load(Ordering::Relaxed) != Conditions::Honoured as u8
     }
 
     async fn delete(&self, key: &str) -> StoreResult<()> {

@@ -21,7 +21,7 @@ use super::body::{Payload, Progress};
 use super::call::Attempts;
 use super::failure::{Failure, Kind, speaks_no_s3};
 use super::options::ServerSideEncryption;
-use crate::store::{Body, PutOutcome, StoreError, StoreResult};
+use crate::store::{Body, PutOutcome, Store, StoreError, StoreResult};
 
 /// What must hold for a put to happen.
 #[derive(Clone, Copy, Debug)]
@@ -89,8 +89,9 @@ impl S3Store {
                     return Ok(end.unwrap_or(Written::Refused));
                 }
                 // What was to be replaced is gone.
-                Kind::Missing => return Ok(Written::Refused),
-                _ => {}
+                Kind::Missing if matches!(condition, Condition::Unchanged(_)) => return Ok(Written::Refused),
+                Kind::Missing | Kind::BeyondEnd => return Err(speaks_no_s3().of_call("write", key, &self.address)),
+                Kind::Passing | Kind::Lasting => {}
             }
             if !attempts.again(&failure).await {
                 return Err(failure.of_call("write", key, &self.address));
@@ -147,7 +148,7 @@ impl S3Store {
         let request = signed(request.customize(), payload);
         let sent = self.upload(&progress, payload.length_bytes, request.send()).await;
         // Every store that has taken an object names its version.
-        Ok(sent.and_then(|done| done.e_tag.ok_or_else(speaks_no_s3)))
+        Ok(sent.and_then(|done| done.e_tag.ok_or_else(|| Failure::passing("the store did not confirm that it has the object"))))
     }
 
     /// The one place where the headers of a put are chosen.
