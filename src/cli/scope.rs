@@ -60,7 +60,7 @@ pub fn layers(context: &Context, chosen: &RepositorySettings, what_for: Use) -> 
 /// # Errors
 /// As [`store::open`].
 pub fn open_store(chosen: &RepositorySettings, layers: &LayerOptions) -> Result<Arc<dyn Store>> {
-    Ok(layered(store::open(&chosen.url)?, layers))
+    Ok(layered(store::open(&chosen.url, &chosen.options)?, layers))
 }
 
 /// Opens a repository and checks its keys: against `root` in the configuration, else against what this host saw when

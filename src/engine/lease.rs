@@ -48,8 +48,8 @@ pub struct Terms {
     pub ttl: Duration,
     /// How long to wait for another run.
     pub wait: Duration,
-    /// What the store can do.
-    pub ability: Ability,
+    /// What the store can do; none to ask it.
+    pub ability: Option<Ability>,
     /// Without conditional writes: longer than any write takes.
     pub settle: Duration,
 }
@@ -60,7 +60,7 @@ impl Terms {
 
     /// For a store with conditional writes, without waiting.
     pub fn new(ttl: Duration) -> Self {
-        Self { ttl, wait: Duration::ZERO, ability: Ability::Conditional, settle: Duration::from_secs(2) }
+        Self { ttl, wait: Duration::ZERO, ability: None, settle: Duration::from_secs(2) }
     }
 
     /// After what time without a renewal others take the lease.
@@ -106,6 +106,7 @@ pub async fn acquire(scope: &Scope, signer: &Signer, purpose: &str, terms: Terms
         installation: scope.state.installation(&scope.source)?,
         boot: boot(),
     };
+    let terms = Terms { ability: Some(ability(scope, terms).await?), ..terms };
     let began = Instant::now();
     let mut watched: Option<(String, Instant)> = None;
     loop {
@@ -131,6 +132,15 @@ pub async fn acquire(scope: &Scope, signer: &Signer, purpose: &str, terms: Terms
             () = tokio::time::sleep(pause) => {}
             () = cancel.cancelled() => return Err(Error::interrupted()),
         }
+    }
+}
+
+/// What the store of `scope` can do, unless `terms` say so.
+async fn ability(scope: &Scope, terms: Terms) -> Result<Ability> {
+    match terms.ability {
+        Some(ability) => Ok(ability),
+        None if scope.repository.store().honours_conditions().await? => Ok(Ability::Conditional),
+        None => Ok(Ability::None),
     }
 }
 
@@ -239,8 +249,8 @@ impl Keeper {
         let document = lease::document(repository, source, &self.signer, &lease);
         let key = layout::lease(source);
         let outcome = match self.terms.ability {
-            Ability::Conditional => repository.store().replace_if(&key, document, expected).await,
-            Ability::None => {
+            Some(Ability::Conditional) | None => repository.store().replace_if(&key, document, expected).await,
+            Some(Ability::None) => {
                 let outcome = overwrite(&self.scope, &key, document, expected).await;
                 tokio::time::sleep(self.terms.settle).await;
                 // Whatever the store said: what stands there now counts.
@@ -272,7 +282,7 @@ impl Keeper {
         let mut version = self.version.lock().await;
         for _ in 0..3 {
             self.check_not_lost()?;
-            if self.terms.ability == Ability::None {
+            if self.terms.ability == Some(Ability::None) {
                 self.refresh(&mut version).await?;
             }
             match self.write(Some(self.holder.clone()), Some(version.as_str())).await? {

@@ -155,6 +155,14 @@ impl Store for FaultyStore {
         self.call("list_dirs", prefix, self.inner.list_dirs(prefix), unspoiled).await
     }
 
+    fn may_overwrite(&self) -> bool {
+        self.inner.may_overwrite()
+    }
+
+    async fn honours_conditions(&self) -> StoreResult<bool> {
+        self.inner.honours_conditions().await
+    }
+
     async fn delete(&self, key: &str) -> StoreResult<()> {
         self.call("delete", key, self.inner.delete(key), unspoiled).await
     }

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::base::Timestamp;
 
+mod counts;
 pub mod faulty;
 mod key;
 pub mod layer;
@@ -22,9 +23,11 @@ pub mod local;
 pub mod memory;
 mod open;
 pub mod probe;
+pub mod s3;
 
+pub use counts::{RequestCounts, RequestKind};
 pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
-pub use open::{create_root, file_url, open};
+pub use open::{StoreOptions, create_root, file_url, open};
 
 /// One object of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +108,25 @@ pub enum StoreError {
     },
 }
 
+/// What an operator can do about a failure, where the store knows: the source of a [`StoreError`].
+#[derive(Debug)]
+pub struct Guidance(String);
+
+impl Guidance {
+    /// As the source of an error.
+    pub fn boxed(hint: impl Into<String>) -> Box<dyn std::error::Error + Send + Sync> {
+        Box::new(Self(hint.into()))
+    }
+}
+
+impl std::fmt::Display for Guidance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Guidance {}
+
 /// Shorthand for results of store calls.
 pub type StoreResult<T> = std::result::Result<T, StoreError>;
 
@@ -154,6 +176,18 @@ pub trait Store: Send + Sync {
     /// The distinct next components below `prefix` (empty, or ending in `/`) that have objects below
     /// them, without slashes, in byte order: `["orders", "users"]`. Another prefix is a permanent error.
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>>;
+
+    /// Whether a put can overwrite what another writer puts under the same name at the same moment, and both be told
+    /// that they created it: true for a store that is not known to refuse.
+    fn may_overwrite(&self) -> bool {
+        false
+    }
+
+    /// Whether writes under a condition are refused when it does not hold. A store that is not known to do so is tried
+    /// out, with an object that is removed again.
+    async fn honours_conditions(&self) -> StoreResult<bool> {
+        Ok(true)
+    }
 
     /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it.
     async fn delete(&self, key: &str) -> StoreResult<()>;
@@ -208,6 +242,10 @@ impl From<StoreError> for crate::base::Error {
             StoreError::NotFound { key } => Error::damaged(format!("{key} is missing from the repository")),
             StoreError::Retryable { message, source } | StoreError::Permanent { message, source } => {
                 let error = Error::unreachable(message);
+                let guidance = source.as_ref().and_then(|source| source.downcast_ref::<Guidance>());
+                if let Some(Guidance(hint)) = guidance {
+                    return error.hint(hint);
+                }
                 let kind = source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
                 let error = error.hint(match kind {
                     Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {

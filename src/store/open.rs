@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 
-use super::Store;
 use super::local::LocalStore;
+use super::s3::{S3Options, S3Store};
+use super::{Store, StoreResult};
 use crate::base::{Error, Result};
 
 /// What a file URL can hold as it is.
@@ -16,22 +17,46 @@ const PLAIN_IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').re
 
 const EXAMPLE: &str = "write an absolute path: file:///srv/backups";
 
-/// The store at an address: `file:///absolute/path`, percent-encoded where needed.
+/// What an operator may say of a repository's store beside its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// For addresses of the kind `s3:`.
+    pub s3: S3Options,
+}
+
+/// The store at an address: `file:///absolute/path`, percent-encoded where needed, or `s3://bucket/prefix`.
 ///
 /// Nothing is touched yet: whether the store is there shows at the first call.
 ///
 /// # Errors
 /// [`crate::base::ErrorKind::Usage`] for an address that this version does not support, naming what it does.
-pub fn open(url: &str) -> Result<Arc<dyn Store>> {
-    Ok(Arc::new(LocalStore::with_url(local_path(url)?, url.to_owned())))
+pub fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>> {
+    match is_s3(url) {
+        true => Ok(Arc::new(bucket(url, options)?)),
+        false => Ok(Arc::new(LocalStore::with_url(local_path(url)?, url.to_owned()))),
+    }
 }
 
-/// Prepares an address for its first use: creates the directory of a `file:` store. Succeeds when it is there.
+/// Prepares an address for its first use: creates the directory of a `file:` store, and looks whether the bucket of an
+/// `s3:` store is there, which is never created. Succeeds when it is there.
 ///
 /// # Errors
-/// As [`open`], and [`crate::base::ErrorKind::Unreachable`] when the directory cannot be created.
-pub fn create_root(url: &str) -> Result<()> {
-    Ok(LocalStore::create_root(&local_path(url)?)?)
+/// As [`open`], and [`crate::base::ErrorKind::Unreachable`] when the directory cannot be created or the bucket used.
+pub async fn create_root(url: &str, options: &StoreOptions) -> Result<()> {
+    let ready: StoreResult<()> = match is_s3(url) {
+        true => bucket(url, options)?.check_bucket().await,
+        false => LocalStore::create_root(&local_path(url)?),
+    };
+    Ok(ready?)
+}
+
+fn is_s3(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("s3"))
+}
+
+fn bucket(url: &str, options: &StoreOptions) -> Result<S3Store> {
+    S3Store::new(url, options.s3.clone())
+        .map_err(|(message, hint)| Error::usage(format!("repository address: {message}")).hint(hint))
 }
 
 /// The `file:` address of an absolute path.
@@ -48,7 +73,7 @@ fn local_path(url: &str) -> Result<PathBuf> {
     };
     if !scheme.eq_ignore_ascii_case("file") {
         let what = format!("repository addresses of the kind '{scheme}:' are not supported by this version");
-        return Err(Error::usage(what).hint("supported: file:///absolute/path"));
+        return Err(Error::usage(what).hint("supported: file:///absolute/path and s3://bucket/prefix"));
     }
     let refuse = |why: &str, hint: &str| Err(Error::usage(format!("repository address '{url}' {why}")).hint(hint));
     let Some(path) = rest.strip_prefix("//").map(|rest| rest.strip_prefix("localhost").unwrap_or(rest)) else {
@@ -102,7 +127,14 @@ mod tests {
             ("file:///srv/my backups/ü", "/srv/my backups/ü"),
         ] {
             assert_eq!(local_path(url).unwrap(), Path::new(path), "{url}");
-            assert_eq!(open(url).unwrap().url(), url);
+            assert_eq!(open(url, &StoreOptions::default()).unwrap().url(), url);
+        }
+    }
+
+    #[test]
+    fn buckets_are_opened_without_being_asked() {
+        for url in ["s3://bucket", "s3://bucket/prefix/", "S3://bucket/prefix"] {
+            assert_eq!(open(url, &StoreOptions::default()).unwrap().url(), url);
         }
     }
 
@@ -127,17 +159,18 @@ mod tests {
             ("file:///a%0", "without two hexadecimal digits"),
             ("file:///a%00", "NUL byte"),
             ("file:///a?b", "'?' or '#'"),
-            ("s3://key:secret@bucket/prefix", "of the kind 's3:' are not supported by this version"),
+            ("s3://key:secret@bucket/prefix", "holds credentials"),
+            ("s4://key:secret@bucket/prefix", "of the kind 's4:' are not supported by this version"),
             ("memory:", "not supported by this version"),
             ("/srv/my backups", "has no scheme"),
             ("", "has no scheme"),
         ] {
-            let error = open(url).err().unwrap();
+            let error = open(url, &StoreOptions::default()).err().unwrap();
             assert_eq!(error.kind(), ErrorKind::Usage, "{url}");
             assert!(error.message().contains(message), "{url}: {error:?}");
             assert!(error.hints().iter().any(|hint| hint.contains("file://") || hint.contains("write")), "{url}: {error:?}");
             assert!(!format!("{error:?}").contains("secret"), "{error:?}");
         }
-        assert_eq!(open("/srv/my backups").err().unwrap().hints(), ["write file:///srv/my%20backups"]);
+        assert_eq!(open("/srv/my backups", &StoreOptions::default()).err().unwrap().hints(), ["write file:///srv/my%20backups"]);
     }
 }

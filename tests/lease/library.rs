@@ -296,7 +296,7 @@ fn a_store_that_ignores_conditions_still_has_one_winner() {
         let repository = stage.create_in(Arc::new(Ignoring(MemoryStore::new()))).await;
         let (signer, stage) = (stage.signer(), &stage);
         let settle = Duration::from_millis(200);
-        let terms = Terms { ability: Ability::None, settle, ..terms(SOON, Duration::ZERO) };
+        let terms = Terms { ability: Some(Ability::None), settle, ..terms(SOON, Duration::ZERO) };
         let take = |host: &'static str| {
             let scope = Scope::new(repository.clone(), "orders".parse().unwrap(), &stage.dir.path().join(host));
             let signer = signer.clone();

@@ -73,7 +73,7 @@ pub async fn open(dir: &Path, host: &str) -> (Scope, Signer) {
 }
 
 pub fn terms(ttl: Duration, wait: Duration) -> Terms {
-    Terms { wait, ability: Ability::Conditional, ..Terms::new(ttl) }
+    Terms { wait, ability: Some(Ability::Conditional), ..Terms::new(ttl) }
 }
 
 pub fn summary(number: u32) -> BackupSummary {

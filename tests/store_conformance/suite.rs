@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Barrier, Mutex};
 
 use lifeboat::base::Timestamp;
-use lifeboat::store::{Body, LIST_PAGE_OBJECTS, MAX_KEY_BYTES, PutOutcome, Store, StoreError, list_all};
+use lifeboat::store::{Body, LIST_PAGE_OBJECTS, PutOutcome, StoreError, list_all};
 
-use crate::support::{block_on, count_up, keys, put};
+use crate::support::{Conflicts, Fixture, Names, Racing, block_on, count_up, keys, put};
 
 macro_rules! over_every_store {
     ($($test:ident),* $(,)?) => {
@@ -17,12 +17,17 @@ macro_rules! over_every_store {
         over_every_store!(@store counted $($test)*);
         over_every_store!(@store layered_local $($test)*);
         over_every_store!(@store layered_memory $($test)*);
+        over_every_store!(@store s3 $($test)*);
+        over_every_store!(@store s3_below_a_prefix $($test)*);
+        over_every_store!(@store s3_that_falls_short $($test)*);
+        over_every_store!(@store rclone $($test)*);
+        over_every_store!(@store elsewhere $($test)*);
     };
     (@store $store:ident $($test:ident)*) => {
         mod $store {
             $(#[test] fn $test() {
-                let fixture = crate::support::$store();
-                super::$test(&fixture.store);
+                let Some(fixture) = crate::support::$store() else { return };
+                super::$test(&fixture);
             })*
         }
     };
@@ -49,7 +54,7 @@ over_every_store!(
     racing_replacements_lose_no_update,
 );
 
-type Shared = Arc<dyn Store>;
+type Shared = Fixture;
 
 fn what_was_put_is_there(store: &Shared) {
     block_on(async {
@@ -90,15 +95,31 @@ fn racing_puts_have_one_winner_and_its_whole_content(store: &Shared) {
                         winners.lock().unwrap().push(content);
                     }
                     // Whoever lost sees the winner's object at once.
-                    let there = block_on(store.get(key)).unwrap();
-                    assert_eq!(there.len(), 100_000 + usize::from(there[0]));
+                    if store.traits.racing != Racing::TornMeanwhile {
+                        let there = read_at_last(store, key);
+                        assert_eq!(there.len(), 100_000 + usize::from(there[0]));
+                        assert!(there.iter().all(|byte| *byte == there[0]));
+                    }
                 });
             }
         });
         let winners = winners.into_inner().unwrap();
-        assert_eq!(winners.len(), 1, "{key}");
-        assert_eq!(block_on(store.get(&key)).unwrap(), winners[0], "{key}");
+        // A store that ignores conditions may tell several that they were first; the content of one of these stays.
+        assert!(winners.len() == 1 || (store.traits.racing != Racing::OneWinner && !winners.is_empty()), "{key}");
+        let there = block_on(store.get(&key)).unwrap();
+        assert!(winners.iter().any(|winner| there == winner), "{key}");
     }
+}
+
+/// What an object holds: where others may overwrite it, a read that met one of them is repeated.
+fn read_at_last(store: &Shared, key: &str) -> bytes::Bytes {
+    for _ in 0..100 {
+        match block_on(store.get(key)) {
+            Err(error) if error.is_retryable() && store.traits.racing != Racing::OneWinner => {}
+            read => return read.unwrap(),
+        }
+    }
+    panic!("{key} cannot be read")
 }
 
 fn ranges_stop_at_the_end(store: &Shared) {
@@ -130,7 +151,10 @@ fn missing_objects_are_told_apart(store: &Shared) {
             assert!(store.get_versioned(key).await.unwrap_err().is_not_found(), "{key}");
             assert!(store.get_range(key, 0..5).await.unwrap_err().is_not_found(), "{key}");
             assert!(store.head(key).await.unwrap_err().is_not_found(), "{key}");
-            store.delete(key).await.unwrap();
+            // A gateway may take the name of a directory for the directory, with all that is in it.
+            if key == "nothing" || store.traits.conflicts != Conflicts::Undefined {
+                store.delete(key).await.unwrap();
+            }
         }
         assert_eq!(keys(&**store, "", None).await, ["a/b"]);
     });
@@ -162,12 +186,24 @@ fn an_object_cannot_be_a_directory(store: &Shared) {
     block_on(async {
         put(&**store, "a/b", b"object").await;
         for key in ["a", "a/b/c", "a/b/c/d"] {
-            let error = store.put_if_absent(key, Body::from(vec![1])).await.unwrap_err();
-            assert!(matches!(error, StoreError::Permanent { .. }), "{key}: {error:?}");
-            let error = store.replace_if(key, "x".into(), None).await.unwrap_err();
-            assert!(matches!(error, StoreError::Permanent { .. }), "{key}: {error:?}");
+            let outcome = store.put_if_absent(key, Body::from(vec![1])).await;
+            match store.traits.conflicts {
+                Conflicts::Refused => {
+                    assert!(matches!(outcome, Err(StoreError::Permanent { .. })), "{key}: {outcome:?}");
+                    let error = store.replace_if(key, "x".into(), None).await.unwrap_err();
+                    assert!(matches!(error, StoreError::Permanent { .. }), "{key}: {error:?}");
+                }
+                Conflicts::Kept => {
+                    assert_eq!(outcome.unwrap(), PutOutcome::Created, "{key}");
+                    assert_eq!(store.get(key).await.unwrap(), [1][..], "{key}");
+                    store.delete(key).await.unwrap();
+                }
+                Conflicts::Undefined => {}
+            }
         }
-        assert_eq!(keys(&**store, "", None).await, ["a/b"]);
+        if store.traits.conflicts != Conflicts::Undefined {
+            assert_eq!(keys(&**store, "", None).await, ["a/b"]);
+        }
         assert_eq!(store.get("a/b").await.unwrap(), "object");
     });
 }
@@ -206,13 +242,15 @@ fn odd_names_survive(store: &Shared) {
         "a",
     ];
     block_on(async {
+        let odd: Vec<&str> = odd.into_iter().filter(|key| can_keep(store.traits.names, key)).collect();
         for (number, key) in odd.iter().enumerate() {
             assert_eq!(put(&**store, key, key.as_bytes()).await, PutOutcome::Created, "{number} {key:?}");
         }
-        let mut expected = odd.to_vec();
+        let mut expected = odd.clone();
         expected.sort_unstable();
         assert_eq!(keys(&**store, "", None).await, expected);
-        for key in odd {
+        for key in &odd {
+            let key = *key;
             assert_eq!(store.get(key).await.unwrap(), key.as_bytes(), "{key:?}");
             assert_eq!(store.head(key).await.unwrap().key, key);
             assert_eq!(
@@ -227,11 +265,22 @@ fn odd_names_survive(store: &Shared) {
     });
 }
 
+fn can_keep(names: Names, key: &str) -> bool {
+    match names {
+        Names::Any => true,
+        Names::Visible => !key.trim().is_empty(),
+        // Gateways make one of the two ways to write an é.
+        Names::FilesInXml => !key.chars().any(char::is_control) && !key.contains('\u{301}'),
+    }
+}
+
 fn long_names_survive(store: &Shared) {
+    let key_bytes = store.traits.key_bytes;
     let wide = format!("wide/{}", "w".repeat(255));
-    let deep = format!("{}d", "d/".repeat(MAX_KEY_BYTES / 2 - 1));
-    let long = format!("{}/{}", vec!["ü".repeat(127); 3].join("/"), "l".repeat(255));
-    assert!(deep.len() <= MAX_KEY_BYTES && long.len() > 1000);
+    let deep = format!("{}d", "d/".repeat(key_bytes / 2 - 1));
+    let long = vec!["ü".repeat(127); 3].join("/");
+    let long = format!("{long}/{}", "l".repeat((key_bytes - long.len() - 1).min(255)));
+    assert!(deep.len() <= key_bytes && long.len() > 960);
     block_on(async {
         for key in [&wide, &deep, &long] {
             assert_eq!(put(&**store, key, b"x").await, PutOutcome::Created);

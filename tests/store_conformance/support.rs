@@ -1,5 +1,7 @@
 //! Stores to test, and what tests need around them.
 
+use std::any::Any;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,25 +13,94 @@ use lifeboat::store::layer::limit::Bucket;
 use lifeboat::store::layer::{LayerOptions, layered};
 use lifeboat::store::local::LocalStore;
 use lifeboat::store::memory::MemoryStore;
-use lifeboat::store::{Body, LIST_PAGE_OBJECTS, ObjectInfo, PutOutcome, Store};
+use lifeboat::store::{Body, LIST_PAGE_OBJECTS, MAX_KEY_BYTES, ObjectInfo, PutOutcome, Store};
 
-/// A store and what keeps it alive.
+/// A store, what may be expected of it, and what keeps it alive.
 pub struct Fixture {
     pub store: Arc<dyn Store>,
-    _directory: Option<tempfile::TempDir>,
+    pub traits: Traits,
+    pub kept: Box<dyn Any + Send + Sync>,
 }
 
-pub fn local() -> Fixture {
+/// Where stores may differ; everything else is the same for all.
+#[derive(Clone, Copy, Debug)]
+pub struct Traits {
+    /// What becomes of an object that has the name of another's directory.
+    pub conflicts: Conflicts,
+    /// What becomes of several puts of one name at one moment.
+    pub racing: Racing,
+    /// The longest key.
+    pub key_bytes: usize,
+    /// Which names it can keep.
+    pub names: Names,
+}
+
+/// What becomes of an object that has the name of another's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflicts {
+    /// It is refused.
+    Refused,
+    /// Both are there.
+    Kept,
+    /// The other one stays; nothing else is known.
+    Undefined,
+}
+
+/// What becomes of several puts of one name at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Racing {
+    /// One creates the object, the others are told that it exists.
+    OneWinner,
+    /// Several may be told that they created it; what is there is always one of them, whole.
+    LastStays,
+    /// As before, but whoever reads meanwhile may see parts of it.
+    TornMeanwhile,
+}
+
+/// Which names a store can keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// All.
+    Any,
+    /// All but those in which nothing is visible.
+    Visible,
+    /// Those that a file system behind it takes and that an XML listing can show.
+    FilesInXml,
+}
+
+impl Traits {
+    const LOCAL: Self =
+        Self { conflicts: Conflicts::Refused, racing: Racing::OneWinner, key_bytes: MAX_KEY_BYTES, names: Names::Any };
+    pub const S3: Self = Self { conflicts: Conflicts::Kept, ..Self::LOCAL };
+}
+
+impl Deref for Fixture {
+    type Target = dyn Store;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.store
+    }
+}
+
+impl Fixture {
+    pub fn new(store: impl Store + 'static, traits: Traits, kept: impl Any + Send + Sync) -> Self {
+        Self { store: Arc::new(store), traits, kept: Box::new(kept) }
+    }
+}
+
+pub use crate::buckets::{elsewhere, rclone, s3, s3_below_a_prefix, s3_that_falls_short};
+
+pub fn local() -> Option<Fixture> {
     let directory = tempfile::tempdir().unwrap();
-    Fixture { store: Arc::new(local_at(directory.path())), _directory: Some(directory) }
+    Some(Fixture::new(local_at(directory.path()), Traits::LOCAL, directory))
 }
 
-pub fn memory() -> Fixture {
-    Fixture { store: Arc::new(MemoryStore::new()), _directory: None }
+pub fn memory() -> Option<Fixture> {
+    Some(Fixture::new(MemoryStore::new(), Traits::LOCAL, ()))
 }
 
-pub fn counted() -> Fixture {
-    Fixture { store: Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new()))), _directory: None }
+pub fn counted() -> Option<Fixture> {
+    Some(Fixture::new(FaultyStore::counting(Arc::new(MemoryStore::new())), Traits::LOCAL, ()))
 }
 
 /// A local store inside every layer there is.

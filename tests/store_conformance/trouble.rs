@@ -6,7 +6,7 @@ use std::process::Command;
 
 use lifeboat::base::{Error, ErrorKind};
 use lifeboat::store::local::LocalStore;
-use lifeboat::store::{Body, PutOutcome, Store, StoreError, create_root, file_url, open};
+use lifeboat::store::{Body, PutOutcome, Store, StoreError, StoreOptions, create_root, file_url, open};
 
 use crate::child::Call;
 use crate::support::{block_on, is_root, keys, local_at, put, skip};
@@ -98,9 +98,10 @@ fn a_missing_root_is_unreachable_and_never_created() {
 fn a_root_is_made_once_and_then_serves() {
     let directory = tempfile::tempdir().unwrap();
     let url = file_url(&directory.path().join("two/new levels"));
-    create_root(&url).unwrap();
-    create_root(&url).unwrap();
-    let store = open(&url).unwrap();
+    let options = StoreOptions::default();
+    block_on(create_root(&url, &options)).unwrap();
+    block_on(create_root(&url, &options)).unwrap();
+    let store = open(&url, &options).unwrap();
     assert_eq!(store.url(), url);
     block_on(async {
         assert_eq!(keys(&*store, "", None).await, [""; 0]);

@@ -12,6 +12,7 @@ use age::secrecy::ExposeSecret;
 
 use super::dirs::{self, Dir};
 use super::process::{self, Output, Running};
+use super::s3::S3Server;
 
 /// No command of a test takes longer.
 const RUN_TIMEOUT: Duration = Duration::from_secs(180);
@@ -96,6 +97,11 @@ impl Config {
     pub fn local(repository: &Path) -> Self {
         let url = format!("file://{}", repository.display());
         Self { repositories: vec![("main".to_owned(), url, String::new())], ..Self::default() }
+    }
+
+    /// One repository named `main` in a bucket.
+    pub fn bucket(server: &S3Server, prefix: &str) -> Self {
+        Self { repositories: vec![("main".to_owned(), server.url(prefix), server.settings())], ..Self::default() }
     }
 
     /// Adds a recipient.

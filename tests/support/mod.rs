@@ -14,6 +14,8 @@ pub mod oracle;
 pub mod pgoutput;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod random;
+pub mod s3;
 pub mod scenario;
 pub mod sql;

@@ -1,9 +1,11 @@
 //! Running programs as the server's user, with deadlines, and ending only what was started here.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,10 +15,19 @@ use super::dirs;
 /// How often waiting looks again.
 const POLL: Duration = Duration::from_millis(10);
 
-/// A command for the server's user with an environment of its own: `PATH`, `HOME`, a UTF-8 locale and UTC, nothing else.
+/// What every command has in its environment besides.
+static AMBIENT: Mutex<BTreeMap<&'static str, &'static str>> = Mutex::new(BTreeMap::new());
+
+/// Adds variables to the environment of every command from here on, servers included: the same in all tests of a binary.
+pub fn add_environment(variables: impl IntoIterator<Item = (&'static str, &'static str)>) {
+    AMBIENT.lock().unwrap_or_else(PoisonError::into_inner).extend(variables);
+}
+
+/// A command for the server's user with an environment of its own: `PATH`, `HOME`, a UTF-8 locale and UTC, and what [`add_environment`] named; nothing else.
 pub fn command(program: &Path, home: &Path) -> Command {
     let mut command = Command::new(program);
     command.env_clear().envs(std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "LLVM_PROFILE_FILE"));
+    command.envs(AMBIENT.lock().unwrap_or_else(PoisonError::into_inner).iter());
     command.env("HOME", home).env("LC_ALL", "C.UTF-8").env("TZ", "UTC").current_dir(home).stdin(Stdio::null());
     if let Some((uid, gid)) = dirs::server_user() {
         command.uid(uid).gid(gid);

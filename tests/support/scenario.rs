@@ -6,11 +6,22 @@ use std::path::{Path, PathBuf};
 use super::dirs::Dir;
 use super::lifeboat::{Config, Host, Identity};
 use super::postgres::{Cluster, Installation, Options};
+use super::process;
+use super::s3::S3Server;
 
 /// The source's name in both configurations.
 pub const SOURCE: &str = "orders";
 
-/// A running cluster whose log goes to a fresh local repository.
+/// Where a scenario's repository lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a directory.
+    Directory,
+    /// In a bucket of an S3 server inside the test's process.
+    Bucket,
+}
+
+/// A running cluster whose log goes to a fresh repository.
 #[derive(Debug)]
 pub struct Scenario {
     /// The protected cluster.
@@ -19,8 +30,10 @@ pub struct Scenario {
     pub protected: Host,
     /// The restore host: has the identity.
     pub rescue: Host,
-    /// Where the repository is.
+    /// Where the repository is, in a directory; empty otherwise.
     pub repository: Dir,
+    /// The server with the repository's bucket, in a bucket.
+    pub server: Option<S3Server>,
     /// Where restores go.
     pub restored: Dir,
     /// The only recipient.
@@ -30,12 +43,26 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Makes keys, cluster and repository, and starts the cluster.
+    /// Makes keys, cluster and a repository in a directory, and starts the cluster.
     #[track_caller]
     pub fn start(installation: &Installation, options: &Options) -> Self {
+        Self::start_in(Place::Directory, installation, options)
+    }
+
+    /// Makes keys, cluster and repository, and starts the cluster.
+    #[track_caller]
+    pub fn start_in(place: Place, installation: &Installation, options: &Options) -> Self {
         let (repository, identity) = (Dir::new(), Identity::generate());
+        let server = (place == Place::Bucket).then(S3Server::start);
+        let config = match &server {
+            Some(server) => {
+                process::add_environment(server.environment());
+                Config::bucket(server, "backups/main")
+            }
+            None => Config::local(repository.path()),
+        };
         let mut cluster = Cluster::create(installation, options);
-        let mut config = Config::local(repository.path()).recipient(&identity).source(SOURCE, &cluster.conninfo());
+        let mut config = config.recipient(&identity).source(SOURCE, &cluster.conninfo());
         let rescue = Host::new(&config);
         let protected = Host::new(&config);
         let signing_key = lifeboat::repo::signed::Signer::generate();
@@ -48,7 +75,8 @@ impl Scenario {
         protected.ok(&["init".as_ref(), "--generate-keys".as_ref(), keys.as_os_str()]);
         cluster.configure(["archive_mode = on".to_owned(), protected.archive_command(SOURCE)]);
         cluster.start();
-        Self { cluster, protected, rescue, repository, restored: Dir::new(), identity, operator_key: keys.join("operator.key") }
+        let (restored, operator_key) = (Dir::new(), keys.join("operator.key"));
+        Self { cluster, protected, rescue, repository, server, restored, identity, operator_key }
     }
 
     /// [`Scenario::start`] on `major`; `None`, said aloud, when that major is missing.
@@ -68,7 +96,7 @@ impl Scenario {
         let standby = Cluster::open(&self.cluster.installation, &data);
         let mut standby = fixed.iter().chain(overrides).fold(standby, |standby, setting| standby.with_override(*setting));
         standby.start();
-        super::process::wait_until("streaming", super::postgres::RECOVERY_TIMEOUT, || {
+        process::wait_until("streaming", super::postgres::RECOVERY_TIMEOUT, || {
             self.cluster.sql().number("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'") == 1
         });
         standby

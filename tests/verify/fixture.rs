@@ -107,7 +107,7 @@ impl Fixture {
 
     /// The repository, opened by the library on this host.
     pub async fn scope(&self) -> (Scope, Writing) {
-        let store: Arc<dyn Store> = store::open(&store::file_url(&self.path("repo"))).unwrap();
+        let store: Arc<dyn Store> = store::open(&store::file_url(&self.path("repo")), &store::StoreOptions::default()).unwrap();
         let repository = Repository::open("main", store, None).await.unwrap();
         let identity = fs::read_to_string(self.path("keys/identity.age")).unwrap();
         let recipient = identity.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap();

@@ -28,6 +28,16 @@ in it count from the file. All it may say:
   # limit_rate = \"50MiB\"             # a second; all but the log's archive
   # archive_limit_rate = \"50MiB\"     # the log's archive; default: no limit
 
+  [repository.far]
+  url = \"s3://bucket/prefix\"         # credentials: environment, profile, role
+  # region = \"eu-central-1\"
+  # endpoint = \"https://s3.example\"  # when it is not AWS
+  # path_style = true                # default: with an endpoint
+  # ca_file = \"ca.pem\"               # trusted instead of the system's
+  # profile = \"backup\"               # of ~/.aws
+  # storage_class = \"STANDARD_IA\"
+  # server_side_encryption = \"AES256\" # or \"aws:kms\", with kms_key_id
+
   [encryption]
   recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
   # identity_file = \"…\"              # on restore hosts only

@@ -171,6 +171,18 @@ impl<'d, 'a> Table<'d, 'a> {
         }
     }
 
+    /// `true` or `false` under `key`.
+    pub fn boolean(&self, key: &'static str) -> Option<Found<bool>> {
+        let value = self.get(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(truth) => Some(Found { value: *truth, span: value.span() }),
+            _ => {
+                self.wrong_type(key, value, "true or false");
+                None
+            }
+        }
+    }
+
     /// The whole number under `key`; numbers outside `range` are complained about.
     pub fn integer(&self, key: &'static str, range: std::ops::RangeInclusive<u64>, unit: &str) -> Option<u64> {
         let value = self.get(key)?;

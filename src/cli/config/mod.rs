@@ -4,6 +4,7 @@
 
 pub mod document;
 mod identities;
+mod repositories;
 mod resolve;
 pub mod settings;
 

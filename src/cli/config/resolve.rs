@@ -41,13 +41,15 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
     Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup })
 }
 
-struct Reader<'d, 'a> {
-    document: &'d Document<'a>,
+/// What the readers of the sections share.
+pub(super) struct Reader<'d, 'a> {
+    pub(super) document: &'d Document<'a>,
     config_file: &'d Path,
 }
 
 impl Reader<'_, '_> {
-    fn path(&self, found: &Found<String>) -> PathBuf {
+    /// A path of the file, relative to it.
+    pub(super) fn path(&self, found: &Found<String>) -> PathBuf {
         beside(self.config_file, &found.value)
     }
 
@@ -62,42 +64,8 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn repositories(&self, root: &Table<'_, '_>) -> BTreeMap<String, RepositorySettings> {
-        let mut repositories = BTreeMap::new();
-        for (name, table) in root.named_tables("repository") {
-            if !is_plain_name(&name.value) {
-                let message = format!("'{}' cannot name a repository: use letters, digits, '-', '_' and '.'", name.value);
-                self.document.complain(&name.span, message, None);
-            }
-            let url = table.required_string("url", "url = \"file:///srv/backups\"");
-            if let Some(url) = &url
-                && let Err((message, hint)) = check_url(&url.value)
-            {
-                self.document.complain(&url.span, message, Some(hint));
-            }
-            let root_digest = table.string("root").and_then(|found| {
-                let digest = hex::decode(&found.value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
-                if digest.is_none() {
-                    let message = format!("'root' in [repository.{}] is not a SHA-256 in 64 hex digits", name.value);
-                    self.document.complain(&found.span, message, None);
-                }
-                digest
-            });
-            let limit_rate_bytes = self.rate(&table, "limit_rate");
-            let archive_limit_rate_bytes = self.rate(&table, "archive_limit_rate");
-            table.reject_unknown_keys();
-            // Kept even when the URL is wrong, so that a source which names it is not blamed as well.
-            let url = url.map(|url| url.value).unwrap_or_default();
-            let name = name.value;
-            let settings =
-                RepositorySettings { name: name.clone(), url, root: root_digest, limit_rate_bytes, archive_limit_rate_bytes };
-            repositories.insert(name, settings);
-        }
-        repositories
-    }
-
     /// Bytes a second.
-    fn rate(&self, table: &Table<'_, '_>, key: &'static str) -> Option<u64> {
+    pub(super) fn rate(&self, table: &Table<'_, '_>, key: &'static str) -> Option<u64> {
         let found = table.string(key)?;
         match parse_rate(&found.value) {
             Ok(bytes) => Some(bytes),
@@ -228,32 +196,4 @@ impl Reader<'_, '_> {
         table.reject_unknown_keys();
         settings
     }
-}
-
-fn is_plain_name(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    !name.is_empty() && name.bytes().all(plain)
-}
-
-/// Says what is wrong with a repository's address, and what to write instead.
-fn check_url(url: &str) -> Result<(), (String, String)> {
-    if let Some(path) = url.strip_prefix("file://") {
-        return match path.strip_prefix('/') {
-            Some(rest) if !rest.is_empty() => Ok(()),
-            _ => Err((format!("'{url}' is not an absolute path"), "write file:///srv/backups, with three slashes".into())),
-        };
-    }
-    if let Some(rest) = url.strip_prefix("s3://") {
-        let bucket = rest.split('/').next().unwrap_or_default();
-        return match bucket {
-            "" => Err((format!("'{url}' names no bucket"), "write s3://bucket/prefix".into())),
-            // The address itself may hold a secret here, so it is not repeated.
-            _ if bucket.contains('@') => {
-                Err(("'url' holds credentials".into(), "keep them out of the address; use the environment".into()))
-            }
-            _ => Ok(()),
-        };
-    }
-    let hint = if url.starts_with('/') { format!("did you mean 'file://{url}'?") } else { "write file:///srv/backups".into() };
-    Err((format!("'{url}' is not the address of a repository (file:///… or s3://…)"), hint))
 }

@@ -8,6 +8,7 @@ use age::x25519::Recipient;
 
 use super::document::nearest;
 use crate::base::{Error, Result, SourceName};
+use crate::store::StoreOptions;
 
 /// Everything a verb may ask of the configuration. Has no `Debug`: connection strings may hold passwords.
 pub struct Settings {
@@ -40,6 +41,8 @@ pub struct RepositorySettings {
     pub limit_rate_bytes: Option<u64>,
     /// Bytes a second of `archive push` and `archive get`, each process by itself.
     pub archive_limit_rate_bytes: Option<u64>,
+    /// How its store is reached, beside the address.
+    pub options: StoreOptions,
 }
 
 /// `[encryption]`.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::ErrorKind;
+use crate::store::s3::{S3Options, ServerSideEncryption};
 
 const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
@@ -27,6 +28,14 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         root = "{}"
         [repository.far]
         url = "s3://bucket/prefix"
+        endpoint = "http://127.0.0.1:9000/"
+        region = "eu-central-1"
+        path_style = false
+        storage_class = "STANDARD_IA"
+        server_side_encryption = "aws:kms"
+        kms_key_id = "alias/backups"
+        profile = "backup"
+        ca_file = "ca.pem"
         [encryption]
         recipients = ["{RECIPIENT}"]
         identity_file = ["one", "/two"]
@@ -52,6 +61,19 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
     .unwrap();
     assert_eq!(settings.state_dir, Path::new("/etc/lifeboat/state"));
     assert_eq!(settings.repositories["main"].root, Some([0xab; 32]));
+    let far = &settings.repositories["far"].options.s3;
+    let expected = S3Options {
+        endpoint: Some("http://127.0.0.1:9000".to_owned()),
+        region: Some("eu-central-1".to_owned()),
+        path_style: Some(false),
+        storage_class: Some("STANDARD_IA".to_owned()),
+        encryption: Some(ServerSideEncryption::Kms { key_id: Some("alias/backups".to_owned()) }),
+        profile: Some("backup".to_owned()),
+        ca_file: Some("/etc/lifeboat/ca.pem".into()),
+        ..S3Options::default()
+    };
+    assert_eq!(*far, expected);
+    assert_eq!(settings.repositories["main"].options.s3, S3Options::default());
     assert_eq!(settings.encryption.identity_files, [Path::new("/etc/lifeboat/one"), Path::new("/two")]);
     assert_eq!(settings.signing_key_file.as_deref(), Some(Path::new("/etc/lifeboat/signing.key")));
     assert!(matches!(settings.sealing(), Ok(Sealing::To([recipient])) if recipient.to_string() == RECIPIENT));
@@ -105,6 +127,18 @@ fn every_mistake_names_its_line_and_what_to_write() {
         ("[repository.a]\nurl = \"/srv/b\"\n", ":2: '/srv/b' is not the address", "did you mean 'file:///srv/b'?"),
         ("[repository.a]\nurl = \"file://srv/b\"\n", ":2: 'file://srv/b' is not an absolute path", "three slashes"),
         ("[repository.a]\nurl = \"s3:///p\"\n", "names no bucket", "s3://bucket/prefix"),
+        ("[repository.a]\nurl = \"s3://b/p\"\n", ":2: 'b' cannot name a bucket", "s3://bucket/prefix"),
+        ("[repository.a]\nurl = \"file:///b\"\nregion = \"x\"\n", ":3: 'region' is only for a bucket", "take it out"),
+        ("[repository.a]\nurl = \"file:///b\"\npath_style = true\n", ":3: 'path_style' is only for a bucket", "take it out"),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\npath_style = 1\n",
+            ":3: 'path_style' in [repository.a] must be true or false",
+            "",
+        ),
+        ("[repository.a]\nurl = \"s3://bucket\"\nendpont = \"x\"\n", ":3: unknown key 'endpont'", "did you mean 'endpoint'?"),
+        ("[repository.a]\nurl = \"s3://bucket\"\nendpoint = \"host:9000\"\n", ":3: 'endpoint' does not begin with", "https://"),
+        ("[repository.a]\nurl = \"s3://bucket\"\nserver_side_encryption = \"AES\"\n", "must be \"AES256\" or", "'AES256'?"),
+        ("[repository.a]\nurl = \"s3://bucket\"\nkms_key_id = \"k\"\n", ":3: 'kms_key_id' is for", "aws:kms"),
         ("[repository.\"a b\"]\nurl = \"file:///b\"\n", ":1: 'a b' cannot name a repository", ""),
         ("[repository.a]\nurl = \"file:///b\"\nroot = \"12\"\n", ":3: 'root' in [repository.a] is not a SHA-256", ""),
         ("[encryption]\nmode = \"none\"\n", ":2: 'mode' in [encryption] must be \"age\" or \"off\"", ""),
@@ -148,6 +182,8 @@ fn secrets_that_stand_in_the_wrong_place_are_not_repeated() {
     assert!(error.message().contains("a secret key among the recipients"), "{error:?}");
     assert!(!format!("{error:?}").contains("SECRETQQQQ"));
     let error = failure("[repository.a]\nurl = \"s3://key:hunter2@bucket/p\"\n");
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    let error = failure("[repository.a]\nurl = \"s3://bucket\"\nendpoint = \"https://key:hunter2@host\"\n");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
 }
 
@@ -224,5 +260,6 @@ fn the_configuration_in_the_help_is_accepted_whole() {
     let settings = parse_text(&text).map_err(|error| format!("{error:?}\n{text}")).ok().unwrap();
     assert_eq!(settings.encryption.recipients.len(), 2);
     assert_eq!(settings.backup.pack_size_bytes, Some(32 << 20));
-    assert_eq!((settings.sources.len(), settings.repositories.len()), (1, 1));
+    assert_eq!((settings.sources.len(), settings.repositories.len()), (1, 2));
+    assert_eq!(settings.repositories["far"].options.s3.region.as_deref(), Some("eu-central-1"));
 }

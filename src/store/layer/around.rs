@@ -226,6 +226,14 @@ impl<A: Around> Store for Layered<A> {
         self.layer.around(below, call, move || below.list_dirs(prefix)).await
     }
 
+    fn may_overwrite(&self) -> bool {
+        self.below.may_overwrite()
+    }
+
+    async fn honours_conditions(&self) -> StoreResult<bool> {
+        self.below.honours_conditions().await
+    }
+
     async fn delete(&self, key: &str) -> StoreResult<()> {
         let call = Call { operation: Operation::Delete, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
         let below = self.below.as_ref();

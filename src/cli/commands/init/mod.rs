@@ -40,7 +40,7 @@ pub async fn run(args: &InitArgs, context: &Context) -> Result<Outcome> {
 }
 
 async fn create(chosen: &RepositorySettings, settings: &Settings, keys: &Keys, store: Arc<dyn Store>) -> Result<Document> {
-    store::create_root(&chosen.url)?;
+    store::create_root(&chosen.url, &chosen.options).await?;
     refuse_existing(store.as_ref(), chosen).await?;
     let made = keys.make()?;
     let entry = |name: &str, signer: &Signer, roles: &[Role]| KeyEntry {

@@ -1,0 +1,143 @@
+//! `[repository.NAME]`: an address, the pinned keys, and for a bucket how to reach it.
+
+use std::collections::BTreeMap;
+
+use super::document::{Document, Found, Table, nearest};
+use super::resolve::Reader;
+use super::settings::RepositorySettings;
+use crate::store::StoreOptions;
+use crate::store::s3::{self, S3Options, ServerSideEncryption};
+
+/// What a server calls its encryption.
+const ENCRYPTION_NAMES: [&str; 2] = ["AES256", "aws:kms"];
+
+impl Reader<'_, '_> {
+    pub(super) fn repositories(&self, root: &Table<'_, '_>) -> BTreeMap<String, RepositorySettings> {
+        let mut repositories = BTreeMap::new();
+        for (name, table) in root.named_tables("repository") {
+            if !is_plain_name(&name.value) {
+                let message = format!("'{}' cannot name a repository: use letters, digits, '-', '_' and '.'", name.value);
+                self.document.complain(&name.span, message, None);
+            }
+            let url = table.required_string("url", "url = \"file:///srv/backups\"");
+            if let Some(url) = &url
+                && let Err((message, hint)) = check_url(&url.value)
+            {
+                self.document.complain(&url.span, message, Some(hint));
+            }
+            let root_digest = table.string("root").and_then(|found| {
+                let digest = hex::decode(&found.value).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+                if digest.is_none() {
+                    let message = format!("'root' in [repository.{}] is not a SHA-256 in 64 hex digits", name.value);
+                    self.document.complain(&found.span, message, None);
+                }
+                digest
+            });
+            let is_bucket = url.as_ref().is_some_and(|url| url.value.starts_with("s3://"));
+            let options = StoreOptions { s3: self.bucket(&table, is_bucket) };
+            let limit_rate_bytes = self.rate(&table, "limit_rate");
+            let archive_limit_rate_bytes = self.rate(&table, "archive_limit_rate");
+            table.reject_unknown_keys();
+            // Kept even when the URL is wrong, so that a source which names it is not blamed as well.
+            let url = url.map(|url| url.value).unwrap_or_default();
+            let name = name.value;
+            let settings = RepositorySettings {
+                name: name.clone(),
+                url,
+                root: root_digest,
+                limit_rate_bytes,
+                archive_limit_rate_bytes,
+                options,
+            };
+            repositories.insert(name, settings);
+        }
+        repositories
+    }
+
+    /// The keys that only a bucket has; complained about beside any other address.
+    fn bucket(&self, table: &Table<'_, '_>, is_bucket: bool) -> S3Options {
+        let string = |key: &'static str| {
+            let found = table.string(key)?;
+            refuse_elsewhere(self.document, key, &found, is_bucket);
+            Some(found)
+        };
+        let plain = |key: &'static str| string(key).map(|found| found.value);
+        let endpoint = string("endpoint").and_then(|found| self.endpoint(found));
+        let region = plain("region");
+        let path_style = table.boolean("path_style");
+        if let Some(found) = &path_style {
+            refuse_elsewhere(self.document, "path_style", found, is_bucket);
+        }
+        let storage_class = plain("storage_class");
+        let encryption = self.server_side_encryption(string("server_side_encryption"), string("kms_key_id"));
+        let profile = plain("profile");
+        let ca_file = string("ca_file").map(|found| self.path(&found));
+        let path_style = path_style.map(|found| found.value);
+        S3Options { endpoint, region, path_style, storage_class, encryption, profile, ca_file, ..S3Options::default() }
+    }
+
+    fn endpoint(&self, found: Found<String>) -> Option<String> {
+        let refuse = |message: &str, hint: &str| {
+            self.document.complain(&found.span, message, Some(hint.to_owned()));
+            None
+        };
+        let example = "write endpoint = \"https://s3.example.com\", or http://… where the store has no TLS";
+        let Some(host) = found.value.strip_prefix("https://").or_else(|| found.value.strip_prefix("http://")) else {
+            return refuse("'endpoint' does not begin with https:// or http://", example);
+        };
+        if host.contains('@') {
+            // What stands before it may be a secret.
+            return refuse("'endpoint' holds credentials", "keep them out of it; use the environment or a profile");
+        }
+        let host = host.strip_suffix('/').unwrap_or(host);
+        if host.is_empty() || host.contains(['?', '#', ' ']) || host.chars().any(char::is_control) {
+            return refuse("'endpoint' is no address of a host", example);
+        }
+        Some(found.value.strip_suffix('/').unwrap_or(&found.value).to_owned())
+    }
+
+    fn server_side_encryption(&self, mode: Option<Found<String>>, key_id: Option<Found<String>>) -> Option<ServerSideEncryption> {
+        match mode.as_ref().map(|mode| mode.value.as_str()) {
+            Some("aws:kms") => return Some(ServerSideEncryption::Kms { key_id: key_id.map(|found| found.value) }),
+            Some("AES256") | None => {}
+            Some(other) => {
+                let near = nearest(other, ENCRYPTION_NAMES.into_iter()).map(|near| format!("did you mean '{near}'?"));
+                let message = format!("'server_side_encryption' must be \"AES256\" or \"aws:kms\", not \"{other}\"");
+                self.document.complain(&mode.as_ref().map(|mode| mode.span.clone()).unwrap_or_default(), message, near);
+                return None;
+            }
+        }
+        if let Some(key_id) = key_id {
+            let hint = "add server_side_encryption = \"aws:kms\"".to_owned();
+            self.document.complain(&key_id.span, "'kms_key_id' is for server_side_encryption = \"aws:kms\" only", Some(hint));
+        }
+        mode.map(|_| ServerSideEncryption::Managed)
+    }
+}
+
+fn refuse_elsewhere<T>(document: &Document<'_>, key: &str, found: &Found<T>, is_bucket: bool) {
+    if !is_bucket {
+        let message = format!("'{key}' is only for a bucket, s3://…");
+        document.complain(&found.span, message, Some("take it out, or correct 'url'".to_owned()));
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    !name.is_empty() && name.bytes().all(plain)
+}
+
+/// Says what is wrong with a repository's address, and what to write instead.
+fn check_url(url: &str) -> Result<(), (String, String)> {
+    if let Some(path) = url.strip_prefix("file://") {
+        return match path.strip_prefix('/') {
+            Some(rest) if !rest.is_empty() => Ok(()),
+            _ => Err((format!("'{url}' is not an absolute path"), "write file:///srv/backups, with three slashes".into())),
+        };
+    }
+    if url.starts_with("s3://") {
+        return s3::check_url(url);
+    }
+    let hint = if url.starts_with('/') { format!("did you mean 'file://{url}'?") } else { "write file:///srv/backups".into() };
+    Err((format!("'{url}' is not the address of a repository (file:///… or s3://…)"), hint))
+}

@@ -1,0 +1,379 @@
+//! A real S3 server inside the test's process: protocol and signatures by `s3s`, objects in memory.
+//!
+//! Not on `s3s-fs`: its conditional puts race with each other, and names of Lifeboat's length make it fail (it derives a
+//! file name from each that is longer than file systems take). [`Quirks`] make it the stores that fall short of AWS.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use lifeboat::store::StoreOptions;
+use lifeboat::store::s3::{Credentials, S3Options, S3Store};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use s3s::auth::SimpleAuth;
+use s3s::dto::*;
+use s3s::service::S3ServiceBuilder;
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
+use tokio::sync::oneshot;
+
+/// The only bucket.
+pub const BUCKET: &str = "lifeboat-test";
+
+const ACCESS_KEY: &str = "LIFEBOATTESTKEY";
+const SECRET_KEY: &str = "lifeboat-test-secret";
+
+/// What `encoding-type=url` leaves as it is, besides the space, which becomes `+`.
+const PLAIN_IN_LISTINGS: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'*').remove(b' ');
+
+/// Where a store falls short of AWS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quirks {
+    /// Takes `If-None-Match` and `If-Match` and overwrites all the same.
+    pub ignores_conditions: bool,
+    /// Answers a range with the whole object.
+    pub ignores_ranges: bool,
+    /// Answers a range with 200 and no word about which bytes these are.
+    pub hides_ranges: bool,
+    /// Lists from the beginning whatever it is asked to start after.
+    pub ignores_start_after: bool,
+    /// Does not know `encoding-type`.
+    pub encodes_nothing: bool,
+    /// Says 409 to a put while another of the same name is under way: this many times for each name.
+    pub conflicts: u64,
+}
+
+#[derive(Clone)]
+struct Stored {
+    content: Bytes,
+    etag: String,
+    modified: SystemTime,
+}
+
+#[derive(Default)]
+struct Objects {
+    stored: Mutex<BTreeMap<String, Stored>>,
+    conflicts: Mutex<BTreeMap<String, u64>>,
+    versions: AtomicU64,
+    quirks: Quirks,
+}
+
+/// A server on a port of its own; it ends with this value.
+pub struct S3Server {
+    address: SocketAddr,
+    objects: Arc<Objects>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl S3Server {
+    /// A server that does what AWS does, with an empty bucket.
+    pub fn start() -> Self {
+        Self::with(Quirks::default())
+    }
+
+    /// A server that falls short of AWS.
+    pub fn with(quirks: Quirks) -> Self {
+        let objects = Arc::new(Objects { quirks, ..Objects::default() });
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        listener.set_nonblocking(true).expect("own socket");
+        let address = listener.local_addr().expect("bound");
+        let (stop, stopped) = oneshot::channel();
+        let served = Arc::clone(&objects);
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            let runtime = runtime.expect("a runtime");
+            runtime.block_on(async {
+                tokio::select! {
+                    () = serve(listener, served) => {}
+                    _ = stopped => {}
+                }
+            });
+            runtime.shutdown_background();
+        });
+        Self { address, objects, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// `http://127.0.0.1:PORT`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `s3://bucket/prefix`.
+    pub fn url(&self, prefix: &str) -> String {
+        format!("s3://{BUCKET}/{prefix}")
+    }
+
+    /// What a process that uses the server needs in its environment.
+    pub fn environment(&self) -> [(&'static str, &'static str); 2] {
+        [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
+    }
+
+    /// Lines for `[repository.NAME]` beside `url`.
+    pub fn settings(&self) -> String {
+        format!("endpoint = \"{}\"\n", self.endpoint())
+    }
+
+    /// Options for a store of this process.
+    pub fn options(&self) -> S3Options {
+        options_for(&self.endpoint())
+    }
+
+    /// As [`Self::options`], to open any address with.
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions { s3: self.options() }
+    }
+
+    /// A store of this process in the bucket.
+    pub fn store(&self, prefix: &str) -> S3Store {
+        S3Store::new(&self.url(prefix), self.options()).expect("a right address")
+    }
+
+    /// The names of all objects.
+    pub fn names(&self) -> Vec<String> {
+        self.objects.lock().keys().cloned().collect()
+    }
+
+    /// The content of one object.
+    pub fn content(&self, name: &str) -> Option<Bytes> {
+        self.objects.lock().get(name).map(|stored| stored.content.clone())
+    }
+
+    /// Puts or replaces an object behind everybody's back.
+    pub fn plant(&self, name: &str, content: &[u8]) {
+        self.objects.insert(name.to_owned(), Bytes::copy_from_slice(content));
+    }
+}
+
+/// Options of a store at this endpoint, with the server's credentials.
+pub fn options_for(endpoint: &str) -> S3Options {
+    let credentials = Credentials::new(ACCESS_KEY, SECRET_KEY);
+    S3Options { endpoint: Some(endpoint.to_owned()), credentials: Some(credentials), ..S3Options::default() }
+}
+
+impl std::fmt::Debug for S3Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "S3Server({})", self.address)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        // Either may be gone already, when the server panicked.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
+    }
+}
+
+async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("own socket");
+    let mut service = S3ServiceBuilder::new(Server(objects));
+    service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let service = service.build();
+    loop {
+        let Ok((socket, _)) = listener.accept().await else { continue };
+        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), service.clone());
+        // A client that goes away is no failure of the server.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+    }
+}
+
+impl Objects {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn insert(&self, name: String, content: Bytes) -> String {
+        let etag = format!("{:032x}", self.versions.fetch_add(1, Ordering::SeqCst));
+        let stored = Stored { content, etag: etag.clone(), modified: SystemTime::now() };
+        self.lock().insert(name, stored);
+        etag
+    }
+
+    /// Puts under one lock, so that of two conditional puts one is refused.
+    fn put(&self, input: &PutObjectInput, content: Bytes) -> S3Result<String> {
+        if !self.quirks.ignores_conditions {
+            self.check_conflict(&input.key)?;
+        }
+        let etag = format!("{:032x}", self.versions.fetch_add(1, Ordering::SeqCst));
+        let mut stored = self.lock();
+        let there = stored.get(&input.key);
+        if !self.quirks.ignores_conditions {
+            if input.if_none_match.is_some() && there.is_some() {
+                return Err(s3_error!(PreconditionFailed));
+            }
+            match (&input.if_match, there) {
+                (Some(_), None) => return Err(s3_error!(NoSuchKey)),
+                (Some(expected), Some(there)) if !matches(expected, &there.etag) => return Err(s3_error!(PreconditionFailed)),
+                _ => {}
+            }
+        }
+        stored.insert(input.key.clone(), Stored { content, etag: etag.clone(), modified: SystemTime::now() });
+        Ok(etag)
+    }
+
+    fn check_conflict(&self, name: &str) -> S3Result<()> {
+        let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = conflicts.entry(name.to_owned()).or_default();
+        if *seen >= self.quirks.conflicts {
+            return Ok(());
+        }
+        *seen += 1;
+        Err(s3_error!(ConditionalRequestConflict))
+    }
+
+    fn get(&self, name: &str) -> S3Result<Stored> {
+        self.lock().get(name).cloned().ok_or_else(|| s3_error!(NoSuchKey))
+    }
+}
+
+fn matches(expected: &ETagCondition, etag: &str) -> bool {
+    match expected {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(expected) => expected.value() == etag,
+    }
+}
+
+struct Server(Arc<Objects>);
+
+impl Server {
+    fn check_bucket(&self, bucket: &str) -> S3Result<()> {
+        if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for Server {
+    async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        Ok(S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn put_object(&self, mut request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        let mut body: Body = request.input.body.take().map(Body::from).unwrap_or_else(Body::empty);
+        // Reading it checks the digest in the signature.
+        let content = body.store_all_limited(1 << 30).await.map_err(|error| match error.downcast::<S3Error>() {
+            Ok(error) => *error,
+            Err(error) => s3_error!(IncompleteBody, "{error}"),
+        })?;
+        let etag = self.0.put(&request.input, content)?;
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+    }
+
+    async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let (input, quirks) = (request.input, self.0.quirks);
+        self.check_bucket(&input.bucket)?;
+        let stored = self.0.get(&input.key)?;
+        if let Some(expected) = &input.if_match
+            && !matches(expected, &stored.etag)
+        {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        let (mut content, mut range) = (stored.content.clone(), None);
+        if let Some(asked) = input.range.filter(|_| !quirks.ignores_ranges) {
+            let whole_bytes = content.len() as u64;
+            let part = asked.check(whole_bytes)?;
+            range = Some(format!("bytes {}-{}/{whole_bytes}", part.start, part.end - 1)).filter(|_| !quirks.hides_ranges);
+            content = content.slice(part.start as usize..part.end as usize);
+        }
+        let output = GetObjectOutput {
+            content_length: Some(content.len() as i64),
+            content_range: range,
+            e_tag: Some(ETag::Strong(stored.etag)),
+            last_modified: Some(stored.modified.into()),
+            body: Some(Body::from(content).into()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        let stored = self.0.get(&request.input.key)?;
+        let output = HeadObjectOutput {
+            content_length: Some(stored.content.len() as i64),
+            e_tag: Some(ETag::Strong(stored.etag)),
+            last_modified: Some(stored.modified.into()),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+
+    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        self.0.lock().remove(&request.input.key);
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let (input, quirks) = (request.input, self.0.quirks);
+        self.check_bucket(&input.bucket)?;
+        let encodes = input.encoding_type.is_some() && !quirks.encodes_nothing;
+        let shown = |name: &str| if encodes { encoded(name) } else { name.to_owned() };
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let start_after = input.start_after.clone().filter(|_| !quirks.ignores_start_after);
+        let token = input.continuation_token.as_deref().map(decode_token).transpose()?;
+        let after = token.or(start_after).unwrap_or_default();
+        let max_keys = usize::try_from(input.max_keys.unwrap_or(1000)).unwrap_or(0).min(1000);
+        let (mut contents, mut directories, mut last) = (Vec::new(), BTreeSet::new(), None);
+        let mut truncated = false;
+        for (name, stored) in self.0.lock().iter().filter(|(name, _)| name.starts_with(&prefix) && **name > after) {
+            let directory = input.delimiter.as_ref().and_then(|delimiter| directory_of(name, &prefix, delimiter));
+            if directory.as_ref().is_some_and(|directory| directories.contains(directory) || after.starts_with(directory)) {
+                last = Some(name.clone());
+                continue;
+            }
+            if contents.len() + directories.len() == max_keys {
+                truncated = true;
+                break;
+            }
+            match directory {
+                Some(directory) => drop(directories.insert(directory)),
+                None => contents.push(Object {
+                    key: Some(shown(name)),
+                    size: Some(stored.content.len() as i64),
+                    last_modified: Some(stored.modified.into()),
+                    ..Default::default()
+                }),
+            }
+            last = Some(name.clone());
+        }
+        let directories = directories.iter().map(|name| CommonPrefix { prefix: Some(shown(name)) }).collect();
+        let output = ListObjectsV2Output {
+            contents: Some(contents),
+            common_prefixes: Some(directories),
+            is_truncated: Some(truncated),
+            next_continuation_token: last.filter(|_| truncated).map(hex::encode),
+            encoding_type: input.encoding_type.filter(|_| encodes),
+            ..Default::default()
+        };
+        Ok(S3Response::new(output))
+    }
+}
+
+/// `a/b/` of `a/b/c/d` below `a/`.
+fn directory_of(name: &str, prefix: &str, delimiter: &str) -> Option<String> {
+    let (first, _) = name.strip_prefix(prefix)?.split_once(delimiter)?;
+    Some(format!("{prefix}{first}{delimiter}"))
+}
+
+fn encoded(name: &str) -> String {
+    utf8_percent_encode(name, PLAIN_IN_LISTINGS).to_string().replace(' ', "+")
+}
+
+fn decode_token(token: &str) -> S3Result<String> {
+    let refused = || S3Error::new(S3ErrorCode::InvalidArgument);
+    String::from_utf8(hex::decode(token).map_err(|_| refused())?).map_err(|_| refused())
+}
