@@ -10,6 +10,7 @@ pub mod chain;
 pub mod check;
 pub mod head;
 pub mod list;
+mod reread;
 pub mod restore;
 pub mod timeline;
 pub mod verify;
