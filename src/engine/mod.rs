@@ -13,6 +13,7 @@ pub mod expire;
 pub mod head;
 pub mod lease;
 pub mod list;
+mod reread;
 pub mod restore;
 pub mod timeline;
 pub mod verify;

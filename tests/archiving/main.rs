@@ -9,5 +9,6 @@ mod keys;
 mod outage;
 mod push;
 mod recovery;
+mod requests;
 mod split_brain;
 mod stage;

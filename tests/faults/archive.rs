@@ -84,6 +84,37 @@ async fn no_fault_in_a_push_loses_or_forges_a_segment() {
     stage.take_log(&mut base).await;
 }
 
+/// A crash after the put: the segment is there, and this host has not noted its digest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_fault_in_a_second_push_signs_for_what_is_not_stored() {
+    let seed = random::seed("faults in a second push");
+    let Some((stage, base)) = Stage::start().await else { return };
+    let file = stage.close_segment();
+    push(&stage, base.store.clone(), &base, &file).await.expect("nothing fails");
+    let base = base.copy_without_memory().await;
+    let clean = base.copy().await;
+    let counting = Arc::new(FaultyStore::counting(clean.store.clone()));
+    assert!(push(&stage, counting.clone(), &clean, &file).await.expect("nothing fails").already_there);
+    let calls = counting.calls();
+    let plans = plans(&calls, seed);
+    println!("{} calls, {} plans:\n  {}", calls.len(), plans.len(), calls.join("\n  "));
+    for plan in plans {
+        let place = base.copy().await;
+        let (store, faulty) = plan.store(place.store.clone());
+        let outcome = push(&stage, store, &place, &file).await;
+        let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+        assert!(faulty.fired(), "{what}");
+        if plan.is_survived() {
+            assert!(outcome.is_ok(), "{what}: {outcome:?}");
+        }
+        push(&stage, place.store.clone(), &place, &file).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let scope = stage.scope(place.store.clone(), place.archiver_state()).await.expect("a repository");
+        push::flush_index(&scope, &stage.writing, &incarnation(&stage, &place).await).await.expect("it answers");
+        stage.committed(&place, true, &what).await;
+        assert_archived(&stage, &place, &file, &what).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_fault_in_a_get_reads_as_the_end_of_the_log_or_hands_over_another_content() {
     let seed = random::seed("faults in a get");

@@ -19,7 +19,7 @@ use lifeboat::engine::lease::Terms;
 use lifeboat::engine::restore::Target;
 use lifeboat::engine::restore::prepare::{Request, prepare};
 use lifeboat::engine::restore::run::{self as restore, RestoreOptions};
-use lifeboat::engine::{Scope, Writing, head};
+use lifeboat::engine::{Scope, Writing, head, verify};
 use lifeboat::repo::{CommitLog, KeyEntry, Repository, Role, Signer};
 use lifeboat::source::postgres::recovery_config::TargetAction;
 use lifeboat::store::memory::MemoryStore;
@@ -199,12 +199,16 @@ impl Stage {
         assert!(differing.is_empty(), "{what}: {differing:?} are restored otherwise");
     }
 
-    /// The ids of all backups that a reader of `place` sees. With `is_sound` nothing in its commit log is wrong.
+    /// The ids of all backups that a reader of `place` sees, each of them intact. With `is_sound` nothing there is damaged.
     pub async fn committed(&self, place: &Place, is_sound: bool, what: &str) -> Vec<BackupId> {
         let scope = self.scope(place.store.clone(), place.archiver_state()).await.expect("a repository");
         let log = CommitLog::load(&scope.repository, &scope.source).await.expect("it answers");
         assert!(log.problems.is_empty() || !is_sound, "{what}: {:?}", log.problems);
         assert_eq!(log.broken().count(), 0, "{what}");
+        let report = verify::run(&scope, None, Arc::new(Silent), &Cancel::new()).await.expect("it answers");
+        let damage: Vec<_> = report.findings.iter().filter(|finding| finding.is_damage()).collect();
+        assert!(damage.is_empty() || !is_sound, "{what}: {damage:?}");
+        assert!(report.backups.iter().all(|backup| backup.intact), "{what}: {:?}", report.backups);
         log.backups().map(|backup| backup.id.clone()).collect()
     }
 }
@@ -234,6 +238,11 @@ impl Place {
         let state = tempfile::tempdir().expect("a directory");
         copy_tree(self.state.path(), state.path());
         Self::new(store, state, self.taken.clone())
+    }
+
+    /// Another repository with the same content, and a host that remembers nothing.
+    pub async fn copy_without_memory(&self) -> Self {
+        Self::new(self.copy().await.store, tempfile::tempdir().expect("a directory"), BTreeSet::new())
     }
 
     /// Every object with its content.

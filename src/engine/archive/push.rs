@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::{Recipient, Seal};
+use crate::engine::reread::digest_to_sign;
 use crate::engine::{Scope, Writing};
 use crate::repo::host_state::{Journal, Stretch};
 use crate::repo::identity::{self, Identity};
@@ -415,10 +416,7 @@ impl Push {
             Some(stored) => stored,
             // Archived before; a crash may have come between the object and its note.
             None if waiting.iter().any(|line| line.file == self.file) => return Ok(()),
-            None => {
-                let stored = scope.repository.store().get(key).await?;
-                (Sha256Digest::of(&stored), stored.len() as u64)
-            }
+            None => digest_to_sign(scope.repository.store(), key).await?,
         };
         let line = IndexLine {
             file: self.file.clone(),

@@ -14,9 +14,9 @@ use super::copy::{Base, BaseLines};
 use super::plan::Decision;
 use super::pool::PackNumbers;
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{BackupId, Result, Timestamp};
-use crate::codec::Sha256Digest;
+use crate::base::{BackupId, ErrorKind, Result, Timestamp};
 use crate::codec::encrypt::{Recipient, Seal};
+use crate::engine::reread::digest_to_sign;
 use crate::engine::{Scope, Writing};
 use crate::repo::base_cache::{BaseLine, Place};
 use crate::repo::manifest::{PAGES_IN_FRAME, Patch};
@@ -144,10 +144,14 @@ async fn stored_packs(scope: &Scope, dir: &ResumeDir, id: &BackupId, seal: &Seal
             Some(pack) if pack.stored_bytes == object.size_bytes => packs.push(pack.clone()),
             Some(_) => return Ok(None),
             // Stored in the moment of the interruption.
-            None => {
-                let sha256 = Sha256Digest::of(&store.get(&object.key).await?);
-                packs.push(PackLine { pack: number, stored_bytes: object.size_bytes, sha256 });
-            }
+            None => match digest_to_sign(store, &object.key).await {
+                Ok((sha256, length)) if length == object.size_bytes => {
+                    packs.push(PackLine { pack: number, stored_bytes: length, sha256 });
+                }
+                Ok(_) => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Damaged => return Ok(None),
+                Err(error) => return Err(error),
+            },
         }
     }
     Ok(Some(packs))
