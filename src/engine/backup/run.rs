@@ -22,7 +22,7 @@ use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
 use super::plan::{self, Decision, Wish};
 use super::pool::{BUDGET_BYTES, PackNumbers, Pool};
-use super::prepare::{Server, prepare};
+use super::prepare::{Server, examine, prepare};
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{FinishedPack, Shared, Stored, Worker};
 use crate::base::cancel::Cancel;
@@ -126,7 +126,10 @@ pub async fn run(
     let _lock = scope.state.lock_backup(&scope.source)?;
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
     let Some(terms) = options.lease else { return under_lease(scope, writing, options, None, progress, cancel).await };
-    progress.phase("waiting for the lease", None);
+    // What cannot be backed up must not keep another host from it, nor leave a trace. Looked at again afterwards, for
+    // the wait may be long.
+    drop(examine(scope, options).await?);
+    progress.phase("taking the lease", None);
     let held = lease::acquire(scope, &writing.signer, "backup", terms, &cancel).await?;
     killpoint::reach("backup.leased");
     // Told to stop by the operator, or because another run took the lease: there is nothing to commit then.
