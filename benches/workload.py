@@ -87,6 +87,8 @@ class Workload:
             path.write_text(UPDATE.format(rows=self.mixed_rows))
             path.chmod(0o644)
             script = ["-f", f"{path}@1"]
+        # Each load changes other rows.
+        self.seed += 1
         self._run_pgbench("-n", "-b", "simple-update@1", *script, "-c", 4, "-j", 2, "-T", seconds,
                           f"--random-seed={self.seed}", *([f"--rate={rate}"] if rate else []), env=env)
 

@@ -181,6 +181,10 @@ fn gin(page: &mut [u8]) {
     const DELETED: u16 = 4;
     if u16_at(page, PAGE_BYTES - 2) & DELETED != 0 {
         content(page);
+        // Replay makes a deleted page of the pending list anew, without the link and the count that it had
+        // (`ginRedoDeleteListPages`).
+        let special = special(page);
+        page[special..PAGE_BYTES - 2].fill(0);
     } else {
         unused_space_if_known(page);
     }

@@ -12,6 +12,7 @@ use crate::codec::encrypt::Seal;
 use crate::repo::base_cache::{BaseLine, BaseWriter};
 use crate::repo::manifest::{Header, ManifestWriter};
 use crate::repo::resume::GuardedLines;
+use crate::source::postgres::unlogged::UnloggedNow;
 
 /// The manifest as it will be stored, and what the next backup needs of it.
 pub(super) struct Assembled {
@@ -33,7 +34,7 @@ pub(super) struct Tree {
 }
 
 /// Writes the manifest into `scratch` from the `entries` lines in `spill` and the `late` ones, both in ascending order of their
-/// paths, and beside it the lines that this host keeps.
+/// paths, and beside it the lines that this host keeps. Files of relations that turned out to be `unlogged` are left out.
 ///
 /// # Errors
 /// When one of the files cannot be read or written.
@@ -42,6 +43,7 @@ pub(super) fn assemble(
     header: &Header,
     (spill, entries): (&Path, u64),
     late: Vec<BaseLine>,
+    mut unlogged: UnloggedNow,
     seal: &Seal,
     level: i32,
 ) -> Result<Assembled> {
@@ -72,7 +74,9 @@ pub(super) fn assemble(
         while let Some(earlier) = late.next_if(|late| late.line.path < line.line.path) {
             write(&earlier)?;
         }
-        write(&line)?;
+        if !unlogged.holds(&line.line.path)? {
+            write(&line)?;
+        }
     }
     for line in late {
         write(&line)?;

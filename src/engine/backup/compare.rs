@@ -20,9 +20,9 @@ use crate::source::postgres::changes::{PageSet, changed_pages};
 use crate::source::postgres::page::PAGE_BYTES;
 use crate::source::{Entry, EntryKind, Fork};
 
-/// Changed pages of a frame from which on it is stored whole: the others compress well beside them, and a restore then
-/// reads one frame where it would read two and write them page by page.
-const MANY_PAGES: u32 = PAGES_IN_FRAME / 2;
+/// Changed pages of a frame from which on it is stored whole: a restore then reads one frame where it would read two and
+/// write them page by page. Earlier it does not pay: pages of an index, of which many change, compress badly.
+const MANY_PAGES: u32 = PAGES_IN_FRAME / 8 * 7;
 /// How long before the base's start a file must have been modified last to be taken for untouched.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
@@ -265,7 +265,7 @@ mod tests {
         };
         assert_eq!(judge(&old, &old, trusting), (Change::Same, 0));
         assert_eq!(judge(&old, &changed(&[3, 7], 1000), trusting), (Change::Pages(1 << 3 | 1 << 7), 0));
-        let many: Vec<usize> = (0..16).collect();
+        let many: Vec<usize> = (0..MANY_PAGES as usize).collect();
         assert_eq!(judge(&old, &changed(&many, 2000), trusting), (Change::Whole, 0));
         assert_eq!(judge(&old, &changed(&[3], 999), trusting), (Change::Whole, 1 << 3), "changed without moving its LSN");
         let mut both = changed(&[3], 1000);

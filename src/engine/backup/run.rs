@@ -47,6 +47,7 @@ use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::history;
 use crate::source::postgres::server::ServerInfo;
 use crate::source::postgres::session::{RunningBackup, Started, Stopped};
+use crate::source::postgres::unlogged::UnloggedNow;
 use crate::source::postgres::walk::{Walk, WalkOptions};
 use crate::store::Body;
 
@@ -388,7 +389,9 @@ impl Run<'_> {
     async fn assemble(&self, header: Header, entries: u64, late: Vec<BaseLine>) -> Result<Assembled> {
         let (scratch, spill) = (self.scratch.path().to_owned(), self.resume.lines_path());
         let (seal, level) = (self.seal.clone(), self.writing.compression_level);
-        let assembling = tokio::task::spawn_blocking(move || assemble(&scratch, &header, (&spill, entries), late, &seal, level));
+        let unlogged = UnloggedNow::new(self.data_directory.clone());
+        let assembling =
+            tokio::task::spawn_blocking(move || assemble(&scratch, &header, (&spill, entries), late, unlogged, &seal, level));
         joined(assembling.await)
     }
 

@@ -12,6 +12,7 @@ pub mod prepare;
 mod refuse;
 pub mod run;
 pub mod search;
+mod settle;
 mod sparse;
 mod spill;
 mod target_dir;

@@ -9,13 +9,14 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::delta::{self, Comparison};
 use super::heads;
 use super::plan::{RecoveryStop, RestorePlan};
 use super::prepare::Prepared;
+use super::settle::Settling;
 use super::spill::Spill;
 use super::target_dir;
 use super::tree::{TablespaceMap, Tree};
@@ -144,7 +145,7 @@ pub async fn run(
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
         bytes_written: AtomicU64::new(0),
-        ended: AtomicBool::new(false),
+        settling: Settling::default(),
     });
     write::write(scope, chain.members(), groups, Arc::clone(&shared), options.workers).await?;
     cancel.check()?;

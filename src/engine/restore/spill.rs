@@ -1,6 +1,9 @@
 //! Where each frame goes, on disk and grouped by pack: every pack is fetched once, and memory does not grow with the data.
+//!
+//! Packs are grouped in the order in which the tree needs them, so that a file's frames and the pages that later backups
+//! changed of it are at hand at about the same time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -22,7 +25,27 @@ const MOST_GROUPS: u32 = 256;
 pub(super) struct Placed {
     pub frame: FrameRef,
     pub path: RelPath,
+    /// Bytes of the whole file.
+    pub file_bytes: u64,
+    #[serde(with = "tuples")]
     pub stretches: Vec<Stretch>,
+}
+
+/// Stretches without the names of their fields: a frame of which single pages are patched has many.
+mod tuples {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Stretch;
+
+    pub fn serialize<S: Serializer>(stretches: &[Stretch], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(stretches.iter().map(|stretch| (stretch.raw_offset, stretch.file_offset, stretch.len_bytes)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Stretch>, D::Error> {
+        let tuples = Vec::<(u32, u64, u32)>::deserialize(deserializer)?;
+        let stretch = |(raw_offset, file_offset, len_bytes)| Stretch { raw_offset, file_offset, len_bytes };
+        Ok(tuples.into_iter().map(stretch).collect())
+    }
 }
 
 /// One pack: index of its owner in the chain, and its number.
@@ -31,8 +54,8 @@ pub(super) type PackId = (u32, u32);
 /// Places being spilled.
 pub(super) struct Spill {
     dir: PathBuf,
-    /// For each owner, how many packs those before it have.
-    packs_before: Vec<u32>,
+    /// The group of every pack seen so far.
+    group_of: HashMap<PackId, u32>,
     packs_in_group: u32,
     groups: BTreeMap<u32, BufWriter<File>>,
     totals: Totals,
@@ -47,16 +70,10 @@ pub(super) struct Totals {
 impl Spill {
     /// For frames in the packs of `members`, into new files in `dir`.
     pub fn new(dir: &Path, members: &[Member]) -> Self {
-        let mut packs = 0;
-        let packs_before = members.iter().map(|member| {
-            let before = packs;
-            packs += member.packs.len() as u32;
-            before
-        });
-        let packs_before = packs_before.collect();
+        let packs = members.iter().map(|member| member.packs.len() as u32).sum::<u32>();
         Self {
             dir: dir.to_owned(),
-            packs_before,
+            group_of: HashMap::new(),
             packs_in_group: PACKS_IN_GROUP.max(packs / MOST_GROUPS + 1),
             groups: BTreeMap::new(),
             totals: Totals::default(),
@@ -65,10 +82,12 @@ impl Spill {
 
     /// Notes where the frames of `line` go, as far as `wanted` accepts their index.
     pub fn place(&mut self, line: &FileLine, wanted: impl Fn(usize) -> bool) -> Result<()> {
-        for placement in line.placements_in(wanted) {
+        let mut placements = line.placements_in(wanted);
+        placements.sort_by_key(|placement| placement.stretches.first().map(|stretch| stretch.file_offset));
+        for placement in placements {
             let frame = placement.frame;
-            let before = self.packs_before.get(frame.owner as usize).copied().unwrap_or(0);
-            let group = before.saturating_add(frame.pack.saturating_sub(1)) / self.packs_in_group;
+            let next = self.group_of.len() as u32 / self.packs_in_group;
+            let group = *self.group_of.entry((frame.owner, frame.pack)).or_insert(next);
             let path = self.dir.join(format!("frames-{group}"));
             let failed = |error: io::Error| Error::io("write", &path, error);
             let out = match self.groups.entry(group) {
@@ -78,7 +97,8 @@ impl Spill {
                 }
             };
             self.totals.raw_bytes += placement.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum::<u64>();
-            let placed = Placed { frame, path: line.path.clone(), stretches: placement.stretches };
+            let (path, file_bytes) = (line.path.clone(), line.size_bytes);
+            let placed = Placed { frame, path, file_bytes, stretches: placement.stretches };
             serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
             out.write_all(b"\n").map_err(failed)?;
         }
@@ -97,16 +117,23 @@ impl Spill {
     }
 }
 
-/// The places in one file of a spill, by pack and in the order of their offsets.
-pub(super) fn read_group(path: &Path) -> Result<BTreeMap<PackId, Vec<Placed>>> {
+/// The places in one file of a spill: pack by pack, in the order in which they were first needed, each with its frames in
+/// the order of their offsets.
+pub(super) fn read_group(path: &Path) -> Result<Vec<(PackId, Vec<Placed>)>> {
     let file = File::open(path).map_err(|error| Error::io("read", path, error))?;
-    let mut packs: BTreeMap<PackId, Vec<Placed>> = BTreeMap::new();
+    let mut packs: Vec<(PackId, Vec<Placed>)> = Vec::new();
+    let mut index_of: HashMap<PackId, usize> = HashMap::new();
     for line in BufReader::new(file).split(b'\n') {
         let line = line.map_err(|error| Error::io("read", path, error))?;
         let placed: Placed = serde_json::from_slice(&line).map_err(|error| Error::io("read", path, error.into()))?;
-        packs.entry((placed.frame.owner, placed.frame.pack)).or_default().push(placed);
+        let pack = (placed.frame.owner, placed.frame.pack);
+        let index = *index_of.entry(pack).or_insert(packs.len());
+        if index == packs.len() {
+            packs.push((pack, Vec::new()));
+        }
+        packs[index].1.push(placed);
     }
-    for frames in packs.values_mut() {
+    for (_, frames) in &mut packs {
         frames.sort_by_key(|placed| placed.frame.offset);
         // A frame of patches is noted once by every thread that compared a part of its file.
         frames.dedup_by(|next, kept| {
@@ -133,10 +160,13 @@ mod tests {
         let stretch = |file_offset| Stretch { raw_offset: 0, file_offset, len_bytes: 1 };
         let placed = |offset, file_offset| {
             let path = RelPath::new("base/5/16384").unwrap();
-            serde_json::to_string(&Placed { frame: frame(offset), path, stretches: vec![stretch(file_offset)] }).unwrap() + "\n"
+            let stretches = vec![stretch(file_offset)];
+            serde_json::to_string(&Placed { frame: frame(offset), path, file_bytes: 400, stretches }).unwrap() + "\n"
         };
         std::fs::write(&path, [placed(7, 100), placed(3, 200), placed(7, 300)].concat()).unwrap();
-        let frames = &read_group(&path).unwrap()[&(1, 2)];
+        let packs = read_group(&path).unwrap();
+        let (pack, frames) = &packs[0];
+        assert_eq!((packs.len(), *pack), (1, (1, 2)));
         let found: Vec<(u64, Vec<Stretch>)> =
             frames.iter().map(|placed| (placed.frame.offset, placed.stretches.clone())).collect();
         assert_eq!(found, [(3, vec![stretch(200)]), (7, vec![stretch(100), stretch(300)])]);

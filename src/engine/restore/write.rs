@@ -9,14 +9,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 
 use super::parts::{self, Pack, PartReader, Source};
+use super::settle::Settling;
 use super::sparse::{RangeReader, is_sparse};
 use super::spill::{Placed, read_group};
 use super::tree::Tree;
@@ -28,15 +28,12 @@ use crate::codec::compress::Decompressor;
 use crate::codec::frame;
 use crate::engine::chain::Member;
 use crate::engine::{Scope, joined};
+use crate::repo::manifest::Stretch;
 use crate::repo::{decode_error, layout, read_error};
 use crate::store::Store;
 
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
-/// Bytes written after which the disk is set to work …
-const FLUSH_BYTES: u64 = 128 << 20;
-/// … and how often that is looked at.
-const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 
 /// What the threads share.
 pub(super) struct Shared {
@@ -45,8 +42,7 @@ pub(super) struct Shared {
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
     pub bytes_written: AtomicU64,
-    /// Whether all is written.
-    pub ended: AtomicBool,
+    pub settling: Settling,
 }
 
 /// Fetches the packs that the spilled groups name and writes their frames.
@@ -76,33 +72,14 @@ pub(super) async fn write(
         working.spawn_blocking(move || decode_all(&shared, PartReader::new(received)));
     }
     drop(queue);
-    let flushing = tokio::spawn(flush_along(Arc::clone(&shared)));
     let mut errors: Vec<Error> = Vec::new();
     errors.extend(hand_out(scope, members, groups, &shared, workers, sender).await.err());
     while let Some(outcome) = working.join_next().await {
         errors.extend(joined(outcome).err());
     }
-    shared.ended.store(true, Ordering::Relaxed);
-    errors.extend(joined(flushing.await).err());
     // Whoever stopped because another failed says "interrupted": the cause comes first.
     errors.sort_by_key(|error| error.kind() == ErrorKind::Interrupted);
     errors.into_iter().next().map_or(Ok(()), Err)
-}
-
-/// Has written to disk what was written so far, again and again, while more is decoded: the sync at the end then has little
-/// left to do. An error of the disk is told once, perhaps here and not there.
-async fn flush_along(shared: Arc<Shared>) -> Result<()> {
-    let mut flushed = 0;
-    while !shared.ended.load(Ordering::Relaxed) {
-        tokio::time::sleep(FLUSH_PAUSE).await;
-        let written = shared.bytes_written.load(Ordering::Relaxed);
-        if written - flushed >= FLUSH_BYTES {
-            flushed = written;
-            let root = shared.root.clone();
-            joined(tokio::task::spawn_blocking(move || sync_file_system(&root)).await)?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes everything on the file system of `directory` durable.
@@ -124,7 +101,7 @@ async fn hand_out(
     sender: mpsc::Sender<Pack>,
 ) -> Result<()> {
     for group in groups {
-        let packs = read_group(&group)?.into_iter().collect();
+        let packs = read_group(&group)?;
         for ((owner, pack), frames) in spread(packs, parts::lanes(workers)) {
             let Member { link, packs, .. } = &members[owner as usize];
             let id = &link.summary.id;
@@ -140,8 +117,8 @@ async fn hand_out(
     Ok(())
 }
 
-/// `items` in an order in which those at hand at one time lie far apart: neighbouring packs hold the same file, and threads
-/// that write to one file wait for each other.
+/// `items` in an order in which those at hand at one time lie far apart: neighbouring packs hold parts of the same file, and
+/// threads that write to one file wait for each other.
 fn spread<T>(items: Vec<T>, lanes: usize) -> Vec<T> {
     let stride = items.len().div_ceil(lanes.max(1)).max(1);
     let mut numbered: Vec<(usize, T)> = items.into_iter().enumerate().collect();
@@ -214,7 +191,7 @@ impl Decoder<'_> {
         let read_failed = |error: std::io::Error| read_error(key, CodecError::Encryption(error.to_string()));
         let mut position = 0;
         let mut stored = Vec::new();
-        for Placed { frame, path, stretches } in &pack.frames {
+        for Placed { frame, path, file_bytes, stretches } in &pack.frames {
             shared.cancel.check()?;
             if frame.offset < position {
                 return Err(Error::damaged(format!("two frames overlap in {key}")));
@@ -232,6 +209,7 @@ impl Decoder<'_> {
                 shared.bytes_written.fetch_add(part.len() as u64, Ordering::Relaxed);
                 shared.progress.advance(part.len() as u64);
             }
+            self.files.settle(path, *file_bytes, stretches, &shared.settling);
         }
         Ok(())
     }
@@ -244,6 +222,13 @@ struct OpenFiles<'a> {
 }
 
 impl OpenFiles<'_> {
+    /// What has been written to a file just now may go to the disk.
+    fn settle(&self, path: &RelPath, file_bytes: u64, stretches: &[Stretch], settling: &Settling) {
+        if let Some(file) = self.open.get(path) {
+            settling.wrote(path, file_bytes, stretches, file);
+        }
+    }
+
     fn write(&mut self, path: &RelPath, offset: u64, raw: &[u8]) -> Result<()> {
         let location = || Tree::location(self.root, path);
         if !self.open.contains_key(path) {

@@ -14,6 +14,7 @@ pub const PAGES_IN_FRAME: u32 = FRAME_RAW_BYTES as u32 / PATCH_PAGE_BYTES;
 
 /// One file, directory or link.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "FlatLine")]
 pub struct FileLine {
     /// Where it belongs in the restored tree.
     pub path: RelPath,
@@ -54,7 +55,7 @@ pub(super) fn is_zero(size: &u64) -> bool {
 }
 
 /// What a [`FileLine`] is.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum FileKind {
     /// A directory.
@@ -73,6 +74,57 @@ pub enum FileKind {
         /// The directory it named on the protected host, encoded likewise.
         target: String,
     },
+}
+
+/// A [`FileLine`] as its JSON has it. To read it through a flattened enum takes serde several times as long: it would
+/// keep every value of the line until it knows the kind.
+#[derive(Deserialize)]
+struct FlatLine {
+    path: RelPath,
+    kind: FlatKind,
+    target: Option<String>,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    modified: Timestamp,
+    inode: u64,
+    #[serde(default)]
+    size_bytes: u64,
+    #[serde(default)]
+    frames: Vec<FrameRef>,
+    #[serde(default)]
+    patches: Vec<Patch>,
+    #[serde(default)]
+    states: Vec<(u32, FrameDigest)>,
+    #[serde(default)]
+    bad_blocks: Vec<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FlatKind {
+    Directory,
+    File,
+    Pages,
+    Symlink,
+    Tablespace,
+}
+
+impl TryFrom<FlatLine> for FileLine {
+    type Error = &'static str;
+
+    fn try_from(flat: FlatLine) -> Result<Self, Self::Error> {
+        let target = flat.target.ok_or("a link without a target");
+        let kind = match flat.kind {
+            FlatKind::Directory => FileKind::Directory,
+            FlatKind::File => FileKind::File,
+            FlatKind::Pages => FileKind::Pages,
+            FlatKind::Symlink => FileKind::Symlink { target: target? },
+            FlatKind::Tablespace => FileKind::Tablespace { target: target? },
+        };
+        let FlatLine { path, mode, uid, gid, modified, inode, size_bytes, frames, patches, states, bad_blocks, .. } = flat;
+        Ok(Self { path, kind, mode, uid, gid, modified, inode, size_bytes, frames, patches, states, bad_blocks })
+    }
 }
 
 impl FileKind {
@@ -122,7 +174,7 @@ pub struct Placement {
 }
 
 /// Bytes of a frame and their place in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// Offset in the frame's raw data.
     pub raw_offset: u32,

@@ -18,5 +18,6 @@ pub mod recovery_config;
 pub mod server;
 pub mod session;
 mod tls;
+pub mod unlogged;
 pub mod wal;
 pub mod walk;
