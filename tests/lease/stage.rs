@@ -8,7 +8,7 @@ use lifeboat::base::{Cancel, Result, Timestamp};
 use lifeboat::engine::Scope;
 use lifeboat::engine::lease::{Ability, Held, Terms, acquire};
 use lifeboat::repo::{BackupSummary, KeyEntry, Repository, Role, Signer};
-use lifeboat::store::{self, Store};
+use lifeboat::store::{self, Store, StoreOptions};
 
 /// A summary as one was stored; tests change the id.
 const SUMMARY: &str = r#"{"id":"20261121T010446Z-full-3dxs","type":"full","base":null,"incarnation":"pg15-7710424414189593293","timeline":1,"start_lsn":"0/3000028","stop_lsn":"0/3000100","start_time":"2026-11-21T01:04:47.284142Z","stop_time":"2026-11-21T01:04:47.427623Z","segment_bytes":16777216,"from_standby":false,"server_version":150018,"data_checksums":true,"wal_log_hints":false,"wal_level":"replica","encrypted":true,"entries":992,"raw_bytes":28907154,"stored_bytes":3558424,"packs":3,"packs_sha256":"3dce3ead6aee4791e5014d0e12aea218ddb8131f3c3140477b9694518679b8e3","manifest_sha256":"ce9262789ff722533236a887d1c9b196778be7bf0d5216e804f47cee55c32b28","manifest_bytes":23395,"bad_pages":0,"duration_seconds":0.882045884}"#;
@@ -24,8 +24,8 @@ impl Stage {
     pub fn new() -> Self {
         let stage = Self { dir: tempfile::tempdir().unwrap() };
         let url = store::file_url(&stage.repository());
-        store::create_root(&url).unwrap();
-        block_on(stage.create_in(store::open(&url).unwrap()));
+        block_on(store::create_root(&url, &StoreOptions::default())).unwrap();
+        block_on(stage.create_in(store::open(&url, &StoreOptions::default()).unwrap()));
         stage
     }
 
@@ -66,7 +66,7 @@ impl Stage {
 
 /// Scope and key of a host on the stage in `dir`: also from another process.
 pub async fn open(dir: &Path, host: &str) -> (Scope, Signer) {
-    let store = store::open(&store::file_url(&dir.join("repository"))).unwrap();
+    let store = store::open(&store::file_url(&dir.join("repository")), &StoreOptions::default()).unwrap();
     let repository = Repository::open("main", store, None).await.unwrap();
     let scope = Scope::new(repository, "orders".parse().unwrap(), &dir.join(host));
     (scope, Signer::read(&dir.join("signing.key")).unwrap())

@@ -104,14 +104,15 @@ pub fn counted() -> Option<Fixture> {
 }
 
 /// A local store inside every layer there is.
-pub fn layered_local() -> Fixture {
-    let local = local();
-    Fixture { store: layered(local.store, &every_layer()), ..local }
+pub fn layered_local() -> Option<Fixture> {
+    let local = local()?;
+    Some(Fixture { store: layered(local.store, &every_layer()), ..local })
 }
 
 /// A store that lists page by page, inside every layer there is.
-pub fn layered_memory() -> Fixture {
-    Fixture { store: layered(Arc::new(MemoryStore::new()), &every_layer()), _directory: None }
+pub fn layered_memory() -> Option<Fixture> {
+    let memory = memory()?;
+    Some(Fixture { store: layered(memory.store, &every_layer()), ..memory })
 }
 
 fn every_layer() -> LayerOptions {
