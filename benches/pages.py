@@ -3,8 +3,6 @@
 import hashlib
 import os
 import re
-import subprocess
-import tempfile
 from pathlib import Path
 
 PAGE_BYTES = 8192
@@ -33,14 +31,12 @@ def digests(data):
 class Changes:
     """What differs from earlier `digests`: how many pages of how many, and these compressed as one stream."""
 
-    def __init__(self, data, before, level):
+    def __init__(self, runner, data, before, level):
         self.pages = self.changed = 0
-        with tempfile.TemporaryFile(dir=data.parent) as compressed:
-            command = ["zstd", "-q", f"-{level}", "-c"]
-            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=compressed) as process:
-                for page in self._find(data, before):
-                    process.stdin.write(page)
-            self.compressed_bytes = os.fstat(compressed.fileno()).st_size
+        compressed = data.parent / "changed-pages.zst"
+        runner.pipe(["zstd", "-q", "-f", f"-{level}", "-o", compressed], self._find(data, before))
+        self.compressed_bytes = compressed.stat().st_size
+        compressed.unlink()
 
     def _find(self, data, before):
         for path in relation_files(data):

@@ -108,9 +108,7 @@ macro_rules! hex_text {
         }
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let mut text = [0; 2 * $bytes];
-                hex::encode_to_slice(self.0, &mut text).map_err(serde::ser::Error::custom)?;
-                serializer.serialize_str(str::from_utf8(&text).map_err(serde::ser::Error::custom)?)
+                serializer.serialize_str(&hex::encode(self.0))
             }
         }
         impl<'de> Deserialize<'de> for $name {

@@ -22,7 +22,7 @@ use crate::source::{Entry, EntryKind, Fork};
 
 /// Changed pages of a frame from which on it is stored whole: a restore then reads one frame where it would read two and
 /// write them page by page. Earlier it does not pay: pages of an index, of which many change, compress badly.
-const MANY_PAGES: u32 = PAGES_IN_FRAME / 8 * 7;
+const NEARLY_ALL_PAGES: u32 = PAGES_IN_FRAME * 7 / 8;
 /// How long before the base's start a file must have been modified last to be taken for untouched.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
@@ -146,7 +146,7 @@ impl Prior {
             // The frame changed, and none of its pages says so.
             0 if !lying() => return Verdict { change: Change::Whole, missed: PageSet::MAX },
             0 => Change::Same,
-            count if count >= MANY_PAGES => Change::Whole,
+            count if count >= NEARLY_ALL_PAGES => Change::Whole,
             _ => Change::Pages(found),
         };
         Verdict { change, missed }
@@ -265,7 +265,7 @@ mod tests {
         };
         assert_eq!(judge(&old, &old, trusting), (Change::Same, 0));
         assert_eq!(judge(&old, &changed(&[3, 7], 1000), trusting), (Change::Pages(1 << 3 | 1 << 7), 0));
-        let many: Vec<usize> = (0..MANY_PAGES as usize).collect();
+        let many: Vec<usize> = (0..28).collect();
         assert_eq!(judge(&old, &changed(&many, 2000), trusting), (Change::Whole, 0));
         assert_eq!(judge(&old, &changed(&[3], 999), trusting), (Change::Whole, 1 << 3), "changed without moving its LSN");
         let mut both = changed(&[3], 1000);

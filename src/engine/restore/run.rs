@@ -133,11 +133,11 @@ pub async fn run(
     if (made.entries, raw_bytes) != (plan.backup.entries, plan.backup.raw_bytes) {
         return Err(Error::damaged(format!("the manifest of {id} does not hold what its commit entry says")));
     }
-    let (groups, totals) = spill.finish()?;
-    if !over_existing && totals.raw_bytes != raw_bytes {
+    let (groups, placed_bytes) = spill.finish()?;
+    if !over_existing && placed_bytes != raw_bytes {
         return Err(Error::damaged(format!("the manifest of {id} does not say where every byte lies")));
     }
-    progress.phase("restoring", Some(totals.raw_bytes));
+    progress.phase("restoring", Some(placed_bytes));
     killpoint::reach("restore.created");
     let shared = Arc::new(Shared {
         root: options.into.clone(),
@@ -150,11 +150,11 @@ pub async fn run(
     write::write(scope, chain.members(), groups, Arc::clone(&shared), options.workers).await?;
     cancel.check()?;
     let written = shared.bytes_written.load(Ordering::Relaxed);
-    if written != totals.raw_bytes {
-        return Err(Error::failed(format!("{written} of {} bytes were written: this is a bug", totals.raw_bytes)));
+    if written != placed_bytes {
+        return Err(Error::failed(format!("{written} of {placed_bytes} bytes were written: this is a bug")));
     }
     complete(prepared, options, &chain, &tree, &tablespaces.directories)?;
-    Ok(RestoreReport { raw_bytes, written_bytes: totals.raw_bytes, duration: began.elapsed(), notes: notes(&header) })
+    Ok(RestoreReport { raw_bytes, written_bytes: placed_bytes, duration: began.elapsed(), notes: notes(&header) })
 }
 
 /// Makes entries, and counts them.

@@ -20,15 +20,8 @@ const REGION_BYTES: u64 = 8 << 20;
 /// Which regions of which files are not whole yet.
 #[derive(Default)]
 pub(super) struct Settling {
-    files: Mutex<HashMap<RelPath, Unsettled>>,
-}
-
-/// A file of which a part has been written.
-struct Unsettled {
-    /// Bytes that each region still lacks.
-    missing_bytes: Vec<u64>,
-    /// Regions that lack any.
-    open: usize,
+    /// Of each file of which a part has been written, the bytes that every region still lacks.
+    missing_bytes: Mutex<HashMap<RelPath, Vec<u64>>>,
 }
 
 impl Settling {
@@ -43,35 +36,31 @@ impl Settling {
 
     /// The regions that `stretches` made whole.
     fn completed(&self, path: &RelPath, file_bytes: u64, stretches: &[Stretch]) -> Vec<u64> {
-        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut files = self.missing_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         if !files.contains_key(path) {
-            files.insert(path.clone(), Unsettled::new(file_bytes));
+            files.insert(path.clone(), region_bytes(file_bytes));
         }
-        let Some(unsettled) = files.get_mut(path) else { return Vec::new() };
-        let completed: Vec<u64> =
-            stretches.iter().flat_map(parts).filter(|part| unsettled.fill(*part)).map(|(at, _)| at).collect();
-        if unsettled.open == 0 {
+        let Some(missing_bytes) = files.get_mut(path) else { return Vec::new() };
+        let parts = stretches.iter().flat_map(parts);
+        let completed: Vec<u64> = parts.filter(|part| fill(missing_bytes, *part)).map(|(region, _)| region).collect();
+        if missing_bytes.iter().all(|missing| *missing == 0) {
             files.remove(path);
         }
         completed
     }
 }
 
-impl Unsettled {
-    fn new(file_bytes: u64) -> Self {
-        let region = |at: u64| REGION_BYTES.min(file_bytes - at * REGION_BYTES);
-        let missing_bytes: Vec<u64> = (0..file_bytes.div_ceil(REGION_BYTES)).map(region).collect();
-        Self { open: missing_bytes.len(), missing_bytes }
-    }
+/// The length of every region of a file.
+fn region_bytes(file_bytes: u64) -> Vec<u64> {
+    let region = |at: u64| REGION_BYTES.min(file_bytes - at * REGION_BYTES);
+    (0..file_bytes.div_ceil(REGION_BYTES)).map(region).collect()
+}
 
-    /// Notes bytes of a region; whether they were the last that it lacked.
-    fn fill(&mut self, (region, bytes): (u64, u64)) -> bool {
-        let Some(missing) = self.missing_bytes.get_mut(region as usize).filter(|missing| **missing > 0) else { return false };
-        *missing = missing.saturating_sub(bytes);
-        let whole = *missing == 0;
-        self.open -= usize::from(whole);
-        whole
-    }
+/// Notes bytes of a region; whether they were the last that it lacked.
+fn fill(missing_bytes: &mut [u64], (region, bytes): (u64, u64)) -> bool {
+    let Some(missing) = missing_bytes.get_mut(region as usize).filter(|missing| **missing > 0) else { return false };
+    *missing = missing.saturating_sub(bytes);
+    *missing == 0
 }
 
 /// A stretch cut at the borders of regions: number of the region and bytes in it.
@@ -101,9 +90,9 @@ mod tests {
         assert_eq!(wrote(&[stretch(2 * REGION_BYTES, 5)]), [2], "the last one is shorter");
         assert_eq!(wrote(&[stretch(PAGE, PAGE)]), [0]);
         assert_eq!(wrote(&[stretch(REGION_BYTES, REGION_BYTES - 1)]), none);
-        assert_eq!(settling.files.lock().unwrap().len(), 1);
+        assert_eq!(settling.missing_bytes.lock().unwrap().len(), 1);
         assert_eq!(wrote(&[stretch(2 * REGION_BYTES - 1, 1)]), [1]);
-        assert!(settling.files.lock().unwrap().is_empty(), "nothing is remembered of a whole file");
+        assert!(settling.missing_bytes.lock().unwrap().is_empty(), "nothing is remembered of a whole file");
     }
 
     #[test]

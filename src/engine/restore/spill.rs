@@ -58,13 +58,7 @@ pub(super) struct Spill {
     group_of: HashMap<PackId, u32>,
     packs_in_group: u32,
     groups: BTreeMap<u32, BufWriter<File>>,
-    totals: Totals,
-}
-
-/// What was spilled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub raw_bytes: u64,
+    raw_bytes: u64,
 }
 
 impl Spill {
@@ -76,7 +70,7 @@ impl Spill {
             group_of: HashMap::new(),
             packs_in_group: PACKS_IN_GROUP.max(packs / MOST_GROUPS + 1),
             groups: BTreeMap::new(),
-            totals: Totals::default(),
+            raw_bytes: 0,
         }
     }
 
@@ -96,7 +90,7 @@ impl Spill {
                     entry.insert(BufWriter::new(File::create(&path).map_err(failed)?))
                 }
             };
-            self.totals.raw_bytes += placement.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum::<u64>();
+            self.raw_bytes += placement.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum::<u64>();
             let (path, file_bytes) = (line.path.clone(), line.size_bytes);
             let placed = Placed { frame, path, file_bytes, stretches: placement.stretches };
             serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
@@ -105,15 +99,15 @@ impl Spill {
         Ok(())
     }
 
-    /// Completes the spill: its files, to be read one after the other, and what they hold.
-    pub fn finish(self) -> Result<(Vec<PathBuf>, Totals)> {
+    /// Completes the spill: its files, to be read one after the other, and how many bytes they place.
+    pub fn finish(self) -> Result<(Vec<PathBuf>, u64)> {
         let mut paths = Vec::new();
         for (group, mut out) in self.groups {
             let path = self.dir.join(format!("frames-{group}"));
             out.flush().map_err(|error| Error::io("write", &path, error))?;
             paths.push(path);
         }
-        Ok((paths, self.totals))
+        Ok((paths, self.raw_bytes))
     }
 }
 

@@ -28,7 +28,6 @@ use crate::codec::compress::Decompressor;
 use crate::codec::frame;
 use crate::engine::chain::Member;
 use crate::engine::{Scope, joined};
-use crate::repo::manifest::Stretch;
 use crate::repo::{decode_error, layout, read_error};
 use crate::store::Store;
 
@@ -202,14 +201,15 @@ impl Decoder<'_> {
             position = frame.offset + u64::from(frame.stored_len);
             let raw = frame::decode(&mut self.decompressor, &stored, frame.raw_len, frame.digest)
                 .map_err(|error| decode_error(key, error))?;
+            let file = self.files.open(path)?;
             for stretch in stretches {
                 // Within the frame: the manifest's reader has checked it.
                 let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
-                self.files.write(path, stretch.file_offset, part)?;
+                file.write_all_at(part, stretch.file_offset).map_err(|error| write_error(&shared.root, path, error))?;
                 shared.bytes_written.fetch_add(part.len() as u64, Ordering::Relaxed);
                 shared.progress.advance(part.len() as u64);
             }
-            self.files.settle(path, *file_bytes, stretches, &shared.settling);
+            shared.settling.wrote(path, *file_bytes, stretches, file);
         }
         Ok(())
     }
@@ -222,14 +222,7 @@ struct OpenFiles<'a> {
 }
 
 impl OpenFiles<'_> {
-    /// What has been written to a file just now may go to the disk.
-    fn settle(&self, path: &RelPath, file_bytes: u64, stretches: &[Stretch], settling: &Settling) {
-        if let Some(file) = self.open.get(path) {
-            settling.wrote(path, file_bytes, stretches, file);
-        }
-    }
-
-    fn write(&mut self, path: &RelPath, offset: u64, raw: &[u8]) -> Result<()> {
+    fn open(&mut self, path: &RelPath) -> Result<&File> {
         let location = || Tree::location(self.root, path);
         if !self.open.contains_key(path) {
             if self.open.len() >= OPEN_FILES {
@@ -243,15 +236,17 @@ impl OpenFiles<'_> {
                 .map_err(|error| Error::io("open", &location(), error))?;
             self.open.insert(path.clone(), file);
         }
-        self.open[path].write_all_at(raw, offset).map_err(|error| {
-            let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
-            let error = Error::io("write", &location(), error);
-            if full {
-                error.hint("free space there, or restore into a directory on a larger disk; what is there now cannot start")
-            } else {
-                error
-            }
-        })
+        Ok(&self.open[path])
+    }
+}
+
+fn write_error(root: &Path, path: &RelPath, error: std::io::Error) -> Error {
+    let full = matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+    let error = Error::io("write", &Tree::location(root, path), error);
+    if full {
+        error.hint("free space there, or restore into a directory on a larger disk; what is there now cannot start")
+    } else {
+        error
     }
 }
 

@@ -1,4 +1,4 @@
-//! Unlogged relations that came to be while a backup was taken.
+//! Unlogged relations, also those that came to be while a backup was taken.
 //!
 //! Of an unlogged relation only the init fork may be stored. A server that ends a recovery copies it to the other forks,
 //! and gives up when one of them is there already. Whether a relation is unlogged is told by its init fork; but that of a
@@ -8,26 +8,47 @@
 //! that ends like one from `pg_basebackup`, with the server's "File exists".
 
 use std::collections::HashSet;
-use std::fs;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use super::filenames::{is_number, parse_relation_file};
-use crate::base::{Error, RelPath, Result};
+use super::walk::{list_error, list_sorted};
+use crate::base::{RelPath, Result};
 use crate::source::Fork;
+
+/// Numbers of the unlogged relations of one directory: those with an init fork.
+#[derive(Debug, Default)]
+pub(super) struct UnloggedRelations(HashSet<Vec<u8>>);
+
+impl UnloggedRelations {
+    /// Those among the names in a directory of a database.
+    pub fn among(names: &[OsString]) -> Self {
+        let init = |name: &OsString| {
+            let file = parse_relation_file(name.as_bytes())?;
+            (file.fork == Fork::Init && file.segment == 0).then(|| file.number.to_vec())
+        };
+        Self(names.iter().filter_map(init).collect())
+    }
+
+    /// Whether a file of this name belongs to one of them and is not its init fork.
+    pub fn hold(&self, name: &[u8]) -> bool {
+        parse_relation_file(name).is_some_and(|file| file.fork != Fork::Init && self.0.contains(file.number))
+    }
+}
 
 /// A second look at directories of databases, each listed once for files that come in the order of their paths.
 pub struct UnloggedNow {
     data_directory: PathBuf,
-    /// The directory that was listed last, and the numbers that have an init fork in it.
-    listed: (Vec<u8>, HashSet<Vec<u8>>),
+    /// The directory that was listed last, and what is unlogged in it.
+    listed: (Vec<u8>, UnloggedRelations),
 }
 
 impl UnloggedNow {
     /// Looks below `data_directory`.
     pub fn new(data_directory: PathBuf) -> Self {
-        Self { data_directory, listed: (Vec::new(), HashSet::new()) }
+        Self { data_directory, listed: (Vec::new(), UnloggedRelations::default()) }
     }
 
     /// Whether `path` is a file of an unlogged relation other than its init fork.
@@ -38,7 +59,6 @@ impl UnloggedNow {
         let bytes = path.as_bytes();
         let Some(slash) = bytes.iter().rposition(|byte| *byte == b'/') else { return Ok(false) };
         let (directory, name) = (&bytes[..slash], &bytes[slash + 1..]);
-        let Some(file) = parse_relation_file(name).filter(|file| file.fork != Fork::Init) else { return Ok(false) };
         // Databases have numbers for names; `global` holds no unlogged relations.
         if !directory.rsplit(|byte| *byte == b'/').next().is_some_and(is_number) {
             return Ok(false);
@@ -46,31 +66,25 @@ impl UnloggedNow {
         if self.listed.0 != directory {
             self.listed = (directory.to_vec(), self.list(path)?);
         }
-        Ok(self.listed.1.contains(file.number))
+        Ok(self.listed.1.hold(name))
     }
 
-    fn list(&self, path: &RelPath) -> Result<HashSet<Vec<u8>>> {
+    fn list(&self, path: &RelPath) -> Result<UnloggedRelations> {
         let location = self.data_directory.join(path.as_path());
         let directory = location.parent().unwrap_or(&self.data_directory);
-        let found = match fs::read_dir(directory) {
-            Ok(found) => found,
+        match list_sorted(directory) {
+            Ok(names) => Ok(UnloggedRelations::among(names.as_slice())),
             // Dropped since, with its database.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HashSet::new()),
-            Err(error) => return Err(Error::io("list", directory, error)),
-        };
-        let mut unlogged = HashSet::new();
-        for name in found {
-            let name = name.map_err(|error| Error::io("list", directory, error))?.file_name();
-            if let Some(file) = parse_relation_file(name.as_bytes()).filter(|file| file.fork == Fork::Init) {
-                unlogged.insert(file.number.to_vec());
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(UnloggedRelations::default()),
+            Err(error) => Err(list_error(directory, error)),
         }
-        Ok(unlogged)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

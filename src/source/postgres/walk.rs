@@ -8,7 +8,6 @@
 //! - Of a tablespace only this cluster's version directory is listed, below `pg_tblspc/<oid>/PG_<major>_<catalog>`.
 //! - `global/pg_control` is listed in its place; the caller copies it last ([`is_control_file`]).
 
-use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Metadata};
 use std::io;
@@ -17,13 +16,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, FileStamp, RelPath, Result, Timestamp};
-use crate::source::{Entry, EntryKind, Fork};
+use crate::source::{Entry, EntryKind};
 
 use super::control::{CONTROL_PATH, ControlFile};
 use super::external_config::EXTERNAL_CONFIG_FOLDER;
 use super::filenames::{
     EMPTIED_DIRECTORIES, is_excluded_name, is_number, is_server_directory, is_temporary_relation, parse_relation_file,
 };
+use super::unlogged::UnloggedRelations;
 
 /// What a walk must know of the cluster.
 #[derive(Clone, Debug)]
@@ -74,8 +74,7 @@ struct Level {
     location: PathBuf,
     area: Area,
     names: std::vec::IntoIter<OsString>,
-    /// Numbers of the unlogged relations: those with an init fork.
-    unlogged: HashSet<Vec<u8>>,
+    unlogged: UnloggedRelations,
 }
 
 /// What kind of directory the walk is in.
@@ -105,7 +104,13 @@ impl Walk {
     /// Starts a walk over `data_directory`. Fails when it cannot be listed.
     pub fn new(data_directory: &Path, options: WalkOptions) -> Result<Self> {
         let names = list_sorted(data_directory).map_err(|error| list_error(data_directory, error))?;
-        let top = Level { path: None, location: data_directory.to_owned(), area: Area::Top, names, unlogged: HashSet::new() };
+        let top = Level {
+            path: None,
+            location: data_directory.to_owned(),
+            area: Area::Top,
+            names,
+            unlogged: UnloggedRelations::default(),
+        };
         Ok(Self { options, levels: vec![top], skipped: Vec::new() })
     }
 
@@ -160,7 +165,8 @@ impl Walk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(list_error(&location, error)),
         };
-        let unlogged = if area == Area::Database { unlogged_relations(names.as_slice()) } else { HashSet::new() };
+        let is_database = area == Area::Database;
+        let unlogged = if is_database { UnloggedRelations::among(names.as_slice()) } else { UnloggedRelations::default() };
         self.levels.push(Level { path: Some(path), location, area, names, unlogged });
         Ok(())
     }
@@ -266,20 +272,18 @@ impl Level {
         if is_excluded_name(name) {
             return true;
         }
-        let unlogged =
-            |name| parse_relation_file(name).is_some_and(|file| file.fork != Fork::Init && self.unlogged.contains(file.number));
-        self.area == Area::Database && (is_temporary_relation(name) || unlogged(name))
+        self.area == Area::Database && (is_temporary_relation(name) || self.unlogged.hold(name))
     }
 }
 
 /// Names in a directory, sorted by their bytes.
-fn list_sorted(location: &Path) -> io::Result<std::vec::IntoIter<OsString>> {
+pub(super) fn list_sorted(location: &Path) -> io::Result<std::vec::IntoIter<OsString>> {
     let mut names = fs::read_dir(location)?.map(|found| Ok(found?.file_name())).collect::<io::Result<Vec<_>>>()?;
     names.sort_unstable();
     Ok(names.into_iter())
 }
 
-fn list_error(location: &Path, error: io::Error) -> Error {
+pub(super) fn list_error(location: &Path, error: io::Error) -> Error {
     let denied = error.kind() == io::ErrorKind::PermissionDenied;
     let failed = Error::io("list", location, error);
     if denied {
@@ -287,14 +291,6 @@ fn list_error(location: &Path, error: io::Error) -> Error {
     } else {
         failed
     }
-}
-
-fn unlogged_relations(names: &[OsString]) -> HashSet<Vec<u8>> {
-    let init = |name: &OsString| {
-        let file = parse_relation_file(name.as_bytes())?;
-        (file.fork == Fork::Init && file.segment == 0).then(|| file.number.to_vec())
-    };
-    names.iter().filter_map(init).collect()
 }
 
 fn special_file(metadata: &Metadata) -> &'static str {
@@ -330,6 +326,7 @@ pub(super) fn entry_from(path: RelPath, location: PathBuf, kind: EntryKind, meta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::Fork;
     use std::os::unix::fs::symlink;
 
     fn options() -> WalkOptions {
