@@ -488,5 +488,10 @@ fn racing_replacements_lose_no_update(store: &Shared) {
             });
         }
     });
-    assert_eq!(block_on(store.get("race/counter")).unwrap(), (THREADS * ROUNDS).to_string());
+    let counted: usize = String::from_utf8(block_on(store.get("race/counter")).unwrap().to_vec()).unwrap().parse().unwrap();
+    match block_on(store.honours_conditions()).unwrap() {
+        true => assert_eq!(counted, THREADS * ROUNDS),
+        // Such a store may lose an update, and says so; what is there is whole all the same.
+        false => assert!((1..=THREADS * ROUNDS).contains(&counted), "{counted}"),
+    }
 }
