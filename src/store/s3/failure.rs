@@ -35,19 +35,21 @@ pub(super) struct Failure {
     pub(super) kind: Kind,
     why: String,
     hint: Option<String>,
+    /// Whether a permission is missing: the hint names the one that the call needs.
+    is_denied: bool,
 }
 
 impl Failure {
     pub(super) fn passing(why: impl Into<String>) -> Self {
-        Self { kind: Kind::Passing, why: why.into(), hint: None }
+        Self { kind: Kind::Passing, why: why.into(), hint: None, is_denied: false }
     }
 
     pub(super) fn lasting(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()) }
+        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()), is_denied: false }
     }
 
     fn bare(kind: Kind) -> Self {
-        Self { kind, why: String::new(), hint: None }
+        Self { kind, why: String::new(), hint: None, is_denied: false }
     }
 
     /// As the error of a call: `cannot read a/b in s3://bucket/prefix: access is denied (AccessDenied)`.
@@ -60,7 +62,8 @@ impl Failure {
             Kind::Passing | Kind::Lasting => self.why,
         };
         let message = format!("cannot {action} {name}{}: {why}", address.url);
-        let source = self.hint.map(Guidance::boxed);
+        let hint = if self.is_denied { Some(permission_for(action).to_owned()) } else { self.hint };
+        let source = hint.map(Guidance::boxed);
         match self.kind {
             Kind::Lasting => StoreError::Permanent { message, source },
             _ => StoreError::Retryable { message, source },
@@ -89,6 +92,20 @@ impl Failure {
             SdkError::TimeoutError(_) => Self::passing("the request timed out"),
             other => of_chain(&other),
         }
+    }
+}
+
+/// What has to be allowed for an action.
+fn permission_for(action: &str) -> &'static str {
+    match action {
+        "list" | "use" => "allow s3:ListBucket on the bucket",
+        // A put looks first where the store may overwrite.
+        "read" | "look up" => {
+            "allow s3:GetObject below the prefix, and s3:ListBucket on the bucket: without it, S3 denies what does not exist"
+        }
+        "write" => "allow s3:PutObject below the prefix",
+        "delete" => "allow s3:DeleteObject below the prefix; only expire, init and check need it",
+        _ => "allow s3:ListBucket on the bucket, and s3:GetObject and s3:PutObject below the prefix",
     }
 }
 
@@ -203,11 +220,7 @@ impl Answer {
     }
 
     fn denied(&self) -> Failure {
-        Failure::lasting(
-            self.told("access is denied"),
-            "allow s3:ListBucket on the bucket, s3:GetObject and s3:PutObject below the prefix; without ListBucket, S3 denies \
-             also what does not exist",
-        )
+        Failure { is_denied: true, ..Failure::lasting(self.told("access is denied"), permission_for("")) }
     }
 
     /// The bucket is elsewhere.
