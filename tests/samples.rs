@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -30,7 +29,6 @@ use serde::{Deserialize, Serialize};
 use support::dirs::{self, Dir};
 use support::lifeboat::{Config, Host};
 use support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT, Stop};
-use support::process;
 use support::repository::{Place as Kind, Repository};
 use support::scenario::{SOURCE, Scenario};
 

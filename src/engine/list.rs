@@ -22,7 +22,9 @@ pub struct Survey {
     pub incarnations: Vec<IncarnationSurvey>,
     /// Backups that are marked to be expired, with the mark that is due first.
     pub marks: BTreeMap<BackupId, Standing>,
-    /// Commit entries, identities and marks that are not used: the object's key and why.
+    /// Marks and withdrawals that count for nothing: the object's key and why.
+    pub unused_marks: Vec<(String, String)>,
+    /// Commit entries and identities that are not used: the object's key and why.
     pub problems: Vec<(String, String)>,
 }
 
@@ -72,7 +74,6 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
     let (identities, mut problems) = identity::survey(&scope.repository, &scope.source).await?;
     problems.extend(log.problems.iter().cloned());
     let marks = Marks::load(&scope.repository, &scope.source).await?;
-    problems.extend(marks.problems);
     problems.extend(log.broken().map(|(backup, broken)| (backup.id.to_string(), broken.to_string())));
     for identity in identities {
         let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
@@ -87,7 +88,7 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
             backups,
         });
     }
-    Ok(Survey { source: scope.source.clone(), incarnations, marks: marks.standing, problems })
+    Ok(Survey { source: scope.source.clone(), incarnations, marks: marks.standing, unused_marks: marks.problems, problems })
 }
 
 fn timelines(identity: &Identity, backups: &[BackupSummary], catalog: &LogCatalog) -> Vec<TimelineSurvey> {

@@ -135,7 +135,7 @@ fn source(survey: Survey) -> Source {
     Source {
         source: survey.source.to_string(),
         incarnations: survey.incarnations.into_iter().map(|of_one| incarnation(of_one, &survey.marks)).collect(),
-        problems: survey.problems.into_iter().map(|(key, why)| format!("{key}: {why}")).collect(),
+        problems: survey.problems.into_iter().chain(survey.unused_marks).map(|(key, why)| format!("{key}: {why}")).collect(),
     }
 }
 

@@ -99,12 +99,10 @@ impl Failure {
 fn permission_for(action: &str) -> &'static str {
     match action {
         "list" | "use" => "allow s3:ListBucket on the bucket",
-        // A put looks first where the store may overwrite.
-        "read" | "look up" => {
-            "allow s3:GetObject below the prefix, and s3:ListBucket on the bucket: without it, S3 denies what does not exist"
-        }
+        // Without the second, S3 denies also what does not exist.
+        "read" | "look up" => "allow s3:GetObject below the prefix (and s3:ListBucket on the bucket)",
         "write" => "allow s3:PutObject below the prefix",
-        "delete" => "allow s3:DeleteObject below the prefix; only expire, init and check need it",
+        "delete" => "allow s3:DeleteObject below the prefix, to those who expire",
         _ => "allow s3:ListBucket on the bucket, and s3:GetObject and s3:PutObject below the prefix",
     }
 }
@@ -121,10 +119,7 @@ fn of_strange_answer(raw: &HttpResponse) -> Failure {
 
 /// The failure when something answers that is no object store.
 pub(super) fn speaks_no_s3() -> Failure {
-    Failure::lasting(
-        "what answers there does not speak S3",
-        "is 'endpoint' right? it names the host and port of the S3 API, not of a console",
-    )
+    Failure::lasting("what answers there does not speak S3", "is 'endpoint' right? it names the S3 API, not a console")
 }
 
 fn is_foreign(body: &[u8]) -> bool {
@@ -189,31 +184,28 @@ impl Answer {
 
     fn credentials(&self, code: &str) -> Option<Failure> {
         let (why, hint) = match code {
-            "InvalidAccessKeyId" | "NotSignedUp" => (
-                "the store does not know the access key",
-                "check AWS_ACCESS_KEY_ID, or the profile, of the user that runs lifeboat",
-            ),
+            "InvalidAccessKeyId" | "NotSignedUp" => {
+                ("the store does not know the access key", "check AWS_ACCESS_KEY_ID, or the profile, of the user of lifeboat")
+            }
             "SignatureDoesNotMatch" => {
-                ("the secret access key is wrong", "check AWS_SECRET_ACCESS_KEY, or the profile, of the user that runs lifeboat")
+                ("the secret access key is wrong", "check AWS_SECRET_ACCESS_KEY, or the profile, of the user of lifeboat")
             }
             "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" | "RequestExpired" => {
                 ("the credentials have expired", "renew them; a role of the instance or container renews itself")
             }
-            "InvalidToken" | "InvalidClientTokenId" => (
-                "the session token is wrong",
-                "check AWS_SESSION_TOKEN: it belongs to one access key and must be unset for a lasting one",
-            ),
-            "RequestTimeTooSkewed" => (
-                "this host's clock and the store's are too far apart",
-                "set the clock: timedatectl set-ntp true; requests are valid for 15 minutes",
-            ),
+            "InvalidToken" | "InvalidClientTokenId" => {
+                ("the session token is wrong", "check AWS_SESSION_TOKEN: unset it for a lasting access key")
+            }
+            "RequestTimeTooSkewed" => {
+                ("this host's clock and the store's are too far apart", "set the clock: timedatectl set-ntp true")
+            }
             "InvalidObjectState" => (
                 "the object lies in an archive class",
                 "restore it from the archive class first; a repository cannot live in one",
             ),
             "AllAccessDisabled" | "AccountProblem" => ("the account is disabled", "ask who runs the store"),
             "AccessDenied" | "Forbidden" | "UnauthorizedAccess" => return Some(self.denied()),
-            _ if matches!(self.status, 401 | 403) => return Some(self.denied()),
+            _ if matches!(self.status, 401 | 403) && !self.has_foreign_body => return Some(self.denied()),
             _ => return None,
         };
         Some(Failure::lasting(self.told(why), hint))
@@ -233,13 +225,16 @@ impl Answer {
             return None;
         }
         let why = self.told(&format!("the bucket {} is in another region", address.bucket));
-        Some(match &self.bucket_region {
+        Some(match self.bucket_region.as_deref().or_else(|| self.expected_region()) {
             Some(region) => Failure::lasting(why, format!("region = \"{}\" in lifeboat.toml", plain(region))),
-            None => Failure::lasting(
-                why,
-                "set 'region' in lifeboat.toml to the bucket's own, and 'endpoint' to the host that serves it",
-            ),
+            None => Failure::lasting(why, "set 'region' in lifeboat.toml to the bucket's own"),
         })
+    }
+
+    /// The region that the message names: `…; the region 'us-east-1' is wrong; expecting 'eu-west-3'`.
+    fn expected_region(&self) -> Option<&str> {
+        let (region, _) = self.message.as_deref()?.split_once("expecting '")?.1.split_once('\'')?;
+        Some(region).filter(|region| region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
     }
 
     fn other(&self, code: &str) -> Failure {
@@ -303,8 +298,12 @@ fn of_chain(error: &(dyn StdError + 'static)) -> Failure {
             hint: Some("is the store running, and 'endpoint' right?".to_owned()),
             ..Failure::passing(format!("nothing accepts connections there: {deepest}"))
         },
+        _ if deepest.starts_with("invalid HTTP") => Failure {
+            hint: Some("is 'endpoint' right? it begins with https:// where the store has TLS".to_owned()),
+            ..Failure::passing("what answers there does not speak HTTP")
+        },
         _ if deepest.contains("lookup address") => Failure {
-            hint: Some("is 'endpoint', or 'region', right, and does this host's name resolution work?".to_owned()),
+            hint: Some("are 'endpoint' and 'region' right? does name resolution work here?".to_owned()),
             ..Failure::passing(format!("the host's name is not known: {deepest}"))
         },
         _ => Failure::passing(format!("no answer came: {deepest}")),
@@ -330,10 +329,9 @@ fn of_credentials(error: &(dyn StdError + 'static)) -> Option<Failure> {
     let found = error.downcast_ref::<CredentialsError>()?;
     let reason = chain(found).last().map(|cause| plain(&cause.to_string())).unwrap_or_default();
     Some(match found {
-        CredentialsError::CredentialsNotLoaded(_) => Failure::lasting(
-            "there are no AWS credentials",
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or 'profile', or ~/.aws/credentials of the user that runs lifeboat",
-        ),
+        CredentialsError::CredentialsNotLoaded(_) => {
+            Failure::lasting("there are no AWS credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or 'profile'")
+        }
         CredentialsError::InvalidConfiguration(_) => Failure::lasting(
             format!("the AWS credentials are set up wrongly: {reason}"),
             "look at 'profile' and ~/.aws of the user that runs lifeboat",
