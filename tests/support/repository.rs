@@ -15,6 +15,7 @@ use lifeboat::store::{Store, StoreOptions};
 
 use super::dirs::{self, Dir};
 use super::listing::files;
+use super::postgres;
 use super::process;
 use super::rclone::{self, Rclone};
 use super::s3::S3Server;
@@ -34,6 +35,13 @@ pub enum Place {
 }
 
 impl Place {
+    /// Whether its server is installed; says aloud when it is not, and fails when `REQUIRE_SERVERS=1`.
+    pub fn is_there(self) -> bool {
+        let missing = if self == Self::Rclone { rclone::program().err() } else { None };
+        missing.iter().for_each(|program| postgres::skip(&format!("there is no {}", program.display())));
+        missing.is_none()
+    }
+
     /// What `LIFEBOAT_TEST_STORE` says (`directory`, `s3` or `rclone`); a directory without it. Nothing else reads it.
     pub fn from_environment() -> Self {
         match std::env::var("LIFEBOAT_TEST_STORE").as_deref() {
@@ -65,19 +73,18 @@ pub struct Files {
 }
 
 impl Repository {
-    /// An empty place; `None`, said aloud, when the server for it is missing.
-    pub fn empty(place: Place) -> Option<Self> {
+    /// An empty place.
+    ///
+    /// # Panics
+    /// When its server is missing: ask [`Place::is_there`].
+    pub fn empty(place: Place) -> Self {
         let kept = match place {
             Place::Directory => Kept::Directory(Dir::new()),
             Place::Bucket => Kept::Bucket { server: Arc::new(S3Server::start()), prefix: "backups/main".into() },
-            Place::Rclone => match rclone::program() {
-                Ok(program) => Kept::Rclone { server: Arc::new(Rclone::start(&program)), prefix: "backups/main".into() },
-                Err(missing) => {
-                    assert_ne!(std::env::var("REQUIRE_SERVERS").as_deref(), Ok("1"), "there is no {}", missing.display());
-                    println!("SKIPPED: there is no {}; tests/run installs it", missing.display());
-                    return None;
-                }
-            },
+            Place::Rclone => {
+                let program = rclone::program().unwrap_or_else(|missing| panic!("there is no {}", missing.display()));
+                Kept::Rclone { server: Arc::new(Rclone::start(&program)), prefix: "backups/main".into() }
+            }
         };
         match &kept {
             Kept::Directory(_) => {}
@@ -87,7 +94,7 @@ impl Repository {
                 ("AWS_SECRET_ACCESS_KEY", rclone::SECRET_KEY),
             ]),
         }
-        Some(Self(kept))
+        Self(kept)
     }
 
     /// Another empty place of the same kind; in a bucket it is a prefix called `name` beside this one.

@@ -46,7 +46,7 @@ impl Scenario {
     /// Makes keys, cluster and a repository in this place, and starts the cluster.
     #[track_caller]
     pub fn start_in(place: Place, installation: &Installation, options: &Options) -> Self {
-        let repository = Repository::empty(place).expect("whoever asks for a place has what it needs");
+        let repository = Repository::empty(place);
         let (server, identity) = (repository.server(), Identity::generate());
         let mut cluster = Cluster::create(installation, options);
         let mut config = Config::of(&repository).recipient(&identity).source(SOURCE, &cluster.conninfo());

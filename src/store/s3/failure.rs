@@ -298,7 +298,8 @@ fn of_chain(error: &(dyn StdError + 'static)) -> Failure {
             hint: Some("is the store running, and 'endpoint' right?".to_owned()),
             ..Failure::passing(format!("nothing accepts connections there: {deepest}"))
         },
-        _ if deepest.starts_with("invalid HTTP") => Failure {
+        // The second: it speaks before it is asked, as SSH does.
+        _ if deepest.starts_with("invalid HTTP") || deepest.contains("unexpected message from connection") => Failure {
             hint: Some("is 'endpoint' right? it begins with https:// where the store has TLS".to_owned()),
             ..Failure::passing("what answers there does not speak HTTP")
         },
