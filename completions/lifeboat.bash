@@ -28,6 +28,9 @@ _lifeboat() {
             lifeboat,completions)
                 cmd="lifeboat__subcmd__completions"
                 ;;
+            lifeboat,copy)
+                cmd="lifeboat__subcmd__copy"
+                ;;
             lifeboat,demo)
                 cmd="lifeboat__subcmd__demo"
                 ;;
@@ -88,6 +91,9 @@ _lifeboat() {
             lifeboat__subcmd__help,completions)
                 cmd="lifeboat__subcmd__help__subcmd__completions"
                 ;;
+            lifeboat__subcmd__help,copy)
+                cmd="lifeboat__subcmd__help__subcmd__copy"
+                ;;
             lifeboat__subcmd__help,demo)
                 cmd="lifeboat__subcmd__help__subcmd__demo"
                 ;;
@@ -128,7 +134,7 @@ _lifeboat() {
 
     case "${cmd}" in
         lifeboat)
-            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list archive restore verify expire demo completions man help"
+            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list archive restore verify expire copy demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -355,7 +361,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__backup)
-            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --wait --no-lease --config --output --quiet --repository --help"
+            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --wait --no-lease --limit-rate --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -374,6 +380,10 @@ _lifeboat() {
                     return 0
                     ;;
                 --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit-rate)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -429,6 +439,48 @@ _lifeboat() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__copy)
+            opts="-q -h --from --to --wait --limit-rate --dry-run --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --wait)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --limit-rate)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -532,7 +584,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help)
-            opts="init check backup list archive restore verify expire demo completions man help"
+            opts="init check backup list archive restore verify expire copy demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -630,6 +682,20 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help__subcmd__completions)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__help__subcmd__copy)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -39,6 +39,7 @@ complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "archive" -d 'Arch
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "restore" -d 'Restore a source into a directory, to any moment'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "copy" -d 'Fill a repository from another, without decrypting'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
@@ -66,6 +67,7 @@ spread\t'Spread over `checkpoint_completion_target`'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -d 'What pages with a wrong checksum do to the backup' -r -f -a "fail\t'The backup fails'
 report\t'The backup is kept, and the pages are reported'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l wait -d 'Wait so long when another host backs up this source [default: not at all]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l limit-rate -d 'Bytes a second to each repository [default: its limit_rate, else none]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -165,6 +167,17 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l allow-none 
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l dry-run -d 'Say what would be done, and do nothing'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l from -d 'The repository to copy from' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l to -d 'The repository to fill, made by \'lifeboat init\' before' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l wait -d 'Wait so long when another run writes to a source there [default: not at all]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l limit-rate -d 'Bytes a second from and to each repository [default: its limit_rate, else none]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l dry-run -d 'Say what would be copied, and copy nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -184,18 +197,19 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s h -l help -d 'Print help'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "backup" -d 'Take a backup'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "backup" -d 'Take a backup'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "copy" -d 'Fill a repository from another, without decrypting'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "push" -d 'Store one finished log file; for PostgreSQL\'s archive_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'
