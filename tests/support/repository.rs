@@ -113,7 +113,7 @@ impl Repository {
     pub fn copy(&self, name: &str) -> Self {
         let copy = self.another(name);
         for key in self.names() {
-            copy.write(&key, &self.read(&key));
+            copy.write(&key, self.read(&key));
         }
         copy
     }

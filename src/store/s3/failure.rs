@@ -226,7 +226,9 @@ impl Answer {
         }
         let why = self.told(&format!("the bucket {} is in another region", address.bucket));
         Some(match self.bucket_region.as_deref().or_else(|| self.expected_region()) {
-            Some(region) => Failure::lasting(why, format!("region = \"{}\" in lifeboat.toml", plain(region))),
+            Some(region) => {
+                Failure::lasting(why, format!("set region = \"{}\" for the repository in lifeboat.toml", plain(region)))
+            }
             None => Failure::lasting(why, "set 'region' in lifeboat.toml to the bucket's own"),
         })
     }
