@@ -382,7 +382,7 @@ mod tests {
         }
         for (status, code, why, hint) in [
             (403, "AccessDenied", "access is denied (AccessDenied)", "s3:ListBucket"),
-            (403, "", "access is denied (HTTP 403)", "s3:PutObject"),
+            (403, "", "access is denied (HTTP 403)", "s3:GetObject"),
             (403, "InvalidAccessKeyId", "does not know the access key", "AWS_ACCESS_KEY_ID"),
             (403, "SignatureDoesNotMatch", "secret access key is wrong", "AWS_SECRET_ACCESS_KEY"),
             (400, "ExpiredToken", "have expired", "renew"),
@@ -405,11 +405,37 @@ mod tests {
     }
 
     #[test]
+    fn the_permission_that_is_missing_is_named() {
+        for (action, permission) in [
+            ("list", "s3:ListBucket"),
+            ("use", "s3:ListBucket"),
+            ("read", "s3:GetObject"),
+            ("look up", "s3:GetObject"),
+            ("write", "s3:PutObject"),
+            ("delete", "s3:DeleteObject"),
+        ] {
+            let error = Error::from(answer(403, "AccessDenied").failure(&address()).of_call(action, "a", &address()));
+            assert!(error.hints()[0].starts_with(&format!("allow {permission} ")), "{error:?}");
+        }
+        let website = Answer { has_foreign_body: true, ..answer(403, "") }.failure(&address());
+        assert!(website.of_call("read", "a", &address()).to_string().contains("does not speak S3"));
+    }
+
+    #[test]
     fn a_bucket_elsewhere_is_named_with_its_region() {
         for (status, code) in [(301, "PermanentRedirect"), (400, ""), (400, "AuthorizationHeaderMalformed")] {
             let elsewhere = Answer { bucket_region: Some("eu-central-1".to_owned()), ..answer(status, code) };
             let error = Error::from(elsewhere.failure(&address()).of_call("list", "", &address()));
             assert!(error.hints()[0].contains("region = \"eu-central-1\""), "{error:?}");
+        }
+        for (message, hint) in [
+            ("the region 'us-east-1' is wrong; expecting 'eu-west-3'", "region = \"eu-west-3\""),
+            ("expecting 'x\"y'", "set 'region'"),
+            ("expecting 'eu", "set 'region'"),
+        ] {
+            let elsewhere = Answer { message: Some(message.to_owned()), ..answer(400, "AuthorizationHeaderMalformed") };
+            let error = Error::from(elsewhere.failure(&address()).of_call("list", "", &address()));
+            assert!(error.hints()[0].contains(hint), "{error:?}");
         }
     }
 
