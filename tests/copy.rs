@@ -4,20 +4,16 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::path::Path;
 
 use lifeboat::base::killpoint;
 use lifeboat::repo::Repository;
 use lifeboat::repo::log::index::{self, IndexLine};
-use lifeboat::store::local::LocalStore;
 use serde_json::Value;
 
-use support::dirs::Dir;
 use support::ledger::Ledger;
-use support::listing::{contents, files};
 use support::postgres::{Installation, Options};
 use support::random;
+use support::repository::Repository as Stored;
 use support::scenario::{SOURCE, Scenario};
 
 const COPY: [&str; 6] = ["copy", "--from", "main", "--to", "second", SOURCE];
@@ -25,21 +21,21 @@ const COPY: [&str; 6] = ["copy", "--from", "main", "--to", "second", SOURCE];
 /// A scenario that archives to `main`, and a second repository, `second`, beside it.
 struct Stage {
     scenario: Scenario,
-    second: Dir,
+    second: Stored,
 }
 
 impl Stage {
     fn on(major: u32) -> Option<Self> {
         let installation = Installation::require(major)?;
         let scenario = Scenario::start(&installation, &Options { wal_segment_mib: 1, ..Options::default() });
-        let second = Dir::new();
+        let second = scenario.repository.another("second");
         // The source stays in the first repository alone until a test says otherwise.
         for host in [&scenario.protected, &scenario.rescue] {
             let text = host.configuration();
             let only = format!("[source.{SOURCE}]\nrepositories = [\"main\"]\n");
             let text = text.replace(&format!("[source.{SOURCE}]\n"), &only);
             assert!(text.contains(&only), "{text}");
-            host.configure_text(&format!("{text}\n[repository.second]\nurl = \"file://{}\"\n", second.path().display()));
+            host.configure_text(&format!("{text}\n{}", second.section("second")));
         }
         let keys = scenario.rescue.dir().join("keys-of-second").display().to_string();
         scenario.protected.ok(&["init", "--repository", "second", "--generate-keys", &keys]);
@@ -81,15 +77,15 @@ fn fates(part: &Value) -> Vec<(String, String)> {
     backups.iter().map(|backup| (text(&backup["id"]), text(&backup["fate"]))).collect()
 }
 
-/// The signed digests of the log in the repository at `path`, by file.
-fn signed_digests(path: &Path) -> BTreeMap<String, IndexLine> {
+/// The signed digests of the log in a repository, by file.
+fn signed_digests(stored: &Stored) -> BTreeMap<String, IndexLine> {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
-        let repository = Repository::open("r", std::sync::Arc::new(LocalStore::new(path)), None).await.expect("a repository");
+        let repository = Repository::open("r", stored.store(), None).await.expect("a repository");
         let source = SOURCE.parse().expect("a name");
-        let logs = fs::read_dir(path.join(SOURCE).join("log")).expect("a log");
-        let incarnation = logs.last().expect("an incarnation").expect("readable").file_name();
-        let incarnation = incarnation.to_str().expect("ASCII").parse().expect("an incarnation");
+        let logs = stored.log_objects();
+        let incarnation = logs.last().and_then(|key| key.split('/').nth(2)).expect("a log");
+        let incarnation = incarnation.parse().expect("an incarnation");
         let index = index::load(&repository, &source, &incarnation).await.expect("it answers");
         assert!(index.problems.is_empty(), "{:?}", index.problems);
         index.lines.into_iter().map(|line| (line.file.clone(), line)).collect()
@@ -111,21 +107,19 @@ fn what_was_copied_restores_to_the_same_moments() {
     let told = scenario.protected.json(&[&COPY[..], &["--dry-run"]].concat());
     let expected = |fate: &str| vec![(full.clone(), fate.to_owned()), (incr.clone(), fate.to_owned())];
     assert_eq!(fates(&told["sources"][0]), expected("copied"));
-    assert!(!stage.second.join(SOURCE).exists(), "a dry run writes nothing");
+    assert_eq!(stage.second.names_below(&format!("{SOURCE}/")), [""; 0], "a dry run writes nothing");
 
     let copied = stage.copy();
     assert_eq!(fates(&copied), expected("copied"));
     assert_eq!(copied["faults"], Value::Array(vec![]));
-    let before = contents(stage.second.path());
+    let before = stage.second.contents();
     let again = stage.copy();
     assert_eq!((fates(&again), &again["copied_objects"]), (expected("present"), &Value::from(0)));
-    let lease = |path: &Path| path.ends_with("lease.json") || path.to_string_lossy().contains(".lifeboat-tmp");
-    let changed: Vec<_> =
-        contents(stage.second.path()).into_iter().filter(|(path, digest)| before.get(path) != Some(digest)).collect();
-    assert!(changed.iter().all(|(path, _)| lease(path)), "nothing is written twice: {changed:?}");
+    let changed: Vec<_> = stage.second.contents().into_iter().filter(|(key, digest)| before.get(key) != Some(digest)).collect();
+    assert!(changed.iter().all(|(key, _)| key.ends_with("/lease.json")), "nothing is written twice: {changed:?}");
 
     // Times of arrival, which tell how much could have been lost, are kept.
-    let (ours, theirs) = (signed_digests(scenario.repository.path()), signed_digests(stage.second.path()));
+    let (ours, theirs) = (signed_digests(&scenario.repository), signed_digests(&stage.second));
     assert!(!theirs.is_empty() && theirs.iter().all(|(file, line)| ours.get(file) == Some(line)), "{theirs:#?}");
 
     // Another backup and more log, which the second repository gets from the server itself and from the first one.
@@ -141,8 +135,7 @@ fn what_was_copied_restores_to_the_same_moments() {
     stage.verify();
 
     // The first repository is lost.
-    fs::rename(scenario.repository.path(), scenario.restored.join("lost")).expect("own directory");
-    fs::create_dir(scenario.repository.path()).expect("own directory");
+    scenario.repository.remove_all();
     let mut random = random::generator(seed, 1);
     for (number, moment) in oracle.pick_moments(3, oracle.span(), &mut random).into_iter().enumerate() {
         let to = moment.to_string();
@@ -168,24 +161,16 @@ fn what_is_damaged_is_not_copied_and_the_rest_is() {
     let victims = [format!("{SOURCE}/backup/{incr}/pack-"), format!("{SOURCE}/log/")];
     let mut flipped = Vec::new();
     for victim in &victims {
-        let prefix = scenario.repository.join(victim).display().to_string();
-        let is_victim = |path: &&std::path::PathBuf| {
-            let name = path.display().to_string();
-            name.starts_with(&prefix) && !["/key/", "/index/"].iter().any(|other| name.contains(other))
-        };
-        let all = files(scenario.repository.path());
-        let path = all.iter().find(is_victim).expect("a pack and a segment");
-        let mut content = fs::read(path).expect("own file");
-        let middle = content.len() / 2;
-        content[middle] ^= 1;
-        fs::write(path, content).expect("own file");
-        flipped.push(path.strip_prefix(scenario.repository.path()).expect("below").to_owned());
+        let is_victim = |key: &String| !["/key/", "/index/"].iter().any(|other| key.contains(other));
+        let key = scenario.repository.names_below(victim).into_iter().find(is_victim).expect("a pack and a segment");
+        scenario.repository.flip(&key);
+        flipped.push(key);
     }
     let output = scenario.protected.run(&COPY);
     assert_eq!(output.code, Some(22), "{output}");
-    for path in &flipped {
-        assert!(output.stdout.contains(&format!("{}: it is not what was stored", path.display())), "{output}");
-        assert!(!stage.second.join(path).exists(), "{}", path.display());
+    for key in &flipped {
+        assert!(output.stdout.contains(&format!("{key}: it is not what was stored")), "{output}");
+        assert!(!stage.second.has(key), "{key}");
     }
     let found = fates(
         &serde_json::from_str::<Value>(&scenario.protected.run(&[&COPY[..], &["--output", "json"]].concat()).stdout)

@@ -120,7 +120,8 @@ fn an_encrypted_repository_opens_with_stock_tools(major: u32) {
     let moved = format!("{}={}", fast.display(), bystander.dir.join("moved disk").display());
     let settings = [target_time(moment), "recovery_target_timeline = '1'".to_owned()];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-    let rescue = || bystander.run(scenario.repository.path(), &backup, "past one", &moved, &settings);
+    let files = scenario.repository.as_files();
+    let rescue = || bystander.run(&files.path, &backup, "past one", &moved, &settings);
     let rescued = bystander.rescue(&installation, "past one", rescue);
     oracle.assert_at(&mut rescued.sql(), moment);
     assert_eq!(rescued.sql().number("SELECT count(*) FROM elsewhere"), 20000);
@@ -134,7 +135,8 @@ fn an_encrypted_repository_opens_with_stock_tools(major: u32) {
     let second = scenario.open(&second);
     let after = archived_load(&second, &mut Ledger::attach(&second, seed), 1);
     let moved = format!("{}={}", fast.display(), bystander.dir.join("moved again").display());
-    let rescue = || bystander.run(scenario.repository.path(), &backup, "end", &moved, &["recovery_target_timeline = '2'"]);
+    let files = scenario.repository.as_files();
+    let rescue = || bystander.run(&files.path, &backup, "end", &moved, &["recovery_target_timeline = '2'"]);
     let rescued = bystander.rescue(&installation, "end", rescue);
     after.assert_tables(&mut rescued.sql(), &after.rows_at_end(), "the end of timeline 2");
 }

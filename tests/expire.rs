@@ -9,9 +9,6 @@ mod faults;
 #[path = "verify/fixture.rs"]
 mod fixture;
 
-use std::fs;
-use std::path::PathBuf;
-
 use lifeboat::base::{BackupId, SourceName, Timestamp};
 use lifeboat::repo::commit::{CommitEntry, Committed};
 use lifeboat::repo::signed::{self, Place};
@@ -19,7 +16,7 @@ use lifeboat::repo::{Signer, Tombstone};
 use serde_json::Value;
 
 use support::ledger::Ledger;
-use support::listing::{backups, files, log_objects};
+use support::listing::backups;
 use support::postgres::{Options, RECOVERY_TIMEOUT};
 use support::process;
 use support::random;
@@ -57,9 +54,8 @@ fn fates(part: &Value) -> Vec<(String, String)> {
     verdicts.iter().map(|verdict| (text(&verdict["id"]), text(&verdict["fate"]))).collect()
 }
 
-fn directory(scenario: &Scenario, id: &str) -> Vec<PathBuf> {
-    let directory = scenario.repository.join(format!("{SOURCE}/backup/{id}"));
-    if directory.exists() { files(&directory) } else { Vec::new() }
+fn directory(scenario: &Scenario, id: &str) -> Vec<String> {
+    scenario.repository.names_below(&format!("{SOURCE}/backup/{id}/"))
 }
 
 #[test]
@@ -77,7 +73,7 @@ fn an_old_chain_goes_whole_and_the_rest_restores_to_any_moment() {
     ledger.commit_one();
     scenario.archive_now();
     let oracle = ledger.oracle();
-    let segments = log_objects(scenario.repository.path()).len();
+    let segments = scenario.repository.log_objects().len();
 
     // Refused: not whole, not by the protected host, and without a key only told.
     let first = old[0].as_str();
@@ -88,7 +84,7 @@ fn an_old_chain_goes_whole_and_the_rest_restores_to_any_moment() {
     scenario.protected.run(&by_host).refuses(2, &["has no 'expire' right"]);
     let told = scenario.rescue.json(&["expire", SOURCE, "--backup", first, "--chain", "--dry-run"]);
     assert_eq!(told["repositories"][0]["marked"]["mark"], Value::Null);
-    assert!(!scenario.repository.join(format!("{SOURCE}/expire")).exists());
+    assert_eq!(scenario.repository.names_below(&format!("{SOURCE}/expire/")), [""; 0]);
 
     // Marked: nothing changes until it is carried out.
     let marked = expire(&scenario, &["--backup", first, "--chain", "--grace", "0s"]);
@@ -96,7 +92,7 @@ fn an_old_chain_goes_whole_and_the_rest_restores_to_any_moment() {
     assert_eq!(backups(&scenario.rescue).len(), 4);
     let text = scenario.rescue.ok(&["expire", SOURCE, "--dry-run"]).stdout;
     assert!(text.contains(&format!("would go  {first}: was marked")) && text.contains(&format!("kept      {kept}")), "{text}");
-    assert_eq!(log_objects(scenario.repository.path()).len(), segments);
+    assert_eq!(scenario.repository.log_objects().len(), segments);
 
     let done = expire(&scenario, &[]);
     let expected: Vec<(String, String)> =
@@ -106,7 +102,7 @@ fn an_old_chain_goes_whole_and_the_rest_restores_to_any_moment() {
     assert!(old.iter().all(|id| directory(&scenario, id).is_empty()), "nothing of them is left");
     let log = &done["carried_out"]["logs"][0];
     assert_eq!(log["needed_by"], kept.as_str(), "{done:#}");
-    assert!(log["deleted_objects"].as_u64().expect("a number") > 0 && log_objects(scenario.repository.path()).len() < segments);
+    assert!(log["deleted_objects"].as_u64().expect("a number") > 0 && scenario.repository.log_objects().len() < segments);
     assert_eq!(expire(&scenario, &[])["carried_out"]["tombstone"], Value::Null, "there is nothing more to do");
 
     // Gone is gone, and not damaged.
@@ -152,6 +148,26 @@ fn an_old_chain_goes_whole_and_the_rest_restores_to_any_moment() {
     scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
 }
 
+/// `list` tells these backups and marks, with the time from which on they may go, and no others.
+#[track_caller]
+fn assert_listed_marks(scenario: &Scenario, expected: &[(&str, &str)]) {
+    let list = scenario.protected.json(&["list", SOURCE]);
+    let listed = list["repositories"][0]["sources"][0]["incarnations"][0]["backups"].as_array().expect("backups").clone();
+    let marked: Vec<&Value> = listed.iter().filter(|backup| !backup["marked"].is_null()).collect();
+    let found: Vec<(&str, &str)> =
+        marked.iter().filter_map(|backup| Some((backup["id"].as_str()?, backup["marked"]["mark"].as_str()?))).collect();
+    assert_eq!(found, expected, "{list:#}");
+    let text = scenario.protected.ok(&["list", SOURCE]).stdout;
+    for backup in &marked {
+        let due: Timestamp = serde_json::from_value(backup["marked"]["due"].clone()).expect("a time");
+        assert!(due > Timestamp::now(), "it may go in an hour: {due}");
+        let told =
+            format!("  marked to be expired; may go from {} on\n    {}\n", due.human_seconds(), backup["id"].as_str().unwrap());
+        assert!(text.contains(&told), "{told}{text}");
+    }
+    assert_eq!(text.matches("marked to be expired").count(), usize::from(!expected.is_empty()), "{text}");
+}
+
 #[test]
 fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
     let Some(scenario) = Scenario::on(15, &small()) else { return };
@@ -160,6 +176,7 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
     let name = marked["marked"]["mark"].as_str().expect("a mark").to_owned();
     let pending = expire(&scenario, &[]);
     assert_eq!(fates(&pending)[0], (first.clone(), "pending".to_owned()));
+    assert_listed_marks(&scenario, &[(&first, &name)]);
     // Marked once more with no grace at all: the shorter one counts only for what is not marked already.
     let again = expire(&scenario, &["--backup", &first, "--grace", "0s"]);
     assert_eq!(again["marked"]["mark"], Value::Null, "{again:#}");
@@ -170,13 +187,14 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
     assert_eq!(fates(&expire(&scenario, &[]))[0].1, "pending", "only told");
     expire(&scenario, &["--backup", &first, "--withdraw"]);
     assert_eq!(fates(&expire(&scenario, &[]))[0].1, "kept");
+    assert_listed_marks(&scenario, &[]);
     let nothing = with_key(&scenario, &["--backup", &first, "--withdraw"]);
     scenario.rescue.run(&nothing).refuses(1, &["is not marked"]);
 
     // A mark, and a tombstone, by the key of the protected host; and a copy of a withdrawn mark under another name.
-    let expiries = scenario.repository.join(format!("{SOURCE}/expire"));
-    let genuine = fs::read_to_string(expiries.join(format!("{name}.json"))).expect("stored");
-    fs::write(expiries.join("20200101T000000.000000Z-copy.json"), &genuine).expect("own repository");
+    let expiry = |name: &str| format!("{SOURCE}/expire/{name}.json");
+    let genuine = String::from_utf8(scenario.repository.read(&expiry(&name))).expect("text");
+    scenario.repository.write(&expiry("20200101T000000.000000Z-copy"), &genuine);
     let signer = Signer::read(&scenario.protected.dir().join("signing.key")).expect("its own key");
     let payload: Value = serde_json::from_str(genuine.lines().next().expect("two lines")).expect("JSON");
     let repository = payload["repository"].as_str().expect("an id").to_owned();
@@ -186,7 +204,7 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
         "mark": {"backups": [first, second], "marked": "2020-01-01T00:00:00.000000Z", "grace_seconds": 0, "host": "x"},
     });
     let forged = signed::sign(Place::of_source("expire", &repository, &source), &body, &signer);
-    fs::write(expiries.join("20200101T000000.000000Z-forg.json"), forged).expect("own repository");
+    scenario.repository.write(&expiry("20200101T000000.000000Z-forg"), forged);
     let part = expire(&scenario, &[]);
     assert!(fates(&part).iter().all(|(_, fate)| fate == "kept"), "{part:#}");
     let unused = part["carried_out"]["unused_marks"].to_string();
@@ -196,8 +214,7 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
     let verified = scenario.rescue.ok(&["verify", SOURCE]).stdout;
     assert!(verified.contains("20200101T000000.000000Z-forg.json") && verified.contains("counts for nothing"), "{verified}");
 
-    let entries = scenario.repository.join(format!("{SOURCE}/commit"));
-    let head = fs::read(entries.join("00000003.json")).expect("three entries");
+    let head = scenario.repository.read(&format!("{SOURCE}/commit/00000003.json"));
     let tombstone =
         Tombstone { backups: vec![first.parse::<BackupId>().expect("an id")], marks: Vec::new(), log_floors: Vec::new() };
     let entry = CommitEntry {
@@ -208,12 +225,12 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
         written: Timestamp::now(),
         committed: Committed::Tombstone(tombstone),
     };
-    let planted = entries.join("00000004.json");
-    fs::write(&planted, signed::sign(Place::of_source("commit", &repository, &source), &entry, &signer)).expect("own repository");
+    let planted = format!("{SOURCE}/commit/00000004.json");
+    scenario.repository.write(&planted, signed::sign(Place::of_source("commit", &repository, &source), &entry, &signer));
     assert_eq!(backups(&scenario.rescue), [first, second, third], "a tombstone by the wrong key buries nobody");
     scenario.rescue.run(&["verify", SOURCE]).exits(22);
     scenario.rescue.run(&with_key(&scenario, &[])).refuses(22, &["00000004.json", "has no right to sign"]);
-    fs::remove_file(planted).expect("own repository");
+    scenario.repository.remove(&planted);
 }
 
 #[test]
@@ -292,11 +309,11 @@ fn what_crashed_backups_left_is_removed_and_what_may_be_in_flight_is_not() {
     assert_eq!(found["repositories"][0]["sources"][0]["uncommitted"].as_array().map(Vec::len), Some(0), "{found:#}");
 
     // A damaged commit entry makes its backup look like an orphan: then nothing is swept.
-    let entry = scenario.repository.join(format!("{SOURCE}/commit/00000001.json"));
-    let sound = fs::read(&entry).expect("stored");
-    fs::write(&entry, b"damaged\n").expect("own repository");
+    let entry = format!("{SOURCE}/commit/00000001.json");
+    let sound = scenario.repository.read(&entry);
+    scenario.repository.write(&entry, b"damaged\n");
     scenario.rescue.run(&sweep).refuses(22, &["00000001.json"]);
     assert!(!directory(&scenario, &kept).is_empty());
-    fs::write(&entry, sound).expect("own repository");
+    scenario.repository.write(&entry, sound);
     assert_eq!(backups(&scenario.rescue), [kept, next]);
 }

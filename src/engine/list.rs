@@ -1,10 +1,13 @@
 //! `list`: what a repository holds of a source and which moments it can bring back, from names and signed entries
 //! alone: no key needed.
 
-use crate::base::{Error, Lsn, Result, SourceName, TimelineId};
+use std::collections::BTreeMap;
+
+use crate::base::{BackupId, Error, Lsn, Result, SourceName, TimelineId};
 use crate::engine::Scope;
 use crate::engine::timeline::TimelinePath;
 use crate::engine::window::{Window, window};
+use crate::repo::expiry::{Marks, Standing};
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::LogCatalog;
 use crate::repo::log::catalog::SplitBrain;
@@ -17,6 +20,10 @@ pub struct Survey {
     pub source: SourceName,
     /// Its incarnations, in the order in which they were first seen.
     pub incarnations: Vec<IncarnationSurvey>,
+    /// Backups that are marked to be expired, with the mark that is due first.
+    pub marks: BTreeMap<BackupId, Standing>,
+    /// Marks and withdrawals that count for nothing: the object's key and why.
+    pub unused_marks: Vec<(String, String)>,
     /// Commit entries and identities that are not used: the object's key and why.
     pub problems: Vec<(String, String)>,
 }
@@ -66,6 +73,7 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
     let mut incarnations = Vec::new();
     let (identities, mut problems) = identity::survey(&scope.repository, &scope.source).await?;
     problems.extend(log.problems.iter().cloned());
+    let marks = Marks::load(&scope.repository, &scope.source).await?;
     problems.extend(log.broken().map(|(backup, broken)| (backup.id.to_string(), broken.to_string())));
     for identity in identities {
         let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
@@ -80,7 +88,7 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
             backups,
         });
     }
-    Ok(Survey { source: scope.source.clone(), incarnations, problems })
+    Ok(Survey { source: scope.source.clone(), incarnations, marks: marks.standing, unused_marks: marks.problems, problems })
 }
 
 fn timelines(identity: &Identity, backups: &[BackupSummary], catalog: &LogCatalog) -> Vec<TimelineSurvey> {

@@ -1,9 +1,7 @@
 //! A repository that is away, and an `archive push` that panics: PostgreSQL keeps its log and catches up in order.
 
-use std::fs;
 use std::path::PathBuf;
 
-use crate::support::listing::log_objects;
 use crate::support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
 use crate::support::process;
 use crate::support::scenario::{SOURCE, Scenario};
@@ -43,14 +41,14 @@ fn assert_caught_up(scenario: &Scenario, segments: &[PathBuf]) {
     // A new segment wakes the archiver, which sleeps up to a minute after failures.
     scenario.cluster.sql().execute("INSERT INTO rows VALUES (-1)");
     scenario.archive_now();
-    let objects = log_objects(scenario.repository.path());
+    let objects = scenario.repository.log_objects();
     let arrivals: Vec<_> = segments
         .iter()
         .map(|segment| {
             let name = segment.file_name().expect("a segment").to_string_lossy().into_owned();
-            let found: Vec<_> = objects.iter().filter(|object| object.to_string_lossy().contains(&format!("/{name}_"))).collect();
+            let found: Vec<_> = objects.iter().filter(|object| object.contains(&format!("/{name}_"))).collect();
             assert_eq!(found.len(), 1, "{name}: {found:?}");
-            fs::metadata(found[0]).and_then(|metadata| metadata.modified()).expect("an object")
+            scenario.repository.modified(found[0])
         })
         .collect();
     assert!(arrivals.is_sorted(), "the archiver did not keep the order: {arrivals:?}");
@@ -61,12 +59,10 @@ fn assert_caught_up(scenario: &Scenario, segments: &[PathBuf]) {
 #[test]
 fn a_repository_that_was_away_gets_everything_in_order() {
     let Some(scenario) = stage(18) else { return };
-    let away = scenario.repository.path().with_extension("away");
-    fs::rename(scenario.repository.path(), &away).expect("own directory");
+    let told = scenario.repository.take_away();
     let segments = fill_in_vain(&scenario);
-    assert!(scenario.cluster.log().contains("a disk that is not mounted?"), "{}", scenario.cluster.log_tail());
-    assert!(!scenario.repository.path().exists(), "a push must not make a new repository beside the real one");
-    fs::rename(&away, scenario.repository.path()).expect("own directory");
+    assert!(scenario.cluster.log().contains(told), "{}", scenario.cluster.log_tail());
+    scenario.repository.bring_back();
     assert_caught_up(&scenario, &segments);
 }
 

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use lifeboat::codec::Sha256Digest;
 
 use crate::support::lifeboat::Host;
-use crate::support::listing::{contents, log_objects};
 use crate::support::postgres::{Cluster, Installation, Options, Stop};
 use crate::support::process::Output;
 use crate::support::scenario::{SOURCE, Scenario};
@@ -50,14 +49,14 @@ fn one_archived_segment(major: u32) -> Option<(Scenario, PathBuf)> {
 
 fn a_name_is_taken_once(major: u32) {
     let Some((scenario, segment)) = one_archived_segment(major) else { return };
-    let before = contents(scenario.repository.path());
+    let before = scenario.repository.contents();
     push(&scenario.protected, &segment).success();
     let other = variant(&segment, &scenario.protected, "other", 7);
     let refused = push(&scenario.protected, &other).refuses(1, &[&digest(&segment), &digest(&other), "archive resolve"]);
     assert!(refused.stderr.contains("two servers write the same log"), "{refused}");
     let stranger = push(&scenario.protected.twin(), &other).refuses(1, &[&digest(&segment), &digest(&other)]);
     assert!(stranger.stdout.is_empty(), "{stranger}");
-    assert_eq!(contents(scenario.repository.path()), before, "a refusal has changed the repository");
+    assert_eq!(scenario.repository.contents(), before, "a refusal has changed the repository");
 }
 
 #[test]
@@ -73,7 +72,7 @@ fn a_name_is_taken_once_18() {
 #[test]
 fn strangers_and_fragments_are_refused() {
     let Some((scenario, segment)) = one_archived_segment(15) else { return };
-    let before = contents(scenario.repository.path());
+    let before = scenario.repository.contents();
     let name = segment.file_name().and_then(|name| name.to_str()).expect("a segment");
     let mut other = Cluster::create(&scenario.cluster.installation, &Options { wal_segment_mib: 1, ..Options::default() });
     other.start();
@@ -90,7 +89,7 @@ fn strangers_and_fragments_are_refused() {
     push(host, &place(host, "odd", "pg_control", &whole)).refuses(2, &["no file that PostgreSQL archives"]);
     let missing = push(host, &host.dir().join(name)).exits(1);
     assert!(missing.stderr.contains("cannot read"), "{missing}");
-    assert_eq!(contents(scenario.repository.path()), before, "a refusal has changed the repository");
+    assert_eq!(scenario.repository.contents(), before, "a refusal has changed the repository");
 }
 
 #[test]
@@ -120,8 +119,8 @@ fn histories_labels_and_partial_segments_are_archived_too() {
     push(host, &variant(&host.dir().join("d").join(partial), host, "e", 1)).success();
     assert_eq!(fetch(partial).len(), whole.len());
 
-    let label = log_objects(scenario.repository.path()).into_iter().find_map(|path| {
-        let name = path.file_name()?.to_str()?.to_owned();
+    let label = scenario.repository.log_objects().into_iter().find_map(|key| {
+        let name = key.rsplit('/').next()?;
         name.contains(".backup").then(|| name.split('_').next().map(str::to_owned))?
     });
     let label = label.expect("the server archives the label of its backup");

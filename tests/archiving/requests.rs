@@ -1,6 +1,5 @@
 //! What the verbs tell of their requests and of the repository's store.
 
-use crate::support::listing::files;
 use crate::support::postgres::Options;
 use crate::support::scenario::{SOURCE, Scenario};
 
@@ -25,7 +24,7 @@ fn requests_are_counted_and_the_store_is_on_record_once() {
         assert_eq!(check["checks"][0]["probe"]["abilities"]["conditional_put"], "yes", "{check:#}");
         assert_eq!(check["faults"], 0, "{check:#}");
     }
-    let left = files(&scenario.repository.join("probe"));
+    let left = scenario.repository.names_below("probe/");
     assert_eq!(left.len(), 1, "one report by init, which the others repeat: {left:?}");
     scenario.protected.ok(&["verify"]);
 }

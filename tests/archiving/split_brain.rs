@@ -8,9 +8,8 @@ use std::time::Duration;
 use lifeboat::repo::signed::Signer;
 
 use crate::push::{digest, push, variant};
-use crate::support::dirs::{Dir, copy_tree};
 use crate::support::lifeboat::Host;
-use crate::support::listing::{backups, log_objects, split_brains};
+use crate::support::listing::{backups, split_brains};
 use crate::support::postgres::{Options, RECOVERY_TIMEOUT};
 use crate::support::process::Output;
 use crate::support::scenario::{SOURCE, Scenario};
@@ -118,13 +117,11 @@ fn assert_readers_refuse(scenario: &Scenario, round: &Round) {
 /// A repository that holds one of the two alone would hand it over, right or wrong.
 #[track_caller]
 fn another_repository_is_not_asked_instead(scenario: &Scenario, round: &Round, destination: &Path) {
-    let home = Dir::new();
-    copy_tree(scenario.repository.path(), &home.join("second"));
-    let held = log_objects(&home.join("second")).into_iter().filter(|path| path.to_string_lossy().contains(&digest(&round.ours)));
-    held.for_each(|path| std::fs::remove_file(path).expect("own copy"));
+    let second = scenario.repository.copy("second");
+    let held = second.log_objects().into_iter().filter(|key| key.contains(&digest(&round.ours)));
+    held.for_each(|key| second.remove(&key));
     let configuration = scenario.rescue.configuration();
-    let second = home.join("second").display().to_string();
-    scenario.rescue.append_configuration(&format!("[repository.second]\nurl = \"file://{second}\"\n"));
+    scenario.rescue.append_configuration(&second.section("second"));
     let get = |repository: &[&str]| {
         let fixed = ["archive", "get", SOURCE, &round.name, destination.to_str().expect("plain")];
         scenario.rescue.run(&[repository, &fixed].concat())

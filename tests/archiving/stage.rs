@@ -3,14 +3,12 @@
 //! Row n of `rows` is the only one in the n-th closed segment; the last was written on timeline 2.
 
 use std::cell::RefCell;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::support::dirs::{self, Dir};
 use crate::support::lifeboat::{Config, Host, Identity};
-use crate::support::listing::log_objects;
 use crate::support::postgres::{Cluster, Installation, Options, RECOVERY_TIMEOUT, Stop};
+use crate::support::repository::Repository;
 use crate::support::scenario::{SOURCE, Scenario, restore_command_of};
 
 /// Rows on timeline 1.
@@ -27,6 +25,8 @@ pub struct Stage {
     pub good: String,
     work: Dir,
     hosts: RefCell<Vec<Host>>,
+    /// Kept until the stage is dropped, like the hosts.
+    broken: RefCell<Vec<Repository>>,
 }
 
 /// One way in which `archive get` fails.
@@ -54,7 +54,7 @@ impl Stage {
         second.stop(Stop::Fast);
         let restored = scenario.restore("never-started", &["--clone"]);
         let good = restore_command_of(&restored).replace("%f", "\"$1\"").replace("%p", "\"$2\"");
-        Some(Self { scenario, segments, restored, good, work: Dir::new(), hosts: RefCell::default() })
+        Some(Self { scenario, segments, restored, good, work: Dir::new(), hosts: RefCell::default(), broken: RefCell::default() })
     }
 
     /// A cluster on a fresh copy of the restored directory that fetches with [`Stage::fetch_with`]'s script, to no target.
@@ -82,26 +82,26 @@ impl Stage {
         let config = self.scenario.rescue.config.display().to_string();
         let with_config = |text: &str| self.good.replace(&config, &self.configured(text));
         let plain = |name, says, command: String| Trouble { name, says, command };
-        let broken = |name, says, breaks: &dyn Fn(&Path)| {
-            let repository = self.work.join(format!("{name}-repository"));
-            dirs::copy_tree(self.scenario.repository.path(), &repository);
-            breaks(&repository);
+        let broken = |name, breaks: &dyn Fn(&Repository) -> &'static str| {
+            let repository = self.scenario.repository.copy(name);
+            let says = breaks(&repository);
             let configuration = self.scenario.rescue.configuration();
-            let own = self.scenario.repository.path().display().to_string();
-            plain(name, says, with_config(&configuration.replace(&own, &repository.display().to_string())))
+            let trouble =
+                plain(name, says, with_config(&configuration.replace(&self.scenario.repository.url(), &repository.url())));
+            self.broken.borrow_mut().push(repository);
+            trouble
         };
         let configuration = self.scenario.rescue.configuration();
         let stranger = self.work.write("stranger.txt", Identity::generate().secret);
         let wrong_identity = replace_identity(&configuration, &format!("identity_file = '{}'", stranger.display()));
         vec![
-            broken("unreachable", "does not exist", &|repository| fs::remove_dir_all(repository).expect("own copy")),
-            broken("forbidden", "Permission denied", &|repository| {
-                fs::set_permissions(repository, fs::Permissions::from_mode(0o000)).expect("own copy");
-            }),
-            broken("damaged", "damaged", &damage_log),
-            broken("split-brain", "two servers", &contradict_log),
-            broken("no-repository", "no repository", &|repository| {
-                fs::remove_file(repository.join("lifeboat.json")).expect("own copy");
+            broken("unreachable", &Repository::take_away),
+            broken("forbidden", &Repository::forbid),
+            broken("damaged", &damage_log),
+            broken("split-brain", &contradict_log),
+            broken("no-repository", &|repository| {
+                repository.remove("lifeboat.json");
+                "no repository"
             }),
             plain("wrong-identity", "identity", with_config(&wrong_identity)),
             plain("no-identity", "no age identity", with_config(&replace_identity(&configuration, ""))),
@@ -147,22 +147,22 @@ fn replace_identity(configuration: &str, line: &str) -> String {
 }
 
 /// Flips a bit in every object of the log.
-fn damage_log(repository: &Path) {
-    for object in log_objects(repository) {
-        let mut bytes = fs::read(&object).expect("own copy");
+fn damage_log(repository: &Repository) -> &'static str {
+    for key in repository.log_objects() {
+        let mut bytes = repository.read(&key);
         let last = bytes.len() - 1;
         bytes[last] ^= 1;
-        fs::set_permissions(&object, fs::Permissions::from_mode(0o600)).expect("own copy");
-        fs::write(&object, bytes).expect("own copy");
+        repository.write(&key, bytes);
     }
+    "damaged"
 }
 
 /// Puts an object of another digest beside every object of the log.
-fn contradict_log(repository: &Path) {
-    for object in log_objects(repository) {
-        let name = object.file_name().and_then(|name| name.to_str()).expect("a key");
-        let digest = name.rfind('_').expect("a digest") + 1;
-        let other = format!("{}{}{}", &name[..digest], "0123456789abcdef", &name[digest + 16..]);
-        dirs::copy_tree(&object, &object.with_file_name(other));
+fn contradict_log(repository: &Repository) -> &'static str {
+    for key in repository.log_objects() {
+        let digest = key.rfind('_').expect("a digest") + 1;
+        let other = format!("{}{}{}", &key[..digest], "0123456789abcdef", &key[digest + 16..]);
+        repository.write(&other, repository.read(&key));
     }
+    "two servers"
 }

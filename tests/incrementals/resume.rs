@@ -22,9 +22,8 @@ fn full(scenario: &Scenario, point: &str) {
 }
 
 /// Packs in the repository.
-fn packs(scenario: &Scenario) -> Vec<PathBuf> {
-    let is_pack = |path: &PathBuf| path.to_string_lossy().contains("/pack-");
-    listing::files(scenario.repository.path()).into_iter().filter(is_pack).collect()
+fn packs(scenario: &Scenario) -> Vec<String> {
+    scenario.repository.names().into_iter().filter(|key| key.contains("/pack-")).collect()
 }
 
 #[track_caller]

@@ -82,12 +82,12 @@ fn a_host_that_slept_through_its_lease_does_not_commit() {
     first.finish(LONG).refuses(21, &["lease", "was lost"]);
     assert_eq!(backups(&scenario.protected), committed);
     // What it left is no backup, and spoils none, nor does somebody's scribbling, but it is told.
-    let lease = scenario.repository.join(format!("{SOURCE}/lease.json"));
-    let sound = std::fs::read(&lease).expect("stored");
-    std::fs::write(&lease, "scribbled\n").expect("own repository");
+    let lease = format!("{SOURCE}/lease.json");
+    let sound = scenario.repository.read(&lease);
+    scenario.repository.write(&lease, "scribbled\n");
     assert!(scenario.rescue.run(&["verify", SOURCE]).exits(22).stdout.contains("keeps every backup out"));
     scenario.protected.run(&FULL).refuses(22, &["lease.json", "remove"]);
-    std::fs::write(&lease, sound).expect("own repository");
+    scenario.repository.write(&lease, sound);
     scenario.rescue.ok(&["verify", SOURCE, "--deep"]);
     scenario.protected.ok(&FULL);
 }

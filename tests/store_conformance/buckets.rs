@@ -1,20 +1,12 @@
 //! Buckets for the suite: a server in this process as good as AWS, the same with every shortcoming that other stores
 //! have, `rclone serve s3` as a process of its own, and whatever the environment names.
 
-use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
-
 use lifeboat::store::s3::{Credentials, S3Options, S3Store};
 use lifeboat::store::{Body, PutOutcome, RequestKind, Store};
 
+use crate::rclone_server::{self, Rclone};
 use crate::s3_server::{Quirks, S3Server};
 use crate::support::{Conflicts, Fixture, Names, Racing, Traits, block_on, keys, put, skip};
-
-/// How long a server may take to start.
-const START: Duration = Duration::from_secs(30);
 
 pub fn s3() -> Option<Fixture> {
     let server = S3Server::start();
@@ -46,71 +38,21 @@ pub fn s3_that_falls_short() -> Option<Fixture> {
     Some(Fixture::new(server.store("p"), traits, server))
 }
 
-/// A server process that ends with this value.
-pub struct Rclone {
-    endpoint: String,
-    child: Child,
-    _directory: tempfile::TempDir,
-}
-
-impl Drop for Rclone {
-    fn drop(&mut self) {
-        // Only fails when it has ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The program that tests/run installs.
-fn rclone_program() -> Option<PathBuf> {
-    let beside = std::env::var_os("LIFEBOAT_TEST_PG_DIR").unwrap_or("/var/tmp/lifeboat-tests/postgresql".into());
-    let program = PathBuf::from(beside).parent()?.join("rclone/rclone");
-    if program.exists() {
-        return Some(program);
-    }
-    skip(&format!("there is no {}; tests/run installs it", program.display()));
-    None
-}
-
 /// `rclone serve s3`, which takes `If-None-Match` and overwrites all the same.
 pub fn rclone() -> Option<Fixture> {
-    let program = rclone_program()?;
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(directory.path().join("data/bucket")).unwrap();
-    let mut child = Command::new(program)
-        .args(["serve", "s3", "--auth-key", "key,secret", "--addr", "127.0.0.1:0", "--vfs-cache-mode", "off", "--config", ""])
-        .arg(directory.path().join("data"))
-        .env("RCLONE_CACHE_DIR", directory.path().join("cache"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let (tell, told) = mpsc::channel();
-    let log = BufReader::new(child.stderr.take().unwrap());
-    // Read to its end, so that the server is never held up by what it writes.
-    std::thread::spawn(move || {
-        let lines = log.lines().map_while(Result::ok);
-        lines.for_each(|line| {
-            if let Some(address) = line.split_once("[http://").and_then(|(_, rest)| rest.split(['/', ']']).next()) {
-                let _ = tell.send(address.to_owned());
-            }
-        });
+    let program = rclone_server::program().inspect_err(|missing| {
+        skip(&format!("there is no {}; tests/run installs it", missing.display()));
     });
-    let mut server = Rclone { endpoint: String::new(), child, _directory: directory };
-    let address = told.recv_timeout(START).expect("rclone says where it listens");
-    server.endpoint = format!("http://{address}");
+    let server = Rclone::start(&program.ok()?);
     let key_bytes = Traits::S3.key_bytes - "repository/".len();
     let traits = Traits { conflicts: Conflicts::Undefined, racing: Racing::TornMeanwhile, key_bytes, names: Names::FilesInXml };
-    Some(Fixture::new(server.store(), traits, server))
+    Some(Fixture::new(store_of(&server), traits, server))
 }
 
-impl Rclone {
-    fn store(&self) -> S3Store {
-        let credentials = Some(Credentials::new("key", "secret"));
-        let options = S3Options { endpoint: Some(self.endpoint.clone()), credentials, ..S3Options::default() };
-        S3Store::new("s3://bucket/repository", options).unwrap()
-    }
+fn store_of(server: &Rclone) -> S3Store {
+    let credentials = Some(Credentials::new(rclone_server::ACCESS_KEY, rclone_server::SECRET_KEY));
+    let options = S3Options { endpoint: Some(server.endpoint.clone()), credentials, ..S3Options::default() };
+    S3Store::new(&format!("s3://{}/repository", rclone_server::BUCKET), options).unwrap()
 }
 
 /// Removes what a test has left in a bucket that stays.
@@ -154,7 +96,7 @@ fn what_conditional_puts_do_is_found_out() {
         assert_eq!(server.names(), [""; 0], "the probe is removed");
     }
     if let Some(fixture) = rclone() {
-        let store = fixture.kept.downcast_ref::<Rclone>().unwrap().store();
+        let store = store_of(fixture.kept.downcast_ref::<Rclone>().unwrap());
         assert!(!block_on(store.probe_conditional_puts()).unwrap(), "rclone honours conditions now: its traits have changed");
     }
 }

@@ -7,6 +7,9 @@ mod durability;
 mod faulty;
 mod foreign_files;
 mod listing;
+#[path = "../support/rclone.rs"]
+#[allow(dead_code)] // Used in part.
+mod rclone_server;
 #[path = "../support/s3.rs"]
 #[allow(dead_code)] // Used in part.
 mod s3_server;

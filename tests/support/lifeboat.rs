@@ -12,6 +12,7 @@ use age::secrecy::ExposeSecret;
 
 use super::dirs::{self, Dir};
 use super::process::{self, Output, Running};
+use super::repository::Repository;
 use super::s3::S3Server;
 
 /// No command of a test takes longer.
@@ -93,6 +94,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// One repository named `main` where `repository` is.
+    pub fn of(repository: &Repository) -> Self {
+        Self { repositories: vec![("main".to_owned(), repository.url(), repository.settings())], ..Self::default() }
+    }
+
     /// One repository named `main` in a local directory.
     pub fn local(repository: &Path) -> Self {
         let url = format!("file://{}", repository.display());

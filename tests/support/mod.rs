@@ -16,6 +16,8 @@ pub mod postgres;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod rclone;
+pub mod repository;
 pub mod s3;
 pub mod scenario;
 pub mod sql;

@@ -14,8 +14,10 @@ use hyper_util::rt::TokioIo;
 use lifeboat::store::StoreOptions;
 use lifeboat::store::s3::{Credentials, S3Options, S3Store};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use s3s::access::{S3Access, S3AccessContext};
 use s3s::auth::SimpleAuth;
 use s3s::dto::*;
+use s3s::path::S3Path;
 use s3s::service::S3ServiceBuilder;
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use tokio::sync::oneshot;
@@ -60,6 +62,17 @@ struct Objects {
     conflicts: Mutex<BTreeMap<String, u64>>,
     versions: AtomicU64,
     quirks: Quirks,
+    refusals: Mutex<Vec<Refusal>>,
+}
+
+/// Requests that are refused, as by a policy of the bucket.
+#[derive(Clone, Debug)]
+struct Refusal {
+    /// `PutObject`; every one when it is empty.
+    operation: &'static str,
+    /// What the names begin with, or the prefix of a listing.
+    prefix: String,
+    code: S3ErrorCode,
 }
 
 /// A server on a port of its own; it ends with this value.
@@ -148,6 +161,27 @@ impl S3Server {
         self.objects.lock().get(name).map(|stored| stored.content.clone())
     }
 
+    /// Removes an object behind everybody's back.
+    pub fn remove(&self, name: &str) {
+        self.objects.lock().remove(name);
+    }
+
+    /// When an object was put.
+    pub fn modified(&self, name: &str) -> Option<SystemTime> {
+        self.objects.lock().get(name).map(|stored| stored.modified)
+    }
+
+    /// Refuses `operation` (`PutObject`; every one when it is empty) on names below `prefix` with this error's code.
+    pub fn refuse(&self, operation: &'static str, prefix: &str, code: &str) {
+        let code = S3ErrorCode::from_bytes(code.as_bytes()).expect("a known code");
+        self.objects.refusals().push(Refusal { operation, prefix: prefix.to_owned(), code });
+    }
+
+    /// Refuses nothing any more.
+    pub fn relent(&self) {
+        self.objects.refusals().clear();
+    }
+
     /// Puts or replaces an object behind everybody's back.
     pub fn plant(&self, name: &str, content: &[u8]) {
         self.objects.insert(name.to_owned(), Bytes::copy_from_slice(content));
@@ -176,7 +210,8 @@ impl Drop for S3Server {
 
 async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("own socket");
-    let mut service = S3ServiceBuilder::new(Server(objects));
+    let mut service = S3ServiceBuilder::new(Server(Arc::clone(&objects)));
+    service.set_access(Access(objects));
     service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
     let service = service.build();
     loop {
@@ -192,6 +227,10 @@ async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
 impl Objects {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
         self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Vec<Refusal>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn insert(&self, name: String, content: Bytes) -> String {
@@ -243,6 +282,33 @@ fn matches(expected: &ETagCondition, etag: &str) -> bool {
         ETagCondition::Any => true,
         ETagCondition::ETag(expected) => expected.value() == etag,
     }
+}
+
+struct Access(Arc<Objects>);
+
+#[async_trait::async_trait]
+impl S3Access for Access {
+    async fn check(&self, context: &mut S3AccessContext<'_>) -> S3Result<()> {
+        // As by s3s itself: what is not signed is nobody's.
+        if context.credentials().is_none() {
+            return Err(s3_error!(AccessDenied, "Signature is required"));
+        }
+        let refusals = self.0.refusals().clone();
+        let name = match context.s3_path() {
+            S3Path::Object { key, .. } => key.to_string(),
+            _ => prefix_in(context.uri().query().unwrap_or_default()),
+        };
+        let refused = refusals.into_iter().find(|refusal| {
+            (refusal.operation.is_empty() || refusal.operation == context.s3_op().name()) && name.starts_with(&refusal.prefix)
+        });
+        refused.map_or(Ok(()), |refusal| Err(S3Error::new(refusal.code)))
+    }
+}
+
+/// The prefix that a listing asks for.
+fn prefix_in(query: &str) -> String {
+    let value = query.split('&').find_map(|pair| pair.strip_prefix("prefix=")).unwrap_or_default();
+    percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned()
 }
 
 struct Server(Arc<Objects>);

@@ -2,24 +2,18 @@
 //! host that restores it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::dirs::Dir;
 use super::lifeboat::{Config, Host, Identity};
 use super::postgres::{Cluster, Installation, Options};
 use super::process;
+pub use super::repository::Place;
+use super::repository::Repository;
 use super::s3::S3Server;
 
 /// The source's name in both configurations.
 pub const SOURCE: &str = "orders";
-
-/// Where a scenario's repository lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// In a directory.
-    Directory,
-    /// In a bucket of an S3 server inside the test's process.
-    Bucket,
-}
 
 /// A running cluster whose log goes to a fresh repository.
 #[derive(Debug)]
@@ -30,10 +24,10 @@ pub struct Scenario {
     pub protected: Host,
     /// The restore host: has the identity.
     pub rescue: Host,
-    /// Where the repository is, in a directory; empty otherwise.
-    pub repository: Dir,
-    /// The server with the repository's bucket, in a bucket.
-    pub server: Option<S3Server>,
+    /// Where the repository is.
+    pub repository: Repository,
+    /// The server with the repository's bucket, in a bucket of this process.
+    pub server: Option<Arc<S3Server>>,
     /// Where restores go.
     pub restored: Dir,
     /// The only recipient.
@@ -43,26 +37,19 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Makes keys, cluster and a repository in a directory, and starts the cluster.
+    /// Makes keys, cluster and a repository where `LIFEBOAT_TEST_STORE` says, and starts the cluster.
     #[track_caller]
     pub fn start(installation: &Installation, options: &Options) -> Self {
-        Self::start_in(Place::Directory, installation, options)
+        Self::start_in(Place::from_environment(), installation, options)
     }
 
-    /// Makes keys, cluster and repository, and starts the cluster.
+    /// Makes keys, cluster and a repository in this place, and starts the cluster.
     #[track_caller]
     pub fn start_in(place: Place, installation: &Installation, options: &Options) -> Self {
-        let (repository, identity) = (Dir::new(), Identity::generate());
-        let server = (place == Place::Bucket).then(S3Server::start);
-        let config = match &server {
-            Some(server) => {
-                process::add_environment(server.environment());
-                Config::bucket(server, "backups/main")
-            }
-            None => Config::local(repository.path()),
-        };
+        let repository = Repository::empty(place);
+        let (server, identity) = (repository.server(), Identity::generate());
         let mut cluster = Cluster::create(installation, options);
-        let mut config = config.recipient(&identity).source(SOURCE, &cluster.conninfo());
+        let mut config = Config::of(&repository).recipient(&identity).source(SOURCE, &cluster.conninfo());
         let rescue = Host::new(&config);
         let protected = Host::new(&config);
         let signing_key = lifeboat::repo::signed::Signer::generate();

@@ -9,7 +9,7 @@ mod refusals;
 mod standby;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+
 use std::time::Duration;
 
 use lifeboat::base::{Lsn, Timestamp};
@@ -119,20 +119,10 @@ pub fn protect_instead(scenario: &Scenario, from: &Cluster, to: &Cluster) {
     scenario.protected.configure_text(&text.replace(&from.conninfo(), &to.conninfo()));
 }
 
-/// Objects of the repository whose file name begins with `start`.
-pub fn objects(scenario: &Scenario, start: &str) -> Vec<PathBuf> {
-    fn collect(dir: &Path, start: &str, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(dir).expect("own directory").map(|entry| entry.expect("own directory")) {
-            match entry.file_type().expect("own file").is_dir() {
-                true => collect(&entry.path(), start, found),
-                false if entry.file_name().to_string_lossy().starts_with(start) => found.push(entry.path()),
-                false => {}
-            }
-        }
-    }
-    let mut found = Vec::new();
-    collect(scenario.repository.path(), start, &mut found);
-    found
+/// Keys of the repository's objects whose file name begins with `start`.
+pub fn objects(scenario: &Scenario, start: &str) -> Vec<String> {
+    let file_name = |key: &str| key.rsplit('/').next().is_some_and(|name| name.starts_with(start));
+    scenario.repository.names().into_iter().filter(|key| file_name(key)).collect()
 }
 
 /// Waits until an object whose file name begins with `start` is in the repository.

@@ -1,8 +1,6 @@
 //! What cannot be reached is refused before anything is written, and says what can; what lies between two backups is
 //! restored from the right one.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use lifeboat::base::Timestamp;
@@ -89,18 +87,18 @@ fn unreachable_targets_are_refused(major: u32) {
     what_does_not_exist(&story);
     let removed = remove(&story.scenario, &story.gap);
     inside_a_gap(&story);
-    let (object, hidden) = &removed;
-    fs::rename(hidden, object).expect("own file");
+    let (object, content) = removed;
+    story.scenario.repository.write(&object, content);
     assert_eq!(plan(&story.scenario, &["--to", &story.inside_gap.rfc3339()])["backup"], story.first.id);
 }
 
-/// Takes the object of a segment out of the repository.
-fn remove(scenario: &Scenario, segment: &str) -> (PathBuf, PathBuf) {
+/// Takes the object of a segment out of the repository; returns its key and content.
+fn remove(scenario: &Scenario, segment: &str) -> (String, Vec<u8>) {
     let found = objects(scenario, &format!("{segment}_"));
     let [object] = found.as_slice() else { panic!("one object of {segment}, not {found:?}") };
-    let hidden = scenario.restored.join("hidden");
-    fs::rename(object, &hidden).expect("own file");
-    (object.clone(), hidden)
+    let content = scenario.repository.read(object);
+    scenario.repository.remove(object);
+    (object.clone(), content)
 }
 
 fn the_right_backup_is_chosen(story: &Story) {

@@ -1,5 +1,7 @@
 //! `lifeboat list [SOURCE]`: backups and the moments they can bring back.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::base::units::format_bytes;
@@ -13,6 +15,7 @@ use crate::cli::scope::{self, Use};
 use crate::engine::list::{IncarnationSurvey, Survey, sources, survey};
 use crate::engine::{Scope, head};
 use crate::repo::BackupSummary;
+use crate::repo::expiry::Standing;
 
 /// The document `list`, version 1.
 #[derive(Serialize)]
@@ -31,7 +34,7 @@ struct Listed {
 struct Source {
     source: String,
     incarnations: Vec<Incarnation>,
-    /// Commit entries that are not used, and why.
+    /// Commit entries and marks that are not used, and why.
     problems: Vec<String>,
 }
 
@@ -49,8 +52,17 @@ struct Incarnation {
 struct Backup {
     /// Whether its own log is archived whole.
     restorable: bool,
+    /// The mark that has it go, when there is one.
+    marked: Option<Marked>,
     #[serde(flatten)]
     summary: BackupSummary,
+}
+
+#[derive(Serialize)]
+struct Marked {
+    mark: String,
+    /// From when on `expire` may carry it out.
+    due: Timestamp,
 }
 
 #[derive(Serialize)]
@@ -122,19 +134,21 @@ fn repositories<'a>(args: &ListArgs, context: &Context, settings: &'a Settings) 
 fn source(survey: Survey) -> Source {
     Source {
         source: survey.source.to_string(),
-        incarnations: survey.incarnations.into_iter().map(incarnation).collect(),
-        problems: survey.problems.into_iter().map(|(key, why)| format!("{key}: {why}")).collect(),
+        incarnations: survey.incarnations.into_iter().map(|of_one| incarnation(of_one, &survey.marks)).collect(),
+        problems: survey.problems.into_iter().chain(survey.unused_marks).map(|(key, why)| format!("{key}: {why}")).collect(),
     }
 }
 
-fn incarnation(survey: IncarnationSurvey) -> Incarnation {
+fn incarnation(survey: IncarnationSurvey, marks: &BTreeMap<BackupId, Standing>) -> Incarnation {
     let size = survey.identity.segment_bytes;
     let windows = || survey.timelines.iter().filter_map(|timeline| timeline.window.as_ref().ok());
     let restorable = |backup: &BackupSummary| {
         windows().flat_map(|window| &window.intervals).any(|interval| interval.backups.contains(&backup.id))
     };
-    let backups =
-        survey.backups.iter().map(|backup| Backup { restorable: restorable(backup), summary: backup.clone() }).collect();
+    let marked = |id: &BackupId| marks.get(id).map(|mark| Marked { mark: mark.mark.clone(), due: mark.due });
+    let listed =
+        |backup: &BackupSummary| Backup { restorable: restorable(backup), marked: marked(&backup.id), summary: backup.clone() };
+    let backups = survey.backups.iter().map(listed).collect();
     let timelines = survey.timelines.iter().map(|timeline| Timeline {
         timeline: timeline.timeline.0,
         branched_from: timeline.branched.map(|(parent, _)| parent.0),
@@ -199,6 +213,7 @@ fn source_text(source: &Source, repository: &str) -> String {
             ];
             text += &indented(&table(&columns, &rows));
         }
+        text += &marks_text(&incarnation.backups);
         text += &format!("  log: {} segments, {} stored\n", incarnation.segments, format_bytes(incarnation.log_stored_bytes));
         for timeline in &incarnation.timelines {
             text += &timeline_text(timeline);
@@ -208,6 +223,22 @@ fn source_text(source: &Source, repository: &str) -> String {
         }
     }
     source.problems.iter().for_each(|problem| text += &format!("  not used: {problem}\n"));
+    text
+}
+
+/// The backups that are to go, by the time from which on they may: no column of the table has room for it.
+fn marks_text(backups: &[Backup]) -> String {
+    let mut by_due: BTreeMap<Timestamp, Vec<&BackupId>> = BTreeMap::new();
+    for backup in backups {
+        if let Some(marked) = &backup.marked {
+            by_due.entry(marked.due).or_default().push(&backup.summary.id);
+        }
+    }
+    let mut text = String::new();
+    for (due, ids) in by_due {
+        text += &format!("  marked to be expired; may go from {} on\n", due.human_seconds());
+        ids.iter().for_each(|id| text += &format!("    {id}\n"));
+    }
     text
 }
 

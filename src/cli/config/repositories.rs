@@ -138,6 +138,10 @@ fn check_url(url: &str) -> Result<(), (String, String)> {
     if url.starts_with("s3://") {
         return s3::check_url(url);
     }
-    let hint = if url.starts_with('/') { format!("did you mean 'file://{url}'?") } else { "write file:///srv/backups".into() };
+    let hint = if url.starts_with('/') {
+        format!("did you mean 'file://{url}'?")
+    } else {
+        "write file:///srv/backups or s3://bucket/prefix".into()
+    };
     Err((format!("'{url}' is not the address of a repository (file:///… or s3://…)"), hint))
 }

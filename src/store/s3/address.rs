@@ -29,8 +29,7 @@ impl Address {
             // It may hold a secret, so it is not repeated.
             return Err((
                 "the address holds credentials or a port".to_owned(),
-                "write s3://bucket/prefix: credentials come from the environment or a profile, a host and port from 'endpoint'"
-                    .to_owned(),
+                "write s3://bucket/prefix (host: 'endpoint'; credentials: environment)".to_owned(),
             ));
         }
         if bucket.is_empty() {

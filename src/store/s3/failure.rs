@@ -35,19 +35,21 @@ pub(super) struct Failure {
     pub(super) kind: Kind,
     why: String,
     hint: Option<String>,
+    /// Whether a permission is missing: the hint names the one that the call needs.
+    is_denied: bool,
 }
 
 impl Failure {
     pub(super) fn passing(why: impl Into<String>) -> Self {
-        Self { kind: Kind::Passing, why: why.into(), hint: None }
+        Self { kind: Kind::Passing, why: why.into(), hint: None, is_denied: false }
     }
 
     pub(super) fn lasting(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()) }
+        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()), is_denied: false }
     }
 
     fn bare(kind: Kind) -> Self {
-        Self { kind, why: String::new(), hint: None }
+        Self { kind, why: String::new(), hint: None, is_denied: false }
     }
 
     /// As the error of a call: `cannot read a/b in s3://bucket/prefix: access is denied (AccessDenied)`.
@@ -60,7 +62,8 @@ impl Failure {
             Kind::Passing | Kind::Lasting => self.why,
         };
         let message = format!("cannot {action} {name}{}: {why}", address.url);
-        let source = self.hint.map(Guidance::boxed);
+        let hint = if self.is_denied { Some(permission_for(action).to_owned()) } else { self.hint };
+        let source = hint.map(Guidance::boxed);
         match self.kind {
             Kind::Lasting => StoreError::Permanent { message, source },
             _ => StoreError::Retryable { message, source },
@@ -92,6 +95,18 @@ impl Failure {
     }
 }
 
+/// What has to be allowed for an action.
+fn permission_for(action: &str) -> &'static str {
+    match action {
+        "list" | "use" => "allow s3:ListBucket on the bucket",
+        // Without the second, S3 denies also what does not exist.
+        "read" | "look up" => "allow s3:GetObject below the prefix (and s3:ListBucket on the bucket)",
+        "write" => "allow s3:PutObject below the prefix",
+        "delete" => "allow s3:DeleteObject below the prefix, to those who expire",
+        _ => "allow s3:ListBucket on the bucket, and s3:GetObject and s3:PutObject below the prefix",
+    }
+}
+
 /// The failure when the answer is a success that cannot be understood.
 fn of_strange_answer(raw: &HttpResponse) -> Failure {
     match raw.body().bytes() {
@@ -104,10 +119,7 @@ fn of_strange_answer(raw: &HttpResponse) -> Failure {
 
 /// The failure when something answers that is no object store.
 pub(super) fn speaks_no_s3() -> Failure {
-    Failure::lasting(
-        "what answers there does not speak S3",
-        "is 'endpoint' right? it names the host and port of the S3 API, not of a console",
-    )
+    Failure::lasting("what answers there does not speak S3", "is 'endpoint' right? it names the S3 API, not a console")
 }
 
 fn is_foreign(body: &[u8]) -> bool {
@@ -172,42 +184,35 @@ impl Answer {
 
     fn credentials(&self, code: &str) -> Option<Failure> {
         let (why, hint) = match code {
-            "InvalidAccessKeyId" | "NotSignedUp" => (
-                "the store does not know the access key",
-                "check AWS_ACCESS_KEY_ID, or the profile, of the user that runs lifeboat",
-            ),
+            "InvalidAccessKeyId" | "NotSignedUp" => {
+                ("the store does not know the access key", "check AWS_ACCESS_KEY_ID, or the profile, of the user of lifeboat")
+            }
             "SignatureDoesNotMatch" => {
-                ("the secret access key is wrong", "check AWS_SECRET_ACCESS_KEY, or the profile, of the user that runs lifeboat")
+                ("the secret access key is wrong", "check AWS_SECRET_ACCESS_KEY, or the profile, of the user of lifeboat")
             }
             "ExpiredToken" | "TokenRefreshRequired" | "ExpiredTokenException" | "RequestExpired" => {
                 ("the credentials have expired", "renew them; a role of the instance or container renews itself")
             }
-            "InvalidToken" | "InvalidClientTokenId" => (
-                "the session token is wrong",
-                "check AWS_SESSION_TOKEN: it belongs to one access key and must be unset for a lasting one",
-            ),
-            "RequestTimeTooSkewed" => (
-                "this host's clock and the store's are too far apart",
-                "set the clock: timedatectl set-ntp true; requests are valid for 15 minutes",
-            ),
+            "InvalidToken" | "InvalidClientTokenId" => {
+                ("the session token is wrong", "check AWS_SESSION_TOKEN: unset it for a lasting access key")
+            }
+            "RequestTimeTooSkewed" => {
+                ("this host's clock and the store's are too far apart", "set the clock: timedatectl set-ntp true")
+            }
             "InvalidObjectState" => (
                 "the object lies in an archive class",
                 "restore it from the archive class first; a repository cannot live in one",
             ),
             "AllAccessDisabled" | "AccountProblem" => ("the account is disabled", "ask who runs the store"),
             "AccessDenied" | "Forbidden" | "UnauthorizedAccess" => return Some(self.denied()),
-            _ if matches!(self.status, 401 | 403) => return Some(self.denied()),
+            _ if matches!(self.status, 401 | 403) && !self.has_foreign_body => return Some(self.denied()),
             _ => return None,
         };
         Some(Failure::lasting(self.told(why), hint))
     }
 
     fn denied(&self) -> Failure {
-        Failure::lasting(
-            self.told("access is denied"),
-            "allow s3:ListBucket on the bucket, s3:GetObject and s3:PutObject below the prefix; without ListBucket, S3 denies \
-             also what does not exist",
-        )
+        Failure { is_denied: true, ..Failure::lasting(self.told("access is denied"), permission_for("")) }
     }
 
     /// The bucket is elsewhere.
@@ -220,13 +225,18 @@ impl Answer {
             return None;
         }
         let why = self.told(&format!("the bucket {} is in another region", address.bucket));
-        Some(match &self.bucket_region {
-            Some(region) => Failure::lasting(why, format!("region = \"{}\" in lifeboat.toml", plain(region))),
-            None => Failure::lasting(
-                why,
-                "set 'region' in lifeboat.toml to the bucket's own, and 'endpoint' to the host that serves it",
-            ),
+        Some(match self.bucket_region.as_deref().or_else(|| self.expected_region()) {
+            Some(region) => {
+                Failure::lasting(why, format!("set region = \"{}\" for the repository in lifeboat.toml", plain(region)))
+            }
+            None => Failure::lasting(why, "set 'region' in lifeboat.toml to the bucket's own"),
         })
+    }
+
+    /// The region that the message names: `…; the region 'us-east-1' is wrong; expecting 'eu-west-3'`.
+    fn expected_region(&self) -> Option<&str> {
+        let (region, _) = self.message.as_deref()?.split_once("expecting '")?.1.split_once('\'')?;
+        Some(region).filter(|region| region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'))
     }
 
     fn other(&self, code: &str) -> Failure {
@@ -290,8 +300,13 @@ fn of_chain(error: &(dyn StdError + 'static)) -> Failure {
             hint: Some("is the store running, and 'endpoint' right?".to_owned()),
             ..Failure::passing(format!("nothing accepts connections there: {deepest}"))
         },
+        // The second: it speaks before it is asked, as SSH does.
+        _ if deepest.starts_with("invalid HTTP") || deepest.contains("unexpected message from connection") => Failure {
+            hint: Some("is 'endpoint' right? it begins with https:// where the store has TLS".to_owned()),
+            ..Failure::passing("what answers there does not speak HTTP")
+        },
         _ if deepest.contains("lookup address") => Failure {
-            hint: Some("is 'endpoint', or 'region', right, and does this host's name resolution work?".to_owned()),
+            hint: Some("are 'endpoint' and 'region' right? does name resolution work here?".to_owned()),
             ..Failure::passing(format!("the host's name is not known: {deepest}"))
         },
         _ => Failure::passing(format!("no answer came: {deepest}")),
@@ -317,10 +332,9 @@ fn of_credentials(error: &(dyn StdError + 'static)) -> Option<Failure> {
     let found = error.downcast_ref::<CredentialsError>()?;
     let reason = chain(found).last().map(|cause| plain(&cause.to_string())).unwrap_or_default();
     Some(match found {
-        CredentialsError::CredentialsNotLoaded(_) => Failure::lasting(
-            "there are no AWS credentials",
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or 'profile', or ~/.aws/credentials of the user that runs lifeboat",
-        ),
+        CredentialsError::CredentialsNotLoaded(_) => {
+            Failure::lasting("there are no AWS credentials", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or 'profile'")
+        }
         CredentialsError::InvalidConfiguration(_) => Failure::lasting(
             format!("the AWS credentials are set up wrongly: {reason}"),
             "look at 'profile' and ~/.aws of the user that runs lifeboat",
@@ -368,7 +382,7 @@ mod tests {
         }
         for (status, code, why, hint) in [
             (403, "AccessDenied", "access is denied (AccessDenied)", "s3:ListBucket"),
-            (403, "", "access is denied (HTTP 403)", "s3:PutObject"),
+            (403, "", "access is denied (HTTP 403)", "s3:GetObject"),
             (403, "InvalidAccessKeyId", "does not know the access key", "AWS_ACCESS_KEY_ID"),
             (403, "SignatureDoesNotMatch", "secret access key is wrong", "AWS_SECRET_ACCESS_KEY"),
             (400, "ExpiredToken", "have expired", "renew"),
@@ -391,11 +405,37 @@ mod tests {
     }
 
     #[test]
+    fn the_permission_that_is_missing_is_named() {
+        for (action, permission) in [
+            ("list", "s3:ListBucket"),
+            ("use", "s3:ListBucket"),
+            ("read", "s3:GetObject"),
+            ("look up", "s3:GetObject"),
+            ("write", "s3:PutObject"),
+            ("delete", "s3:DeleteObject"),
+        ] {
+            let error = Error::from(answer(403, "AccessDenied").failure(&address()).of_call(action, "a", &address()));
+            assert!(error.hints()[0].starts_with(&format!("allow {permission} ")), "{error:?}");
+        }
+        let website = Answer { has_foreign_body: true, ..answer(403, "") }.failure(&address());
+        assert!(website.of_call("read", "a", &address()).to_string().contains("does not speak S3"));
+    }
+
+    #[test]
     fn a_bucket_elsewhere_is_named_with_its_region() {
         for (status, code) in [(301, "PermanentRedirect"), (400, ""), (400, "AuthorizationHeaderMalformed")] {
             let elsewhere = Answer { bucket_region: Some("eu-central-1".to_owned()), ..answer(status, code) };
             let error = Error::from(elsewhere.failure(&address()).of_call("list", "", &address()));
             assert!(error.hints()[0].contains("region = \"eu-central-1\""), "{error:?}");
+        }
+        for (message, hint) in [
+            ("the region 'us-east-1' is wrong; expecting 'eu-west-3'", "region = \"eu-west-3\""),
+            ("expecting 'x\"y'", "set 'region'"),
+            ("expecting 'eu", "set 'region'"),
+        ] {
+            let elsewhere = Answer { message: Some(message.to_owned()), ..answer(400, "AuthorizationHeaderMalformed") };
+            let error = Error::from(elsewhere.failure(&address()).of_call("list", "", &address()));
+            assert!(error.hints()[0].contains(hint), "{error:?}");
         }
     }
 

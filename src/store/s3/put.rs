@@ -21,6 +21,7 @@ use super::body::{Payload, Progress};
 use super::call::Attempts;
 use super::failure::{Failure, Kind, speaks_no_s3};
 use super::options::ServerSideEncryption;
+use crate::base::killpoint;
 use crate::store::{Body, PutOutcome, Store, StoreError, StoreResult};
 
 /// What must hold for a put to happen.
@@ -78,6 +79,8 @@ impl S3Store {
                 return Ok(end);
             }
             attempts.begin();
+            // Nothing is visible of it yet, as of a file under its temporary name.
+            killpoint::reach("store.temporary-written");
             let failure = match self.put(name, payload, condition).await? {
                 Ok(etag) => return Ok(Written::Done(etag)),
                 Err(failure) => failure,
