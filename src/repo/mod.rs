@@ -26,6 +26,7 @@ pub mod log;
 pub mod manifest;
 pub mod pack;
 pub mod probe;
+pub mod queue;
 pub mod resume;
 pub mod signed;
 
