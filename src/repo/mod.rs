@@ -112,6 +112,12 @@ impl Repository {
         }
     }
 
+    /// The same repository, whose objects are read from `store`: for readers that know what they must be.
+    #[must_use]
+    pub fn reading_from(self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self }
+    }
+
     /// What the configuration calls it.
     pub fn name(&self) -> &str {
         &self.name

@@ -143,8 +143,11 @@ async fn sleep(context: &Context, queue: &Queue, pause: Duration) -> Result<()> 
     Ok(())
 }
 
-/// One delivery of what waits for `chosen`.
-async fn deliver(
+/// One delivery of what waits for `chosen`. The caller holds the queue's lock.
+///
+/// # Errors
+/// When `chosen` cannot be opened, or the queue not be read; what becomes of an item is in the account.
+pub(super) async fn deliver(
     context: &Context,
     settings: &Settings,
     source: &SourceSettings,
