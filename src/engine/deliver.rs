@@ -175,12 +175,7 @@ impl Delivery<'_> {
     }
 
     /// Carries files from one holder, many at one time; those that it cannot give are left.
-    async fn carry_all(
-        &self,
-        holder: &Scope,
-        lacking: Vec<Lacking>,
-        account: &mut Account,
-    ) -> Result<Vec<Lacking>> {
+    async fn carry_all(&self, holder: &Scope, lacking: Vec<Lacking>, account: &mut Account) -> Result<Vec<Lacking>> {
         let scratch = self.to.state.scratch()?;
         let carrier = Carrier {
             from: holder.repository.shared_store(),

@@ -105,7 +105,7 @@ impl Queue {
         for name in self.names()? {
             items.extend(self.read(&self.dir.join(name))?);
         }
-        items.sort_by(|a, b| (a.since, a.item.name()).cmp(&(b.since, b.item.name())));
+        items.sort_by_key(|queued| (queued.since, queued.item.name()));
         Ok(items)
     }
 

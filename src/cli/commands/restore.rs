@@ -130,13 +130,7 @@ async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Res
 
 /// The same scope, reading also from the other repositories of the source when its own fails on the way. They need not
 /// hold the backup: every object is compared with what the plan's repository signed.
-fn with_others(
-    args: &RestoreArgs,
-    context: &Context,
-    settings: &Settings,
-    scope: Scope,
-    metrics: Arc<Metrics>,
-) -> Result<Scope> {
+fn with_others(args: &RestoreArgs, context: &Context, settings: &Settings, scope: Scope, metrics: Arc<Metrics>) -> Result<Scope> {
     let Ok(source) = settings.source(&args.source) else { return Ok(scope) };
     let all = settings.repositories_of(source, context.global.repository.as_deref())?;
     let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|chosen| chosen.name == scope.repository.name());
@@ -160,8 +154,10 @@ fn with_a_way_out(error: Error, args: &RestoreArgs, context: &Context, settings:
     let source = settings.source(&args.source).ok();
     let all = source.and_then(|source| settings.repositories_of(source, context.global.repository.as_deref()).ok());
     match all.into_iter().flatten().find(|other| other.name != scope.repository.name()) {
-        Some(other) if error.kind() == ErrorKind::Damaged => error
-            .hint(format!("empty the directory, then restore from the other one: lifeboat restore … --repository {}", other.name)),
+        Some(other) if error.kind() == ErrorKind::Damaged => error.hint(format!(
+            "empty the directory, then restore from the other one: lifeboat restore … --repository {}",
+            other.name
+        )),
         _ => error,
     }
 }

@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(behind(dir.path(), &names[0]), names[1..4]);
         assert_eq!(behind(dir.path(), &names[5]), names[6..]);
         for alone in ["000000010000000000000001", "00000002.history", "000000020000000000000009", "nonsense"] {
-            assert_eq!(behind(dir.path(), alone), [String::new(); 0], "{alone}");
+            assert!(behind(dir.path(), alone).is_empty(), "{alone}");
         }
         let large = fs::File::create(dir.path().join(&names[0])).unwrap();
         large.set_len(MOST_BYTES / 2).unwrap();

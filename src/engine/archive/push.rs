@@ -22,6 +22,7 @@ use crate::repo::log::keys::{STRETCH_DAYS, begin_stretch};
 use crate::store::PutOutcome;
 
 use super::ahead;
+pub use super::named::flush_index;
 use super::named::{Found, Named};
 use super::read::LogFile;
 

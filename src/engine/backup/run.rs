@@ -306,7 +306,7 @@ impl Run<'_> {
 
         self.wait_for_log(since, &stopped, &session).await?;
         killpoint::reach("backup.archived");
-        if let Err(error) = archive::named::flush_index(self.scope, self.writing, &self.incarnation).await {
+        if let Err(error) = archive::push::flush_index(self.scope, self.writing, &self.incarnation).await {
             self.warnings.push(format!("digests of the newest segments are not signed yet: {}", error.summary()));
         }
 

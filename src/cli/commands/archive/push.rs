@@ -84,7 +84,8 @@ async fn push_to_enough<'a>(
 ) -> (Vec<(&'a RepositorySettings, Pushed)>, Vec<(String, Error)>) {
     let state = |chosen: &RepositorySettings| HostState::new(&settings.state_dir, &chosen.name);
     let spare = repositories.len() > needed;
-    let (troubled, well): (Vec<_>, Vec<_>) = repositories.iter().copied().partition(|chosen| spare && state(chosen).had_trouble());
+    let (troubled, well): (Vec<_>, Vec<_>) =
+        repositories.iter().copied().partition(|chosen| spare && state(chosen).had_trouble());
     let attempt = |chosen: &'a RepositorySettings| async move {
         let outcome: Attempt<'a> = (chosen, push_to(args, context, settings, chosen).await);
         outcome

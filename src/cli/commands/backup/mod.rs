@@ -15,8 +15,8 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::backup::{self, BackupOptions, BackupReport, Preview, Wish};
-use crate::engine::{Scope, head};
 use crate::engine::lease::Terms;
+use crate::engine::{Scope, head};
 use crate::repo::BackupSummary;
 use crate::store::layer::metrics::{Metrics, Requests};
 
