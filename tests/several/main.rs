@@ -3,6 +3,7 @@
 
 mod backup;
 mod delivery;
+mod outage;
 mod push;
 mod reading;
 mod stage;

@@ -84,6 +84,7 @@ fn segments_that_wait_are_stored_together() {
     use crate::support::proxy::{Fault, Proxy};
     use crate::support::s3::{S3Server, options_for};
     use crate::support::scenario::{Place, SOURCE, Scenario};
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     const COUNT: usize = 16;
@@ -115,6 +116,7 @@ fn segments_that_wait_are_stored_together() {
             let path = if together { segment.clone() } else { elsewhere.join(name) };
             if !together {
                 std::fs::copy(segment, &path).expect("readable");
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).expect("own file");
             }
             scenario.protected.ok(&["archive".as_ref(), "push".as_ref(), SOURCE.as_ref(), path.as_os_str()]);
         }

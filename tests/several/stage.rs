@@ -117,6 +117,14 @@ impl Stage {
         self.scenario.restore_and_start(name, &["--repository", which.name()])
     }
 
+    /// The only incarnation, as the second repository has it on record.
+    #[track_caller]
+    pub fn incarnation(&self) -> String {
+        let list = self.scenario.rescue.json(&["list", SOURCE, "--repository", "second"]);
+        let incarnation = &list["repositories"][0]["sources"][0]["incarnations"][0]["incarnation"];
+        incarnation.as_str().expect("a name").to_owned()
+    }
+
     /// The host that archives and backs up.
     pub fn host(&self) -> &Host {
         &self.scenario.protected

@@ -44,7 +44,7 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
     let settings = &settings;
     let ask = |chosen| async move { (chosen, get_from(args, context, settings, chosen, undeclared).await) };
     let (mut asking, mut errors) = (FuturesUnordered::new(), Vec::<(&RepositorySettings, Error)>::new());
-    let mut silent: Vec<&RepositorySettings> = Vec::new();
+    let (mut silent, mut lacking) = (Vec::<&RepositorySettings>::new(), None);
     loop {
         if asking.is_empty() {
             let Some(next) = waiting.pop_front() else { break };
@@ -73,7 +73,10 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
                 }
                 return Ok(Outcome::Done);
             }
-            Ok(Some(Got::NotThere)) => unknown = None,
+            Ok(Some(Got::NotThere)) => {
+                unknown = None;
+                lacking = Some(chosen);
+            }
             Ok(None) => {}
             // The next repository may hold the wrong server's content alone, and would hand it over.
             Err(error) if error.kind() == ErrorKind::Contradicted => return Err(error),
@@ -81,9 +84,13 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
         }
     }
     let errors = errors.into_iter().map(|(chosen, error)| (chosen.name.clone(), error)).collect();
-    match joined(errors).or(unknown) {
-        Some(error) => Err(error),
-        None => Ok(Outcome::NotInArchive),
+    match (joined(errors).or(unknown), lacking) {
+        (Some(error), None) => Err(error),
+        // Whoever wrote it may have reached the other one alone: that it is nowhere is not certain.
+        (Some(error), Some(RepositorySettings { name, .. })) => Err(error.hint(format!(
+            "repository {name} does not have it; where the other is lost for good, add --repository {name} to restore_command"
+        ))),
+        (None, _) => Ok(Outcome::NotInArchive),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::cli::background;
 use crate::cli::commands::queue::deliver;
 use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
 use crate::cli::context::Context;
+use crate::repo::host_state::HostState;
 use crate::repo::queue::{Item, Queue};
 
 /// How long a delivery in the background is waited for that has the queue.
@@ -86,18 +87,20 @@ async fn deliver_one(
         let left = queue.items()?.into_iter().find(|queued| queued.item == *item);
         Ok(left.map(|queued| queued.last_error.unwrap_or_else(|| "it was not tried yet".to_owned())))
     };
-    let Some(_held) = lock(context, queue).await? else { return left() };
+    let state = HostState::new(&settings.state_dir, &chosen.name);
+    let Some(_held) = lock(context, queue, &state).await? else { return left() };
     deliver(context, settings, source, chosen, queue).await?;
     left()
 }
 
-/// The queue's lock, once a delivery in the background that has it is done; none when that takes too long.
-async fn lock(context: &Context, queue: &Queue) -> Result<Option<File>> {
+/// The queue's lock, once a delivery in the background that has it is done; none when that takes too long, or the
+/// repository is away: then it goes on until the repository is back.
+async fn lock(context: &Context, queue: &Queue, state: &HostState) -> Result<Option<File>> {
     let end = tokio::time::Instant::now() + LONGEST_WAIT;
     loop {
         match queue.lock()? {
             Some(held) => return Ok(Some(held)),
-            None if tokio::time::Instant::now() > end => return Ok(None),
+            None if tokio::time::Instant::now() > end || state.had_trouble() => return Ok(None),
             None => tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
                 () = context.cancel.cancelled() => return Err(Error::interrupted()),
