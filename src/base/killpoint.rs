@@ -37,6 +37,8 @@ pub const ALL: &[&str] = &[
     "expire.object-deleted",
     "expire.backup-deleted",
     "expire.log-object-deleted",
+    "deliver.log-stored",
+    "deliver.noted",
     "copy.log-copied",
     "copy.object-copied",
     "copy.objects-copied",

@@ -4,6 +4,7 @@
 //! failure of the verb, with the code that whoever called can bear ([`exit::Guard`]).
 
 pub mod args;
+pub mod background;
 pub mod commands;
 pub mod config;
 pub mod context;

@@ -11,6 +11,7 @@ use crate::engine::{IdentitySource, Scope, Writing};
 use crate::repo::host_state::HostState;
 use crate::repo::{Repository, Signer};
 use crate::store::layer::limit::Bucket;
+use crate::store::layer::retry::Patience;
 use crate::store::layer::{LayerOptions, layered};
 use crate::store::{self, Store};
 
@@ -27,6 +28,8 @@ pub enum Use {
     ArchivePush,
     /// PostgreSQL waits, and gives up recovery at the first error.
     ArchiveGet,
+    /// What a repository lacks is brought there in the background, and tried again as a whole.
+    Delivery,
     /// Somebody waits for an answer.
     Brief,
     /// Minutes or hours pass anyway; bytes a second, when they were limited on the command line.
@@ -39,15 +42,18 @@ pub enum Use {
 /// The layers that calls of `chosen` pass in this verb. Their metrics count this repository's requests.
 pub fn layers(context: &Context, chosen: &RepositorySettings, what_for: Use) -> LayerOptions {
     let mut options = match what_for {
-        Use::Long { .. } => LayerOptions::long(),
+        Use::Long { .. } | Use::Delivery => LayerOptions::long(),
         Use::ArchivePush | Use::ArchiveGet | Use::Brief => LayerOptions::short(),
     };
     if what_for == Use::ArchiveGet {
         options.patience = options.patience.also_unanswered();
     }
+    if what_for == Use::Delivery {
+        options.patience = Patience::SHORT;
+    }
     let rate_bytes = match what_for {
         Use::ArchivePush | Use::ArchiveGet => chosen.archive_limit_rate_bytes,
-        Use::Brief => chosen.limit_rate_bytes,
+        Use::Brief | Use::Delivery => chosen.limit_rate_bytes,
         Use::Long { limit_rate_bytes } => limit_rate_bytes.or(chosen.limit_rate_bytes),
     };
     options.limit = rate_bytes.map(|rate_bytes| Arc::new(Bucket::new(rate_bytes)));

@@ -9,6 +9,7 @@ pub mod backup;
 pub mod chain;
 pub mod check;
 pub mod copy;
+pub mod deliver;
 pub mod expire;
 pub mod head;
 pub mod lease;

@@ -22,7 +22,8 @@ pub(crate) async fn digest_to_sign(store: &dyn Store, key: &str) -> Result<(Sha2
     .hint("lifeboat verify   reads everything and compares it with what was signed"))
 }
 
-async fn digest(store: &dyn Store, key: &str) -> Result<(Sha256Digest, u64)> {
+/// Digest and length of the object `key` as one read gives it.
+pub(crate) async fn digest(store: &dyn Store, key: &str) -> Result<(Sha256Digest, u64)> {
     let content = store.get(key).await?;
     Ok((Sha256Digest::of(&content), content.len() as u64))
 }

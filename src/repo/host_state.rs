@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,9 @@ use crate::codec::Sha256Digest;
 
 /// How the names of scratch directories begin.
 const SCRATCH_PREFIX: &str = "run-";
+
+/// How long a repository that failed is asked last.
+const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 
 /// The state of one repository on this host.
 #[derive(Clone, Debug)]
@@ -72,6 +76,22 @@ impl HostState {
             Some(remembered) => Ok(remembered),
             None => write_json(&path, &root).map(|()| root),
         }
+    }
+
+    /// Whether the repository failed this host a moment ago: others are asked first then. Best effort, like
+    /// [`HostState::note_trouble`]: not to know it costs time.
+    pub fn had_trouble(&self) -> bool {
+        let noted: Option<Timestamp> = read_json(&self.dir.join("trouble.json")).ok().flatten();
+        noted.is_some_and(|noted| Timestamp::now().since(noted) < TROUBLE_LASTS)
+    }
+
+    /// Remembers whether the repository failed this host just now.
+    pub fn note_trouble(&self, failed: bool) {
+        let path = self.dir.join("trouble.json");
+        let _ = match failed {
+            true => write_json(&path, &Timestamp::now()),
+            false => fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error)),
+        };
     }
 
     /// The head of the commit log of `source` that this host saw last.
@@ -157,6 +177,43 @@ impl HostState {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &dir, error)),
             _ => Ok(()),
         }
+    }
+
+    /// Remembers that the object `key` holds `file`, whose turn to be archived has not come. Not made durable: forgotten,
+    /// it is looked up in the repository.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn remember_pushed_ahead(
+        &self,
+        source: &SourceName,
+        incarnation: &Incarnation,
+        file: &str,
+        raw_sha256: Sha256Digest,
+        key: &str,
+    ) -> Result<()> {
+        let path = self.log_dir(source, incarnation).join(format!("ahead-{file}"));
+        let write = || {
+            prepare(&path)?;
+            fs::write(&path, digested(&(raw_sha256, key)))
+        };
+        write().map_err(|error| Error::io("write", &path, error))
+    }
+
+    /// Forgets what was stored of `file` ahead of its turn; the object, when it holds the content `raw_sha256`.
+    pub fn take_pushed_ahead(
+        &self,
+        source: &SourceName,
+        incarnation: &Incarnation,
+        file: &str,
+        raw_sha256: Sha256Digest,
+    ) -> Option<String> {
+        let path = self.log_dir(source, incarnation).join(format!("ahead-{file}"));
+        let text = fs::read_to_string(&path).ok()?;
+        // Left behind it would say no more than is true.
+        let _ = fs::remove_file(&path);
+        let (digest, key): (Sha256Digest, String) = parse_digested(&text)?;
+        (digest == raw_sha256).then_some(key)
     }
 
     /// Locks the journal of one log on this host, waiting for another process that holds it.

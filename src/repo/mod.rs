@@ -26,6 +26,7 @@ pub mod log;
 pub mod manifest;
 pub mod pack;
 pub mod probe;
+pub mod queue;
 pub mod resume;
 pub mod signed;
 
@@ -109,6 +110,12 @@ impl Repository {
             PutOutcome::Created => Self::open(name, store, None).await,
             PutOutcome::AlreadyExists => Err(existing()),
         }
+    }
+
+    /// The same repository, whose objects are read from `store`: for readers that know what they must be.
+    #[must_use]
+    pub fn reading_from(self, store: Arc<dyn Store>) -> Self {
+        Self { store, ..self }
     }
 
     /// What the configuration calls it.

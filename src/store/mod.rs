@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::base::Timestamp;
 
 mod counts;
+pub mod fallback;
 pub mod faulty;
 mod key;
 pub mod layer;

@@ -26,9 +26,17 @@ pub fn split_brains(host: &Host) -> BTreeMap<String, Vec<String>> {
     of_incarnations(host, "split_brains").iter().map(split).collect()
 }
 
+/// The ids of the backups in the document of a `list` of one repository, oldest first.
+pub fn backups_in(list: &Value) -> Vec<String> {
+    in_incarnations(list, "backups").iter().map(|backup| backup["id"].as_str().expect("an id").to_owned()).collect()
+}
+
 #[track_caller]
 fn of_incarnations(host: &Host, what: &str) -> Vec<Value> {
-    let list = host.json(&["list", SOURCE]);
+    in_incarnations(&host.json(&["list", SOURCE]), what)
+}
+
+fn in_incarnations(list: &Value, what: &str) -> Vec<Value> {
     let sources = list["repositories"][0]["sources"].as_array().expect("sources").iter();
     let incarnations = sources.flat_map(|source| source["incarnations"].as_array().expect("incarnations"));
     incarnations.flat_map(|incarnation| incarnation[what].as_array().expect("a list").clone()).collect()

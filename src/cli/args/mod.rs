@@ -3,6 +3,7 @@
 mod copy;
 mod expire;
 mod parsers;
+mod queue;
 mod restore;
 
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::base::{Incarnation, SourceName};
 
 pub use copy::CopyArgs;
 pub use expire::ExpireArgs;
+pub use queue::QueueArgs;
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
 
 /// A configuration that works once names and places are put in.
@@ -52,6 +54,8 @@ in it count from the file. All it may say:
   # primary_conninfo = \"…\"           # when conninfo names a standby
   # data_directory = \"…\"             # when not where the server says
   # repositories = [\"main\"]          # default: all
+  # log_copies = 1                   # so many must have a file of the log
+  # backup_copies = 1                # and a backup; default: all
   # archive_timeout_seconds = 300
 
   [backup]
@@ -109,7 +113,9 @@ Examples:
 
 const PUSH_HELP: &str = "\
 Exits with 0 only once the file is durable in every repository of the source,
-else with a code from 1 to 125: PostgreSQL keeps the file and tries again.
+or in as many as its log_copies says, else with a code from 1 to 125: PostgreSQL
+keeps the file and tries again. The other repositories get it in the background
+(lifeboat queue). Segments that wait behind it are stored at the same time.
 
 Example (postgresql.conf):
   archive_mode = on
@@ -217,6 +223,9 @@ pub enum Verb {
     /// Fill a repository from another, without decrypting
     #[command(after_long_help = copy::HELP)]
     Copy(CopyArgs),
+    /// Show what some repositories still lack, and deliver it
+    #[command(after_long_help = queue::HELP)]
+    Queue(QueueArgs),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

@@ -15,6 +15,7 @@ use crate::engine::IdentitySource;
 use crate::engine::check::{self, Finding, Level, Subject};
 use crate::engine::{Scope, head};
 use crate::repo::probe::{ProbeReport, Recorded};
+use crate::repo::queue::Queue;
 
 /// The document `check`, version 1.
 #[derive(Serialize)]
@@ -57,7 +58,8 @@ pub async fn run(args: &CheckArgs, context: &Context) -> Result<Outcome> {
     let (mut checks, mut probes) = (Vec::new(), Probes::new());
     for source in sources {
         for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
-            let findings = findings(context, &settings, source, chosen, &mut probes).await?;
+            let mut findings = findings(context, &settings, source, chosen, &mut probes).await?;
+            findings.extend(queue_finding(&settings, source, chosen));
             let findings = findings.into_iter().map(found).collect();
             let probed = probes.get(&chosen.name).and_then(|outcome| outcome.as_ref().ok());
             let probe = probed.map(|recorded| recorded.report.clone());
@@ -107,6 +109,24 @@ async fn findings(
     }
     findings.extend(check::run(&scope, &seen.log, &subject, context.progress.as_ref(), &context.cancel).await?);
     Ok(findings)
+}
+
+/// What the repository still lacks, by this host's queue.
+fn queue_finding(settings: &Settings, source: &SourceSettings, chosen: &RepositorySettings) -> Option<Finding> {
+    let items = match Queue::new(&settings.state_dir, &source.name, &chosen.name).items() {
+        Ok(items) => items,
+        Err(error) => return Some(Finding::of_error(Level::Fault, "queue", &error)),
+    };
+    let given_up = items.iter().filter(|queued| queued.given_up).count();
+    let oldest = items.first()?;
+    let why = items.iter().find_map(|queued| queued.last_error.clone()).map(|why| format!(": {why}")).unwrap_or_default();
+    let since = oldest.since.human_seconds();
+    let (level, message, hint) = match given_up {
+        0 => (Level::Warning, format!("{} items wait to be delivered, since {since}{why}", items.len()), "--deliver"),
+        _ => (Level::Fault, format!("{given_up} items were given up, since {since}{why}"), "--deliver --retry"),
+    };
+    let hints = vec![format!("lifeboat queue {}   lists them; {hint} tries again", source.name)];
+    Some(Finding { level, subject: "queue", message, hints })
 }
 
 async fn probe_once<'p>(

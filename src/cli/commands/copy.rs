@@ -50,13 +50,13 @@ pub async fn run(args: &CopyArgs, context: &Context) -> Result<Outcome> {
         named => named.to_vec(),
     };
     let lease = Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) };
-    let options = CopyOptions { dry_run: args.dry_run, lease };
+    let options = CopyOptions { dry_run: args.dry_run, only: None, lease };
     let (mut document, mut damaged) =
         (Document { from: args.from.clone(), to: args.to.clone(), dry_run: args.dry_run, sources: Vec::new() }, false);
     for source in sources {
         let here = Scope::new(from.clone(), source.clone(), &settings.state_dir);
         let there = Scope::new(to.clone(), source.clone(), &settings.state_dir);
-        let report = copy::run(&here, &there, &writing, options, context.progress.clone(), &context.cancel);
+        let report = copy::run(&here, &there, &writing, options.clone(), context.progress.clone(), &context.cancel);
         let report =
             report.await.map_err(|error| error.context(format!("copying {source} from {} to {}", args.from, args.to)))?;
         damaged |= !report.faults.is_empty();

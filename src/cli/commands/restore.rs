@@ -17,7 +17,9 @@ use crate::engine::restore::prepare::{Prepared, Request, prepare};
 use crate::engine::restore::run::{self, RestoreOptions, RestoreReport};
 use crate::engine::{Scope, head};
 use crate::source::postgres::recovery_config::TargetAction;
+use crate::store::layer::any_of;
 use crate::store::layer::metrics::{Metrics, Requests};
+use crate::store::{self, StoreError};
 
 /// The document `restore`, version 1; also of a dry run, without what only a restore knows.
 #[derive(Serialize)]
@@ -80,7 +82,9 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         context.result("restore", 1, &document, || plan_text(&document, &prepared, in_place))?;
         return Ok(Outcome::Done);
     }
-    let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await?;
+    let scope = with_others(args, context, &settings, scope, metrics.clone())?;
+    let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await;
+    let report = report.map_err(|error| with_a_way_out(error, args, context, &settings, &scope))?;
     document.done = true;
     document.written_bytes = Some(report.written_bytes);
     document.duration_seconds = Some(report.duration.as_secs_f64());
@@ -122,6 +126,40 @@ async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Res
         }
     }
     Err(refusal.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
+}
+
+/// The same scope, reading also from the other repositories of the source when its own fails on the way. They need not
+/// hold the backup: every object is compared with what the plan's repository signed.
+fn with_others(args: &RestoreArgs, context: &Context, settings: &Settings, scope: Scope, metrics: Arc<Metrics>) -> Result<Scope> {
+    let Ok(source) = settings.source(&args.source) else { return Ok(scope) };
+    let all = settings.repositories_of(source, context.global.repository.as_deref())?;
+    let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|chosen| chosen.name == scope.repository.name());
+    let bare = |chosen: &RepositorySettings| -> Result<_> {
+        let mut layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
+        layers.metrics = Arc::clone(&metrics);
+        Ok((store::open(&chosen.url, &chosen.options)?, layers))
+    };
+    let (Some(own), false) = (own.first(), others.is_empty()) else { return Ok(scope) };
+    let others = others.into_iter().map(bare).collect::<Result<Vec<_>>>()?;
+    let progress = Arc::clone(&context.progress);
+    let told = move |from: &str, error: &StoreError, to: &str| {
+        progress.warn(&format!("{from} does not answer, reading on from {to}: {error}"));
+    };
+    let store = any_of(bare(own)?, others, Box::new(told));
+    Ok(Scope { repository: scope.repository.reading_from(store), ..scope })
+}
+
+/// Where else there may be a sound copy of what is damaged.
+fn with_a_way_out(error: Error, args: &RestoreArgs, context: &Context, settings: &Settings, scope: &Scope) -> Error {
+    let source = settings.source(&args.source).ok();
+    let all = source.and_then(|source| settings.repositories_of(source, context.global.repository.as_deref()).ok());
+    match all.into_iter().flatten().find(|other| other.name != scope.repository.name()) {
+        Some(other) if error.kind() == ErrorKind::Damaged => error.hint(format!(
+            "empty the directory, then restore from the other one: lifeboat restore … --repository {}",
+            other.name
+        )),
+        _ => error,
+    }
 }
 
 async fn plan_from(args: &RestoreArgs, context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Plan> {

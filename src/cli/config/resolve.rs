@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::Environment;
 use super::document::{Document, Found, Table, beside, nearest};
-use super::settings::{BackupSettings, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings};
+use super::settings::{
+    BackupSettings, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
+};
 use crate::base::units::parse_rate;
 use crate::base::{Error, Result, SourceName};
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;
@@ -126,10 +128,14 @@ impl Reader<'_, '_> {
             }
             let policy = table.string("policy").map(|policy| policy.value);
             let kept_in = self.repositories_of_source(&table, repositories);
+            let copies = Copies {
+                log: self.copies(&table, "log_copies", kept_in.len()),
+                backup: self.copies(&table, "backup_copies", kept_in.len()),
+            };
             let Some(kind) = self.source_kind(&table) else { continue };
             table.reject_unknown_keys();
             if let Ok(name) = parsed {
-                sources.insert(name.clone(), SourceSettings { name, kind, policy, repositories: kept_in });
+                sources.insert(name.clone(), SourceSettings { name, kind, policy, repositories: kept_in, copies });
             }
         }
         sources
@@ -174,6 +180,12 @@ impl Reader<'_, '_> {
             chosen.push(name.value);
         }
         chosen
+    }
+
+    /// How many of `repositories` must hold something; all of them unless the file says so.
+    fn copies(&self, table: &Table<'_, '_>, key: &'static str, repositories: usize) -> usize {
+        let most = repositories.max(1) as u64;
+        table.integer(key, 1..=most, "repositories").map_or(repositories, |copies| copies as usize)
     }
 
     fn backup(&self, table: Option<Table<'_, '_>>) -> BackupSettings {

@@ -74,6 +74,17 @@ pub struct SourceSettings {
     pub policy: Option<String>,
     /// Names of the repositories that hold it, each a key of [`Settings::repositories`], in the order given.
     pub repositories: Vec<String>,
+    /// How many of them must hold a file of the log before it counts as archived, and a backup before it counts as taken.
+    pub copies: Copies,
+}
+
+/// How many repositories must hold what before a verb says that it is done; the others get it in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// A file of the log.
+    pub log: usize,
+    /// A backup.
+    pub backup: usize,
 }
 
 /// What a source is.

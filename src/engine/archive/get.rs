@@ -18,7 +18,7 @@ use crate::repo::log::resolution;
 use crate::repo::{layout, log::name};
 use crate::store::{ObjectInfo, list_all};
 
-use super::push::identity_of_data_directory;
+use super::read::identity_of_data_directory;
 use super::{FileKind, contents, file_kind};
 
 /// Longest history or label file.

@@ -1,8 +1,11 @@
 //! The archive of a source's log: one file in (`push`), one file out (`get`), and the operator's word on a split brain.
 
+mod ahead;
 pub(in crate::engine) mod contents;
 pub mod get;
+pub(in crate::engine) mod named;
 pub mod push;
+mod read;
 pub mod resolve;
 
 use crate::base::{Segment, SegmentSize, TimelineId};

@@ -17,7 +17,7 @@ const PIECE_BYTES: u64 = 8 << 20;
 
 /// Two stores and a place for what is on its way.
 #[derive(Clone)]
-pub(super) struct Carrier {
+pub(in crate::engine) struct Carrier {
     pub from: Arc<dyn Store>,
     pub to: Arc<dyn Store>,
     pub scratch: PathBuf,
@@ -27,7 +27,7 @@ pub(super) struct Carrier {
 
 /// An object to carry.
 #[derive(Clone, Debug)]
-pub(super) struct Load {
+pub(in crate::engine) struct Load {
     pub key: String,
     /// Its name in the other store.
     pub new_key: String,
@@ -37,7 +37,7 @@ pub(super) struct Load {
 
 /// What came of a load.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Carried {
+pub(in crate::engine) enum Carried {
     /// It is there, durably.
     Stored { sha256: Sha256Digest, bytes: u64 },
     /// It is not what it must be, and was not stored.

@@ -8,9 +8,9 @@ use tokio::task::JoinSet;
 
 use super::carry::{Carried, Load};
 use super::run::{CONCURRENT, Run};
-use crate::base::{Incarnation, Lsn, Result, SegmentSize, SourceName, Timestamp};
+use crate::base::{Cancel, Incarnation, Lsn, Result, SegmentSize, SourceName, Timestamp};
 use crate::codec::Sha256Digest;
-use crate::engine::joined;
+use crate::engine::{Scope, joined};
 use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::name::parse_auxiliary;
@@ -112,7 +112,7 @@ impl Run<'_> {
         if self.dry_run {
             return Ok(account);
         }
-        adopt_keys(self, incarnation).await?;
+        adopt_keys(self.from, self.to, incarnation, &self.carrier.cancel).await?;
         let lines = self.lines(&self.from.repository, incarnation).await?;
         self.carrier.progress.phase(&format!("copying the log of {incarnation}"), Some(total_bytes));
         let carried = self.carry_files(&missing, &lines).await?;
@@ -228,12 +228,15 @@ impl Run<'_> {
 }
 
 /// Stores those wrapped keys of the log that are not there, each stretch under a number of its own.
-async fn adopt_keys(run: &Run<'_>, incarnation: &Incarnation) -> Result<()> {
-    let source = &run.from.source;
-    let theirs = wrapped_keys(&run.to.repository, source, incarnation).await?;
+///
+/// # Errors
+/// When a repository does not answer.
+pub(in crate::engine) async fn adopt_keys(from: &Scope, to: &Scope, incarnation: &Incarnation, cancel: &Cancel) -> Result<()> {
+    let source = &from.source;
+    let theirs = wrapped_keys(&to.repository, source, incarnation).await?;
     let mut next = theirs.keys().map(|(stretch, _)| stretch + 1).max().unwrap_or(1);
     let mut stretches: BTreeMap<u32, Vec<Bytes>> = BTreeMap::new();
-    for ((stretch, _), wrapped) in wrapped_keys(&run.from.repository, source, incarnation).await? {
+    for ((stretch, _), wrapped) in wrapped_keys(&from.repository, source, incarnation).await? {
         stretches.entry(stretch).or_default().push(wrapped);
     }
     for wrappings in stretches.into_values() {
@@ -242,8 +245,8 @@ async fn adopt_keys(run: &Run<'_>, incarnation: &Incarnation) -> Result<()> {
             let key = |stretch, wrapping| layout::log_key(source, incarnation, stretch, wrapping);
             match known {
                 // Wrapped anew to other recipients since it was copied.
-                Some(stretch) => put_first_free(run, wrapped, (1..).map(|wrapping| key(stretch, wrapping))).await?,
-                None => put_first_free(run, wrapped, (1..).map(|wrapping| key(next, wrapping))).await?,
+                Some(stretch) => put_first_free(to, cancel, wrapped, (1..).map(|wrapping| key(stretch, wrapping))).await?,
+                None => put_first_free(to, cancel, wrapped, (1..).map(|wrapping| key(next, wrapping))).await?,
             }
         }
         next += u32::from(known.is_none());
@@ -251,10 +254,10 @@ async fn adopt_keys(run: &Run<'_>, incarnation: &Incarnation) -> Result<()> {
     Ok(())
 }
 
-async fn put_first_free(run: &Run<'_>, wrapped: &Bytes, keys: impl Iterator<Item = String>) -> Result<()> {
-    let store = run.to.repository.store();
+async fn put_first_free(to: &Scope, cancel: &Cancel, wrapped: &Bytes, keys: impl Iterator<Item = String>) -> Result<()> {
+    let store = to.repository.store();
     for key in keys {
-        run.carrier.cancel.check()?;
+        cancel.check()?;
         if store.put_if_absent(&key, wrapped.clone().into()).await? == PutOutcome::Created {
             break;
         }

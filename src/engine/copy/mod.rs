@@ -9,8 +9,8 @@
 //! each backup, oldest first, its beginning, keys, packs, the list of packs, the manifest, the commit entry. An interrupted
 //! copy goes on where it stopped: what is there is not fetched again.
 
-mod carry;
-mod log;
+pub(in crate::engine) mod carry;
+pub(in crate::engine) mod log;
 mod plan;
 mod run;
 

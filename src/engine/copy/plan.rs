@@ -63,6 +63,15 @@ pub fn decide(from: &CommitLog, to: &CommitLog) -> Vec<Verdict> {
     verdicts
 }
 
+/// Leaves of `verdicts` those on the backup `only` and on what it builds on.
+pub fn narrow(verdicts: &mut Vec<Verdict>, from: &CommitLog, only: &BackupId) {
+    let mut wanted = vec![only.clone()];
+    while let Some(base) = wanted.last().and_then(|id| from.find(id)).and_then(|backup| backup.base.clone()) {
+        wanted.push(base);
+    }
+    verdicts.retain(|verdict| wanted.contains(&verdict.id));
+}
+
 fn left_out(why: &str) -> Fate {
     Fate::LeftOut { why: why.to_owned() }
 }
@@ -111,6 +120,17 @@ mod tests {
         let some = CommitLog::of(backups(&[0, 3]));
         let ids: Vec<_> = copied(&all, &decide(&all, &some)).iter().map(|backup| backup.id.to_string()).collect();
         assert_eq!(ids, [NAMES[1], NAMES[2]]);
+    }
+
+    #[test]
+    fn one_backup_comes_with_what_it_builds_on() {
+        let all = CommitLog::of(backups(&[0, 1, 2, 3]));
+        for (only, wanted) in [(0, vec![0]), (2, vec![0, 1, 2]), (3, vec![3])] {
+            let mut verdicts = decide(&all, &CommitLog::default());
+            narrow(&mut verdicts, &all, &NAMES[only].parse().unwrap());
+            let ids: Vec<String> = verdicts.iter().map(|verdict| verdict.id.to_string()).collect();
+            assert_eq!(ids, wanted.iter().map(|index: &usize| NAMES[*index].to_owned()).collect::<Vec<_>>());
+        }
     }
 
     #[test]

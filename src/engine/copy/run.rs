@@ -11,7 +11,7 @@ use super::log::LogAccount;
 use super::plan::{self, Fate, Verdict};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{Error, ErrorKind, Incarnation, Result, SegmentSize, Timestamp, killpoint};
+use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, SegmentSize, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::engine::backup::host_name;
 use crate::engine::lease::{self, Held, Terms};
@@ -25,10 +25,12 @@ use crate::store::list_all;
 pub(super) const CONCURRENT: usize = 4;
 
 /// How a source is copied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct CopyOptions {
     /// Say what would be copied, and copy nothing.
     pub dry_run: bool,
+    /// Only this backup and what it builds on, without any log.
+    pub only: Option<BackupId>,
     /// How the lease of the other repository is taken.
     pub lease: Terms,
 }
@@ -53,6 +55,7 @@ pub(super) struct Run<'a> {
     pub writing: &'a Writing,
     pub carrier: Carrier,
     pub dry_run: bool,
+    only: Option<BackupId>,
     pub copied_objects: u64,
     faults: Vec<(String, String)>,
 }
@@ -82,15 +85,15 @@ pub async fn run(
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
     };
-    let (dry_run, faults) = (options.dry_run, Vec::new());
-    let run = Run { from, to, writing, carrier, dry_run, copied_objects: 0, faults };
+    let CopyOptions { dry_run, only, lease: terms } = options;
+    let run = Run { from, to, writing, carrier, dry_run, only, copied_objects: 0, faults: Vec::new() };
     if dry_run {
         return run.copy(None).await;
     }
     let _lock = to.state.lock_backup(&to.source)?;
     to.repository.keyring().require(&writing.signer, Role::Write)?;
     progress.phase("waiting for the lease", None);
-    let held = lease::acquire(to, &writing.signer, "copy", options.lease, cancel).await?;
+    let held = lease::acquire(to, &writing.signer, "copy", terms, cancel).await?;
     let outcome = run.copy(Some(&held)).await;
     held.release().await;
     outcome
@@ -104,8 +107,14 @@ impl Run<'_> {
         }
         let there = head::look(self.to).await?.trusted(self.to)?;
         let mut verdicts = plan::decide(&log, &there);
+        if let Some(only) = &self.only {
+            plan::narrow(&mut verdicts, &log, only);
+        }
         let mut logs = Vec::new();
         for (incarnation, size) in self.incarnations().await? {
+            if self.only.is_some() {
+                continue;
+            }
             logs.push(self.copy_log(&incarnation, size, there.log_floor(&incarnation)).await?);
             killpoint::reach("copy.log-copied");
         }

@@ -37,6 +37,7 @@ use self::metrics::Metrics;
 use self::retry::{Patience, Retry};
 use self::timeout::Timeouts;
 use super::Store;
+use super::fallback::{Fallback, Told};
 use crate::base::Cancel;
 
 pub use self::around::Operation;
@@ -91,6 +92,15 @@ pub fn layered(store: Arc<dyn Store>, options: &LayerOptions) -> Arc<dyn Store> 
         store = Arc::new(Layered::new(store, Arc::clone(breaker)));
     }
     Arc::new(Layered::new(store, Retry::new(options.patience, Arc::clone(&options.metrics), options.cancel.clone())))
+}
+
+/// Several stores that hold the same objects, the first with `options` whole; a read that fails is made of the next soon,
+/// and patience begins when none of them could give it.
+pub fn any_of(first: (Arc<dyn Store>, LayerOptions), others: Vec<(Arc<dyn Store>, LayerOptions)>, told: Told) -> Arc<dyn Store> {
+    let (patience, metrics, cancel) = (first.1.patience, Arc::clone(&first.1.metrics), first.1.cancel.clone());
+    let hasty = |(store, options)| layered(store, &LayerOptions { patience: Patience::BEFORE_THE_NEXT, ..options });
+    let fallback = Fallback::new(hasty(first), others.into_iter().map(hasty).collect(), told);
+    Arc::new(Layered::new(Arc::new(fallback), Retry::new(patience.also_unanswered(), metrics, cancel)))
 }
 
 #[cfg(test)]

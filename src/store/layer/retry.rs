@@ -61,6 +61,14 @@ impl Patience {
         unanswered_limit: Duration::from_secs(5),
     };
 
+    /// For one of several stores that hold the same.
+    pub const BEFORE_THE_NEXT: Self = Self {
+        first_pause: Duration::from_millis(500),
+        longest_pause: Duration::from_secs(2),
+        limit: Duration::from_secs(3),
+        unanswered_limit: Duration::ZERO,
+    };
+
     /// The same for a store that has not answered yet.
     #[must_use]
     pub fn also_unanswered(self) -> Self {

@@ -1,5 +1,10 @@
 //! `lifeboat archive get SOURCE NAME DEST`.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
 use super::joined;
 use crate::base::{Error, ErrorKind, Result};
 use crate::cli::args::ArchiveGetArgs;
@@ -9,9 +14,13 @@ use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::archive::get::{self, Got};
 use crate::engine::list;
+use crate::repo::host_state::HostState;
 
-/// Fetches one file from the first repository that has it. A repository that fails does not hide the file in the next;
-/// "not there" is said only when every repository says so.
+/// How long a repository is waited for alone, before the next is asked as well.
+const HEAD_START: Duration = Duration::from_secs(2);
+
+/// Fetches one file from the first repository that gives it. One that fails, or keeps silent, does not hide the file in
+/// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
 ///
 /// A host that only restores need not describe the source; then some repository must know it, because a misspelt name
 /// must not read as the end of the log.
@@ -26,26 +35,62 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
         Err(unknown) if wanted.is_none() => (settings.repositories.values().collect(), Some(unknown)),
         Err(unknown) => (vec![settings.repository(wanted)?], Some(unknown)),
     };
-    let undeclared = unknown.is_some();
-    let mut errors: Vec<(String, Error)> = Vec::new();
-    for chosen in repositories {
-        match get_from(args, context, &settings, chosen, undeclared).await {
+    let (undeclared, several) = (unknown.is_some(), repositories.len() > 1);
+    let state = |chosen: &RepositorySettings| HostState::new(&settings.state_dir, &chosen.name);
+    let mut waiting = VecDeque::from(repositories);
+    if several {
+        waiting.make_contiguous().sort_by_key(|chosen| state(chosen).had_trouble());
+    }
+    let settings = &settings;
+    let ask = |chosen| async move { (chosen, get_from(args, context, settings, chosen, undeclared).await) };
+    let (mut asking, mut errors) = (FuturesUnordered::new(), Vec::<(&RepositorySettings, Error)>::new());
+    let (mut silent, mut lacking) = (Vec::<&RepositorySettings>::new(), None);
+    loop {
+        if asking.is_empty() {
+            let Some(next) = waiting.pop_front() else { break };
+            silent.push(next);
+            asking.push(ask(next));
+        }
+        let answer = tokio::select! {
+            answer = asking.next() => answer,
+            () = tokio::time::sleep(HEAD_START), if !waiting.is_empty() => {
+                silent.extend(waiting.front());
+                asking.extend(waiting.pop_front().map(&ask));
+                continue;
+            }
+        };
+        let Some((chosen, outcome)) = answer else { continue };
+        silent.retain(|other| other.name != chosen.name);
+        match outcome {
             Ok(Some(Got::Found)) => {
-                for (name, error) in errors {
-                    context.progress.warn(&format!("repository {name} was passed over: {}", error.summary()));
+                if several {
+                    // Whoever was asked before and did not answer is asked last from now on.
+                    errors.iter().map(|(failed, _)| *failed).chain(silent).for_each(|failed| state(failed).note_trouble(true));
+                    state(chosen).note_trouble(false);
+                }
+                for (failed, error) in errors {
+                    context.progress.warn(&format!("repository {} was passed over: {}", failed.name, error.summary()));
                 }
                 return Ok(Outcome::Done);
             }
-            Ok(Some(Got::NotThere)) => unknown = None,
+            Ok(Some(Got::NotThere)) => {
+                unknown = None;
+                lacking = Some(chosen);
+            }
             Ok(None) => {}
             // The next repository may hold the wrong server's content alone, and would hand it over.
             Err(error) if error.kind() == ErrorKind::Contradicted => return Err(error),
-            Err(error) => errors.push((chosen.name.clone(), error)),
+            Err(error) => errors.push((chosen, error)),
         }
     }
-    match joined(errors).or(unknown) {
-        Some(error) => Err(error),
-        None => Ok(Outcome::NotInArchive),
+    let errors = errors.into_iter().map(|(chosen, error)| (chosen.name.clone(), error)).collect();
+    match (joined(errors).or(unknown), lacking) {
+        (Some(error), None) => Err(error),
+        // Whoever wrote it may have reached the other one alone: that it is nowhere is not certain.
+        (Some(error), Some(RepositorySettings { name, .. })) => Err(error.hint(format!(
+            "repository {name} does not have it; where the other is lost for good, add --repository {name} to restore_command"
+        ))),
+        (None, _) => Ok(Outcome::NotInArchive),
     }
 }
 

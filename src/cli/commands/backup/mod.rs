@@ -1,27 +1,35 @@
-//! `lifeboat backup SOURCE`: one backup in each repository of the source, or what it would be.
+//! `lifeboat backup SOURCE`: one backup, in as many repositories of the source as must hold it, or what it would be.
 
+mod copies;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{BackupId, BackupType, Error, Result};
+use crate::base::{BackupId, BackupType, Error, ErrorKind, Result};
 use crate::cli::args::{BackupArgs, BackupTypeArg, CheckpointMode, PageErrors};
 use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::backup::{self, BackupOptions, BackupReport, Preview, Wish};
-use crate::engine::head;
 use crate::engine::lease::Terms;
+use crate::engine::{Scope, head};
 use crate::repo::BackupSummary;
-use crate::store::layer::metrics::Requests;
+use crate::store::layer::metrics::{Metrics, Requests};
+
+use self::copies::Copied;
 
 /// The document `backup`, version 1.
 #[derive(Serialize)]
 struct Document {
     source: String,
+    /// The backup that was taken.
     backups: Vec<Taken>,
+    /// What became of it in the other repositories.
+    copies: Vec<Copied>,
 }
 
 #[derive(Serialize)]
@@ -39,6 +47,8 @@ struct Taken {
 struct Plans {
     source: String,
     plans: Vec<Planned>,
+    /// The repositories that would get a copy.
+    copied_to: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -60,37 +70,66 @@ struct Planned {
     packs_at_most: u64,
 }
 
-/// Takes a backup, or with `--dry-run` says what it would be.
+/// Takes a backup in the first repository that answers and copies it to the others of the source, or with `--dry-run`
+/// says what it would be.
 ///
 /// # Errors
-/// The first repository's that fails; the backups in those before it stand.
+/// When it cannot be taken, or when fewer repositories hold it in the end than must; then it stands all the same.
 pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let options = options(args, &settings, source);
     if args.dry_run {
-        return dry_run(context, &settings, source, &repositories, &options).await;
+        return dry_run(args, context, &settings, source, &repositories, &options).await;
     }
     let writing = scope::writing(&settings)?;
-    let mut document = Document { source: source.name.to_string(), backups: Vec::new() };
-    for chosen in repositories {
-        let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
-        let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
-        let scope = scope::open(context, &settings, chosen, &source.name, &layers).await?;
-        let seen = head::look(&scope).await.map_err(in_repository)?;
-        if let Some(warning) = &seen.warning {
-            context.progress.warn(warning);
-        }
-        seen.trusted(&scope)?;
-        let report = backup::run(&scope, &writing, &options, context.progress.clone(), context.cancel.clone()).await;
-        let BackupReport { summary, reason, warnings } = report.map_err(in_repository)?;
-        warnings.iter().for_each(|warning| context.progress.warn(warning));
-        let requests = layers.metrics.requests();
-        document.backups.push(Taken { repository: chosen.name.clone(), summary, reason, warnings, requests });
+    let (chosen, scope, metrics) = first_that_answers(args, context, &settings, &repositories).await?;
+    let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
+    let seen = head::look(&scope).await.map_err(in_repository)?;
+    if let Some(warning) = &seen.warning {
+        context.progress.warn(warning);
     }
+    seen.trusted(&scope)?;
+    let report = backup::run(&scope, &writing, &options, context.progress.clone(), context.cancel.clone()).await;
+    let BackupReport { summary, reason, warnings } = report.map_err(in_repository)?;
+    warnings.iter().for_each(|warning| context.progress.warn(warning));
+    let id = summary.id.clone();
+    let taken = Taken { repository: chosen.name.clone(), summary, reason, warnings, requests: metrics.requests() };
+    let others = repositories.into_iter().filter(|other| other.name != chosen.name);
+    let copies = copies::spread(context, &settings, source, others, &id).await?;
+    let held = 1 + copies.iter().filter(|copy| copy.held).count();
+    let document = Document { source: source.name.to_string(), backups: vec![taken], copies };
     context.result("backup", 1, &document, || text(&document))?;
-    Ok(Outcome::Done)
+    match held < source.copies.backup.min(1 + document.copies.len()) {
+        true => Err(copies::too_few(&document.source, &id, held, source.copies.backup)),
+        false => Ok(Outcome::Done),
+    }
+}
+
+/// The first repository that can be opened. Those before it are told of, and get the backup later.
+async fn first_that_answers<'a>(
+    args: &BackupArgs,
+    context: &Context,
+    settings: &Settings,
+    repositories: &[&'a RepositorySettings],
+) -> Result<(&'a RepositorySettings, Scope, Arc<Metrics>)> {
+    let mut away: Vec<(&str, Error)> = Vec::new();
+    for chosen in repositories {
+        let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
+        match scope::open(context, settings, chosen, &args.source, &layers).await {
+            Ok(scope) => {
+                for (name, error) in away {
+                    context.progress.warn(&format!("repository {name} is passed over: {}", error.summary()));
+                }
+                return Ok((chosen, scope, layers.metrics));
+            }
+            Err(error) if error.kind() == ErrorKind::Unreachable => away.push((&chosen.name, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let first = away.into_iter().next().map(|(_, error)| error);
+    Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
 }
 
 fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> BackupOptions {
@@ -116,6 +155,7 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
 }
 
 async fn dry_run(
+    args: &BackupArgs,
     context: &Context,
     settings: &Settings,
     source: &SourceSettings,
@@ -124,17 +164,15 @@ async fn dry_run(
 ) -> Result<Outcome> {
     // Found now rather than when the backup is due.
     scope::writing(settings)?;
-    let mut document = Plans { source: source.name.to_string(), plans: Vec::new() };
-    for chosen in repositories {
-        let layers = scope::layers(context, chosen, Use::Brief);
-        let scope = scope::open(context, settings, chosen, &source.name, &layers).await?;
-        let preview = tokio::select! {
-            preview = backup::preview(&scope, options) => preview?,
-            () = context.cancel.cancelled() => return Err(Error::interrupted()),
-        };
-        preview.notes.iter().for_each(|note| context.progress.warn(note));
-        document.plans.push(planned(&chosen.name, preview));
-    }
+    let (chosen, scope, _) = first_that_answers(args, context, settings, repositories).await?;
+    let preview = tokio::select! {
+        preview = backup::preview(&scope, options) => preview?,
+        () = context.cancel.cancelled() => return Err(Error::interrupted()),
+    };
+    preview.notes.iter().for_each(|note| context.progress.warn(note));
+    let plans = vec![planned(&chosen.name, preview)];
+    let others = repositories.iter().filter(|other| other.name != chosen.name).map(|other| other.name.clone());
+    let document = Plans { source: source.name.to_string(), plans, copied_to: others.collect() };
     context.result("backup_plan", 1, &document, || plan_text(&document))?;
     Ok(Outcome::Done)
 }
@@ -171,6 +209,7 @@ fn text(document: &Document) -> String {
             ("stored", if summary.encrypted { stored } else { format!("{stored}, not encrypted") }),
             ("took", format_duration(took)),
         ]);
+        lines.extend(document.copies.iter().map(Copied::line));
         lines.extend(reason.clone().map(|reason| ("note", reason)));
         text += &block(&format!("{} backup {} of {}", summary.backup_type, summary.id, document.source), &lines);
     }
@@ -191,6 +230,7 @@ fn plan_text(document: &Plans) -> String {
             ("", format!("{} in {} files and directories", format_bytes(plan.raw_bytes), plan.entries)),
             ("stores", packs),
         ]);
+        lines.extend(document.copied_to.iter().map(|other| ("copied to", other.clone())));
         lines.extend(plan.reason.clone().map(|reason| ("note", reason)));
         let article = if plan.backup_type == BackupType::Incr { "an" } else { "a" };
         text += &block(&format!("would take {article} {} backup of {}", plan.backup_type, document.source), &lines);

@@ -1,0 +1,116 @@
+//! A backup on its way to the other repositories of its source: queued first, so that nothing of it is forgotten, then
+//! delivered at once to as many as must hold it.
+
+use std::fs::File;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::base::{BackupId, Error, ErrorKind, Result};
+use crate::cli::background;
+use crate::cli::commands::queue::deliver;
+use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
+use crate::cli::context::Context;
+use crate::repo::host_state::HostState;
+use crate::repo::queue::{Item, Queue};
+
+/// How long a delivery in the background is waited for that has the queue.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// What became of the backup in another repository.
+#[derive(Serialize)]
+pub(super) struct Copied {
+    /// Its name.
+    pub repository: String,
+    /// Whether it holds the backup; else the backup is queued for it.
+    pub held: bool,
+    /// Why it does not.
+    pub error: Option<String>,
+}
+
+impl Copied {
+    /// As a labelled line.
+    pub fn line(&self) -> (&'static str, String) {
+        match (self.held, &self.error) {
+            (true, _) => ("copied to", self.repository.clone()),
+            (false, None) => ("queued for", self.repository.clone()),
+            (false, Some(error)) => ("queued for", format!("{}: {error}", self.repository)),
+        }
+    }
+}
+
+/// Copies the backup `id` to `others` until as many repositories hold it as must, and leaves the rest to the background.
+///
+/// # Errors
+/// When it cannot be queued, or somebody asked to stop.
+pub(super) async fn spread(
+    context: &Context,
+    settings: &Settings,
+    source: &SourceSettings,
+    others: impl Iterator<Item = &RepositorySettings>,
+    id: &BackupId,
+) -> Result<Vec<Copied>> {
+    let item = Item::Backup { id: id.clone() };
+    let queue_of = |chosen: &RepositorySettings| Queue::new(&settings.state_dir, &source.name, &chosen.name);
+    let others: Vec<&RepositorySettings> = others.collect();
+    for chosen in &others {
+        queue_of(chosen).add(&item)?;
+    }
+    let (mut copies, mut held) = (Vec::new(), 1);
+    for chosen in others {
+        let mut copy = Copied { repository: chosen.name.clone(), held: false, error: None };
+        if held < source.copies.backup {
+            match deliver_one(context, settings, source, chosen, &queue_of(chosen), &item).await {
+                Ok(None) => copy.held = true,
+                Ok(why) => copy.error = why,
+                Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+                Err(error) => copy.error = Some(error.summary()),
+            }
+            held += usize::from(copy.held);
+        }
+        copies.push(copy);
+    }
+    background::deliver(context, settings, source);
+    Ok(copies)
+}
+
+/// Delivers what `chosen` lacks; why it lacks `item` still, if it does.
+async fn deliver_one(
+    context: &Context,
+    settings: &Settings,
+    source: &SourceSettings,
+    chosen: &RepositorySettings,
+    queue: &Queue,
+    item: &Item,
+) -> Result<Option<String>> {
+    let left = || -> Result<Option<String>> {
+        let left = queue.items()?.into_iter().find(|queued| queued.item == *item);
+        Ok(left.map(|queued| queued.last_error.unwrap_or_else(|| "it was not tried yet".to_owned())))
+    };
+    let state = HostState::new(&settings.state_dir, &chosen.name);
+    let Some(_held) = lock(context, queue, &state).await? else { return left() };
+    deliver(context, settings, source, chosen, queue).await?;
+    left()
+}
+
+/// The queue's lock, once a delivery in the background that has it is done; none when that takes too long, or the
+/// repository is away: then it goes on until the repository is back.
+async fn lock(context: &Context, queue: &Queue, state: &HostState) -> Result<Option<File>> {
+    let end = tokio::time::Instant::now() + LONGEST_WAIT;
+    loop {
+        match queue.lock()? {
+            Some(held) => return Ok(Some(held)),
+            None if tokio::time::Instant::now() > end || state.had_trouble() => return Ok(None),
+            None => tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(500)) => {}
+                () = context.cancel.cancelled() => return Err(Error::interrupted()),
+            },
+        }
+    }
+}
+
+/// The error for a backup that stands in too few repositories.
+pub(super) fn too_few(source: &str, id: &BackupId, held: usize, needed: usize) -> Error {
+    Error::unreachable(format!("backup {id} is in {held} of the {needed} repositories that must hold it"))
+        .hint(format!("it can be restored from there, and is delivered to the others: lifeboat queue {source} --deliver"))
+}

@@ -1,0 +1,275 @@
+//! A delivery: brings to one repository what its queue says it lacks, from the repositories that hold it.
+//!
+//! Nothing is decrypted. An item leaves the queue only once the repository holds it, durably; a file of the log passes
+//! the same looks for another content under its name as in a push. What no repository can give, and what is contradicted,
+//! is given up and stays in the queue; what may be a matter of time is tried again. Write order of a file: the cluster's
+//! identity, the keys of its log, the file, this host's journal, and then the queue.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::stream::{self, StreamExt};
+
+use super::archive::named::{Found, Named};
+use super::copy::carry::{Carried, Carrier, Load};
+use super::copy::log::adopt_keys;
+use super::copy::{self, CopyOptions, Fate};
+use super::lease::Terms;
+use super::{Scope, Writing, head, reread};
+use crate::base::cancel::Cancel;
+use crate::base::progress::Progress;
+use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, killpoint};
+use crate::codec::Sha256Digest;
+use crate::repo::identity;
+use crate::repo::queue::{Item, Queue, Queued};
+
+/// Files carried at one time.
+const CONCURRENT: usize = 8;
+
+/// What came of one delivery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Items that the repository holds now.
+    pub delivered: usize,
+    /// Items that wait for another attempt.
+    pub waiting: usize,
+    /// Items that were given up.
+    pub given_up: usize,
+}
+
+/// A repository that lacks what is in `queue`, and those that may hold it.
+pub struct Delivery<'a> {
+    /// The repository that lacks it.
+    pub to: &'a Scope,
+    /// Where to look for it, in this order.
+    pub holders: &'a [Scope],
+    /// Whether that is every repository that may hold it: otherwise nothing is given up for being nowhere.
+    pub all_holders: bool,
+    /// What is lacking. The caller holds its lock.
+    pub queue: &'a Queue,
+    /// What writing needs.
+    pub writing: &'a Writing,
+    /// How the lease of the repository is taken for a backup.
+    pub lease: Terms,
+    /// Who listens.
+    pub progress: Arc<dyn Progress>,
+    /// Ends the delivery between two items.
+    pub cancel: Cancel,
+}
+
+/// An item and what the holders asked so far answered.
+type Lacking = (Queued, Option<Failure>);
+
+/// Why an item was not delivered.
+#[derive(Clone)]
+struct Failure {
+    why: String,
+    for_good: bool,
+}
+
+impl Failure {
+    /// This one after that of an earlier holder: it is for good only when both are.
+    fn after(self, earlier: Option<Self>) -> Self {
+        match earlier {
+            None => self,
+            Some(earlier) if earlier.for_good && !self.for_good => self,
+            Some(earlier) if self.for_good && !earlier.for_good => earlier,
+            Some(earlier) => Self { why: format!("{}; {}", earlier.why, self.why), for_good: self.for_good },
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let for_good = !matches!(error.kind(), ErrorKind::Unreachable | ErrorKind::Busy | ErrorKind::Interrupted);
+        Self { why: error.summary(), for_good }
+    }
+}
+
+impl Delivery<'_> {
+    /// Delivers what waits, the log before the backups: no backup is of use without its own log.
+    ///
+    /// # Errors
+    /// When the queue cannot be read or written, or somebody asked to stop; what becomes of an item is in the account.
+    pub async fn run(&self) -> Result<Account> {
+        let mut account = Account::default();
+        let waiting: Vec<Queued> = self.queue.items()?.into_iter().filter(|queued| !queued.given_up).collect();
+        let mut logs: BTreeMap<Incarnation, Vec<Queued>> = BTreeMap::new();
+        let mut backups: Vec<(BackupId, Queued)> = Vec::new();
+        for queued in waiting {
+            match queued.item.clone() {
+                Item::Log { incarnation, .. } => logs.entry(incarnation).or_default().push(queued),
+                Item::Backup { id } => backups.push((id, queued)),
+            }
+        }
+        for (incarnation, lacking) in logs {
+            self.deliver_log(&incarnation, lacking, &mut account).await?;
+        }
+        for (id, queued) in backups {
+            self.cancel.check()?;
+            let outcome = self.deliver_backup(&id).await;
+            self.settle(&queued, outcome, &mut account)?;
+        }
+        Ok(account)
+    }
+
+    /// Puts what came of an item on record.
+    fn settle(&self, queued: &Queued, outcome: Result<(), Failure>, account: &mut Account) -> Result<()> {
+        match outcome {
+            Ok(()) => {
+                self.queue.done(&queued.item)?;
+                account.delivered += 1;
+            }
+            Err(Failure { why, for_good }) => {
+                self.queue.failed(queued, &why, for_good)?;
+                account.given_up += usize::from(for_good);
+                account.waiting += usize::from(!for_good);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks one holder after the other for the files of one cluster.
+    async fn deliver_log(&self, incarnation: &Incarnation, lacking: Vec<Queued>, account: &mut Account) -> Result<()> {
+        let mut lacking: Vec<Lacking> = lacking.into_iter().map(|queued| (queued, None)).collect();
+        for holder in self.holders {
+            if lacking.is_empty() {
+                break;
+            }
+            lacking = match self.prepare(holder, incarnation, &lacking[0].0).await {
+                Ok(()) => self.carry_all(holder, lacking, account).await?,
+                Err(failure) => {
+                    lacking.into_iter().map(|(queued, before)| (queued, Some(failure.clone().after(before)))).collect()
+                }
+            };
+        }
+        for (queued, failure) in lacking {
+            self.settle(&queued, Err(self.last_word(failure)), account)?;
+        }
+        Ok(())
+    }
+
+    /// What is held against an item once every holder was asked.
+    fn last_word(&self, failure: Option<Failure>) -> Failure {
+        match failure {
+            Some(failure) if self.all_holders => failure,
+            Some(failure) => Failure { for_good: false, ..failure },
+            None => Failure { why: "no repository that may hold it answers".to_owned(), for_good: false },
+        }
+    }
+
+    /// What goes before any file: the cluster is on record, and the keys of its log are there.
+    async fn prepare(&self, holder: &Scope, incarnation: &Incarnation, first: &Queued) -> Result<(), Failure> {
+        let (known, _) = identity::survey(&holder.repository, &holder.source).await?;
+        let own = known.iter().find(|identity| identity.incarnation == *incarnation);
+        self.named(first)?.require_known(self.to, self.writing, own).await?;
+        Ok(adopt_keys(holder, self.to, incarnation, &self.cancel).await?)
+    }
+
+    fn named(&self, queued: &Queued) -> Result<Named> {
+        let Item::Log { incarnation, file, raw_sha256, .. } = &queued.item else {
+            return Err(Error::failed(format!("{} is no file of the log: this is a bug", queued.item.label())));
+        };
+        Named::new(&self.to.source, incarnation.clone(), file, *raw_sha256)
+            .ok_or_else(|| Error::failed(format!("{file} is no file that PostgreSQL archives")))
+    }
+
+    /// Carries files from one holder, many at one time; those that it cannot give are left.
+    async fn carry_all(&self, holder: &Scope, lacking: Vec<Lacking>, account: &mut Account) -> Result<Vec<Lacking>> {
+        let scratch = self.to.state.scratch()?;
+        let carrier = Carrier {
+            from: holder.repository.shared_store(),
+            to: self.to.repository.shared_store(),
+            scratch: scratch.path().to_owned(),
+            progress: Arc::clone(&self.progress),
+            cancel: self.cancel.clone(),
+        };
+        let carrying = lacking.into_iter().map(async |(queued, before)| {
+            let outcome = self.carry(&carrier, holder, &queued).await;
+            (queued, before, outcome)
+        });
+        let mut carrying = stream::iter(carrying).buffer_unordered(CONCURRENT);
+        let mut left = Vec::new();
+        while let Some((queued, before, outcome)) = carrying.next().await {
+            self.cancel.check()?;
+            let (named, line) = match outcome {
+                Ok(arrived) => arrived,
+                Err(failure) => {
+                    left.push((queued, Some(failure.after(before))));
+                    continue;
+                }
+            };
+            killpoint::reach("deliver.log-stored");
+            // One after the other: they share a lock. A file that is not signed is covered by `verify --deep` alone.
+            let Item::Log { key, .. } = &queued.item else { continue };
+            if let Err(error) = named.note(self.to, self.writing, key, line).await {
+                self.progress.warn(&format!("{key} has no signed digest: {}", error.summary()));
+            }
+            killpoint::reach("deliver.noted");
+            self.settle(&queued, Ok(()), account)?;
+        }
+        Ok(left)
+    }
+
+    /// Carries one file. Its digest and length as stored; none when it was there before.
+    async fn carry(
+        &self,
+        carrier: &Carrier,
+        holder: &Scope,
+        queued: &Queued,
+    ) -> Result<(Named, Option<(Sha256Digest, u64)>), Failure> {
+        let named = self.named(queued)?;
+        let resolved = match named.look(self.to).await? {
+            Found::Same { .. } => return Ok((named, None)),
+            Found::Nothing { resolved } => resolved,
+        };
+        let Item::Log { key, .. } = &queued.item else { return Ok((named, None)) };
+        // Read twice, because what arrives is signed for: here and on its way.
+        let (sha256, _) = match reread::digest(carrier.from.as_ref(), key).await {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                let why = format!("repository {} does not hold it", holder.repository.name());
+                return Err(Failure { why, for_good: true });
+            }
+            outcome => outcome?,
+        };
+        let load = Load { key: key.clone(), new_key: key.clone(), expected: vec![sha256] };
+        match carrier.carry(&load).await? {
+            Carried::Stored { sha256, bytes } => {
+                if !resolved {
+                    named.look(self.to).await?;
+                }
+                Ok((named, Some((sha256, bytes))))
+            }
+            Carried::Damaged { why } => Err(Failure { why: format!("two reads differ: {why}"), for_good: false }),
+        }
+    }
+
+    /// Copies a backup and what it builds on from the first holder that has it.
+    async fn deliver_backup(&self, id: &BackupId) -> Result<(), Failure> {
+        let mut failure: Option<Failure> = None;
+        for holder in self.holders {
+            match self.copy_backup(holder, id).await {
+                Ok(()) => return Ok(()),
+                Err(other) => failure = Some(other.after(failure)),
+            }
+        }
+        Err(self.last_word(failure))
+    }
+
+    async fn copy_backup(&self, holder: &Scope, id: &BackupId) -> Result<(), Failure> {
+        let name = holder.repository.name();
+        let log = head::look(holder).await?.trusted(holder)?;
+        if log.find(id).is_none() {
+            return Err(Failure { why: format!("repository {name} does not hold it"), for_good: true });
+        }
+        let options = CopyOptions { dry_run: false, only: Some(id.clone()), lease: self.lease };
+        let progress = Arc::clone(&self.progress);
+        let report = copy::run(holder, self.to, self.writing, options, progress, &self.cancel).await?;
+        match report.backups.into_iter().find(|verdict| verdict.id == *id).map(|verdict| verdict.fate) {
+            // Expired there means that it was there, and nobody wants it back.
+            Some(Fate::Copied | Fate::Present | Fate::Expired) => Ok(()),
+            Some(Fate::LeftOut { why }) => Err(Failure { why, for_good: true }),
+            None => Err(Failure { why: format!("repository {name} does not hold it"), for_good: true }),
+        }
+    }
+}
