@@ -233,13 +233,22 @@ impl Delivery<'_> {
             outcome => outcome?,
         };
         let load = Load { key: key.clone(), new_key: key.clone(), expected: vec![sha256] };
-        match carrier.carry(&load).await? {
+        let carried = match carrier.carry(&load).await {
+            // A push may have put it there a moment before, encrypted otherwise.
+            Err(error) if error.kind() == ErrorKind::Damaged => match named.look(self.to).await? {
+                Found::Same { .. } => return Ok((named, None)),
+                Found::Nothing { .. } => return Err(error.into()),
+            },
+            outcome => outcome?,
+        };
+        match carried {
             Carried::Stored { sha256, bytes } => {
                 if !resolved {
                     named.look(self.to).await?;
                 }
                 Ok((named, Some((sha256, bytes))))
             }
+            Carried::Present => Ok((named, None)),
             Carried::Damaged { why } => Err(Failure { why: format!("two reads differ: {why}"), for_good: false }),
         }
     }

@@ -40,6 +40,8 @@ pub(in crate::engine) struct Load {
 pub(in crate::engine) enum Carried {
     /// It is there, durably.
     Stored { sha256: Sha256Digest, bytes: u64 },
+    /// An object of that name and length was there; encrypted by somebody else it may have other bytes.
+    Present,
     /// It is not what it must be, and was not stored.
     Damaged { why: String },
 }
@@ -76,7 +78,10 @@ impl Carrier {
             (Body::File(path), sha256, bytes)
         };
         let outcome = match expected.is_empty() || expected.contains(&sha256) {
-            true => self.put(new_key, body.clone(), bytes).await.map(|()| Carried::Stored { sha256, bytes }),
+            true => self.put(new_key, body.clone(), bytes).await.map(|created| match created {
+                true => Carried::Stored { sha256, bytes },
+                false => Carried::Present,
+            }),
             false => Ok(Carried::Damaged { why: format!("it is not what was stored: {sha256}, {bytes} bytes") }),
         };
         if let Body::File(path) = body {
@@ -86,13 +91,14 @@ impl Carrier {
         outcome
     }
 
-    async fn put(&self, key: &str, body: Body, bytes: u64) -> Result<()> {
+    /// Whether it was not there before.
+    async fn put(&self, key: &str, body: Body, bytes: u64) -> Result<bool> {
         if self.to.put_if_absent(key, body.clone()).await? == PutOutcome::Created {
-            return Ok(());
+            return Ok(true);
         }
         let there = self.to.head(key).await?.size_bytes;
         match there == bytes {
-            true => Ok(()),
+            true => Ok(false),
             false => Err(Error::damaged(format!("{key} is there with {there} bytes, and should have {bytes}"))
                 .hint("lifeboat verify   shows what else is wrong in that repository")),
         }
@@ -123,9 +129,10 @@ mod tests {
             let wrong = carrier.carry(&load("wrong", vec![Sha256Digest::of(b"other")])).await.unwrap();
             assert!(matches!(wrong, Carried::Damaged { .. }), "{length}");
             assert!(carrier.to.head(&format!("wrong/{length}")).await.unwrap_err().is_not_found());
-            for expected in [vec![], vec![Sha256Digest::of(b"other"), sha256]] {
-                let carried = carrier.carry(&load("right", expected)).await.unwrap();
+            for (new, expected) in [("any", vec![]), ("right", vec![Sha256Digest::of(b"other"), sha256])] {
+                let carried = carrier.carry(&load(new, expected.clone())).await.unwrap();
                 assert_eq!(carried, Carried::Stored { sha256, bytes: length });
+                assert_eq!(carrier.carry(&load(new, expected)).await.unwrap(), Carried::Present);
             }
             assert_eq!(carrier.to.get(&format!("right/{length}")).await.unwrap(), content);
         }

@@ -100,7 +100,7 @@ impl Run<'_> {
         self.carrier.progress.phase(&format!("listing the log of {incarnation}"), None);
         let ours = LogFiles::load(&self.from.repository, &source, incarnation, size).await?;
         let theirs = LogFiles::load(&self.to.repository, &source, incarnation, size).await?;
-        let (missing, present) = self.sort_out(&ours, &theirs, floor);
+        let (missing, mut present) = self.sort_out(&ours, &theirs, floor);
         let total_bytes = missing.iter().map(|file| file.stored_bytes).sum();
         let mut account = LogAccount {
             incarnation: incarnation.clone(),
@@ -115,9 +115,9 @@ impl Run<'_> {
         adopt_keys(self.from, self.to, incarnation, &self.carrier.cancel).await?;
         let lines = self.lines(&self.from.repository, incarnation).await?;
         self.carrier.progress.phase(&format!("copying the log of {incarnation}"), Some(total_bytes));
-        let carried = self.carry_files(&missing, &lines).await?;
-        let damaged = missing.len() - carried.len();
-        account.copied_files -= damaged as u64;
+        let carried = self.carry_files(&missing, &lines, &mut present).await?;
+        account.copied_files = carried.len() as u64;
+        account.present_files = present.len() as u64;
         account.copied_bytes = carried.iter().map(|(_, _, bytes)| bytes).sum();
         account.unsigned_files = self.sign(incarnation, &lines, &carried, &present).await?;
         Ok(account)
@@ -158,11 +158,13 @@ impl Run<'_> {
         Ok(lines)
     }
 
-    /// Carries files, a few at one time; each that arrived with its digest and length.
+    /// Carries files, a few at one time; each that arrived with its digest and length. What somebody else put there a
+    /// moment before is added to `present`.
     async fn carry_files(
         &mut self,
         files: &[LogFile],
         lines: &BTreeMap<String, Vec<IndexLine>>,
+        present: &mut Vec<LogFile>,
     ) -> Result<Vec<(LogFile, Sha256Digest, u64)>> {
         let mut carrying: JoinSet<Result<(LogFile, Carried)>> = JoinSet::new();
         let (mut arrived, mut waiting) = (Vec::new(), files.iter());
@@ -182,6 +184,7 @@ impl Run<'_> {
                     self.copied_objects += 1;
                     arrived.push((file, sha256, bytes));
                 }
+                (file, Carried::Present) => present.push(file),
                 (file, Carried::Damaged { why }) => self.fault(file.key, why),
             }
         }

@@ -243,6 +243,7 @@ impl Run<'_> {
                 let Some(outcome) = carrying.join_next().await else { break };
                 match joined(outcome)? {
                     (_, Carried::Stored { .. }) => self.copied_objects += 1,
+                    (_, Carried::Present) => {}
                     (key, Carried::Damaged { why }) => {
                         damage = Some(format!("{key}: {why}"));
                         self.fault(key, why);
