@@ -1,13 +1,15 @@
 //! A real S3 server inside the test's process: protocol and signatures by `s3s`, objects in memory.
 //!
 //! Not on `s3s-fs`: its conditional puts race with each other, and names of Lifeboat's length make it fail (it derives a
-//! file name from each that is longer than file systems take). [`Quirks`] make it the stores that fall short of AWS.
+//! file name from each that is longer than file systems take). [`Quirks`] make it the stores that fall short of AWS,
+//! [`Keeping`] a bucket with versions, locks or a policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "s3_bucket.rs"]
+mod bucket;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
@@ -20,11 +22,17 @@ use s3s::service::S3ServiceBuilder;
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use tokio::sync::oneshot;
 
+use bucket::{Bucket, matches};
+pub use bucket::{Keeping, Rights, Version};
+
 /// The only bucket.
 pub const BUCKET: &str = "lifeboat-test";
 
 const ACCESS_KEY: &str = "LIFEBOATTESTKEY";
 const SECRET_KEY: &str = "lifeboat-test-secret";
+
+/// What may put and get, and delete nothing.
+const PUT_AND_GET_KEY: &str = "LIFEBOATTESTHOST";
 
 /// What `encoding-type=url` leaves as it is, besides the space, which becomes `+`.
 const PLAIN_IN_LISTINGS: &AsciiSet =
@@ -47,25 +55,10 @@ pub struct Quirks {
     pub conflicts: u64,
 }
 
-#[derive(Clone)]
-struct Stored {
-    content: Bytes,
-    etag: String,
-    modified: SystemTime,
-}
-
-#[derive(Default)]
-struct Objects {
-    stored: Mutex<BTreeMap<String, Stored>>,
-    conflicts: Mutex<BTreeMap<String, u64>>,
-    versions: AtomicU64,
-    quirks: Quirks,
-}
-
 /// A server on a port of its own; it ends with this value.
 pub struct S3Server {
     address: SocketAddr,
-    objects: Arc<Objects>,
+    bucket: Arc<Bucket>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -78,12 +71,21 @@ impl S3Server {
 
     /// A server that falls short of AWS.
     pub fn with(quirks: Quirks) -> Self {
-        let objects = Arc::new(Objects { quirks, ..Objects::default() });
+        Self::serving(Bucket::with(quirks, Keeping::default()))
+    }
+
+    /// A server that does what AWS does, with an empty bucket that is set up in this way.
+    pub fn keeping(keeping: Keeping) -> Self {
+        Self::serving(Bucket::with(Quirks::default(), keeping))
+    }
+
+    fn serving(bucket: Bucket) -> Self {
+        let bucket = Arc::new(bucket);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("own socket");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
-        let served = Arc::clone(&objects);
+        let served = Arc::clone(&bucket);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.expect("a runtime");
@@ -95,7 +97,7 @@ impl S3Server {
             });
             runtime.shutdown_background();
         });
-        Self { address, objects, stop: Some(stop), thread: Some(thread) }
+        Self { address, bucket, stop: Some(stop), thread: Some(thread) }
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -118,6 +120,24 @@ impl S3Server {
         [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
     }
 
+    /// As [`Self::environment`], for a process that may put and get, and delete nothing.
+    pub fn put_and_get_environment(&self) -> [(&'static str, &'static str); 2] {
+        [("AWS_ACCESS_KEY_ID", PUT_AND_GET_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
+    }
+
+    /// As [`Self::options`], for a store that may put and get, and delete nothing.
+    pub fn put_and_get_options(&self) -> S3Options {
+        S3Options { credentials: Some(Credentials::new(PUT_AND_GET_KEY, SECRET_KEY)), ..self.options() }
+    }
+
+    /// Access key and secret of credentials with these rights, for other clients.
+    pub fn access(rights: Rights) -> (&'static str, &'static str) {
+        match rights {
+            Rights::All => (ACCESS_KEY, SECRET_KEY),
+            Rights::PutAndGet => (PUT_AND_GET_KEY, SECRET_KEY),
+        }
+    }
+
     /// Lines for `[repository.NAME]` beside `url`.
     pub fn settings(&self) -> String {
         format!("endpoint = \"{}\"\n", self.endpoint())
@@ -138,19 +158,24 @@ impl S3Server {
         S3Store::new(&self.url(prefix), self.options()).expect("a right address")
     }
 
-    /// The names of all objects.
+    /// The names of all objects that can be seen.
     pub fn names(&self) -> Vec<String> {
-        self.objects.lock().keys().cloned().collect()
+        self.bucket.current().into_iter().map(|(name, _)| name).collect()
     }
 
     /// The content of one object.
     pub fn content(&self, name: &str) -> Option<Bytes> {
-        self.objects.lock().get(name).map(|stored| stored.content.clone())
+        self.bucket.get(name, None).ok()?.content
+    }
+
+    /// Every version and delete marker, oldest first, by name.
+    pub fn versions(&self) -> Vec<(String, Vec<Version>)> {
+        self.bucket.lock().iter().map(|(name, versions)| (name.clone(), versions.clone())).collect()
     }
 
     /// Puts or replaces an object behind everybody's back.
     pub fn plant(&self, name: &str, content: &[u8]) {
-        self.objects.insert(name.to_owned(), Bytes::copy_from_slice(content));
+        self.bucket.insert(name.to_owned(), Bytes::copy_from_slice(content));
     }
 }
 
@@ -174,10 +199,12 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
+async fn serve(listener: std::net::TcpListener, bucket: Arc<Bucket>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("own socket");
-    let mut service = S3ServiceBuilder::new(Server(objects));
-    service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let mut service = S3ServiceBuilder::new(Server(bucket));
+    let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+    keys.register(PUT_AND_GET_KEY.to_owned(), SECRET_KEY.into());
+    service.set_auth(keys);
     let service = service.build();
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };
@@ -189,63 +216,12 @@ async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
     }
 }
 
-impl Objects {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+struct Server(Arc<Bucket>);
 
-    fn insert(&self, name: String, content: Bytes) -> String {
-        let etag = format!("{:032x}", self.versions.fetch_add(1, Ordering::SeqCst));
-        let stored = Stored { content, etag: etag.clone(), modified: SystemTime::now() };
-        self.lock().insert(name, stored);
-        etag
-    }
-
-    /// Puts under one lock, so that of two conditional puts one is refused.
-    fn put(&self, input: &PutObjectInput, content: Bytes) -> S3Result<String> {
-        if !self.quirks.ignores_conditions {
-            self.check_conflict(&input.key)?;
-        }
-        let etag = format!("{:032x}", self.versions.fetch_add(1, Ordering::SeqCst));
-        let mut stored = self.lock();
-        let there = stored.get(&input.key);
-        if !self.quirks.ignores_conditions {
-            if input.if_none_match.is_some() && there.is_some() {
-                return Err(s3_error!(PreconditionFailed));
-            }
-            match (&input.if_match, there) {
-                (Some(_), None) => return Err(s3_error!(NoSuchKey)),
-                (Some(expected), Some(there)) if !matches(expected, &there.etag) => return Err(s3_error!(PreconditionFailed)),
-                _ => {}
-            }
-        }
-        stored.insert(input.key.clone(), Stored { content, etag: etag.clone(), modified: SystemTime::now() });
-        Ok(etag)
-    }
-
-    fn check_conflict(&self, name: &str) -> S3Result<()> {
-        let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = conflicts.entry(name.to_owned()).or_default();
-        if *seen >= self.quirks.conflicts {
-            return Ok(());
-        }
-        *seen += 1;
-        Err(s3_error!(ConditionalRequestConflict))
-    }
-
-    fn get(&self, name: &str) -> S3Result<Stored> {
-        self.lock().get(name).cloned().ok_or_else(|| s3_error!(NoSuchKey))
-    }
+fn rights<T>(request: &S3Request<T>) -> Rights {
+    let is_host = request.credentials.as_ref().is_some_and(|credentials| credentials.access_key == PUT_AND_GET_KEY);
+    if is_host { Rights::PutAndGet } else { Rights::All }
 }
-
-fn matches(expected: &ETagCondition, etag: &str) -> bool {
-    match expected {
-        ETagCondition::Any => true,
-        ETagCondition::ETag(expected) => expected.value() == etag,
-    }
-}
-
-struct Server(Arc<Objects>);
 
 impl Server {
     fn check_bucket(&self, bucket: &str) -> S3Result<()> {
@@ -268,20 +244,21 @@ impl S3 for Server {
             Ok(error) => *error,
             Err(error) => s3_error!(IncompleteBody, "{error}"),
         })?;
-        let etag = self.0.put(&request.input, content)?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+        let Version { id, etag, .. } = self.0.put(&request.input, content)?;
+        let version_id = Some(id).filter(|_| self.0.keeping.versions);
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), version_id, ..Default::default() }))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let (input, quirks) = (request.input, self.0.quirks);
         self.check_bucket(&input.bucket)?;
-        let stored = self.0.get(&input.key)?;
+        let stored = self.0.get(&input.key, input.version_id.as_deref())?;
         if let Some(expected) = &input.if_match
             && !matches(expected, &stored.etag)
         {
             return Err(s3_error!(PreconditionFailed));
         }
-        let (mut content, mut range) = (stored.content.clone(), None);
+        let (mut content, mut range) = (stored.content.clone().unwrap_or_default(), None);
         if let Some(asked) = input.range.filter(|_| !quirks.ignores_ranges) {
             let whole_bytes = content.len() as u64;
             let part = asked.check(whole_bytes)?;
@@ -293,6 +270,7 @@ impl S3 for Server {
             content_range: range,
             e_tag: Some(ETag::Strong(stored.etag)),
             last_modified: Some(stored.modified.into()),
+            version_id: Some(stored.id).filter(|_| self.0.keeping.versions),
             body: Some(Body::from(content).into()),
             ..Default::default()
         };
@@ -301,11 +279,15 @@ impl S3 for Server {
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        let stored = self.0.get(&request.input.key)?;
+        let stored = self.0.get(&request.input.key, request.input.version_id.as_deref())?;
+        let (mode, until) = stored.lock.unzip();
         let output = HeadObjectOutput {
-            content_length: Some(stored.content.len() as i64),
+            content_length: Some(stored.content.map_or(0, |content| content.len() as i64)),
             e_tag: Some(ETag::Strong(stored.etag)),
             last_modified: Some(stored.modified.into()),
+            object_lock_mode: mode.map(ObjectLockMode::from),
+            object_lock_retain_until_date: until,
+            version_id: Some(stored.id).filter(|_| self.0.keeping.versions),
             ..Default::default()
         };
         Ok(S3Response::new(output))
@@ -313,7 +295,7 @@ impl S3 for Server {
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        self.0.lock().remove(&request.input.key);
+        self.0.delete(&request.input.key, request.input.version_id.as_deref(), rights(&request))?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -329,7 +311,7 @@ impl S3 for Server {
         let max_keys = usize::try_from(input.max_keys.unwrap_or(1000)).unwrap_or(0).min(1000);
         let (mut contents, mut directories, mut last) = (Vec::new(), BTreeSet::new(), None);
         let mut truncated = false;
-        for (name, stored) in self.0.lock().iter().filter(|(name, _)| name.starts_with(&prefix) && **name > after) {
+        for (name, stored) in self.0.current().iter().filter(|(name, _)| name.starts_with(&prefix) && *name > after) {
             let directory = input.delimiter.as_ref().and_then(|delimiter| directory_of(name, &prefix, delimiter));
             if directory.as_ref().is_some_and(|directory| directories.contains(directory) || after.starts_with(directory)) {
                 last = Some(name.clone());
@@ -343,7 +325,7 @@ impl S3 for Server {
                 Some(directory) => drop(directories.insert(directory)),
                 None => contents.push(Object {
                     key: Some(shown(name)),
-                    size: Some(stored.content.len() as i64),
+                    size: stored.content.as_ref().map(|content| content.len() as i64),
                     last_modified: Some(stored.modified.into()),
                     ..Default::default()
                 }),
@@ -360,6 +342,87 @@ impl S3 for Server {
             ..Default::default()
         };
         Ok(S3Response::new(output))
+    }
+
+    async fn list_object_versions(
+        &self,
+        request: S3Request<ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        let input = request.input;
+        self.check_bucket(&input.bucket)?;
+        let shown = |name: &str| if input.encoding_type.is_some() { encoded(name) } else { name.to_owned() };
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let after = input.key_marker.as_deref().filter(|marker| !marker.is_empty());
+        let after = after.map(|marker| (marker, input.version_id_marker.as_deref()));
+        let max_keys = usize::try_from(input.max_keys.unwrap_or(1000)).unwrap_or(0).min(1000);
+        let mut output = ListObjectVersionsOutput { encoding_type: input.encoding_type.clone(), ..Default::default() };
+        let (mut versions, mut markers, mut directories) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for (name, version, is_latest) in self.0.versions_after(&prefix, after) {
+            let directory = input.delimiter.as_ref().and_then(|delimiter| directory_of(&name, &prefix, delimiter));
+            let marked = |directory: &String| after.is_some_and(|(marker, _)| marker.starts_with(directory.as_str()));
+            if directory.as_ref().is_some_and(|directory| directories.contains(directory) || marked(directory)) {
+                continue;
+            }
+            if versions.len() + markers.len() + directories.len() == max_keys {
+                output.is_truncated = Some(true);
+                break;
+            }
+            let id = Some(version.id.clone());
+            (output.next_key_marker, output.next_version_id_marker) = match &directory {
+                Some(directory) => (Some(shown(directory)), None),
+                None => (Some(shown(&name)), id.clone()),
+            };
+            let (key, last_modified, is_latest) = (Some(shown(&name)), Some(version.modified.into()), Some(is_latest));
+            match (directory, version.content) {
+                (Some(directory), _) => drop(directories.insert(directory)),
+                (None, None) => markers.push(DeleteMarkerEntry { key, is_latest, last_modified, version_id: id, owner: None }),
+                (None, Some(content)) => versions.push(ObjectVersion {
+                    key,
+                    is_latest,
+                    last_modified,
+                    version_id: id,
+                    size: Some(content.len() as i64),
+                    ..Default::default()
+                }),
+            }
+        }
+        if output.is_truncated != Some(true) {
+            (output.next_key_marker, output.next_version_id_marker) = (None, None);
+        }
+        let prefixes = directories.iter().map(|name| CommonPrefix { prefix: Some(shown(name)) }).collect();
+        (output.versions, output.delete_markers, output.common_prefixes) = (Some(versions), Some(markers), Some(prefixes));
+        Ok(S3Response::new(output))
+    }
+
+    async fn put_object_retention(
+        &self,
+        request: S3Request<PutObjectRetentionInput>,
+    ) -> S3Result<S3Response<PutObjectRetentionOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        self.0.retain(&request.input)?;
+        Ok(S3Response::new(PutObjectRetentionOutput::default()))
+    }
+
+    async fn get_object_retention(
+        &self,
+        request: S3Request<GetObjectRetentionInput>,
+    ) -> S3Result<S3Response<GetObjectRetentionOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        let retention = Some(self.0.retention(&request.input)?);
+        Ok(S3Response::new(GetObjectRetentionOutput { retention }))
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        request: S3Request<GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        if !self.0.keeping.object_lock {
+            return Err(s3_error!(ObjectLockConfigurationNotFoundError));
+        }
+        let enabled = ObjectLockEnabled::from_static(ObjectLockEnabled::ENABLED);
+        let object_lock_configuration = Some(ObjectLockConfiguration { object_lock_enabled: Some(enabled), rule: None });
+        Ok(S3Response::new(GetObjectLockConfigurationOutput { object_lock_configuration }))
     }
 }
 

@@ -35,19 +35,37 @@ pub(super) struct Failure {
     pub(super) kind: Kind,
     why: String,
     hint: Option<String>,
+    /// What the store called it.
+    code: Option<String>,
 }
 
 impl Failure {
+    /// Whether the store called it by one of these names.
+    pub(super) fn is_called(&self, codes: &[&str]) -> bool {
+        self.code.as_deref().is_some_and(|code| codes.contains(&code))
+    }
+
+    /// Whether the credentials may not do this, or a lock stands against it.
+    pub(super) fn is_denied(&self) -> bool {
+        self.is_called(&["AccessDenied", "Forbidden", "UnauthorizedAccess", "ObjectLocked"])
+    }
+
+    /// What failed, in the store's words.
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
+
     pub(super) fn passing(why: impl Into<String>) -> Self {
-        Self { kind: Kind::Passing, why: why.into(), hint: None }
+        Self { kind: Kind::Passing, why: why.into(), hint: None, code: None }
     }
 
     pub(super) fn lasting(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()) }
+        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()), code: None }
     }
 
     fn bare(kind: Kind) -> Self {
-        Self { kind, why: String::new(), hint: None }
+        Self { kind, why: String::new(), hint: None, code: None }
     }
 
     /// As the error of a call: `cannot read a/b in s3://bucket/prefix: access is denied (AccessDenied)`.
@@ -83,7 +101,8 @@ impl Failure {
                     bucket_region: header("x-amz-bucket-region"),
                     has_foreign_body: raw.body().bytes().is_some_and(is_foreign),
                 };
-                answer.failure(address)
+                let code = answer.code.clone();
+                Self { code, ..answer.failure(address) }
             }
             SdkError::ResponseError(failed) => of_strange_answer(failed.raw()),
             SdkError::TimeoutError(_) => Self::passing("the request timed out"),
@@ -137,7 +156,7 @@ impl Answer {
                 format!("there is no bucket {} (NoSuchBucket)", address.bucket),
                 "create the bucket, or correct 'url'; lifeboat never creates one",
             ),
-            ("NoSuchKey" | "NotFound", _) => Failure::bare(Kind::Missing),
+            ("NoSuchKey" | "NoSuchVersion" | "NotFound", _) => Failure::bare(Kind::Missing),
             ("PreconditionFailed", _) | (_, 412) => Failure::bare(Kind::Refused),
             ("InvalidRange", _) | (_, 416) => Failure::bare(Kind::BeyondEnd),
             _ if self.is_passing(code) => Failure::passing(self.told("the store asks to try again later")),
