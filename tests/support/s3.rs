@@ -34,6 +34,9 @@ const SECRET_KEY: &str = "lifeboat-test-secret";
 /// What may put and get, and delete nothing.
 const PUT_AND_GET_KEY: &str = "LIFEBOATTESTHOST";
 
+/// What may hide objects beside that.
+const HIDING_KEY: &str = "LIFEBOATTESTHIDER";
+
 /// What `encoding-type=url` leaves as it is, besides the space, which becomes `+`.
 const PLAIN_IN_LISTINGS: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'*').remove(b' ');
@@ -120,9 +123,10 @@ impl S3Server {
         [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
     }
 
-    /// As [`Self::environment`], for a process that may put and get, and delete nothing.
-    pub fn put_and_get_environment(&self) -> [(&'static str, &'static str); 2] {
-        [("AWS_ACCESS_KEY_ID", PUT_AND_GET_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
+    /// As [`Self::environment`], for a process with these rights.
+    pub fn environment_of(&self, rights: Rights) -> [(&'static str, &'static str); 2] {
+        let (key, secret) = Self::access(rights);
+        [("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)]
     }
 
     /// As [`Self::options`], for a store that may put and get, and delete nothing.
@@ -135,6 +139,7 @@ impl S3Server {
         match rights {
             Rights::All => (ACCESS_KEY, SECRET_KEY),
             Rights::PutAndGet => (PUT_AND_GET_KEY, SECRET_KEY),
+            Rights::NoVersionDeletion => (HIDING_KEY, SECRET_KEY),
         }
     }
 
@@ -204,6 +209,7 @@ async fn serve(listener: std::net::TcpListener, bucket: Arc<Bucket>) {
     let mut service = S3ServiceBuilder::new(Server(bucket));
     let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
     keys.register(PUT_AND_GET_KEY.to_owned(), SECRET_KEY.into());
+    keys.register(HIDING_KEY.to_owned(), SECRET_KEY.into());
     service.set_auth(keys);
     let service = service.build();
     loop {
@@ -219,8 +225,11 @@ async fn serve(listener: std::net::TcpListener, bucket: Arc<Bucket>) {
 struct Server(Arc<Bucket>);
 
 fn rights<T>(request: &S3Request<T>) -> Rights {
-    let is_host = request.credentials.as_ref().is_some_and(|credentials| credentials.access_key == PUT_AND_GET_KEY);
-    if is_host { Rights::PutAndGet } else { Rights::All }
+    match request.credentials.as_ref().map(|credentials| credentials.access_key.as_str()) {
+        Some(PUT_AND_GET_KEY) => Rights::PutAndGet,
+        Some(HIDING_KEY) => Rights::NoVersionDeletion,
+        _ => Rights::All,
+    }
 }
 
 impl Server {

@@ -34,6 +34,8 @@ pub enum Rights {
     All,
     /// List, get, put, and lock for longer; nothing is deleted.
     PutAndGet,
+    /// As [`Rights::PutAndGet`], and hide objects behind delete markers.
+    NoVersionDeletion,
 }
 
 /// One version of an object, or a delete marker.
@@ -177,7 +179,12 @@ impl Bucket {
 
     /// Deletes a version, or what a name shows: by a marker where versions are kept.
     pub fn delete(&self, name: &str, version: Option<&str>, rights: Rights) -> S3Result<()> {
-        if rights != Rights::All {
+        let is_allowed = match rights {
+            Rights::All => true,
+            Rights::PutAndGet => false,
+            Rights::NoVersionDeletion => version.is_none() && self.keeping.versions,
+        };
+        if !is_allowed {
             return Err(s3_error!(AccessDenied));
         }
         let etag = self.next_etag();

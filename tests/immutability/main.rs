@@ -1,0 +1,7 @@
+//! A bucket that keeps what it has: locks, versions, and a stolen backup host that tries everything.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bucket;
+mod versions;
