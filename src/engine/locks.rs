@@ -88,23 +88,15 @@ pub async fn extend(scope: &Scope, log: &CommitLog, backup: &BackupSummary, now:
 
 /// What more than one backup needs: descriptor, keys, identity, the entries of the chain; keys, histories and resolutions
 /// of the log.
-async fn shared(
-    scope: &Scope,
-    log: &CommitLog,
-    chain: &[&BackupSummary],
-    incarnation: &Incarnation,
-) -> Result<Vec<String>> {
+async fn shared(scope: &Scope, log: &CommitLog, chain: &[&BackupSummary], incarnation: &Incarnation) -> Result<Vec<String>> {
     let (store, source) = (scope.repository.store(), &scope.source);
     let mut keys = vec![layout::DESCRIPTOR.to_owned(), layout::identity(source, incarnation)];
     let is_member = |id: &BackupId| chain.iter().any(|member| member.id == *id);
     let entries = log.entries.iter().filter(|entry| entry.backup().is_some_and(|backup| is_member(&backup.id)));
     keys.extend(entries.map(|entry| layout::commit(source, entry.number)));
     let log_prefix = layout::log(source, incarnation);
-    let mut prefixes = vec![
-        layout::KEYS.to_owned(),
-        layout::log_keys(source, incarnation),
-        layout::log_resolutions(source, incarnation),
-    ];
+    let mut prefixes =
+        vec![layout::KEYS.to_owned(), layout::log_keys(source, incarnation), layout::log_resolutions(source, incarnation)];
     // The histories lie beside the directories of the timelines.
     let timelines = store.list_dirs(&log_prefix).await?;
     prefixes.extend(timelines.iter().map(|timeline| format!("{log_prefix}{timeline}_")));

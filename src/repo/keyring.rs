@@ -118,19 +118,12 @@ impl Keyring {
             }
             signed::verify(first, &place(repository), |id| find(&keys, id, Role::Admin)).map_err(|error| (1, error))?
         };
-        let mut keyring = Self {
-            root: Sha256Digest::of(first),
-            version: 1,
-            keys: own.keys,
-            retired: Vec::new(),
-            problems: Vec::new(),
-        };
+        let mut keyring =
+            Self { root: Sha256Digest::of(first), version: 1, keys: own.keys, retired: Vec::new(), problems: Vec::new() };
         let mut previous = keyring.root;
         for (version, document) in &documents[1..] {
             let (version, document) = (*version, document.as_ref());
-            let by_admin = |id: &KeyId| {
-                find(&keyring.keys, id, Role::Admin).or_else(|| find(&keyring.retired, id, Role::Admin))
-            };
+            let by_admin = |id: &KeyId| find(&keyring.keys, id, Role::Admin).or_else(|| find(&keyring.retired, id, Role::Admin));
             let body = match signed::verify::<Body>(document, &place(repository), by_admin) {
                 Ok(body) if body.version == version => body,
                 Ok(body) => {

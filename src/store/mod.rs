@@ -27,8 +27,8 @@ pub mod probe;
 pub mod s3;
 
 pub use counts::{RequestCounts, RequestKind};
-pub use lock::{Lifetime, LifetimeRule, Lock, LockMode, LockTerms, LockTrial, Protection};
 pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
+pub use lock::{Lifetime, LifetimeRule, Lock, LockMode, LockTerms, LockTrial, Protection};
 pub use open::{StoreOptions, create_root, file_url, open};
 
 /// One object of a listing.

@@ -4,4 +4,9 @@
 mod support;
 
 mod bucket;
+mod canary;
+mod expiry;
+mod fabricated;
+mod locks;
+mod thief;
 mod versions;

@@ -19,6 +19,7 @@ macro_rules! over_every_store {
         over_every_store!(@store layered_memory $($test)*);
         over_every_store!(@store s3 $($test)*);
         over_every_store!(@store s3_below_a_prefix $($test)*);
+        over_every_store!(@store s3_with_versions $($test)*);
         over_every_store!(@store s3_that_falls_short $($test)*);
         over_every_store!(@store rclone $($test)*);
         over_every_store!(@store elsewhere $($test)*);

@@ -178,6 +178,20 @@ impl S3Server {
         self.bucket.lock().iter().map(|(name, versions)| (name.clone(), versions.clone())).collect()
     }
 
+    /// Makes every version whose name begins like this older.
+    pub fn backdate(&self, prefix: &str, by: std::time::Duration) {
+        let mut stored = self.bucket.lock();
+        let versions = stored.iter_mut().filter(|(name, _)| name.starts_with(prefix)).flat_map(|(_, versions)| versions);
+        versions.for_each(|version| version.modified -= by);
+    }
+
+    /// Lets the time of every lock on names that begin like this be over.
+    pub fn end_locks(&self, prefix: &str) {
+        let mut stored = self.bucket.lock();
+        let versions = stored.iter_mut().filter(|(name, _)| name.starts_with(prefix)).flat_map(|(_, versions)| versions);
+        versions.for_each(|version| version.lock = None);
+    }
+
     /// Puts or replaces an object behind everybody's back.
     pub fn plant(&self, name: &str, content: &[u8]) {
         self.bucket.insert(name.to_owned(), Bytes::copy_from_slice(content));

@@ -15,7 +15,7 @@ use super::Quirks;
 const NULL_VERSION: &str = "null";
 
 /// How the bucket is set up.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Keeping {
     /// Overwritten and deleted versions are kept.
     pub versions: bool,

@@ -7,7 +7,7 @@ use super::dirs::Dir;
 use super::lifeboat::{Config, Host, Identity};
 use super::postgres::{Cluster, Installation, Options};
 use super::process;
-use super::s3::S3Server;
+use super::s3::{Keeping, Rights, S3Server};
 
 /// The source's name in both configurations.
 pub const SOURCE: &str = "orders";
@@ -19,6 +19,8 @@ pub enum Place {
     Directory,
     /// In a bucket of an S3 server inside the test's process.
     Bucket,
+    /// In such a bucket that is set up in this way, with more keys for `[repository.main]`, by credentials of such rights.
+    Kept(Keeping, &'static str, Rights),
 }
 
 /// A running cluster whose log goes to a fresh repository.
@@ -53,11 +55,17 @@ impl Scenario {
     #[track_caller]
     pub fn start_in(place: Place, installation: &Installation, options: &Options) -> Self {
         let (repository, identity) = (Dir::new(), Identity::generate());
-        let server = (place == Place::Bucket).then(S3Server::start);
+        let (server, keys, rights) = match place {
+            Place::Directory => (None, "", Rights::All),
+            Place::Bucket => (Some(S3Server::start()), "", Rights::All),
+            Place::Kept(keeping, keys, rights) => (Some(S3Server::keeping(keeping)), keys, rights),
+        };
         let config = match &server {
             Some(server) => {
-                process::add_environment(server.environment());
-                Config::bucket(server, "backups/main")
+                process::add_environment(server.environment_of(rights));
+                let mut config = Config::bucket(server, "backups/main");
+                config.repositories[0].2 += keys;
+                config
             }
             None => Config::local(repository.path()),
         };

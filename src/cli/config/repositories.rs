@@ -8,8 +8,8 @@ use super::resolve::Reader;
 use super::settings::RepositorySettings;
 use crate::base::units::parse_duration;
 use crate::repo::layout;
-use crate::store::{LockMode, LockTerms, StoreOptions};
 use crate::store::s3::{self, S3Options, ServerSideEncryption};
+use crate::store::{LockMode, LockTerms, StoreOptions};
 
 /// How long a chain is built on, with a full backup every week.
 const DEFAULT_CHAIN_FOR: Duration = Duration::from_secs(8 * 86_400);
@@ -133,13 +133,7 @@ impl Reader<'_, '_> {
     }
 
     /// A time that only means something with `object_lock`; the inner one is none after a complaint.
-    fn lock_time(
-        &self,
-        table: &Table<'_, '_>,
-        key: &'static str,
-        is_locked: bool,
-        is_bucket: bool,
-    ) -> Option<Option<Duration>> {
+    fn lock_time(&self, table: &Table<'_, '_>, key: &'static str, is_locked: bool, is_bucket: bool) -> Option<Option<Duration>> {
         let found = table.string(key)?;
         refuse_elsewhere(self.document, key, &found, is_bucket);
         if is_bucket && !is_locked {

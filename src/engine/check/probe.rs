@@ -7,7 +7,6 @@ use crate::repo::Repository;
 use crate::repo::probe::{self, Answer, LockSeen, ProbeReport, Recorded, Weight};
 
 const SUBJECT: &str = "store";
-const LOCK: &str = "lock";
 const GUARD: &str = "protection";
 
 /// Tries out the repository's store, and puts what was found on record.
@@ -51,18 +50,18 @@ fn guard_findings(url: &str, report: &ProbeReport) -> Vec<Finding> {
     match &guard.lock {
         None => {}
         Some(LockSeen::Proven { mode }) => {
-            findings.push(Finding::ok(LOCK, format!("proven: a locked canary could not be deleted ({mode})")));
+            findings.push(Finding::ok(GUARD, format!("lock proven: a locked canary could not be deleted ({mode})")));
         }
         Some(LockSeen::Recorded { mode }) => findings.push(Finding::ok(
-            LOCK,
+            GUARD,
             format!("the store has a canary's lock on record ({mode}); these credentials delete nothing, so none was tried"),
         )),
         Some(LockSeen::Broken) => findings.push(
-            Finding::fault(LOCK, "the lock does not hold: a locked canary was deleted")
+            Finding::fault(GUARD, "the lock does not hold: a locked canary was deleted")
                 .hint("do not rely on object_lock with this store or these credentials (s3:BypassGovernanceRetention)"),
         ),
         Some(LockSeen::Refused { why }) => findings.push(
-            Finding::fault(LOCK, format!("objects cannot be locked as lifeboat.toml says: {why}"))
+            Finding::fault(GUARD, format!("objects cannot be locked as lifeboat.toml says: {why}"))
                 .hint("object lock is turned on for the whole bucket; these credentials need s3:PutObjectRetention"),
         ),
     }
@@ -75,8 +74,11 @@ fn guard_findings(url: &str, report: &ProbeReport) -> Vec<Finding> {
     }
     if !guard.reads_oldest_versions && keeps_versions == Answer::Yes {
         findings.push(
-            Finding::warning(GUARD, "the bucket keeps versions, and the newest is read: an overwrite or a delete marker hides a backup")
-                .hint("versions = true in this [repository] section: then the oldest version of each object is read"),
+            Finding::warning(
+                GUARD,
+                "the bucket keeps versions, and the newest is read: an overwrite or a delete marker hides a backup",
+            )
+            .hint("versions = true in this [repository] section: then the oldest version of each object is read"),
         );
     }
     if guard.deletes_versions == Answer::Yes && guard.lock.is_none() {
@@ -91,7 +93,7 @@ fn guard_findings(url: &str, report: &ProbeReport) -> Vec<Finding> {
         .hint("credentials that only put and get, with a bucket policy against overwriting, versions = true, or object_lock"),
         Some(false) => Finding::ok(GUARD, "with these credentials no committed backup can be destroyed"),
         None if url.starts_with("file:") => {
-            Finding::ok(GUARD, "is a file system: whoever takes over this host could destroy the backups on it")
+            Finding::ok(GUARD, "on a file system whoever takes over this host could destroy the backups")
         }
         None => return findings,
     });

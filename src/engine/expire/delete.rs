@@ -67,10 +67,7 @@ fn segment_of(file: &str, size: SegmentSize) -> Option<Segment> {
 }
 
 /// The objects on which no lock holds, in their order; of the others how many there are, and the lock that ends last.
-pub(super) async fn without_locked(
-    scope: &Scope,
-    objects: Vec<ObjectInfo>,
-) -> Result<(Vec<ObjectInfo>, Option<(u64, Lock)>)> {
+pub(super) async fn without_locked(scope: &Scope, objects: Vec<ObjectInfo>) -> Result<(Vec<ObjectInfo>, Option<(u64, Lock)>)> {
     let held = locks::held(&scope.repository.shared_store(), &objects, Timestamp::now()).await?;
     let last = locks::latest(held.values()).map(|lock| (held.len() as u64, lock));
     Ok((objects.into_iter().filter(|object| !held.contains_key(&object.key)).collect(), last))

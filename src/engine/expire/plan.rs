@@ -54,8 +54,7 @@ pub struct Verdict {
 
 /// Decides on every backup, oldest first.
 pub fn decide(now: &Situation<'_>) -> Vec<Verdict> {
-    let is_due =
-        |id: &BackupId| now.marks.get(id).is_some_and(|mark| mark.due <= now.now) && !now.locked.contains_key(id);
+    let is_due = |id: &BackupId| now.marks.get(id).is_some_and(|mark| mark.due <= now.now) && !now.locked.contains_key(id);
     let mut going: BTreeSet<&BackupId> = BTreeSet::new();
     let mut obstacle: BTreeMap<&BackupId, BackupId> = BTreeMap::new();
     for backup in now.backups.iter().filter(|backup| is_due(&backup.id)) {
@@ -176,8 +175,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::LockMode;
     use crate::base::BackupType;
+    use crate::store::LockMode;
 
     fn moment(seconds: u64) -> Timestamp {
         Timestamp::parse_compact("20261120T000000Z").unwrap().plus(Duration::from_secs(seconds))
@@ -335,15 +334,14 @@ mod tests {
         });
         let marks = marks.collect();
         let restorable = backups.iter().map(|backup| backup.id.clone()).collect();
-        let situation =
-            Situation {
-                backups: backups.iter().collect(),
-                restorable,
-                marks: &marks,
-                locked: &BTreeMap::from([(backups[6].id.clone(), lock())]),
-                now: moment(5),
-                allow_none: false,
-            };
+        let situation = Situation {
+            backups: backups.iter().collect(),
+            restorable,
+            marks: &marks,
+            locked: &BTreeMap::from([(backups[6].id.clone(), lock())]),
+            now: moment(5),
+            allow_none: false,
+        };
         let told: Vec<(Fate, String)> = decide(&situation).into_iter().map(|verdict| (verdict.fate, verdict.why)).collect();
         assert_eq!(told[0], (Fate::Kept, format!("is due, but {} builds on it and is not marked", backups[1].id)));
         assert_eq!(told[1], (Fate::Kept, "is not marked".to_owned()));

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::plan::Situation;
 use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, SegmentSize, Timestamp};
-use crate::engine::{Scope, locks};
 use crate::engine::timeline::TimelinePath;
+use crate::engine::{Scope, locks};
 use crate::repo::commit::LogFloor;
 use crate::repo::expiry::Marks;
 use crate::repo::log::LogCatalog;

@@ -55,7 +55,6 @@ impl Failure {
         &self.why
     }
 
-
     pub(super) fn passing(why: impl Into<String>) -> Self {
         Self { kind: Kind::Passing, why: why.into(), hint: None, code: None }
     }

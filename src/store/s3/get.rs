@@ -113,13 +113,7 @@ impl S3Store {
         Ok((info, Stamp { etag, version: found.version_id }))
     }
 
-    async fn read(
-        &self,
-        key: &str,
-        name: &str,
-        range: Range<u64>,
-        version: Option<String>,
-    ) -> StoreResult<(Bytes, String)> {
+    async fn read(&self, key: &str, name: &str, range: Range<u64>, version: Option<String>) -> StoreResult<(Bytes, String)> {
         let failed = |failure: Failure| failure.of_call("read", key, &self.address);
         let mut reading = Reading { version, start: range.start, end: range.end, content: BytesMut::new(), etag: None };
         let mut pauses = Attempts::new();

@@ -33,8 +33,7 @@ impl S3Store {
             failure.of_call("look up the lock of", key, &self.address)
         };
         let client = self.client().await.map_err(failed)?;
-        let request =
-            || client.get_object_retention().bucket(&self.address.bucket).key(&name).version_id(version).send();
+        let request = || client.get_object_retention().bucket(&self.address.bucket).key(&name).version_id(version).send();
         let answer = match self.call(RequestKind::Head, request).await {
             Ok(answer) => answer,
             Err(failure) if failure.is_called(NO_LOCK) => return Ok(None),

@@ -37,9 +37,7 @@ impl S3Store {
         };
         if let Some(version) = &first.version {
             protection.deletes_versions = self.try_deletion(&plain, version).await;
-            if protection.can_lock != Some(false) {
-                protection.lock = self.try_lock(&locked, protection.deletes_versions == Some(true)).await?;
-            }
+            protection.lock = self.try_lock(&locked, protection.deletes_versions == Some(true)).await?;
             let is_locked = matches!(protection.lock, Some(LockTrial::Proven(_) | LockTrial::Recorded(_)));
             protection.can_lock = if is_locked { Some(true) } else { protection.can_lock };
         }
