@@ -484,10 +484,16 @@ fn racing_replacements_lose_no_update(store: &Shared) {
             scope.spawn(|| {
                 barrier.wait();
                 for _ in 0..ROUNDS {
-                    block_on(count_up(&**store, "race/counter"));
+                    block_on(count_up(&**store, "race/lease.json"));
                 }
             });
         }
     });
-    assert_eq!(block_on(store.get("race/counter")).unwrap(), (THREADS * ROUNDS).to_string());
+    let counted = block_on(store.get("race/lease.json")).unwrap();
+    let counted: usize = std::str::from_utf8(&counted).unwrap().parse().unwrap();
+    match store.traits.racing {
+        // Where conditions are ignored, updates of one moment undo each other; each thread's own add up all the same.
+        Racing::LastStays | Racing::TornMeanwhile => assert!((1..=THREADS * ROUNDS).contains(&counted), "{counted}"),
+        Racing::OneWinner => assert_eq!(counted, THREADS * ROUNDS),
+    }
 }
