@@ -82,6 +82,9 @@ pub async fn open_repository(
 ) -> Result<Repository> {
     let store = open_store(chosen, layers)?;
     let repository = Repository::open(&chosen.name, store, chosen.root.map(Sha256Digest)).await?;
+    for (key, why) in &repository.keyring().problems {
+        context.progress.warn(&format!("{key} is not used, somebody put it there who had no right to: {why}"));
+    }
     if chosen.root.is_some() {
         return Ok(repository);
     }

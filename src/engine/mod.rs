@@ -14,6 +14,7 @@ pub mod expire;
 pub mod head;
 pub mod lease;
 pub mod list;
+pub mod locks;
 mod reread;
 pub mod restore;
 pub mod timeline;

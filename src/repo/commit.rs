@@ -231,7 +231,24 @@ impl CommitLog {
             );
             return self.problems.push((key.to_owned(), why));
         }
-        self.admit(entry);
+        match self.repeated(&entry) {
+            None => self.admit(entry),
+            // Written again by a writer that had not seen its own success.
+            Some((_, true)) => {}
+            Some((first, false)) => {
+                let why = format!("it says otherwise of a backup that entry {first} committed: only that entry is used");
+                self.problems.push((key.to_owned(), why));
+            }
+        }
+    }
+
+    /// The number of the entry that committed the same backup before and was not expired since, and whether it says the
+    /// same. Whoever may sign must not be able to take the place of what is committed.
+    fn repeated(&self, entry: &CommitEntry) -> Option<(u32, bool)> {
+        let backup = entry.backup()?;
+        let earlier = self.entries.iter().rfind(|earlier| earlier.backup().is_some_and(|other| other.id == backup.id))?;
+        let is_gone = self.expired.get(&backup.id).is_some_and(|number| earlier.number <= *number);
+        (!is_gone).then(|| (earlier.number, earlier.backup() == Some(backup)))
     }
 
     /// Takes up an entry that verified.

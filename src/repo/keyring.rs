@@ -64,6 +64,8 @@ pub struct Keyring {
     keys: Vec<KeyEntry>,
     /// Keys of earlier versions: what they signed then stays valid.
     retired: Vec<KeyEntry>,
+    /// Objects among the keys that no administrator made, and that are not used: key and why.
+    pub problems: Vec<(String, String)>,
 }
 
 fn place(repository: &str) -> Place {
@@ -76,10 +78,11 @@ impl Keyring {
         signed::sign(place(repository), &Body { version: 1, created, previous: None, keys }, admin)
     }
 
-    /// Reads and verifies every version.
+    /// Reads and verifies every version. What no administrator signed is not used: whoever may put objects could put one
+    /// here, and must not make the repository unreadable by it.
     ///
     /// # Errors
-    /// Damaged when a version is missing, altered or not signed by an administrator of the one before.
+    /// Damaged when version 1 is not sound, or when an administrator signed a version that does not follow.
     pub async fn load(store: &dyn Store, repository: &str) -> Result<Self> {
         let mut versions: Vec<u32> = Vec::new();
         for object in list_all(store, layout::KEYS, None).await? {
@@ -87,19 +90,25 @@ impl Keyring {
             versions.extend(number);
         }
         versions.sort_unstable();
+        versions.dedup();
+        if versions.first() != Some(&1) {
+            return Err(Error::damaged(format!("{} is missing from {}", layout::keyring(1), store.url())));
+        }
         let mut documents = Vec::new();
-        for (expected, version) in (1..).zip(versions) {
-            if version != expected {
-                return Err(Error::damaged(format!("{} is missing from {}", layout::keyring(expected), store.url())));
+        for version in versions {
+            match store.get(&layout::keyring(version)).await {
+                Ok(document) => documents.push((version, document)),
+                // Named otherwise than versions are, as `02.json`.
+                Err(error) if error.is_not_found() && version > 1 => {}
+                Err(error) => return Err(error.into()),
             }
-            documents.push(store.get(&layout::keyring(version)).await?);
         }
         Self::from_documents(repository, &documents).map_err(|(version, error)| read_error(&layout::keyring(version), error))
     }
 
-    fn from_documents<B: AsRef<[u8]>>(repository: &str, documents: &[B]) -> Result<Self, (u32, SignedError)> {
+    fn from_documents<B: AsRef<[u8]>>(repository: &str, documents: &[(u32, B)]) -> Result<Self, (u32, SignedError)> {
         let malformed = |version: u32, why: &str| (version, SignedError::Malformed(why.to_owned()));
-        let first = documents.first().ok_or_else(|| malformed(1, "it does not exist"))?.as_ref();
+        let first = documents.first().ok_or_else(|| malformed(1, "it does not exist"))?.1.as_ref();
         // Version 1 vouches for itself; the pin vouches for it.
         let own: Body = {
             let mut keys = Vec::new();
@@ -109,14 +118,27 @@ impl Keyring {
             }
             signed::verify(first, &place(repository), |id| find(&keys, id, Role::Admin)).map_err(|error| (1, error))?
         };
-        let mut keyring = Self { root: Sha256Digest::of(first), version: 1, keys: own.keys, retired: Vec::new() };
+        let mut keyring =
+            Self { root: Sha256Digest::of(first), version: 1, keys: own.keys, retired: Vec::new(), problems: Vec::new() };
         let mut previous = keyring.root;
-        for (version, document) in (2..).zip(&documents[1..]) {
-            let document = document.as_ref();
-            let body: Body = signed::verify(document, &place(repository), |id| find(&keyring.keys, id, Role::Admin))
-                .map_err(|error| (version, error))?;
-            if body.version != version || body.previous != Some(previous) {
-                return Err(malformed(version, "it does not follow the version before"));
+        for (version, document) in &documents[1..] {
+            let (version, document) = (*version, document.as_ref());
+            let by_admin = |id: &KeyId| find(&keyring.keys, id, Role::Admin).or_else(|| find(&keyring.retired, id, Role::Admin));
+            let body = match signed::verify::<Body>(document, &place(repository), by_admin) {
+                Ok(body) if body.version == version => body,
+                Ok(body) => {
+                    let why = format!("it is a copy of version {}", body.version);
+                    keyring.problems.push((layout::keyring(version), why));
+                    continue;
+                }
+                Err(error) => {
+                    keyring.problems.push((layout::keyring(version), error.to_string()));
+                    continue;
+                }
+            };
+            let in_force = signed::verify::<Body>(document, &place(repository), |id| find(&keyring.keys, id, Role::Admin));
+            if in_force.is_err() || body.previous != Some(previous) {
+                return Err(malformed(version, "it does not follow the version before: one between is missing or was replaced"));
             }
             previous = Sha256Digest::of(document);
             let replaced = std::mem::replace(&mut keyring.keys, body.keys);
@@ -180,18 +202,38 @@ mod tests {
         let first = Keyring::first("r", Timestamp::now(), both, &admin);
         let keys = vec![entry(&admin, &[Role::Admin]), entry(&new_host, &[Role::Write])];
         let second = next(2, &first, keys.clone(), &admin);
-        let ring = Keyring::from_documents("r", &[first.clone(), second]).unwrap();
+        let ring = Keyring::from_documents("r", &[(1, &first), (2, &second)]).unwrap();
         assert_eq!((ring.version, ring.root), (2, Sha256Digest::of(&first)));
         assert!(ring.require(&new_host, Role::Write).is_ok());
         assert!(ring.require(&host, Role::Write).is_err(), "a retired key signs no more");
         assert!(ring.key_for(&host.id(), Role::Write).is_some(), "what it signed stays valid");
         assert!(ring.key_for(&host.id(), Role::Expire).is_none());
-        let usurped = next(2, &first, keys.clone(), &host);
-        assert!(Keyring::from_documents("r", &[first.clone(), usurped]).is_err());
-        let replayed = next(3, &first, keys, &admin);
-        assert!(Keyring::from_documents("r", &[first.clone(), replayed]).is_err());
-        assert!(Keyring::from_documents("other", &[first]).is_err());
+        assert!(Keyring::from_documents("other", &[(1, &first)]).is_err());
         let unsigned_admin = Keyring::first("r", Timestamp::now(), vec![entry(&host, &[Role::Write])], &host);
-        assert!(Keyring::from_documents("r", &[unsigned_admin]).is_err());
+        assert!(Keyring::from_documents("r", &[(1, unsigned_admin)]).is_err());
+        // An administrator's version whose predecessor is not there: something was taken away.
+        let third = next(3, &second, keys.clone(), &admin);
+        assert!(Keyring::from_documents("r", &[(1, &first), (3, &third)]).is_err());
+        assert_eq!(Keyring::from_documents("r", &[(1, &first), (2, &second), (3, &third)]).unwrap().version, 3);
+    }
+
+    #[test]
+    fn what_no_administrator_made_is_told_and_not_used() {
+        let (admin, host, thief) = (Signer::generate(), Signer::generate(), Signer::generate());
+        let keys = vec![entry(&admin, &[Role::Admin, Role::Expire]), entry(&host, &[Role::Write])];
+        let first = Keyring::first("r", Timestamp::now(), keys, &admin);
+        let wanted = vec![entry(&thief, &[Role::Write, Role::Expire, Role::Admin])];
+        let (by_host, by_thief) = (next(2, &first, wanted.clone(), &host), next(2, &first, wanted, &thief));
+        for planted in [by_host, by_thief, first.clone(), b"junk".to_vec(), Vec::new()] {
+            for version in [2, 7] {
+                let ring = Keyring::from_documents("r", &[(1, &first), (version, &planted)]).unwrap();
+                assert_eq!((ring.version, ring.problems.len()), (1, 1));
+                assert!(ring.key_for(&thief.id(), Role::Write).is_none() && ring.require(&host, Role::Write).is_ok());
+                // What an administrator makes under the next free number counts.
+                let next = next(version + 1, &first, ring.keys().to_vec(), &admin);
+                let ring = Keyring::from_documents("r", &[(1, &first), (version, &planted), (version + 1, &next)]).unwrap();
+                assert_eq!((ring.version, ring.problems.len()), (version + 1, 1));
+            }
+        }
     }
 }

@@ -4,12 +4,27 @@
 //! nothing is ever overwritten, but for the lease.
 
 use crate::base::{BackupId, Incarnation, SourceName, TimelineId, Timestamp};
+use crate::store::{Lifetime, LifetimeRule};
 
 /// The descriptor.
 pub const DESCRIPTOR: &str = "lifeboat.json";
 
 /// Prefix of the versions of the public keys.
 pub const KEYS: &str = "keys/";
+
+/// How long each object lives: only the lease is rewritten; what a probe leaves and the pieces of a segment that is not
+/// yet whole are short-lived, everything else is there for as long as a backup.
+pub const LIFETIMES: LifetimeRule = LifetimeRule(lifetime);
+
+fn lifetime(key: &str) -> Lifetime {
+    let mut components = key.split('/');
+    let (first, second, third) = (components.next(), components.next(), components.next());
+    match (first, second, third) {
+        (_, Some("lease.json"), None) => Lifetime::Rewritten,
+        (Some("probe"), Some(_), _) | (_, Some("tail"), Some(_)) => Lifetime::Short,
+        _ => Lifetime::Lasting,
+    }
+}
 
 /// Prefix of what was found out about the store: reports, and what a probe tries it out with.
 pub const PROBES: &str = "probe/";
@@ -19,9 +34,12 @@ pub fn probe(time: Timestamp, letters: &str) -> String {
     format!("{PROBES}{}-{letters}.json", time.compact_seconds())
 }
 
+/// What the names of objects begin with that probes try a store out with.
+pub const PROBE_CANARIES: &str = "probe/canary-";
+
 /// Prefix of the objects that one probe tries a store out with.
 pub fn probe_canary(letters: &str) -> String {
-    format!("{PROBES}canary-{letters}/")
+    format!("{PROBE_CANARIES}{letters}/")
 }
 
 /// Version `n` of the public keys, counted from 1.
@@ -158,6 +176,23 @@ pub fn log_resolutions(source: &SourceName, incarnation: &Incarnation) -> String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_lease_is_rewritten_and_little_is_short_lived() {
+        for (key, lifetime) in [
+            ("orders/lease.json", Lifetime::Rewritten),
+            ("probe/20261120T214002Z-0123abcd.json", Lifetime::Short),
+            ("probe/canary-0123abcd/B", Lifetime::Short),
+            ("orders/tail/pg15-1/00000001/x/y", Lifetime::Short),
+            ("tail/commit/00000001.json", Lifetime::Lasting),
+            ("lifeboat.json", Lifetime::Lasting),
+            ("keys/1.json", Lifetime::Lasting),
+            ("orders/expire/lease.json", Lifetime::Lasting),
+            ("orders/backup/20261120T214002Z-full-k3fq/begin.json", Lifetime::Lasting),
+        ] {
+            assert_eq!(LIFETIMES.of(key), lifetime, "{key}");
+        }
+    }
 
     #[test]
     fn only_keys_of_the_documented_names_are_keys() {

@@ -10,16 +10,19 @@ use serde::{Deserialize, Serialize};
 use super::{Repository, layout, signed};
 use crate::base::{Error, Result, Timestamp};
 use crate::store::probe::{self, Ability, Probed};
-use crate::store::{PutOutcome, Store, StoreResult};
+use crate::store::{LockTrial, Protection, PutOutcome, Store, StoreResult};
 
 /// How long a report that says the same is not repeated.
 const REPEATED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// A canary that is older belongs to no probe under way, and its lock is over.
+const CANARIES_LAST: Duration = Duration::from_secs(3600);
 
 /// Clocks that differ by less are taken for one.
 const TOLERATED_SKEW_SECONDS: f64 = 5.0;
 
 /// `yes`, `no`, or `unknown` when it could not be tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     /// The store was seen to do it.
@@ -27,7 +30,18 @@ pub enum Answer {
     /// The store was seen not to do it.
     No,
     /// It could not be tried.
+    #[default]
     Unknown,
+}
+
+impl From<Option<bool>> for Answer {
+    fn from(seen: Option<bool>) -> Self {
+        match seen {
+            Some(true) => Self::Yes,
+            Some(false) => Self::No,
+            None => Self::Unknown,
+        }
+    }
 }
 
 impl From<Ability> for Answer {
@@ -78,8 +92,56 @@ pub struct ProbeReport {
     pub host: String,
     /// What the store does.
     pub abilities: Abilities,
+    /// What stands between these credentials and what is stored.
+    #[serde(default)]
+    pub guard: Guard,
     /// The store's clock minus the host's, in seconds; 0 when they agree within what can be measured.
     pub clock_skew_seconds: Option<f64>,
+}
+
+/// What stands between the credentials in use and what is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guard {
+    /// Whether this host reads the repository by its oldest versions.
+    pub reads_oldest_versions: bool,
+    /// The credentials in use may delete versions.
+    pub deletes_versions: Answer,
+    /// What came of trying to delete a locked canary; none where no lock is configured.
+    pub lock: Option<LockSeen>,
+}
+
+/// What came of trying to delete a locked canary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "lowercase")]
+pub enum LockSeen {
+    /// The store refused, and let go what was not locked.
+    Proven {
+        /// `governance` or `compliance`.
+        mode: String,
+    },
+    /// The store has the lock on record; these credentials delete nothing, so that nothing was proven.
+    Recorded {
+        /// `governance` or `compliance`.
+        mode: String,
+    },
+    /// It was deleted.
+    Broken,
+    /// It could not be locked.
+    Refused {
+        /// Why, in the store's words.
+        why: String,
+    },
+}
+
+impl From<&LockTrial> for LockSeen {
+    fn from(trial: &LockTrial) -> Self {
+        match trial {
+            LockTrial::Proven(mode) => Self::Proven { mode: mode.to_string() },
+            LockTrial::Recorded(mode) => Self::Recorded { mode: mode.to_string() },
+            LockTrial::Broken => Self::Broken,
+            LockTrial::Refused(why) => Self::Refused { why: why.clone() },
+        }
+    }
 }
 
 /// How much it matters that a store lacks something.
@@ -116,9 +178,8 @@ pub const LACKS: [Lack; 10] = [
     },
     Lack {
         ability: "overwrite_protection",
-        weight: Weight::Degraded,
-        sentence: "these credentials may overwrite objects: whoever steals them can destroy what is stored, unless the store \
-                   keeps versions",
+        weight: Weight::Note,
+        sentence: "these credentials may put an object over another",
         answer: |abilities| abilities.overwrite_protection,
     },
     Lack {
@@ -164,7 +225,7 @@ pub const LACKS: [Lack; 10] = [
     Lack {
         ability: "object_lock",
         weight: Weight::Note,
-        sentence: "objects cannot be locked: whoever has credentials that delete can destroy the backups",
+        sentence: "objects cannot be locked in this bucket",
         answer: |abilities| abilities.object_lock,
     },
     Lack {
@@ -176,7 +237,7 @@ pub const LACKS: [Lack; 10] = [
 ];
 
 impl ProbeReport {
-    fn new(repository: &Repository, host: &str, probed: &Probed) -> Self {
+    fn new(repository: &Repository, host: &str, probed: &Probed, protection: &Protection) -> Self {
         Self {
             format: signed::FORMAT,
             repository: repository.id().to_owned(),
@@ -184,15 +245,20 @@ impl ProbeReport {
             host: host.to_owned(),
             abilities: Abilities {
                 conditional_put: probed.conditional_put.into(),
-                overwrite_protection: probed.overwrite_protection.into(),
+                overwrite_protection: protection.refuses_overwrite.into(),
                 read_after_write: probed.read_after_write.into(),
                 list_after_write: probed.list_after_write.into(),
                 listing_order: probed.listing_order.into(),
                 ranged_read: probed.ranged_read.into(),
                 delete: probed.delete.into(),
                 delete_visibility: probed.delete_visibility.into(),
-                object_lock: probed.object_lock.into(),
-                versioning: probed.versioning.into(),
+                object_lock: protection.can_lock.into(),
+                versioning: protection.keeps_versions.into(),
+            },
+            guard: Guard {
+                reads_oldest_versions: protection.reads_oldest,
+                deletes_versions: protection.deletes_versions.into(),
+                lock: protection.lock.as_ref().map(LockSeen::from),
             },
             clock_skew_seconds: probed.clock_skew_seconds,
         }
@@ -219,10 +285,23 @@ impl ProbeReport {
         ))
     }
 
+    /// Whether somebody who has these credentials could destroy what is stored; none when that is not known.
+    pub fn can_be_destroyed(&self) -> Option<bool> {
+        let Abilities { overwrite_protection, delete, versioning, .. } = self.abilities;
+        let Guard { reads_oldest_versions, deletes_versions, lock } = &self.guard;
+        let is_locked = matches!(lock, Some(LockSeen::Proven { .. } | LockSeen::Recorded { .. }));
+        let keeps_versions = versioning == Answer::Yes && *deletes_versions == Answer::No && *reads_oldest_versions;
+        let refuses_all = overwrite_protection == Answer::Yes && delete == Answer::No;
+        if is_locked || keeps_versions || refuses_all {
+            return Some(false);
+        }
+        (versioning != Answer::Unknown || overwrite_protection != Answer::Unknown).then_some(true)
+    }
+
     /// Whether `other` says the same of the store.
     fn says_the_same(&self, other: &Self) -> bool {
         let skew = |report: &Self| report.skew_sentence().is_some();
-        (&self.abilities, &self.host, skew(self)) == (&other.abilities, &other.host, skew(other))
+        (&self.abilities, &self.guard, &self.host, skew(self)) == (&other.abilities, &other.guard, &other.host, skew(other))
     }
 }
 
@@ -242,14 +321,32 @@ pub struct Recorded {
 /// # Errors
 /// The store's, when objects cannot be written, read or listed.
 pub async fn run(repository: &Repository, host: &str) -> Result<Recorded> {
-    let canary = layout::probe_canary(&letters());
-    let probed = probe::probe(&repository.shared_store(), &canary).await.map_err(Error::from)?;
-    let report = ProbeReport::new(repository, host, &probed);
+    let store = repository.shared_store();
+    remove_old_canaries(store.as_ref()).await;
+    let letters = letters();
+    let probed = probe::probe(&store, &layout::probe_canary(&letters)).await.map_err(Error::from)?;
+    let protection = store.probe_protection(&layout::probe_canary(&format!("{letters}-held"))).await?;
+    let report = ProbeReport::new(repository, host, &probed, &protection);
     match record(repository.store(), &report).await {
         Ok(key) => Ok(Recorded { report, key: Some(key), warnings: Vec::new() }),
         Err(error) => {
             let warning = format!("what the store does was not put on record: {error}");
             Ok(Recorded { report, key: None, warnings: vec![warning] })
+        }
+    }
+}
+
+/// Removes canaries of earlier probes whose lock is over, as far as it is allowed.
+async fn remove_old_canaries(store: &dyn Store) {
+    if !store.may_lock() {
+        return;
+    }
+    let limit = Timestamp::now().minus(CANARIES_LAST);
+    let listed = store.list_all(layout::PROBE_CANARIES, None).await.unwrap_or_default();
+    for canary in listed.iter().filter(|canary| canary.modified < limit) {
+        // Whoever may not delete this one may delete none.
+        if store.delete(&canary.key).await.is_err() {
+            return;
         }
     }
 }

@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Body, ListPage, ObjectInfo, PutOutcome, Store, StoreError, StoreResult};
+use super::{Body, ListPage, Lock, LockTerms, ObjectInfo, Protection, PutOutcome, Store, StoreError, StoreResult};
+use crate::base::Timestamp;
 
 /// How a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,5 +166,25 @@ impl Store for FaultyStore {
 
     async fn delete(&self, key: &str) -> StoreResult<()> {
         self.call("delete", key, self.inner.delete(key), unspoiled).await
+    }
+
+    fn lock_terms(&self) -> Option<LockTerms> {
+        self.inner.lock_terms()
+    }
+
+    fn may_lock(&self) -> bool {
+        self.inner.may_lock()
+    }
+
+    async fn lock_of(&self, key: &str) -> StoreResult<Option<Lock>> {
+        self.call("lock_of", key, self.inner.lock_of(key), unspoiled).await
+    }
+
+    async fn extend_lock(&self, key: &str, until: Timestamp) -> StoreResult<()> {
+        self.call("extend_lock", key, self.inner.extend_lock(key, until), unspoiled).await
+    }
+
+    async fn probe_protection(&self, prefix: &str) -> StoreResult<Protection> {
+        self.inner.probe_protection(prefix).await
     }
 }

@@ -21,6 +21,7 @@ pub mod faulty;
 mod key;
 pub mod layer;
 pub mod local;
+mod lock;
 pub mod memory;
 mod open;
 pub mod probe;
@@ -28,6 +29,7 @@ pub mod s3;
 
 pub use counts::{RequestCounts, RequestKind};
 pub use key::{MAX_COMPONENT_BYTES, MAX_KEY_BYTES, check_key};
+pub use lock::{Lifetime, LifetimeRule, Lock, LockMode, LockTerms, LockTrial, Protection};
 pub use open::{StoreOptions, create_root, file_url, open};
 
 /// One object of a listing.
@@ -190,8 +192,35 @@ pub trait Store: Send + Sync {
         Ok(true)
     }
 
-    /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it.
+    /// Removes an object; succeeds when there is none. A crash of the store's machine may undo it. Where the repository is
+    /// read by its oldest versions every version goes, the one that counts last.
     async fn delete(&self, key: &str) -> StoreResult<()>;
+
+    /// How objects are locked when they are written; none when they are not.
+    fn lock_terms(&self) -> Option<LockTerms> {
+        None
+    }
+
+    /// Whether the store may hold locks, so that it is worth asking for them.
+    fn may_lock(&self) -> bool {
+        self.lock_terms().is_some()
+    }
+
+    /// The lock on an object, also one that is over; none when there is none.
+    async fn lock_of(&self, _key: &str) -> StoreResult<Option<Lock>> {
+        Ok(None)
+    }
+
+    /// Locks an object until `until` in the mode of [`Store::lock_terms`]; never for a shorter time than it is.
+    async fn extend_lock(&self, _key: &str, _until: Timestamp) -> StoreResult<()> {
+        Ok(())
+    }
+
+    /// Tries out what the credentials in use can do to what is stored, with small objects below `prefix`, which ends in
+    /// `/` and must be fresh. What cannot be removed again is left.
+    async fn probe_protection(&self, _prefix: &str) -> StoreResult<Protection> {
+        Ok(Protection::default())
+    }
 }
 
 /// The version of a content where a store has no versions of its own: its SHA-256 in hex.

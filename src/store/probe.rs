@@ -45,8 +45,6 @@ impl Ability {
 pub struct Probed {
     /// Of several writers of one name exactly one creates it, and its content stays.
     pub conditional_put: Ability,
-    /// A plain put with these credentials does not replace an object.
-    pub overwrite_protection: Ability,
     /// What was put is read at once.
     pub read_after_write: Ability,
     /// What was put is listed at once.
@@ -59,10 +57,6 @@ pub struct Probed {
     pub delete: Ability,
     /// What was deleted is neither read nor listed.
     pub delete_visibility: Ability,
-    /// Objects can be locked against deletion.
-    pub object_lock: Ability,
-    /// Overwritten and deleted versions are kept.
-    pub versioning: Ability,
     /// The store's clock minus this host's, in seconds; zero when they agree within what can be measured. None when no
     /// object could be looked at.
     pub clock_skew_seconds: Option<f64>,
@@ -111,7 +105,6 @@ async fn try_out(store: &Arc<dyn Store>, prefix: &str, keys: &[String; 3]) -> St
     let is_listed = keys.iter().all(|key| names(&listed).contains(&key.as_str()));
     Ok(Probed {
         conditional_put: Ability::of(one_won && is_winners && late == PutOutcome::AlreadyExists),
-        overwrite_protection: Ability::Unknown,
         read_after_write: Ability::of(is_somebodys),
         list_after_write: Ability::of(is_listed),
         // Of a listing that lacks something the order tells nothing.
@@ -119,8 +112,6 @@ async fn try_out(store: &Arc<dyn Store>, prefix: &str, keys: &[String; 3]) -> St
         ranged_read: ranged.map_or(Ability::Unknown, Ability::of),
         delete: Ability::Unknown,
         delete_visibility: Ability::Unknown,
-        object_lock: Ability::Unknown,
-        versioning: Ability::Unknown,
         clock_skew_seconds: listed.iter().find(|object| object.key == keys[RACED]).map(|object| skew(object, before, after)),
         left: None,
     })

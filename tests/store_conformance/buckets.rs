@@ -5,12 +5,22 @@ use lifeboat::store::s3::{Credentials, S3Options, S3Store};
 use lifeboat::store::{Body, PutOutcome, RequestKind, Store};
 
 use crate::rclone_server::{self, Rclone};
-use crate::s3_server::{Quirks, S3Server};
+use crate::s3_server::{Keeping, Quirks, S3Server};
 use crate::support::{Conflicts, Fixture, Names, Racing, Traits, block_on, keys, put, skip};
 
 pub fn s3() -> Option<Fixture> {
     let server = S3Server::start();
     Some(Fixture::new(server.store(""), Traits { names: Names::Visible, ..Traits::S3 }, server))
+}
+
+/// A bucket whose oldest versions count.
+pub fn s3_with_versions() -> Option<Fixture> {
+    use lifeboat::repo::layout;
+    let server = S3Server::keeping(Keeping { versions: true, ..Keeping::default() });
+    let options = S3Options { versions: true, lifetimes: layout::LIFETIMES, ..server.options() };
+    let store = S3Store::new(&server.url("versions"), options).unwrap();
+    let key_bytes = Traits::S3.key_bytes - "versions/".len();
+    Some(Fixture::new(store, Traits { names: Names::Visible, key_bytes, ..Traits::S3 }, server))
 }
 
 pub fn s3_below_a_prefix() -> Option<Fixture> {

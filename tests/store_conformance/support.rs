@@ -88,7 +88,7 @@ impl Fixture {
     }
 }
 
-pub use crate::buckets::{elsewhere, rclone, s3, s3_below_a_prefix, s3_that_falls_short};
+pub use crate::buckets::{elsewhere, rclone, s3, s3_below_a_prefix, s3_that_falls_short, s3_with_versions};
 
 pub fn local() -> Option<Fixture> {
     let directory = tempfile::tempdir().unwrap();

@@ -18,7 +18,7 @@ use super::listing::files;
 use super::postgres;
 use super::process;
 use super::rclone::{self, Rclone};
-use super::s3::S3Server;
+use super::s3::{Keeping, Rights, S3Server};
 
 /// What holds no objects in a directory.
 const STAGING: &str = ".lifeboat-tmp/";
@@ -30,6 +30,8 @@ pub enum Place {
     Directory,
     /// In a bucket of an S3 server inside the test's process.
     Bucket,
+    /// In such a bucket that is set up in this way, with more keys for `[repository.main]`, by credentials of such rights.
+    Kept(Keeping, &'static str, Rights),
     /// In a bucket of `rclone serve s3`, which ignores conditions.
     Rclone,
 }
@@ -60,7 +62,7 @@ pub struct Repository(Kept);
 #[derive(Debug)]
 enum Kept {
     Directory(Dir),
-    Bucket { server: Arc<S3Server>, prefix: String },
+    Bucket { server: Arc<S3Server>, prefix: String, keys: &'static str },
     Rclone { server: Arc<Rclone>, prefix: String },
 }
 
@@ -80,15 +82,19 @@ impl Repository {
     pub fn empty(place: Place) -> Self {
         let kept = match place {
             Place::Directory => Kept::Directory(Dir::new()),
-            Place::Bucket => Kept::Bucket { server: Arc::new(S3Server::start()), prefix: "backups/main".into() },
+            Place::Bucket => Kept::Bucket { server: Arc::new(S3Server::start()), prefix: "backups/main".into(), keys: "" },
+            Place::Kept(keeping, keys, _) => {
+                Kept::Bucket { server: Arc::new(S3Server::keeping(keeping)), prefix: "backups/main".into(), keys }
+            }
             Place::Rclone => {
                 let program = rclone::program().unwrap_or_else(|missing| panic!("there is no {}", missing.display()));
                 Kept::Rclone { server: Arc::new(Rclone::start(&program)), prefix: "backups/main".into() }
             }
         };
+        let rights = if let Place::Kept(_, _, rights) = place { rights } else { Rights::All };
         match &kept {
             Kept::Directory(_) => {}
-            Kept::Bucket { server, .. } => process::add_environment(server.environment()),
+            Kept::Bucket { server, .. } => process::add_environment(server.environment_of(rights)),
             Kept::Rclone { .. } => process::add_environment([
                 ("AWS_ACCESS_KEY_ID", rclone::ACCESS_KEY),
                 ("AWS_SECRET_ACCESS_KEY", rclone::SECRET_KEY),
@@ -103,7 +109,7 @@ impl Repository {
         let prefix = format!("backups/{name}");
         Self(match &self.0 {
             Kept::Directory(_) => Kept::Directory(Dir::new()),
-            Kept::Bucket { server, .. } => Kept::Bucket { server: Arc::clone(server), prefix },
+            Kept::Bucket { server, keys, .. } => Kept::Bucket { server: Arc::clone(server), prefix, keys },
             Kept::Rclone { server, .. } => Kept::Rclone { server: Arc::clone(server), prefix },
         })
     }
@@ -130,7 +136,7 @@ impl Repository {
     pub fn url(&self) -> String {
         match &self.0 {
             Kept::Directory(dir) => format!("file://{}", dir.path().display()),
-            Kept::Bucket { server, prefix } => server.url(prefix),
+            Kept::Bucket { server, prefix, .. } => server.url(prefix),
             Kept::Rclone { prefix, .. } => format!("s3://{}/{prefix}", rclone::BUCKET),
         }
     }
@@ -139,7 +145,7 @@ impl Repository {
     pub fn settings(&self) -> String {
         match &self.0 {
             Kept::Directory(_) => String::new(),
-            Kept::Bucket { server, .. } => server.settings(),
+            Kept::Bucket { server, keys, .. } => server.settings() + keys,
             Kept::Rclone { server, .. } => format!("endpoint = \"{}\"\n", server.endpoint),
         }
     }
@@ -153,7 +159,7 @@ impl Repository {
     pub fn store(&self) -> Arc<dyn Store> {
         match &self.0 {
             Kept::Directory(dir) => Arc::new(LocalStore::new(dir.path())),
-            Kept::Bucket { server, prefix } => Arc::new(server.store(prefix)),
+            Kept::Bucket { server, prefix, .. } => Arc::new(server.store(prefix)),
             Kept::Rclone { .. } => unimplemented!("only what a test's process can lock is read by it"),
         }
     }
@@ -191,7 +197,7 @@ impl Repository {
     /// The keys of all objects, in order.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = match (&self.0, self.root()) {
-            (Kept::Bucket { server, prefix }, _) => {
+            (Kept::Bucket { server, prefix, .. }, _) => {
                 let below = format!("{prefix}/");
                 server.names().iter().filter_map(|name| name.strip_prefix(&below).map(str::to_owned)).collect()
             }
@@ -231,7 +237,7 @@ impl Repository {
     #[track_caller]
     pub fn read(&self, key: &str) -> Vec<u8> {
         match &self.0 {
-            Kept::Bucket { server, prefix } => server.content(&format!("{prefix}/{key}")).expect("the object is there").to_vec(),
+            Kept::Bucket { server, prefix, .. } => server.content(&format!("{prefix}/{key}")).expect("the object is there").to_vec(),
             _ => fs::read(self.file(key)).unwrap_or_else(|error| panic!("{key}: {error}")),
         }
     }
@@ -240,7 +246,7 @@ impl Repository {
     #[track_caller]
     pub fn write(&self, key: &str, content: impl AsRef<[u8]>) {
         match &self.0 {
-            Kept::Bucket { server, prefix } => server.plant(&format!("{prefix}/{key}"), content.as_ref()),
+            Kept::Bucket { server, prefix, .. } => server.plant(&format!("{prefix}/{key}"), content.as_ref()),
             _ => write_below(&self.root().expect("files"), key, content.as_ref()),
         }
     }
@@ -258,7 +264,7 @@ impl Repository {
     #[track_caller]
     pub fn remove(&self, key: &str) {
         match &self.0 {
-            Kept::Bucket { server, prefix } => {
+            Kept::Bucket { server, prefix, .. } => {
                 assert!(self.has(key), "there is no {key}");
                 server.remove(&format!("{prefix}/{key}"));
             }
@@ -277,7 +283,7 @@ impl Repository {
     #[track_caller]
     pub fn modified(&self, key: &str) -> SystemTime {
         match &self.0 {
-            Kept::Bucket { server, prefix } => server.modified(&format!("{prefix}/{key}")).expect("the object is there"),
+            Kept::Bucket { server, prefix, .. } => server.modified(&format!("{prefix}/{key}")).expect("the object is there"),
             _ => fs::metadata(self.file(key)).and_then(|metadata| metadata.modified()).expect("an object"),
         }
     }
@@ -289,7 +295,7 @@ impl Repository {
                 fs::rename(dir.path(), Self::away(dir)).expect("own directory");
                 "a disk that is not mounted?"
             }
-            Kept::Bucket { server, prefix } => {
+            Kept::Bucket { server, prefix, .. } => {
                 server.refuse("", &format!("{prefix}/"), "NoSuchBucket");
                 "there is no bucket"
             }
@@ -317,7 +323,7 @@ impl Repository {
                 fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o000)).expect("own directory");
                 "Permission denied"
             }
-            Kept::Bucket { server, prefix } => {
+            Kept::Bucket { server, prefix, .. } => {
                 server.refuse("", &format!("{prefix}/"), "AccessDenied");
                 "access is denied"
             }

@@ -1,12 +1,15 @@
 //! A real S3 server inside the test's process: protocol and signatures by `s3s`, objects in memory.
 //!
 //! Not on `s3s-fs`: its conditional puts race with each other, and names of Lifeboat's length make it fail (it derives a
-//! file name from each that is longer than file systems take). [`Quirks`] make it the stores that fall short of AWS.
+//! file name from each that is longer than file systems take). [`Quirks`] make it the stores that fall short of AWS,
+//! [`Keeping`] a bucket with versions, locks or a policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+#[path = "s3_bucket.rs"]
+mod bucket;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -22,11 +25,20 @@ use s3s::service::S3ServiceBuilder;
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result, s3_error};
 use tokio::sync::oneshot;
 
+use bucket::{Bucket, matches};
+pub use bucket::{Keeping, Rights, Version};
+
 /// The only bucket.
 pub const BUCKET: &str = "lifeboat-test";
 
 const ACCESS_KEY: &str = "LIFEBOATTESTKEY";
 const SECRET_KEY: &str = "lifeboat-test-secret";
+
+/// What may put and get, and delete nothing.
+const PUT_AND_GET_KEY: &str = "LIFEBOATTESTHOST";
+
+/// What may hide objects beside that.
+const HIDING_KEY: &str = "LIFEBOATTESTHIDER";
 
 /// What `encoding-type=url` leaves as it is, besides the space, which becomes `+`.
 const PLAIN_IN_LISTINGS: &AsciiSet =
@@ -49,22 +61,6 @@ pub struct Quirks {
     pub conflicts: u64,
 }
 
-#[derive(Clone)]
-struct Stored {
-    content: Bytes,
-    etag: String,
-    modified: SystemTime,
-}
-
-#[derive(Default)]
-struct Objects {
-    stored: Mutex<BTreeMap<String, Stored>>,
-    conflicts: Mutex<BTreeMap<String, u64>>,
-    versions: AtomicU64,
-    quirks: Quirks,
-    refusals: Mutex<Vec<Refusal>>,
-}
-
 /// Requests that are refused, as by a policy of the bucket.
 #[derive(Clone, Debug)]
 struct Refusal {
@@ -75,10 +71,13 @@ struct Refusal {
     code: S3ErrorCode,
 }
 
+type Refusals = Arc<Mutex<Vec<Refusal>>>;
+
 /// A server on a port of its own; it ends with this value.
 pub struct S3Server {
     address: SocketAddr,
-    objects: Arc<Objects>,
+    bucket: Arc<Bucket>,
+    refusals: Refusals,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -91,24 +90,33 @@ impl S3Server {
 
     /// A server that falls short of AWS.
     pub fn with(quirks: Quirks) -> Self {
-        let objects = Arc::new(Objects { quirks, ..Objects::default() });
+        Self::serving(Bucket::with(quirks, Keeping::default()))
+    }
+
+    /// A server that does what AWS does, with an empty bucket that is set up in this way.
+    pub fn keeping(keeping: Keeping) -> Self {
+        Self::serving(Bucket::with(Quirks::default(), keeping))
+    }
+
+    fn serving(bucket: Bucket) -> Self {
+        let (bucket, refusals) = (Arc::new(bucket), Refusals::default());
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("own socket");
         let address = listener.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
-        let served = Arc::clone(&objects);
+        let (served, refused) = (Arc::clone(&bucket), Arc::clone(&refusals));
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
             let runtime = runtime.expect("a runtime");
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, served) => {}
+                    () = serve(listener, served, refused) => {}
                     _ = stopped => {}
                 }
             });
             runtime.shutdown_background();
         });
-        Self { address, objects, stop: Some(stop), thread: Some(thread) }
+        Self { address, bucket, refusals, stop: Some(stop), thread: Some(thread) }
     }
 
     /// `http://127.0.0.1:PORT`.
@@ -131,6 +139,26 @@ impl S3Server {
         [("AWS_ACCESS_KEY_ID", ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", SECRET_KEY)]
     }
 
+    /// As [`Self::environment`], for a process with these rights.
+    pub fn environment_of(&self, rights: Rights) -> [(&'static str, &'static str); 2] {
+        let (key, secret) = Self::access(rights);
+        [("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)]
+    }
+
+    /// As [`Self::options`], for a store that may put and get, and delete nothing.
+    pub fn put_and_get_options(&self) -> S3Options {
+        S3Options { credentials: Some(Credentials::new(PUT_AND_GET_KEY, SECRET_KEY)), ..self.options() }
+    }
+
+    /// Access key and secret of credentials with these rights, for other clients.
+    pub fn access(rights: Rights) -> (&'static str, &'static str) {
+        match rights {
+            Rights::All => (ACCESS_KEY, SECRET_KEY),
+            Rights::PutAndGet => (PUT_AND_GET_KEY, SECRET_KEY),
+            Rights::NoVersionDeletion => (HIDING_KEY, SECRET_KEY),
+        }
+    }
+
     /// Lines for `[repository.NAME]` beside `url`.
     pub fn settings(&self) -> String {
         format!("endpoint = \"{}\"\n", self.endpoint())
@@ -151,40 +179,60 @@ impl S3Server {
         S3Store::new(&self.url(prefix), self.options()).expect("a right address")
     }
 
-    /// The names of all objects.
+    /// The names of all objects that can be seen.
     pub fn names(&self) -> Vec<String> {
-        self.objects.lock().keys().cloned().collect()
+        self.bucket.current().into_iter().map(|(name, _)| name).collect()
     }
 
     /// The content of one object.
     pub fn content(&self, name: &str) -> Option<Bytes> {
-        self.objects.lock().get(name).map(|stored| stored.content.clone())
+        self.bucket.get(name, None).ok()?.content
+    }
+
+    /// Every version and delete marker, oldest first, by name.
+    pub fn versions(&self) -> Vec<(String, Vec<Version>)> {
+        self.bucket.lock().iter().map(|(name, versions)| (name.clone(), versions.clone())).collect()
+    }
+
+    /// Makes every version whose name begins like this older.
+    pub fn backdate(&self, prefix: &str, by: std::time::Duration) {
+        let mut stored = self.bucket.lock();
+        let versions = stored.iter_mut().filter(|(name, _)| name.starts_with(prefix)).flat_map(|(_, versions)| versions);
+        versions.for_each(|version| version.modified -= by);
+    }
+
+    /// Lets the time of every lock on names that begin like this be over.
+    pub fn end_locks(&self, prefix: &str) {
+        let mut stored = self.bucket.lock();
+        let versions = stored.iter_mut().filter(|(name, _)| name.starts_with(prefix)).flat_map(|(_, versions)| versions);
+        versions.for_each(|version| version.lock = None);
     }
 
     /// Removes an object behind everybody's back.
     pub fn remove(&self, name: &str) {
-        self.objects.lock().remove(name);
+        self.bucket.lock().remove(name);
     }
 
     /// When an object was put.
     pub fn modified(&self, name: &str) -> Option<SystemTime> {
-        self.objects.lock().get(name).map(|stored| stored.modified)
+        self.bucket.lock().get(name)?.last().map(|version| version.modified)
     }
 
     /// Refuses `operation` (`PutObject`; every one when it is empty) on names below `prefix` with this error's code.
     pub fn refuse(&self, operation: &'static str, prefix: &str, code: &str) {
         let code = S3ErrorCode::from_bytes(code.as_bytes()).expect("a known code");
-        self.objects.refusals().push(Refusal { operation, prefix: prefix.to_owned(), code });
+        let refusal = Refusal { operation, prefix: prefix.to_owned(), code };
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).push(refusal);
     }
 
     /// Refuses nothing any more.
     pub fn relent(&self) {
-        self.objects.refusals().clear();
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Puts or replaces an object behind everybody's back.
     pub fn plant(&self, name: &str, content: &[u8]) {
-        self.objects.insert(name.to_owned(), Bytes::copy_from_slice(content));
+        self.bucket.insert(name.to_owned(), Bytes::copy_from_slice(content));
     }
 }
 
@@ -208,11 +256,14 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
+async fn serve(listener: std::net::TcpListener, bucket: Arc<Bucket>, refusals: Refusals) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("own socket");
-    let mut service = S3ServiceBuilder::new(Server(Arc::clone(&objects)));
-    service.set_access(Access(objects));
-    service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+    let mut service = S3ServiceBuilder::new(Server(bucket));
+    let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
+    keys.register(PUT_AND_GET_KEY.to_owned(), SECRET_KEY.into());
+    keys.register(HIDING_KEY.to_owned(), SECRET_KEY.into());
+    service.set_auth(keys);
+    service.set_access(Access(refusals));
     let service = service.build();
     loop {
         let Ok((socket, _)) = listener.accept().await else { continue };
@@ -224,67 +275,9 @@ async fn serve(listener: std::net::TcpListener, objects: Arc<Objects>) {
     }
 }
 
-impl Objects {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Stored>> {
-        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+struct Server(Arc<Bucket>);
 
-    fn refusals(&self) -> MutexGuard<'_, Vec<Refusal>> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn insert(&self, name: String, content: Bytes) -> String {
-        let etag = format!("{:032x}", self.versions.fetch_add(1, Ordering::SeqCst));
-        let stored = Stored { content, etag: etag.clone(), modified: SystemTime::now() };
-        self.lock().insert(name, stored);
-        etag
-    }
-
-    /// Puts under one lock, so that of two conditional puts one is refused.
-    fn put(&self, input: &PutObjectInput, content: Bytes) -> S3Result<String> {
-        if !self.quirks.ignores_conditions {
-            self.check_conflict(&input.key)?;
-        }
-        let etag = format!("{:032x}", self.versions.fetch_add(1, Ordering::SeqCst));
-        let mut stored = self.lock();
-        let there = stored.get(&input.key);
-        if !self.quirks.ignores_conditions {
-            if input.if_none_match.is_some() && there.is_some() {
-                return Err(s3_error!(PreconditionFailed));
-            }
-            match (&input.if_match, there) {
-                (Some(_), None) => return Err(s3_error!(NoSuchKey)),
-                (Some(expected), Some(there)) if !matches(expected, &there.etag) => return Err(s3_error!(PreconditionFailed)),
-                _ => {}
-            }
-        }
-        stored.insert(input.key.clone(), Stored { content, etag: etag.clone(), modified: SystemTime::now() });
-        Ok(etag)
-    }
-
-    fn check_conflict(&self, name: &str) -> S3Result<()> {
-        let mut conflicts = self.conflicts.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = conflicts.entry(name.to_owned()).or_default();
-        if *seen >= self.quirks.conflicts {
-            return Ok(());
-        }
-        *seen += 1;
-        Err(s3_error!(ConditionalRequestConflict))
-    }
-
-    fn get(&self, name: &str) -> S3Result<Stored> {
-        self.lock().get(name).cloned().ok_or_else(|| s3_error!(NoSuchKey))
-    }
-}
-
-fn matches(expected: &ETagCondition, etag: &str) -> bool {
-    match expected {
-        ETagCondition::Any => true,
-        ETagCondition::ETag(expected) => expected.value() == etag,
-    }
-}
-
-struct Access(Arc<Objects>);
+struct Access(Refusals);
 
 #[async_trait::async_trait]
 impl S3Access for Access {
@@ -293,7 +286,7 @@ impl S3Access for Access {
         if context.credentials().is_none() {
             return Err(s3_error!(AccessDenied, "Signature is required"));
         }
-        let refusals = self.0.refusals().clone();
+        let refusals = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let name = match context.s3_path() {
             S3Path::Object { key, .. } => key.to_string(),
             _ => prefix_in(context.uri().query().unwrap_or_default()),
@@ -311,7 +304,13 @@ fn prefix_in(query: &str) -> String {
     percent_encoding::percent_decode_str(value).decode_utf8_lossy().into_owned()
 }
 
-struct Server(Arc<Objects>);
+fn rights<T>(request: &S3Request<T>) -> Rights {
+    match request.credentials.as_ref().map(|credentials| credentials.access_key.as_str()) {
+        Some(PUT_AND_GET_KEY) => Rights::PutAndGet,
+        Some(HIDING_KEY) => Rights::NoVersionDeletion,
+        _ => Rights::All,
+    }
+}
 
 impl Server {
     fn check_bucket(&self, bucket: &str) -> S3Result<()> {
@@ -334,20 +333,21 @@ impl S3 for Server {
             Ok(error) => *error,
             Err(error) => s3_error!(IncompleteBody, "{error}"),
         })?;
-        let etag = self.0.put(&request.input, content)?;
-        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
+        let Version { id, etag, .. } = self.0.put(&request.input, content)?;
+        let version_id = Some(id).filter(|_| self.0.keeping.versions);
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), version_id, ..Default::default() }))
     }
 
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
         let (input, quirks) = (request.input, self.0.quirks);
         self.check_bucket(&input.bucket)?;
-        let stored = self.0.get(&input.key)?;
+        let stored = self.0.get(&input.key, input.version_id.as_deref())?;
         if let Some(expected) = &input.if_match
             && !matches(expected, &stored.etag)
         {
             return Err(s3_error!(PreconditionFailed));
         }
-        let (mut content, mut range) = (stored.content.clone(), None);
+        let (mut content, mut range) = (stored.content.clone().unwrap_or_default(), None);
         if let Some(asked) = input.range.filter(|_| !quirks.ignores_ranges) {
             let whole_bytes = content.len() as u64;
             let part = asked.check(whole_bytes)?;
@@ -359,6 +359,7 @@ impl S3 for Server {
             content_range: range,
             e_tag: Some(ETag::Strong(stored.etag)),
             last_modified: Some(stored.modified.into()),
+            version_id: Some(stored.id).filter(|_| self.0.keeping.versions),
             body: Some(Body::from(content).into()),
             ..Default::default()
         };
@@ -367,11 +368,15 @@ impl S3 for Server {
 
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        let stored = self.0.get(&request.input.key)?;
+        let stored = self.0.get(&request.input.key, request.input.version_id.as_deref())?;
+        let (mode, until) = stored.lock.unzip();
         let output = HeadObjectOutput {
-            content_length: Some(stored.content.len() as i64),
+            content_length: Some(stored.content.map_or(0, |content| content.len() as i64)),
             e_tag: Some(ETag::Strong(stored.etag)),
             last_modified: Some(stored.modified.into()),
+            object_lock_mode: mode.map(ObjectLockMode::from),
+            object_lock_retain_until_date: until,
+            version_id: Some(stored.id).filter(|_| self.0.keeping.versions),
             ..Default::default()
         };
         Ok(S3Response::new(output))
@@ -379,7 +384,7 @@ impl S3 for Server {
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        self.0.lock().remove(&request.input.key);
+        self.0.delete(&request.input.key, request.input.version_id.as_deref(), rights(&request))?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
@@ -395,7 +400,7 @@ impl S3 for Server {
         let max_keys = usize::try_from(input.max_keys.unwrap_or(1000)).unwrap_or(0).min(1000);
         let (mut contents, mut directories, mut last) = (Vec::new(), BTreeSet::new(), None);
         let mut truncated = false;
-        for (name, stored) in self.0.lock().iter().filter(|(name, _)| name.starts_with(&prefix) && **name > after) {
+        for (name, stored) in self.0.current().iter().filter(|(name, _)| name.starts_with(&prefix) && *name > after) {
             let directory = input.delimiter.as_ref().and_then(|delimiter| directory_of(name, &prefix, delimiter));
             if directory.as_ref().is_some_and(|directory| directories.contains(directory) || after.starts_with(directory)) {
                 last = Some(name.clone());
@@ -409,7 +414,7 @@ impl S3 for Server {
                 Some(directory) => drop(directories.insert(directory)),
                 None => contents.push(Object {
                     key: Some(shown(name)),
-                    size: Some(stored.content.len() as i64),
+                    size: stored.content.as_ref().map(|content| content.len() as i64),
                     last_modified: Some(stored.modified.into()),
                     ..Default::default()
                 }),
@@ -426,6 +431,87 @@ impl S3 for Server {
             ..Default::default()
         };
         Ok(S3Response::new(output))
+    }
+
+    async fn list_object_versions(
+        &self,
+        request: S3Request<ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<ListObjectVersionsOutput>> {
+        let input = request.input;
+        self.check_bucket(&input.bucket)?;
+        let shown = |name: &str| if input.encoding_type.is_some() { encoded(name) } else { name.to_owned() };
+        let prefix = input.prefix.clone().unwrap_or_default();
+        let after = input.key_marker.as_deref().filter(|marker| !marker.is_empty());
+        let after = after.map(|marker| (marker, input.version_id_marker.as_deref()));
+        let max_keys = usize::try_from(input.max_keys.unwrap_or(1000)).unwrap_or(0).min(1000);
+        let mut output = ListObjectVersionsOutput { encoding_type: input.encoding_type.clone(), ..Default::default() };
+        let (mut versions, mut markers, mut directories) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for (name, version, is_latest) in self.0.versions_after(&prefix, after) {
+            let directory = input.delimiter.as_ref().and_then(|delimiter| directory_of(&name, &prefix, delimiter));
+            let marked = |directory: &String| after.is_some_and(|(marker, _)| marker.starts_with(directory.as_str()));
+            if directory.as_ref().is_some_and(|directory| directories.contains(directory) || marked(directory)) {
+                continue;
+            }
+            if versions.len() + markers.len() + directories.len() == max_keys {
+                output.is_truncated = Some(true);
+                break;
+            }
+            let id = Some(version.id.clone());
+            (output.next_key_marker, output.next_version_id_marker) = match &directory {
+                Some(directory) => (Some(shown(directory)), None),
+                None => (Some(shown(&name)), id.clone()),
+            };
+            let (key, last_modified, is_latest) = (Some(shown(&name)), Some(version.modified.into()), Some(is_latest));
+            match (directory, version.content) {
+                (Some(directory), _) => drop(directories.insert(directory)),
+                (None, None) => markers.push(DeleteMarkerEntry { key, is_latest, last_modified, version_id: id, owner: None }),
+                (None, Some(content)) => versions.push(ObjectVersion {
+                    key,
+                    is_latest,
+                    last_modified,
+                    version_id: id,
+                    size: Some(content.len() as i64),
+                    ..Default::default()
+                }),
+            }
+        }
+        if output.is_truncated != Some(true) {
+            (output.next_key_marker, output.next_version_id_marker) = (None, None);
+        }
+        let prefixes = directories.iter().map(|name| CommonPrefix { prefix: Some(shown(name)) }).collect();
+        (output.versions, output.delete_markers, output.common_prefixes) = (Some(versions), Some(markers), Some(prefixes));
+        Ok(S3Response::new(output))
+    }
+
+    async fn put_object_retention(
+        &self,
+        request: S3Request<PutObjectRetentionInput>,
+    ) -> S3Result<S3Response<PutObjectRetentionOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        self.0.retain(&request.input)?;
+        Ok(S3Response::new(PutObjectRetentionOutput::default()))
+    }
+
+    async fn get_object_retention(
+        &self,
+        request: S3Request<GetObjectRetentionInput>,
+    ) -> S3Result<S3Response<GetObjectRetentionOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        let retention = Some(self.0.retention(&request.input)?);
+        Ok(S3Response::new(GetObjectRetentionOutput { retention }))
+    }
+
+    async fn get_object_lock_configuration(
+        &self,
+        request: S3Request<GetObjectLockConfigurationInput>,
+    ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
+        self.check_bucket(&request.input.bucket)?;
+        if !self.0.keeping.object_lock {
+            return Err(s3_error!(ObjectLockConfigurationNotFoundError));
+        }
+        let enabled = ObjectLockEnabled::from_static(ObjectLockEnabled::ENABLED);
+        let object_lock_configuration = Some(ObjectLockConfiguration { object_lock_enabled: Some(enabled), rule: None });
+        Ok(S3Response::new(GetObjectLockConfigurationOutput { object_lock_configuration }))
     }
 }
 

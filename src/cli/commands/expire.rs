@@ -196,7 +196,11 @@ fn log_text(log: &LogAccount, done: &str) -> String {
         None => format!("nothing needs what lies before {floor_lsn}"),
     };
     let bytes = format_bytes(*deleted_bytes);
-    format!("log of {incarnation}: {deleted_objects} objects, {bytes}, {done}; {kept_objects} kept: {why}")
+    let mut text = format!("log of {incarnation}: {deleted_objects} objects, {bytes}, {done}; {kept_objects} kept: {why}");
+    if let Some(until) = log.locked_until {
+        text += &format!("; {} of them only because they are locked until {}", log.locked_objects, until.human_seconds());
+    }
+    text
 }
 
 fn orphans_text(orphans: &[Orphan], dry_run: bool) -> String {
@@ -211,7 +215,11 @@ fn orphans_text(orphans: &[Orphan], dry_run: bool) -> String {
         };
         let host = orphan.host.as_deref().unwrap_or("unknown host");
         let bytes = format_bytes(orphan.stored_bytes);
-        let why = if orphan.removed { "" } else { ": it may be in flight, or be gone on with" };
+        let why = match (orphan.removed, orphan.locked_until) {
+            (true, _) => String::new(),
+            (false, Some(until)) => format!(": it is locked until {}", until.human_seconds()),
+            (false, None) => ": it may be in flight, or be gone on with".to_owned(),
+        };
         let last = orphan.last_written.human_seconds();
         format!("{fate}  {} ({host}, {} objects, {bytes}, last written {last}){why}", orphan.id, orphan.objects)
     };

@@ -1,12 +1,23 @@
 //! `[repository.NAME]`: an address, the pinned keys, and for a bucket how to reach it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::document::{Document, Found, Table, nearest};
 use super::resolve::Reader;
 use super::settings::RepositorySettings;
-use crate::store::StoreOptions;
+use crate::base::units::parse_duration;
+use crate::repo::layout;
 use crate::store::s3::{self, S3Options, ServerSideEncryption};
+use crate::store::{LockMode, LockTerms, StoreOptions};
+
+/// How long a chain is built on, with a full backup every week.
+const DEFAULT_CHAIN_FOR: Duration = Duration::from_secs(8 * 86_400);
+
+/// What stores take at most.
+const LONGEST_LOCK: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+const LOCK_MODES: [LockMode; 2] = [LockMode::Governance, LockMode::Compliance];
 
 /// What a server calls its encryption.
 const ENCRYPTION_NAMES: [&str; 2] = ["AES256", "aws:kms"];
@@ -73,7 +84,70 @@ impl Reader<'_, '_> {
         let profile = plain("profile");
         let ca_file = string("ca_file").map(|found| self.path(&found));
         let path_style = path_style.map(|found| found.value);
-        S3Options { endpoint, region, path_style, storage_class, encryption, profile, ca_file, ..S3Options::default() }
+        let (versions, lock) = self.immutability(table, is_bucket);
+        S3Options {
+            endpoint,
+            region,
+            path_style,
+            storage_class,
+            encryption,
+            profile,
+            ca_file,
+            versions,
+            lock,
+            lifetimes: layout::LIFETIMES,
+            ..S3Options::default()
+        }
+    }
+
+    /// Whether the oldest versions count, and how objects are locked.
+    fn immutability(&self, table: &Table<'_, '_>, is_bucket: bool) -> (bool, Option<LockTerms>) {
+        let versions = table.boolean("versions");
+        if let Some(found) = &versions {
+            refuse_elsewhere(self.document, "versions", found, is_bucket);
+        }
+        let mode = table.string("object_lock");
+        if let Some(found) = &mode {
+            refuse_elsewhere(self.document, "object_lock", found, is_bucket);
+        }
+        let lock_for = self.lock_time(table, "lock_for", mode.is_some(), is_bucket);
+        let chain_for = self.lock_time(table, "lock_chain_for", mode.is_some(), is_bucket);
+        let Some(mode) = mode else { return (versions.is_some_and(|found| found.value), None) };
+        if let Some(found) = versions.as_ref().filter(|found| !found.value) {
+            let hint = "take 'versions' out: what is locked can be hidden by later versions, but not replaced".to_owned();
+            self.document.complain(&found.span, "'object_lock' needs versions = true", Some(hint));
+        }
+        let parsed = LOCK_MODES.into_iter().find(|known| known.as_str() == mode.value);
+        if parsed.is_none() {
+            let near = nearest(&mode.value, LOCK_MODES.into_iter().map(LockMode::as_str));
+            let message = format!("'object_lock' must be \"governance\" or \"compliance\", not \"{}\"", mode.value);
+            self.document.complain(&mode.span, message, near.map(|near| format!("did you mean '{near}'?")));
+        }
+        if lock_for.is_none() {
+            let hint = "add lock_for = \"35d\"".to_owned();
+            self.document.complain(&mode.span, "'object_lock' does not say for how long", Some(hint));
+        }
+        let terms = parsed.zip(lock_for.flatten());
+        let chain_for = chain_for.flatten().unwrap_or(DEFAULT_CHAIN_FOR);
+        (true, terms.map(|(mode, lock_for)| LockTerms { mode, lock_for, chain_for }))
+    }
+
+    /// A time that only means something with `object_lock`; the inner one is none after a complaint.
+    fn lock_time(&self, table: &Table<'_, '_>, key: &'static str, is_locked: bool, is_bucket: bool) -> Option<Option<Duration>> {
+        let found = table.string(key)?;
+        refuse_elsewhere(self.document, key, &found, is_bucket);
+        if is_bucket && !is_locked {
+            let hint = "add object_lock = \"governance\", or \"compliance\"".to_owned();
+            self.document.complain(&found.span, format!("'{key}' means nothing without 'object_lock'"), Some(hint));
+        }
+        let why = match parse_duration(&found.value) {
+            Ok(time) if time > LONGEST_LOCK => "longer than 100 years cannot be taken back".to_owned(),
+            Ok(time) if time.is_zero() => "no time at all locks nothing".to_owned(),
+            Ok(time) => return Some(Some(time)),
+            Err(why) => why,
+        };
+        self.document.complain(&found.span, format!("'{key}': {why}"), Some(format!("write {key} = \"35d\"")));
+        Some(None)
     }
 
     fn endpoint(&self, found: Found<String>) -> Option<String> {

@@ -1,6 +1,9 @@
+use std::time::Duration;
+
 use super::*;
 use crate::base::ErrorKind;
 use crate::store::s3::{S3Options, ServerSideEncryption};
+use crate::store::{LockMode, LockTerms};
 
 const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
@@ -32,6 +35,9 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         region = "eu-central-1"
         path_style = false
         storage_class = "STANDARD_IA"
+        object_lock = "compliance"
+        lock_for = "35d"
+        lock_chain_for = "2w"
         server_side_encryption = "aws:kms"
         kms_key_id = "alias/backups"
         profile = "backup"
@@ -67,6 +73,12 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         region: Some("eu-central-1".to_owned()),
         path_style: Some(false),
         storage_class: Some("STANDARD_IA".to_owned()),
+        versions: true,
+        lock: Some(LockTerms {
+            mode: LockMode::Compliance,
+            lock_for: Duration::from_secs(35 * 86_400),
+            chain_for: Duration::from_secs(14 * 86_400),
+        }),
         encryption: Some(ServerSideEncryption::Kms { key_id: Some("alias/backups".to_owned()) }),
         profile: Some("backup".to_owned()),
         ca_file: Some("/etc/lifeboat/ca.pem".into()),
@@ -139,6 +151,43 @@ fn every_mistake_names_its_line_and_what_to_write() {
         ("[repository.a]\nurl = \"s3://bucket\"\nendpoint = \"host:9000\"\n", ":3: 'endpoint' does not begin with", "https://"),
         ("[repository.a]\nurl = \"s3://bucket\"\nserver_side_encryption = \"AES\"\n", "must be \"AES256\" or", "'AES256'?"),
         ("[repository.a]\nurl = \"s3://bucket\"\nkms_key_id = \"k\"\n", ":3: 'kms_key_id' is for", "aws:kms"),
+        ("[repository.a]\nurl = \"file:///b\"\nversions = true\n", ":3: 'versions' is only for a bucket", "take it out"),
+        (
+            "[repository.a]\nurl = \"file:///b\"\nobject_lock = \"governance\"\nlock_for = \"1d\"\n",
+            ":3: 'object_lock' is only for a bucket",
+            "take it out",
+        ),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\nobject_lock = \"goverance\"\nlock_for = \"1d\"\n",
+            ":3: 'object_lock' must be \"governance\" or \"compliance\", not \"goverance\"",
+            "did you mean 'governance'?",
+        ),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\nobject_lock = \"governance\"\n",
+            ":3: 'object_lock' does not say for how long",
+            "lock_for = \"35d\"",
+        ),
+        ("[repository.a]\nurl = \"s3://bucket\"\nlock_for = \"1d\"\n", ":3: 'lock_for' means nothing without", "object_lock ="),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\nlock_chain_for = \"1d\"\n",
+            ":3: 'lock_chain_for' means nothing without",
+            "object_lock =",
+        ),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\nobject_lock = \"governance\"\nlock_for = \"soon\"\n",
+            ":4: 'lock_for': 'soon' is not a duration",
+            "lock_for = \"35d\"",
+        ),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\nobject_lock = \"governance\"\nlock_for = \"200000d\"\n",
+            ":4: 'lock_for': longer than 100 years",
+            "",
+        ),
+        (
+            "[repository.a]\nurl = \"s3://bucket\"\nversions = false\nobject_lock = \"governance\"\nlock_for = \"1d\"\n",
+            ":3: 'object_lock' needs versions = true",
+            "take 'versions' out",
+        ),
         ("[repository.\"a b\"]\nurl = \"file:///b\"\n", ":1: 'a b' cannot name a repository", ""),
         ("[repository.a]\nurl = \"file:///b\"\nroot = \"12\"\n", ":3: 'root' in [repository.a] is not a SHA-256", ""),
         ("[encryption]\nmode = \"none\"\n", ":2: 'mode' in [encryption] must be \"age\" or \"off\"", ""),

@@ -31,7 +31,7 @@ use crate::base::{BackupId, BackupType, Error, ErrorKind, Incarnation, Lsn, Resu
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::lease::{self, Held, Terms};
-use crate::engine::{Scope, Writing, accounts, archive, head};
+use crate::engine::{Scope, Writing, accounts, archive, head, locks};
 use crate::repo::backup;
 use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::commit::{self, Author, BackupSummary, CommitLog, Committed};
@@ -511,6 +511,10 @@ impl Run<'_> {
                     && let Err(error) = self.scope.state.remember_head(source, head)
                 {
                     self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
+                }
+                match locks::extend(self.scope, &log, &summary, Timestamp::now()).await {
+                    Ok(extension) => self.warnings.extend(extension.warning(&summary.id)),
+                    Err(error) => self.warnings.push(format!("locks were not extended: {}", error.summary())),
                 }
                 if let Err(error) = self.remember_base(&log, &summary, assembled, owners) {
                     self.warnings.push(format!("the next diff or incr will be a full: {}", error.summary()));

@@ -16,6 +16,9 @@ pub(super) fn check(scope: &Scope, subject: &Subject<'_>) -> Vec<Finding> {
         Finding::warning("keys", "the repository's keys are not pinned: a forged repository would be trusted by a new host")
             .hint(format!("add to [repository.{}] in lifeboat.toml: root = \"{root}\"", scope.repository.name()))
     });
+    findings.extend(scope.repository.keyring().problems.iter().map(|(key, why)| {
+        Finding::fault("keys", format!("{key} is not used: {why}")).hint("somebody with these or other credentials put it there")
+    }));
     findings.push(match subject.writing {
         Ok(writing) => match scope.repository.keyring().require(&writing.signer, Role::Write) {
             Ok(()) => Finding::ok("signing key", format!("{} may write", writing.signer.id())),

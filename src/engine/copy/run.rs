@@ -15,7 +15,7 @@ use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, SegmentSize, 
 use crate::codec::Sha256Digest;
 use crate::engine::backup::host_name;
 use crate::engine::lease::{self, Held, Terms};
-use crate::engine::{Scope, Writing, head, joined};
+use crate::engine::{Scope, Writing, head, joined, locks};
 use crate::repo::commit::{self, Author, Committed, LogFloor};
 use crate::repo::pack::PackLine;
 use crate::repo::{BackupSummary, CommitLog, Role, backup, identity, layout};
@@ -270,8 +270,20 @@ impl Run<'_> {
                     .hint("run the same command again: what expired meanwhile is left out then")),
             }
         })
-        .await
-        .map(|_| ())
+        .await?;
+        // The backup stands: what fails from here on is a warning.
+        let extended = async {
+            let log = CommitLog::load(&self.to.repository, &self.to.source).await?;
+            locks::extend(self.to, &log, backup, Timestamp::now()).await
+        };
+        let warning = match extended.await {
+            Ok(extension) => extension.warning(&backup.id),
+            Err(error) => Some(format!("locks of {} were not extended: {}", backup.id, error.summary())),
+        };
+        if let Some(warning) = warning {
+            self.carrier.progress.warn(&warning);
+        }
+        Ok(())
     }
 
     /// Notes what is wrong and was not copied.

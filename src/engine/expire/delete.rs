@@ -3,11 +3,11 @@
 
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Lsn, Result, Segment, SegmentSize, SourceName, killpoint};
-use crate::engine::Scope;
+use crate::base::{BackupId, Lsn, Result, Segment, SegmentSize, SourceName, Timestamp, killpoint};
+use crate::engine::{Scope, locks};
 use crate::repo::layout;
 use crate::repo::log::name::{SegmentName, parse_auxiliary};
-use crate::store::ObjectInfo;
+use crate::store::{Lock, ObjectInfo};
 
 /// Bytes of a segment's name in hex.
 const SEGMENT_NAME_BYTES: usize = 24;
@@ -66,6 +66,13 @@ fn segment_of(file: &str, size: SegmentSize) -> Option<Segment> {
     Segment::parse(file.get(..SEGMENT_NAME_BYTES)?, size)
 }
 
+/// The objects on which no lock holds, in their order; of the others how many there are, and the lock that ends last.
+pub(super) async fn without_locked(scope: &Scope, objects: Vec<ObjectInfo>) -> Result<(Vec<ObjectInfo>, Option<(u64, Lock)>)> {
+    let held = locks::held(&scope.repository.shared_store(), &objects, Timestamp::now()).await?;
+    let last = locks::latest(held.values()).map(|lock| (held.len() as u64, lock));
+    Ok((objects.into_iter().filter(|object| !held.contains_key(&object.key)).collect(), last))
+}
+
 /// Deletes objects one after the other, passing the kill point `point` after each.
 pub(super) async fn delete(
     scope: &Scope,
@@ -92,7 +99,6 @@ pub(super) fn total_bytes(objects: &[ObjectInfo]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Timestamp;
 
     fn object(key: &str) -> ObjectInfo {
         ObjectInfo { key: key.to_owned(), size_bytes: 1, modified: Timestamp::now() }

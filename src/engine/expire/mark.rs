@@ -158,10 +158,11 @@ fn refuse_what_cannot_go(
             .detail("would be lost", others.join("\n"))
             .hint(format!("lifeboat expire {source}{} --chain --key FILE   if they are to go too", named(&mut wanted.iter()))));
     }
-    // As if the grace of this mark and of those before it were over.
+    // As if the grace of this mark and of those before it, and every lock, were over.
+    let unlocked = BTreeMap::new();
     let all_due = |id: &BackupId| (id.clone(), Standing { mark: String::new(), due: Timestamp::now() });
     let marks: BTreeMap<BackupId, Standing> = wanted.iter().chain(survey.marks.standing.keys()).map(all_due).collect();
-    let verdicts = plan::decide(&survey.situation(log, &marks, wish.allow_none));
+    let verdicts = plan::decide(&survey.situation(log, &marks, &unlocked, wish.allow_none));
     let stuck = verdicts.iter().find(|verdict| wanted.contains(&verdict.id) && verdict.fate != Fate::Expired);
     match stuck {
         None => Ok(()),

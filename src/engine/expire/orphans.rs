@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::delete::{delete, ordered, total_bytes};
+use super::delete::{delete, ordered, total_bytes, without_locked};
 use super::survey::{self, require_whole};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
@@ -31,8 +31,10 @@ pub struct Orphan {
     pub objects: u64,
     /// Their bytes.
     pub stored_bytes: u64,
-    /// Whether it goes; else it may still be in flight.
+    /// Whether it goes; else it may still be in flight, or is locked.
     pub removed: bool,
+    /// When the last lock on it ends, when it would go without.
+    pub locked_until: Option<Timestamp>,
 }
 
 /// Removes what was last written to longer than `older_than` ago; without an `operator` says what would be removed.
@@ -65,7 +67,12 @@ async fn sweep(scope: &Scope, older_than: Duration, acting: Option<&dyn Progress
     let now = Timestamp::now();
     let mut found = Vec::new();
     for begun in survey::uncommitted(scope, &log).await? {
-        let removed = !begun.may_be_in_flight(older_than, now);
+        let is_left = !begun.may_be_in_flight(older_than, now);
+        let lock = match is_left {
+            true => without_locked(scope, begun.objects.clone()).await?.1.map(|(_, lock)| lock),
+            false => None,
+        };
+        let removed = is_left && lock.is_none();
         found.push(Orphan {
             id: begun.id.clone(),
             host: begun.host,
@@ -73,6 +80,7 @@ async fn sweep(scope: &Scope, older_than: Duration, acting: Option<&dyn Progress
             objects: begun.objects.len() as u64,
             stored_bytes: total_bytes(&begun.objects),
             removed,
+            locked_until: lock.map(|lock| lock.until),
         });
         if let (Some(progress), true) = (acting, removed) {
             progress.phase(&format!("removing what is left of {}", begun.id), Some(total_bytes(&begun.objects)));

@@ -11,6 +11,7 @@ use crate::base::{BackupId, Incarnation, Lsn, Timestamp};
 use crate::repo::BackupSummary;
 use crate::repo::commit::LogFloor;
 use crate::repo::expiry::Standing;
+use crate::store::Lock;
 
 /// Everything that decides.
 pub struct Situation<'a> {
@@ -20,6 +21,8 @@ pub struct Situation<'a> {
     pub restorable: BTreeSet<BackupId>,
     /// The marks that stand, by backup.
     pub marks: &'a BTreeMap<BackupId, Standing>,
+    /// Locks that hold on what is due, by backup: the one that ends last.
+    pub locked: &'a BTreeMap<BackupId, Lock>,
     /// The present moment.
     pub now: Timestamp,
     /// Whether to go on when nothing restorable is left.
@@ -51,7 +54,7 @@ pub struct Verdict {
 
 /// Decides on every backup, oldest first.
 pub fn decide(now: &Situation<'_>) -> Vec<Verdict> {
-    let is_due = |id: &BackupId| now.marks.get(id).is_some_and(|mark| mark.due <= now.now);
+    let is_due = |id: &BackupId| now.marks.get(id).is_some_and(|mark| mark.due <= now.now) && !now.locked.contains_key(id);
     let mut going: BTreeSet<&BackupId> = BTreeSet::new();
     let mut obstacle: BTreeMap<&BackupId, BackupId> = BTreeMap::new();
     for backup in now.backups.iter().filter(|backup| is_due(&backup.id)) {
@@ -73,6 +76,7 @@ pub fn decide(now: &Situation<'_>) -> Vec<Verdict> {
                 let since = format!("is marked ({}), and may go from {} on", mark.mark, mark.due.human_seconds());
                 (Fate::Pending, since)
             }
+            Some(_) if let Some(lock) = now.locked.get(id) => (Fate::Kept, format!("is due, but {lock}: it can go then")),
             Some(_) if held.contains(id) => {
                 (Fate::Kept, "is due, but nothing that can be restored would be left without it".to_owned())
             }
@@ -89,6 +93,10 @@ pub fn decide(now: &Situation<'_>) -> Vec<Verdict> {
 /// Why a backup is not due.
 fn undue(now: &Situation<'_>, id: &BackupId) -> String {
     match now.marks.get(id) {
+        Some(mark) if mark.due <= now.now => match now.locked.get(id) {
+            Some(lock) => format!("is {lock}"),
+            None => "stays as well".to_owned(),
+        },
         Some(mark) => format!("may go only from {} on", mark.due.human_seconds()),
         None => "is not marked".to_owned(),
     }
@@ -168,9 +176,14 @@ mod tests {
 
     use super::*;
     use crate::base::BackupType;
+    use crate::store::LockMode;
 
     fn moment(seconds: u64) -> Timestamp {
         Timestamp::parse_compact("20261120T000000Z").unwrap().plus(Duration::from_secs(seconds))
+    }
+
+    fn lock() -> Lock {
+        Lock { mode: LockMode::Governance, until: moment(86_400) }
     }
 
     /// What a random backup is made of: its base among those before it, whether it can be restored by itself, its mark.
@@ -180,16 +193,20 @@ mod tests {
         sound: bool,
         due_seconds: Option<u64>,
         second_cluster: bool,
+        locked: bool,
     }
 
     fn seeds() -> impl Strategy<Value = Vec<Seed>> {
-        let seed = (any::<u8>(), any::<bool>(), prop::option::weighted(0.8, 0u64..4), prop::bool::weighted(0.2));
+        let due = prop::option::weighted(0.8, 0u64..4);
+        let seed = (any::<u8>(), any::<bool>(), due, prop::bool::weighted(0.2), prop::bool::weighted(0.2));
         prop::collection::vec(seed, 0..9).prop_map(|seeds| {
-            let build = |(index, (base, sound, due_seconds, second_cluster)): (usize, (u8, bool, Option<u64>, bool))| Seed {
+            type Parts = (u8, bool, Option<u64>, bool, bool);
+            let build = |(index, (base, sound, due_seconds, second_cluster, locked)): (usize, Parts)| Seed {
                 base: Some(usize::from(base) % (index + 1)).filter(|base| *base < index),
                 sound,
                 due_seconds,
                 second_cluster,
+                locked,
             };
             seeds.into_iter().enumerate().map(build).collect()
         })
@@ -239,14 +256,25 @@ mod tests {
             let marks: BTreeMap<BackupId, Standing> = backups.iter().zip(&seeds).filter_map(|(backup, seed)| {
                 Some((backup.id.clone(), Standing { mark: "m".into(), due: moment(seed.due_seconds?) }))
             }).collect();
+            let locked: BTreeMap<BackupId, Lock> =
+                backups.iter().zip(&seeds).filter(|(_, seed)| seed.locked).map(|(backup, _)| (backup.id.clone(), lock())).collect();
             let now = moment(2);
-            let situation = Situation { backups: all.clone(), restorable: restorable.clone(), marks: &marks, now, allow_none };
+            let situation = Situation {
+                backups: all.clone(),
+                restorable: restorable.clone(),
+                marks: &marks,
+                locked: &locked,
+                now,
+                allow_none,
+            };
             let verdicts = decide(&situation);
             prop_assert_eq!(verdicts.len(), backups.len());
             let with = |fate: Fate| verdicts.iter().filter(move |verdict| verdict.fate == fate).map(|verdict| verdict.id.clone());
             let gone: BTreeSet<BackupId> = with(Fate::Expired).collect();
 
-            let due: Vec<BackupId> = marks.iter().filter(|(_, mark)| mark.due <= now).map(|(id, _)| id.clone()).collect();
+            prop_assert!(gone.iter().all(|id| !locked.contains_key(id)));
+            let is_due = |(id, mark): &(&BackupId, &Standing)| mark.due <= now && !locked.contains_key(*id);
+            let due: Vec<BackupId> = marks.iter().filter(is_due).map(|(id, _)| id.clone()).collect();
             let unhindered = by_brute_force(&all, &due, None);
             let leaves_something = restorable.iter().any(|id| !unhindered.contains(id));
             let expected = if allow_none || leaves_something {
@@ -290,21 +318,38 @@ mod tests {
 
     #[test]
     fn why_a_backup_stays_is_told() {
-        let seed = |base, due_seconds| Seed { base, sound: true, due_seconds, second_cluster: false };
-        let seeds = [seed(None, Some(0)), seed(Some(0), None), seed(None, Some(0)), seed(None, Some(9)), seed(None, None)];
+        let seed = |base, due_seconds| Seed { base, sound: true, due_seconds, second_cluster: false, locked: false };
+        let seeds = [
+            seed(None, Some(0)),
+            seed(Some(0), None),
+            seed(None, Some(0)),
+            seed(None, Some(9)),
+            seed(None, None),
+            seed(None, Some(0)),
+            seed(Some(5), Some(0)),
+        ];
         let backups = backups_of(&seeds);
         let marks = backups.iter().zip(&seeds).filter_map(|(backup, seed)| {
             Some((backup.id.clone(), Standing { mark: "m".into(), due: moment(seed.due_seconds?) }))
         });
         let marks = marks.collect();
         let restorable = backups.iter().map(|backup| backup.id.clone()).collect();
-        let situation =
-            Situation { backups: backups.iter().collect(), restorable, marks: &marks, now: moment(5), allow_none: false };
+        let situation = Situation {
+            backups: backups.iter().collect(),
+            restorable,
+            marks: &marks,
+            locked: &BTreeMap::from([(backups[6].id.clone(), lock())]),
+            now: moment(5),
+            allow_none: false,
+        };
         let told: Vec<(Fate, String)> = decide(&situation).into_iter().map(|verdict| (verdict.fate, verdict.why)).collect();
         assert_eq!(told[0], (Fate::Kept, format!("is due, but {} builds on it and is not marked", backups[1].id)));
         assert_eq!(told[1], (Fate::Kept, "is not marked".to_owned()));
         assert_eq!(told[2].0, Fate::Expired);
         assert_eq!(told[3].0, Fate::Pending);
+        let locked = "locked until 2026-11-21 00:00:00 UTC (governance)";
+        assert_eq!(told[6], (Fate::Kept, format!("is due, but {locked}: it can go then")));
+        assert_eq!(told[5], (Fate::Kept, format!("is due, but {} builds on it and is {locked}", backups[6].id)));
         assert_eq!(descendants(&situation.backups, &backups[0].id), [backups[1].id.clone()]);
     }
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::delete::{below_floor, delete, ordered, total_bytes};
+use super::delete::{below_floor, delete, ordered, total_bytes, without_locked};
 use super::plan::{self, Fate, Verdict, log_floors};
-use super::survey::{Survey, require_whole};
+use super::survey::{Survey, locked, require_whole};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Error, Incarnation, Lsn, Result, SegmentSize, killpoint};
+use crate::base::{BackupId, Error, Incarnation, Lsn, Result, SegmentSize, Timestamp, killpoint};
 use crate::engine::backup::host_name;
 use crate::engine::{Scope, head};
 use crate::repo::commit::{self, Author, Committed, LogFloor};
@@ -65,6 +65,10 @@ pub struct LogAccount {
     pub deleted_bytes: u64,
     /// Objects that stay.
     pub kept_objects: u64,
+    /// Those of them that nothing needs and a lock holds.
+    pub locked_objects: u64,
+    /// When the last of these locks ends.
+    pub locked_until: Option<Timestamp>,
 }
 
 /// What was decided on one state of the commit log.
@@ -136,8 +140,16 @@ pub async fn run(
         let needed_by =
             remaining.filter(|backup| backup.incarnation == incarnation && backup.start_lsn == floor).map(|b| b.id.clone());
         let needed_by = needed_by.min();
-        let account =
-            LogAccount { incarnation, floor_lsn: floor, needed_by, deleted_objects: 0, deleted_bytes: 0, kept_objects: 0 };
+        let account = LogAccount {
+            incarnation,
+            floor_lsn: floor,
+            needed_by,
+            deleted_objects: 0,
+            deleted_bytes: 0,
+            kept_objects: 0,
+            locked_objects: 0,
+            locked_until: None,
+        };
         report.logs.push(delete_log(scope, account, size, acting, &progress, cancel).await?);
     }
     Ok(report)
@@ -153,7 +165,8 @@ async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish) -> Result<Decision>
         .filter(|(id, _)| wish.only.is_empty() || wish.only.contains(*id))
         .map(|(id, standing)| (id.clone(), standing.clone()))
         .collect();
-    let verdicts = plan::decide(&survey.situation(log, &marks, wish.allow_none));
+    let locked = locked(scope, log, &marks).await?;
+    let verdicts = plan::decide(&survey.situation(log, &marks, &locked, wish.allow_none));
     let going: BTreeSet<&BackupId> =
         verdicts.iter().filter(|verdict| verdict.fate == Fate::Expired).map(|verdict| &verdict.id).collect();
     let (going_now, remaining): (Vec<&BackupSummary>, Vec<&BackupSummary>) =
@@ -193,7 +206,14 @@ async fn delete_backups(
     for backup in gone {
         cancel.check()?;
         let objects = list_all(store, &layout::backup(&scope.source, &backup.id), None).await?;
-        let objects = ordered(&scope.source, &backup.id, objects);
+        let (objects, held) = without_locked(scope, ordered(&scope.source, &backup.id, objects)).await?;
+        // Locked after it was decided upon, or decided upon elsewhere.
+        if let Some((count, lock)) = held {
+            report.notes.push(format!(
+                "{count} objects of {}, which is gone already, are {lock}: they go with the next run after that",
+                backup.id
+            ));
+        }
         if objects.is_empty() {
             continue;
         }
@@ -233,6 +253,10 @@ async fn delete_log(
     let prefix = layout::log(&scope.source, &account.incarnation);
     let listing: Vec<ObjectInfo> = list_all(scope.repository.store(), &prefix, None).await?;
     let going = below_floor(&prefix, &listing, size, account.floor_lsn);
+    let (going, held) = without_locked(scope, going).await?;
+    if let Some((count, lock)) = held {
+        (account.locked_objects, account.locked_until) = (count, Some(lock.until));
+    }
     account.deleted_objects = going.len() as u64;
     account.deleted_bytes = total_bytes(&going);
     account.kept_objects = (listing.len() - going.len()) as u64;

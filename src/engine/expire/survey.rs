@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::plan::Situation;
 use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, SegmentSize, Timestamp};
-use crate::engine::Scope;
 use crate::engine::timeline::TimelinePath;
+use crate::engine::{Scope, locks};
 use crate::repo::commit::LogFloor;
 use crate::repo::expiry::Marks;
 use crate::repo::log::LogCatalog;
 use crate::repo::{BackupSummary, CommitLog, backup, layout};
-use crate::store::{ObjectInfo, list_all};
+use crate::store::{Lock, ObjectInfo, list_all};
 
 /// What was written to later than this may still be a backup in flight, or one that will be gone on with: an interrupted
 /// backup is resumed for a week.
@@ -70,10 +70,11 @@ impl Survey {
         &'a self,
         log: &'a CommitLog,
         marks: &'a BTreeMap<BackupId, crate::repo::expiry::Standing>,
+        locked: &'a BTreeMap<BackupId, Lock>,
         allow_none: bool,
     ) -> Situation<'a> {
         let restorable = self.restorable.clone();
-        Situation { backups: log.backups().collect(), restorable, marks, now: Timestamp::now(), allow_none }
+        Situation { backups: log.backups().collect(), restorable, marks, locked, now: Timestamp::now(), allow_none }
     }
 
     /// Where the log of what may be in flight begins; none when one of these does not say.
@@ -82,6 +83,25 @@ impl Survey {
         let flying = self.uncommitted.iter().filter(|begun| begun.may_be_in_flight(IN_FLIGHT, now));
         flying.map(|begun| begun.log_start.clone()).collect()
     }
+}
+
+/// The locks that hold on backups that are due, by backup: the one that ends last.
+pub(super) async fn locked(
+    scope: &Scope,
+    log: &CommitLog,
+    marks: &BTreeMap<BackupId, crate::repo::expiry::Standing>,
+) -> Result<BTreeMap<BackupId, Lock>> {
+    let (store, now) = (scope.repository.shared_store(), Timestamp::now());
+    let mut found = BTreeMap::new();
+    for backup in log.backups().filter(|backup| marks.get(&backup.id).is_some_and(|mark| mark.due <= now)) {
+        if !store.may_lock() {
+            break;
+        }
+        let objects = list_all(store.as_ref(), &layout::backup(&scope.source, &backup.id), None).await?;
+        let held = locks::held(&store, &objects, now).await?;
+        found.extend(locks::latest(held.values()).map(|lock| (backup.id.clone(), lock)));
+    }
+    Ok(found)
 }
 
 /// The backups whose chain is sound and whose own log is archived whole.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::store::{Body, ListPage, ObjectInfo, PutOutcome, Store, StoreResult, list_by_page};
+use crate::base::Timestamp;
+use crate::store::{Body, ListPage, Lock, LockTerms, ObjectInfo, Protection, PutOutcome, Store, StoreResult, list_by_page};
 
 /// A kind of call, as it is counted and shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +87,7 @@ impl Answer for ListPage {}
 impl Answer for Vec<ObjectInfo> {}
 impl Answer for Vec<String> {}
 impl Answer for () {}
+impl Answer for Option<Lock> {}
 
 /// One attempt at a call of the store below.
 pub(super) type Attempt<'a, T> = Pin<Box<dyn Future<Output = StoreResult<T>> + Send + 'a>>;
@@ -238,5 +240,29 @@ impl<A: Around> Store for Layered<A> {
         let call = Call { operation: Operation::Delete, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
         let below = self.below.as_ref();
         self.layer.around(below, call, move || below.delete(key)).await
+    }
+
+    fn lock_terms(&self) -> Option<LockTerms> {
+        self.below.lock_terms()
+    }
+
+    fn may_lock(&self) -> bool {
+        self.below.may_lock()
+    }
+
+    async fn lock_of(&self, key: &str) -> StoreResult<Option<Lock>> {
+        let call = Call { operation: Operation::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
+        let below = self.below.as_ref();
+        self.layer.around(below, call, move || below.lock_of(key)).await
+    }
+
+    async fn extend_lock(&self, key: &str, until: Timestamp) -> StoreResult<()> {
+        let call = Call { operation: Operation::Put, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
+        let below = self.below.as_ref();
+        self.layer.around(below, call, move || below.extend_lock(key, until)).await
+    }
+
+    async fn probe_protection(&self, prefix: &str) -> StoreResult<Protection> {
+        self.below.probe_protection(prefix).await
     }
 }

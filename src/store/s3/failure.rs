@@ -35,26 +35,42 @@ pub(super) struct Failure {
     pub(super) kind: Kind,
     why: String,
     hint: Option<String>,
-    /// Whether a permission is missing: the hint names the one that the call needs.
-    is_denied: bool,
+    /// What the store called it.
+    code: Option<String>,
 }
 
 impl Failure {
+    /// Whether the store called it by one of these names.
+    pub(super) fn is_called(&self, codes: &[&str]) -> bool {
+        self.code.as_deref().is_some_and(|code| codes.contains(&code))
+    }
+
+    /// Whether the credentials may not do this, or a lock stands against it.
+    pub(super) fn is_denied(&self) -> bool {
+        self.is_called(&["AccessDenied", "Forbidden", "UnauthorizedAccess", "ObjectLocked"])
+    }
+
+    /// What failed, in the store's words.
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
     pub(super) fn passing(why: impl Into<String>) -> Self {
-        Self { kind: Kind::Passing, why: why.into(), hint: None, is_denied: false }
+        Self { kind: Kind::Passing, why: why.into(), hint: None, code: None }
     }
 
     pub(super) fn lasting(why: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()), is_denied: false }
+        Self { kind: Kind::Lasting, why: why.into(), hint: Some(hint.into()), code: None }
     }
 
     fn bare(kind: Kind) -> Self {
-        Self { kind, why: String::new(), hint: None, is_denied: false }
+        Self { kind, why: String::new(), hint: None, code: None }
     }
 
     /// As the error of a call: `cannot read a/b in s3://bucket/prefix: access is denied (AccessDenied)`.
     pub(super) fn of_call(self, action: &str, key: &str, address: &Address) -> StoreError {
         let name = if key.is_empty() { String::new() } else { format!("{key} in ") };
+        let is_denied = self.is_denied();
         let why = match self.kind {
             Kind::Missing => return StoreError::NotFound { key: key.to_owned() },
             Kind::Refused => "it was changed meanwhile".to_owned(),
@@ -62,7 +78,7 @@ impl Failure {
             Kind::Passing | Kind::Lasting => self.why,
         };
         let message = format!("cannot {action} {name}{}: {why}", address.url);
-        let hint = if self.is_denied { Some(permission_for(action).to_owned()) } else { self.hint };
+        let hint = if is_denied { Some(permission_for(action).to_owned()) } else { self.hint };
         let source = hint.map(Guidance::boxed);
         match self.kind {
             Kind::Lasting => StoreError::Permanent { message, source },
@@ -86,7 +102,8 @@ impl Failure {
                     bucket_region: header("x-amz-bucket-region"),
                     has_foreign_body: raw.body().bytes().is_some_and(is_foreign),
                 };
-                answer.failure(address)
+                let (code, failure) = (answer.code.clone(), answer.failure(address));
+                Self { code: code.or(failure.code), ..failure }
             }
             SdkError::ResponseError(failed) => of_strange_answer(failed.raw()),
             SdkError::TimeoutError(_) => Self::passing("the request timed out"),
@@ -149,7 +166,7 @@ impl Answer {
                 format!("there is no bucket {} (NoSuchBucket)", address.bucket),
                 "create the bucket, or correct 'url'; lifeboat never creates one",
             ),
-            ("NoSuchKey" | "NotFound", _) => Failure::bare(Kind::Missing),
+            ("NoSuchKey" | "NoSuchVersion" | "NotFound", _) => Failure::bare(Kind::Missing),
             ("PreconditionFailed", _) | (_, 412) => Failure::bare(Kind::Refused),
             ("InvalidRange", _) | (_, 416) => Failure::bare(Kind::BeyondEnd),
             _ if self.is_passing(code) => Failure::passing(self.told("the store asks to try again later")),
@@ -212,7 +229,7 @@ impl Answer {
     }
 
     fn denied(&self) -> Failure {
-        Failure { is_denied: true, ..Failure::lasting(self.told("access is denied"), permission_for("")) }
+        Failure { code: Some("AccessDenied".to_owned()), ..Failure::lasting(self.told("access is denied"), permission_for("")) }
     }
 
     /// The bucket is elsewhere.

@@ -26,11 +26,21 @@ const RESUMES: usize = 5;
 
 /// A read under way.
 struct Reading {
+    /// The version that is read; the newest when there is none.
+    version: Option<String>,
     /// What was asked for; open-ended for a whole object.
     start: u64,
     end: u64,
     content: BytesMut,
     etag: Option<String>,
+}
+
+/// What a store calls one version of an object.
+#[derive(Clone, Debug)]
+pub(super) struct Stamp {
+    pub(super) etag: String,
+    /// Where the bucket keeps versions.
+    pub(super) version: Option<String>,
 }
 
 /// Where the bytes of an answer lie.
@@ -48,19 +58,46 @@ impl S3Store {
     /// As [`crate::store::Store::get`].
     pub(super) async fn read_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
         let name = self.address.name_of(key)?;
-        self.read(key, &name, 0..u64::MAX).await
+        self.read(key, &name, 0..u64::MAX, None).await
+    }
+
+    /// The whole object, by its version that counts.
+    pub(super) async fn get_whole(&self, key: &str) -> StoreResult<Bytes> {
+        let name = self.address.name_of(key)?;
+        let version = self.version_to_read(key).await?;
+        Ok(self.read(key, &name, 0..u64::MAX, version).await?.0)
+    }
+
+    /// The version to read; none where it is the newest.
+    async fn version_to_read(&self, key: &str) -> StoreResult<Option<String>> {
+        if self.reads_oldest(key) { self.oldest_id(key).await.map(Some) } else { Ok(None) }
+    }
+
+    /// Size and time of the version that counts.
+    pub(super) async fn look_up(&self, key: &str) -> StoreResult<ObjectInfo> {
+        match self.reads_oldest(key) {
+            true => Ok(self.oldest(key).await?.info),
+            false => Ok(self.head_versioned(key).await?.0),
+        }
     }
 
     pub(super) async fn get_part(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes> {
         let name = self.address.name_of(key)?;
         if range.is_empty() || range.start >= LARGEST_OFFSET {
-            return self.head_versioned(key).await.map(|_| Bytes::new());
+            return self.look_up(key).await.map(|_| Bytes::new());
         }
-        Ok(self.read(key, &name, range).await?.0)
+        let version = self.version_to_read(key).await?;
+        Ok(self.read(key, &name, range, version).await?.0)
     }
 
-    /// Size, time and ETag of an object.
+    /// Size, time and ETag of the newest version of an object.
     pub(super) async fn head_versioned(&self, key: &str) -> StoreResult<(ObjectInfo, String)> {
+        let (info, stamp) = self.head_newest(key).await?;
+        Ok((info, stamp.etag))
+    }
+
+    /// Size, time and names of the newest version of an object.
+    pub(super) async fn head_newest(&self, key: &str) -> StoreResult<(ObjectInfo, Stamp)> {
         let name = self.address.name_of(key)?;
         let failed = |failure: Failure| failure.of_call("look up", key, &self.address);
         let client = self.client().await.map_err(failed)?;
@@ -72,12 +109,13 @@ impl S3Store {
         let (Some(size), Some(etag)) = (found.content_length.and_then(|size| u64::try_from(size).ok()), found.e_tag) else {
             return Err(failed(no_object(found.content_type.as_deref())));
         };
-        Ok((ObjectInfo { key: key.to_owned(), size_bytes: size, modified: timestamp(found.last_modified) }, etag))
+        let info = ObjectInfo { key: key.to_owned(), size_bytes: size, modified: timestamp(found.last_modified) };
+        Ok((info, Stamp { etag, version: found.version_id }))
     }
 
-    async fn read(&self, key: &str, name: &str, range: Range<u64>) -> StoreResult<(Bytes, String)> {
+    async fn read(&self, key: &str, name: &str, range: Range<u64>, version: Option<String>) -> StoreResult<(Bytes, String)> {
         let failed = |failure: Failure| failure.of_call("read", key, &self.address);
-        let mut reading = Reading { start: range.start, end: range.end, content: BytesMut::new(), etag: None };
+        let mut reading = Reading { version, start: range.start, end: range.end, content: BytesMut::new(), etag: None };
         let mut pauses = Attempts::new();
         for resumes_left in (0..=RESUMES).rev() {
             let answer = match self.ask(name, &reading).await {
@@ -85,6 +123,7 @@ impl S3Store {
                 Err(failure) if failure.kind == Kind::BeyondEnd => match reading.etag {
                     Some(_) => return Err(failed(Failure::passing("it became shorter while it was read"))),
                     // The object ends before the range begins.
+                    None if reading.version.is_some() => return Ok((Bytes::new(), String::new())),
                     None => return Ok((Bytes::new(), self.head_versioned(key).await?.1)),
                 },
                 Err(failure) => return Err(failed(failure)),
@@ -118,7 +157,7 @@ impl S3Store {
         };
         let request = || {
             let request = client.get_object().bucket(&self.address.bucket).key(name).set_range(range.clone());
-            request.set_if_match(reading.etag.clone()).send()
+            request.set_version_id(reading.version.clone()).set_if_match(reading.etag.clone()).send()
         };
         self.call(RequestKind::Get, request).await
     }
@@ -152,7 +191,7 @@ impl S3Store {
             return Ok(cut(0, sent_bytes));
         }
         // Either the whole object or exactly the right bytes: its size tells.
-        let size_bytes = self.head_versioned(key).await?.0.size_bytes;
+        let size_bytes = self.look_up(key).await?.size_bytes;
         match sent_bytes {
             whole if whole == size_bytes => Ok(cut(0, whole)),
             exact if from + exact == size_bytes.min(reading.end) => Ok(cut(from, exact)),

@@ -36,6 +36,9 @@ impl S3Store {
         if !can_match(prefix) || self.address.name_start(prefix).len() > MAX_KEY_BYTES {
             return Ok(page);
         }
+        if self.keeps_versions() {
+            return self.list_oldest(prefix, start_after, limit).await;
+        }
         let mut listing = Listing {
             store: self,
             start: self.address.name_start(prefix),
@@ -74,6 +77,9 @@ impl S3Store {
 
     pub(super) async fn list_directories(&self, prefix: &str) -> StoreResult<Vec<String>> {
         check_directory_prefix(prefix)?;
+        if self.keeps_versions() {
+            return self.list_directories_of_versions(prefix).await;
+        }
         let mut listing = Listing {
             store: self,
             start: self.address.name_start(prefix),
@@ -97,7 +103,7 @@ impl S3Store {
     }
 
     /// What to ask the store to start after: a beginning of it, where a request cannot carry all of it.
-    fn asked_after(&self, after: &str) -> Option<String> {
+    pub(super) fn asked_after(&self, after: &str) -> Option<String> {
         let whole = self.address.name_start(after);
         let plain = whole.split(char::is_control).next().unwrap_or_default();
         let end = (0..=plain.len().min(MAX_KEY_BYTES)).rev().find(|end| plain.is_char_boundary(*end)).unwrap_or(0);
@@ -111,7 +117,7 @@ fn can_match(prefix: &str) -> bool {
     can_hold_objects(directory) && !last.contains('\0') && last.len() <= MAX_COMPONENT_BYTES
 }
 
-fn out_of_order() -> Failure {
+pub(super) fn out_of_order() -> Failure {
     Failure::lasting(
         "the store lists its objects out of order",
         "use an ordinary bucket: directory buckets and gateways to file systems cannot hold a repository",
@@ -123,14 +129,18 @@ struct Page {
     answer: ListObjectsV2Output,
 }
 
+/// A name without the encoding that the store says it used; `None` when it is no text.
+pub(super) fn decoded(encoding: Option<&EncodingType>, name: &str) -> Option<String> {
+    if encoding != Some(&EncodingType::Url) {
+        return Some(name.to_owned());
+    }
+    let spaced = name.replace('+', " ");
+    percent_decode_str(&spaced).decode_utf8().ok().map(|name| name.into_owned())
+}
+
 impl Page {
-    /// A name without the encoding that the store says it used; `None` when it is no text.
     fn plain(&self, name: &str) -> Option<String> {
-        if self.answer.encoding_type() != Some(&EncodingType::Url) {
-            return Some(name.to_owned());
-        }
-        let spaced = name.replace('+', " ");
-        percent_decode_str(&spaced).decode_utf8().ok().map(|name| name.into_owned())
+        decoded(self.answer.encoding_type(), name)
     }
 
     fn names(&self) -> impl Iterator<Item = Option<String>> {

@@ -8,6 +8,9 @@
 //! can bear that: names are unique, or carry the digest of what they hold. [`Store::may_overwrite`] says whether
 //! this is so, [`S3Store::probe_conditional_puts`] finds it out.
 //!
+//! **Versions and locks.** In a bucket that keeps versions the oldest one of each name is the object (`versions.rs`);
+//! objects may be put under a lock (`lock.rs`).
+//!
 //! **Integrity.** The SHA-256 of every body is part of the request's signature, so a store refuses what was damaged on
 //! the way; AWS also keeps a CRC-32C. What is read is checked for length here and for content by the reader.
 //!
@@ -21,8 +24,11 @@ mod client;
 mod failure;
 mod get;
 mod list;
+mod lock;
 mod options;
+mod protection;
 mod put;
+mod versions;
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -34,7 +40,11 @@ use tokio::sync::OnceCell;
 
 use self::address::Address;
 use self::failure::Failure;
-use super::{Body, LIST_PAGE_OBJECTS, ListPage, ObjectInfo, PutOutcome, RequestCounts, RequestKind, Store, StoreResult};
+use super::{
+    Body, LIST_PAGE_OBJECTS, ListPage, Lock, LockTerms, ObjectInfo, Protection, PutOutcome, RequestCounts, Store, StoreError,
+    StoreResult,
+};
+use crate::base::Timestamp;
 
 pub use options::{Credentials, S3Options, ServerSideEncryption, Timeouts};
 
@@ -48,6 +58,7 @@ pub struct S3Store {
     client: OnceCell<Client>,
     counts: RequestCounts,
     conditions: AtomicU8,
+    remembered: versions::Remembered,
 }
 
 /// What is known of a store's conditional puts.
@@ -80,6 +91,7 @@ impl S3Store {
             client: OnceCell::new(),
             counts: RequestCounts::default(),
             conditions: AtomicU8::new(known as u8),
+            remembered: versions::Remembered::default(),
         })
     }
 
@@ -88,7 +100,8 @@ impl S3Store {
         &self.counts
     }
 
-    /// Finds out whether the store honours conditional puts, by writing one object twice and removing it.
+    /// Finds out whether the store honours conditional puts, by writing one object twice and removing it where that is
+    /// allowed.
     ///
     /// # Errors
     /// When it cannot be written to.
@@ -96,10 +109,10 @@ impl S3Store {
         let key = format!("{PROBES}-{:016x}", rand::random::<u64>());
         let first = self.put_blindly(&key, "first").await?;
         let second = self.put_blindly(&key, "second").await;
-        // Whoever may not delete leaves it: nothing reads what lies there.
         match self.delete(&key).await {
-            Err(error) if error.is_retryable() => return Err(error),
-            _ => {}
+            // These credentials may not, and need not: six bytes are left.
+            Ok(()) | Err(StoreError::Permanent { .. }) => {}
+            Err(error) => return Err(error),
         }
         let honoured = first && !second?;
         let known = if honoured { Conditions::Honoured } else { Conditions::Ignored };
@@ -131,7 +144,7 @@ impl Store for S3Store {
     }
 
     async fn get(&self, key: &str) -> StoreResult<Bytes> {
-        Ok(self.read_versioned(key).await?.0)
+        self.get_whole(key).await
     }
 
     async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
@@ -147,7 +160,7 @@ impl Store for S3Store {
     }
 
     async fn head(&self, key: &str) -> StoreResult<ObjectInfo> {
-        Ok(self.head_versioned(key).await?.0)
+        self.look_up(key).await
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<ListPage> {
@@ -175,14 +188,32 @@ impl Store for S3Store {
     }
 
     async fn delete(&self, key: &str) -> StoreResult<()> {
-        let name = self.address.name_of(key)?;
-        let failed = |failure: Failure| failure.of_call("delete", key, &self.address);
-        let client = self.client().await.map_err(failed)?;
-        let request = || client.delete_object().bucket(&self.address.bucket).key(&name).send();
-        match self.call(RequestKind::Delete, request).await {
-            Ok(_) => Ok(()),
-            Err(failure) if failure.kind == failure::Kind::Missing => Ok(()),
-            Err(failure) => Err(failed(failure)),
+        if self.keeps_versions() {
+            return self.delete_all_versions(key).await;
         }
+        self.delete_plainly(key).await
+    }
+
+    fn lock_terms(&self) -> Option<LockTerms> {
+        self.options.lock
+    }
+
+    fn may_lock(&self) -> bool {
+        self.keeps_versions()
+    }
+
+    async fn lock_of(&self, key: &str) -> StoreResult<Option<Lock>> {
+        if self.keeps_versions() { self.lock_on(key).await } else { Ok(None) }
+    }
+
+    async fn extend_lock(&self, key: &str, until: Timestamp) -> StoreResult<()> {
+        match self.options.lock {
+            Some(terms) => self.lock_longer(key, terms, until).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn probe_protection(&self, prefix: &str) -> StoreResult<Protection> {
+        self.try_protection(prefix).await
     }
 }

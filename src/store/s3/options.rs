@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::store::{LifetimeRule, LockTerms};
+
 /// Settings of one S3 repository. Secrets are found where every AWS tool finds them, unless a program gives them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct S3Options {
@@ -20,6 +22,12 @@ pub struct S3Options {
     pub profile: Option<String>,
     /// A PEM file of certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// Whether the bucket keeps versions and the oldest version of each name is the one that counts.
+    pub versions: bool,
+    /// How objects are locked when they are written; implies `versions`.
+    pub lock: Option<LockTerms>,
+    /// Which objects are locked and which are rewritten.
+    pub lifetimes: LifetimeRule,
     /// How long to wait for what.
     pub timeouts: Timeouts,
     /// Credentials given by the program, before any that are found; never from a configuration file.

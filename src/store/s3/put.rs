@@ -20,13 +20,15 @@ use super::S3Store;
 use super::body::{Payload, Progress};
 use super::call::Attempts;
 use super::failure::{Failure, Kind, speaks_no_s3};
+use super::get::Stamp;
+use super::lock;
 use super::options::ServerSideEncryption;
 use crate::base::killpoint;
-use crate::store::{Body, PutOutcome, Store, StoreError, StoreResult};
+use crate::store::{Body, Lock, PutOutcome, Store, StoreError, StoreResult};
 
 /// What must hold for a put to happen.
 #[derive(Clone, Copy, Debug)]
-enum Condition<'e> {
+pub(super) enum Condition<'e> {
     /// There is no object of that name.
     Absent,
     /// The object is the version with this ETag.
@@ -35,8 +37,8 @@ enum Condition<'e> {
 
 /// How a conditional put ended.
 enum Written {
-    /// The object is ours, with this ETag.
-    Done(String),
+    /// The object is ours.
+    Done(Stamp),
     /// The condition did not hold.
     Refused,
 }
@@ -46,6 +48,11 @@ impl S3Store {
         let name = self.address.name_of(key)?;
         let payload = Payload::describe(body).await?;
         match self.write(key, &name, &payload, Condition::Absent).await? {
+            // What a marker hides is there all the same, and the store does not refuse.
+            Written::Done(stamp) if self.reads_oldest(key) => match self.came_first(key, stamp.version.as_deref()).await? {
+                true => Ok(PutOutcome::Created),
+                false => Ok(PutOutcome::AlreadyExists),
+            },
             Written::Done(_) => Ok(PutOutcome::Created),
             Written::Refused => Ok(PutOutcome::AlreadyExists),
         }
@@ -63,7 +70,7 @@ impl S3Store {
         let payload = Payload::describe(Body::Bytes(content)).await?;
         let condition = expected.map_or(Condition::Absent, Condition::Unchanged);
         match self.write(key, &name, &payload, condition).await? {
-            Written::Done(etag) => Ok(Some(etag)),
+            Written::Done(stamp) => Ok(Some(stamp.etag)),
             Written::Refused => Ok(None),
         }
     }
@@ -72,6 +79,10 @@ impl S3Store {
         let mut attempts = Attempts::new();
         // Whether an earlier attempt may have succeeded unseen.
         let mut unsure = false;
+        let lock = match condition {
+            Condition::Absent => self.lock_at_put(key),
+            Condition::Unchanged(_) => None,
+        };
         loop {
             if (unsure || self.may_overwrite())
                 && let Some(end) = self.look(key, payload, condition, unsure).await?
@@ -81,8 +92,8 @@ impl S3Store {
             attempts.begin();
             // Nothing is visible of it yet, as of a file under its temporary name.
             killpoint::reach("store.temporary-written");
-            let failure = match self.put(name, payload, condition).await? {
-                Ok(etag) => return Ok(Written::Done(etag)),
+            let failure = match self.put(name, payload, Some(condition), lock).await? {
+                Ok(stamp) => return Ok(Written::Done(stamp)),
                 Err(failure) => failure,
             };
             match failure.kind {
@@ -107,7 +118,7 @@ impl S3Store {
     pub(super) async fn put_blindly(&self, key: &str, content: &'static str) -> StoreResult<bool> {
         let name = self.address.name_of(key)?;
         let payload = Payload::describe(Body::Bytes(Bytes::from_static(content.as_bytes()))).await?;
-        match self.put(&name, &payload, Condition::Absent).await? {
+        match self.put(&name, &payload, Some(Condition::Absent), None).await? {
             Ok(_) => Ok(true),
             Err(failure) if failure.kind == Kind::Refused => Ok(false),
             Err(failure) => Err(failure.of_call("write", key, &self.address)),
@@ -117,7 +128,7 @@ impl S3Store {
     /// Whether what is there already decides: our own object, when an attempt of ours may have made it, or one that
     /// refuses the condition. `None` when a put may be tried.
     async fn look(&self, key: &str, payload: &Payload, condition: Condition<'_>, unsure: bool) -> StoreResult<Option<Written>> {
-        let (info, etag) = match self.head_versioned(key).await {
+        let (info, stamp) = match self.head_newest(key).await {
             Ok(found) => found,
             Err(StoreError::NotFound { .. }) => {
                 return Ok(matches!(condition, Condition::Unchanged(_)).then_some(Written::Refused));
@@ -125,21 +136,27 @@ impl S3Store {
             Err(error) => return Err(error),
         };
         if let Condition::Unchanged(expected) = condition
-            && etag == expected
+            && stamp.etag == expected
         {
             return Ok(None);
         }
         if unsure && info.size_bytes == payload.length_bytes {
             let (content, etag) = self.get_versioned(key).await?;
             if hex::encode(Sha256::digest(&content)) == payload.sha256 {
-                return Ok(Some(Written::Done(etag)));
+                return Ok(Some(Written::Done(Stamp { etag, ..stamp })));
             }
         }
         Ok(Some(Written::Refused))
     }
 
-    /// One PUT; the new object's ETag. The outer error is not the store's: a file that cannot be read.
-    async fn put(&self, name: &str, payload: &Payload, condition: Condition<'_>) -> StoreResult<Result<String, Failure>> {
+    /// One PUT; what the store calls the new object. The outer error is not the store's: a file that cannot be read.
+    pub(super) async fn put(
+        &self,
+        name: &str,
+        payload: &Payload,
+        condition: Option<Condition<'_>>,
+        lock: Option<Lock>,
+    ) -> StoreResult<Result<Stamp, Failure>> {
         let client = match self.client().await {
             Ok(client) => client,
             Err(failure) => return Ok(Err(failure)),
@@ -147,11 +164,14 @@ impl S3Store {
         let progress = Progress::new();
         let body = ByteStream::new(payload.stream(&progress)?);
         let request = client.put_object().bucket(&self.address.bucket).key(name).body(body);
-        let request = self.with_put_headers(request, payload, condition);
+        let request = self.with_put_headers(request, payload, condition, lock);
         let request = signed(request.customize(), payload);
         let sent = self.upload(&progress, payload.length_bytes, request.send()).await;
         // Every store that has taken an object names its version.
-        Ok(sent.and_then(|done| done.e_tag.ok_or_else(|| Failure::passing("the store did not confirm that it has the object"))))
+        Ok(sent.and_then(|done| {
+            let etag = done.e_tag.ok_or_else(|| Failure::passing("the store did not confirm that it has the object"))?;
+            Ok(Stamp { etag, version: done.version_id.filter(|version| version != "null") })
+        }))
     }
 
     /// The one place where the headers of a put are chosen.
@@ -159,16 +179,23 @@ impl S3Store {
         &self,
         request: PutObjectFluentBuilder,
         payload: &Payload,
-        condition: Condition<'_>,
+        condition: Option<Condition<'_>>,
+        lock: Option<Lock>,
     ) -> PutObjectFluentBuilder {
         let mut request = request.content_length(i64::try_from(payload.length_bytes).unwrap_or(i64::MAX));
         request = match condition {
-            Condition::Absent => request.if_none_match("*"),
-            Condition::Unchanged(etag) => request.if_match(etag),
+            Some(Condition::Absent) => request.if_none_match("*"),
+            Some(Condition::Unchanged(etag)) => request.if_match(etag),
+            None => request,
         };
-        if self.is_aws() {
-            // Kept with the object. Others know the content's SHA-256 from the signature, and some refuse this header.
+        if self.is_aws() || lock.is_some() {
+            // Kept with the object, and demanded of a put with a lock. Without one, others know the content's SHA-256 from
+            // the signature, and some refuse this header.
             request = request.checksum_crc32_c(&payload.crc32c);
+        }
+        if let Some(lock) = lock {
+            request = request.object_lock_mode(lock::put_mode(lock.mode));
+            request = request.object_lock_retain_until_date(lock::date(lock.until));
         }
         if let Some(class) = &self.options.storage_class {
             request = request.storage_class(StorageClass::from(class.as_str()));
