@@ -2,7 +2,7 @@
 //!
 //! Losing it costs time and never data: the keys seen first, the head of each commit log (so that a repository that
 //! was wound back is noticed), the key of the present stretch of log, what straddles out of the last archived
-//! segment, and the digests that wait to be signed in a batch.
+//! segment, the digests that wait to be signed in a batch, and the names in the log when it was listed last.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -157,6 +157,11 @@ impl HostState {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &dir, error)),
             _ => Ok(()),
         }
+    }
+
+    /// The file with the listing of one log; see [`super::log::listing`].
+    pub(super) fn listing_path(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
+        self.log_dir(source, incarnation).join("listing")
     }
 
     /// Locks the journal of one log on this host, waiting for another process that holds it.

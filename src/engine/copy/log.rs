@@ -11,6 +11,7 @@ use super::run::{CONCURRENT, Run};
 use crate::base::{Incarnation, Lsn, Result, SegmentSize, SourceName, Timestamp};
 use crate::codec::Sha256Digest;
 use crate::engine::joined;
+use crate::engine::reread::content_to_store;
 use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::name::parse_auxiliary;
@@ -274,7 +275,7 @@ async fn wrapped_keys(
     let mut keys = BTreeMap::new();
     for object in list_all(repository.store(), &layout::log_keys(source, incarnation), None).await? {
         if let Some(numbers) = layout::log_key_numbers(source, incarnation, &object.key) {
-            keys.insert(numbers, repository.store().get(&object.key).await?);
+            keys.insert(numbers, content_to_store(repository.store(), &object.key).await?);
         }
     }
     Ok(keys)
