@@ -58,7 +58,7 @@ impl Stage {
         sql.execute("CHECKPOINT");
         let first = scenario.cluster.switch_wal();
         for _ in 0..SEGMENTS {
-            sql.execute("SELECT pg_logical_emit_message(false, 'noise', string_agg(bytes, ''::bytea)) FROM (SELECT bytes FROM ballast ORDER BY random() LIMIT 4096) AS some");
+            sql.execute("SELECT pg_logical_emit_message(false, 'noise', string_agg(bytes, ''::bytea)) FROM (SELECT bytes FROM ballast ORDER BY random() LIMIT 4096) AS picked");
         }
         let last = scenario.cluster.switch_wal();
         process::wait_until("the log to be left", RECOVERY_TIMEOUT, || left.join(&last).exists());

@@ -292,6 +292,6 @@ fn lacks_log(backup: &BackupSummary, there: &BTreeMap<Incarnation, LogCatalog>) 
         return Some(format!("the cluster {} is not on record there", backup.incarnation));
     };
     let path = TimelinePath::to(backup.timeline, catalog, backup.segment_bytes);
-    let is_whole = path.is_ok_and(|path| path.run_of(catalog, backup).is_some());
+    let is_whole = path.is_ok_and(|path| path.serves(catalog, backup));
     (!is_whole).then(|| "its own log is not archived whole there".to_owned())
 }

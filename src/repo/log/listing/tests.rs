@@ -150,7 +150,7 @@ async fn a_later_look_asks_only_about_what_may_have_come() {
 /// What arrives in any order is seen at once, as long as no content is given to a number a second time far back.
 #[tokio::test]
 async fn whatever_arrives_is_seen_at_the_next_look() {
-    for seed in 0..20 {
+    for seed in 0..6 {
         let mut random = StdRng::seed_from_u64(seed);
         let stage = Stage::new().await;
         let mut waiting: Vec<String> = Vec::new();
