@@ -189,10 +189,9 @@ fn a_body_that_breaks_again_and_again_is_an_error() {
 /// A store that honours `If-Match` says so, and of one that does not the version is compared.
 #[test]
 fn an_object_replaced_while_it_is_read_is_never_mixed() {
-    for (quirks, word) in [
-        (Quirks::default(), "changed"),
-        (Quirks { ignores_conditions: true, ..Quirks::default() }, "replaced while it was read"),
-    ] {
+    for (quirks, word) in
+        [(Quirks::default(), "changed"), (Quirks { ignores_conditions: true, ..Quirks::default() }, "replaced while it was read")]
+    {
         let stage = Stage::with(quirks);
         let before = noise(1_000_000);
         stage.put("a", &before).unwrap();

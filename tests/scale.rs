@@ -54,7 +54,13 @@ impl Stage {
         verb(&Scope::new(repository, source(), self.state.path())).await;
         let requests = options.metrics.requests();
         let of = |kind: &str| requests.operations.get(kind).map_or(0, |requests| requests.requests);
-        println!("{what}: {} lists, {} gets, {} others, {:.1} s", of("list"), of("get"), others(&requests), began.elapsed().as_secs_f64());
+        println!(
+            "{what}: {} lists, {} gets, {} others, {:.1} s",
+            of("list"),
+            of("get"),
+            others(&requests),
+            began.elapsed().as_secs_f64()
+        );
         requests
     }
 }

@@ -34,10 +34,8 @@ pub(crate) async fn content_to_store(store: &dyn Store, key: &str) -> Result<Byt
 }
 
 fn differ(key: &str) -> Error {
-    Error::damaged(format!(
-        "two reads of {key} gave two contents: the repository, or the way to it, damages what it carries"
-    ))
-    .hint("lifeboat verify   reads everything and compares it with what was signed")
+    Error::damaged(format!("two reads of {key} gave two contents: the repository, or the way to it, damages what it carries"))
+        .hint("lifeboat verify   reads everything and compares it with what was signed")
 }
 
 async fn digest(store: &dyn Store, key: &str) -> StoreResult<(Sha256Digest, u64)> {

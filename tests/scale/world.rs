@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat::base::{
-    BackupId, BackupType, Incarnation, Lsn, Segment, SegmentSize, SourceName, TimelineId, Timestamp,
-};
+use lifeboat::base::{BackupId, BackupType, Incarnation, Lsn, Segment, SegmentSize, SourceName, TimelineId, Timestamp};
 use lifeboat::codec::Sha256Digest;
 use lifeboat::repo::commit::{CommitEntry, Committed, LogFloor};
 use lifeboat::repo::identity::{self, Identity};
@@ -66,9 +64,8 @@ impl World {
         }
         let every = segments / (BACKUPS - EXPIRED) as u64;
         let left = |index: usize| index.checked_sub(EXPIRED).map(|index| FIRST + index as u64 * every);
-        let summaries: Vec<BackupSummary> = (0..BACKUPS)
-            .map(|index| summary(&incarnation, index, left(index).unwrap_or(index as u64), began))
-            .collect();
+        let summaries: Vec<BackupSummary> =
+            (0..BACKUPS).map(|index| summary(&incarnation, index, left(index).unwrap_or(index as u64), began)).collect();
         for backup in &summaries[EXPIRED..] {
             for name in ["begin.json", "packs.jsonl", "manifest.jsonl.zst"] {
                 objects.insert(format!("{}{name}", layout::backup(&source(), &backup.id)), b"x".to_vec());

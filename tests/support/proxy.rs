@@ -4,7 +4,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -75,6 +75,7 @@ struct Link {
     bytes_per_second: u64,
     /// When the bytes of the last turn that was given have passed.
     busy_until: Mutex<Instant>,
+    passed_bytes: AtomicU64,
 }
 
 impl Link {
@@ -86,6 +87,7 @@ impl Link {
             *busy_until
         };
         std::thread::sleep(passed.saturating_duration_since(Instant::now()));
+        self.passed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
@@ -121,8 +123,13 @@ impl Proxy {
 
     /// From here on bodies in both directions together pass at this rate.
     pub fn throttle(&self, bytes_per_second: u64) {
-        let link = Link { bytes_per_second, busy_until: Mutex::new(Instant::now()) };
+        let link = Link { bytes_per_second, busy_until: Mutex::new(Instant::now()), passed_bytes: AtomicU64::new(0) };
         *lock(&self.shared.link) = Some(Arc::new(link));
+    }
+
+    /// Bytes that have passed the throttled link.
+    pub fn passed_bytes(&self) -> u64 {
+        lock(&self.shared.link).as_ref().map_or(0, |link| link.passed_bytes.load(Ordering::Relaxed))
     }
 
     /// No faults from here on.

@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -148,10 +148,8 @@ fn segment_of(relative: &str, size: SegmentSize) -> Option<Segment> {
 /// What must be asked when these objects are known, in order and apart; one question about everything when that costs no
 /// more requests.
 fn questions(prefix: &str, objects: &[ObjectInfo], size: SegmentSize) -> Vec<Question> {
-    let segments: Vec<(&str, Segment)> = objects
-        .iter()
-        .filter_map(|object| Some((object.key.as_str(), segment_of(&object.key[prefix.len()..], size)?)))
-        .collect();
+    let segments: Vec<(&str, Segment)> =
+        objects.iter().filter_map(|object| Some((object.key.as_str(), segment_of(&object.key[prefix.len()..], size)?))).collect();
     let everything = everything(prefix);
     let end = everything.before.as_str();
     let first = segments.first().map_or(end, |(key, _)| key);
@@ -245,7 +243,7 @@ fn split_line(text: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Remembers a listing, readable by its owner alone.
-fn write(path: &PathBuf, facts: &Facts, prefix: &str, objects: &[ObjectInfo]) -> Result<()> {
+fn write(path: &Path, facts: &Facts, prefix: &str, objects: &[ObjectInfo]) -> Result<()> {
     let failed = |error: std::io::Error| Error::io("write", path, error);
     let mut content = serde_json::to_vec(facts).expect("facts are plain structs");
     content.push(b'\n');

@@ -126,8 +126,7 @@ impl<A: Around> Store for Layered<A> {
     }
 
     async fn put_if_absent(&self, key: &str, body: Body) -> StoreResult<PutOutcome> {
-        let call =
-            Call { kind: RequestKind::Put, key, sent_bytes: body_bytes(&body), wanted_bytes: Some(0), repeatable: true };
+        let call = Call { kind: RequestKind::Put, key, sent_bytes: body_bytes(&body), wanted_bytes: Some(0), repeatable: true };
         self.layer.put(self.below.as_ref(), call, &body).await
     }
 
@@ -159,10 +158,8 @@ impl<A: Around> Store for Layered<A> {
     }
 
     async fn head(&self, key: &str) -> StoreResult<ObjectInfo> {
-        let (below, call) = (
-            self.below.as_ref(),
-            Call { kind: RequestKind::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true },
-        );
+        let (below, call) =
+            (self.below.as_ref(), Call { kind: RequestKind::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true });
         self.layer.around(below, call, move || below.head(key)).await
     }
 

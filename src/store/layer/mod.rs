@@ -39,7 +39,6 @@ use self::timeout::Timeouts;
 use super::Store;
 use crate::base::Cancel;
 
-
 /// Which layers a store gets, and what they share with other users of the same repository.
 #[derive(Clone)]
 pub struct LayerOptions {

@@ -1,4 +1,5 @@
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rand::rngs::StdRng;
@@ -90,7 +91,8 @@ impl Stage {
         let (repository, source, incarnation) = (&self.repository, &self.source, &self.incarnation);
         let place = Place { repository, state: &state, source, incarnation, size: SIZE };
         let found = catalog(place, &self.log).await.unwrap();
-        (found, self.counting.calls()[before..].iter().filter(|call| call.starts_with("list")).count())
+        let page = format!("list {}", layout::log(&self.source, &self.incarnation));
+        (found, self.counting.calls()[before..].iter().filter(|call| **call == page).count())
     }
 
     /// Asserts that the remembered catalogue is the true one; how many pages were listed for it.
@@ -117,7 +119,7 @@ async fn a_later_look_asks_only_about_what_may_have_come() {
     stage.segments(2, 3505..3508).await;
     stage.put(&format!("{}00000001-1.age", layout::log_keys(&stage.source, &stage.incarnation))).await;
     assert_eq!(stage.assert_true("a promotion").await, 2);
-    assert_eq!(stage.assert_true("two timelines").await, 3);
+    assert_eq!(stage.assert_true("two timelines, of which one is short").await, 2);
     // Two holes, of which one is filled later on.
     for number in [1000, 2000] {
         stage.repository.store().delete(&stage.key(1, number, 'a')).await.unwrap();
@@ -125,11 +127,11 @@ async fn a_later_look_asks_only_about_what_may_have_come() {
     std::fs::remove_file(stage.file()).unwrap();
     assert_eq!(stage.assert_true("everything").await, 4);
     stage.segments(1, 1000..1001).await;
-    // Five questions would be more than what everything takes.
+    // Four questions would be no less than what everything takes.
     assert_eq!(stage.assert_true("a hole was filled").await, 4);
     stage.segments(1, 3511..6000).await;
-    assert_eq!(stage.assert_true("much came at once").await, 7);
-    assert_eq!(stage.assert_true("one hole and two timelines").await, 4);
+    assert_eq!(stage.assert_true("much came at once").await, 1 + 1 + 3);
+    assert_eq!(stage.assert_true("one hole").await, 3);
     stage.segments(1, 2000..2001).await;
     stage.assert_true("the other hole was filled").await;
     // A second primary where the log grows.
@@ -144,7 +146,7 @@ async fn a_later_look_asks_only_about_what_may_have_come() {
     for number in 1500..3000 {
         stage.repository.store().delete(&stage.key(1, number, 'a')).await.unwrap();
     }
-    assert_eq!(stage.assert_true("an expiry").await, 3);
+    assert_eq!(stage.assert_true("an expiry").await, 2);
 }
 
 /// What arrives in any order is seen at once, as long as no content is given to a number a second time far back.
@@ -219,6 +221,7 @@ async fn what_cannot_be_trusted_is_not_gone_on_with() {
 #[tokio::test]
 async fn a_directory_is_listed_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
+    LocalStore::create_root(dir.path()).unwrap();
     let stage = Stage::on(Arc::new(LocalStore::new(dir.path()))).await;
     stage.segments(1, 1..20).await;
     stage.assert_true("a directory").await;
