@@ -119,11 +119,6 @@ impl TimelinePath {
         reaches && inside_limit
     }
 
-    /// The run from a backup's start, when the backup lies on the path and its own log is archived whole.
-    pub fn run_of(&self, catalog: &LogCatalog, backup: &BackupSummary) -> Option<Run> {
-        self.serves(catalog, backup).then(|| self.run(catalog, backup.start_lsn))
-    }
-
     /// Size of a segment.
     pub fn segment_size(&self) -> SegmentSize {
         self.size
