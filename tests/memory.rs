@@ -2,9 +2,6 @@
 
 mod support;
 
-use std::time::Duration;
-
-use support::lifeboat::Host;
 use support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
 use support::process;
 use support::scenario::{SOURCE, Scenario};
@@ -17,24 +14,6 @@ const DOUBLINGS: [u32; 2] = [3, 2];
 
 /// What a run may need, whatever the database's size.
 const LIMIT_KIB: u64 = 128 << 10;
-
-/// Runs `lifeboat` to its end and returns its peak resident memory in KiB.
-#[track_caller]
-fn peak_kib(host: &Host, arguments: &[&str]) -> u64 {
-    let mut running = host.start(arguments);
-    let status_file = format!("/proc/{}/status", running.pid());
-    let mut peak_kib = 0;
-    process::wait_until("the command ends", Duration::from_secs(300), || {
-        let status = std::fs::read_to_string(&status_file).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let now = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
-        peak_kib = peak_kib.max(now);
-        running.has_ended()
-    });
-    running.finish(Duration::from_secs(1)).success();
-    assert!(peak_kib > 0, "nothing was measured");
-    peak_kib
-}
 
 /// Doubles the rows. Their copies lie far apart, where a frame's compression cannot see them.
 fn double(scenario: &Scenario, doublings: u32) {
@@ -63,14 +42,14 @@ fn memory_does_not_grow_with_the_database() {
     let backup = ["backup", SOURCE, "--type", "full"];
     let restore = |name: &str| {
         let into = scenario.restored.join(name);
-        let peak = peak_kib(&scenario.rescue, &["restore", SOURCE, "--to-immediate", "--into", into.to_str().expect("plain")]);
+        let peak = scenario.rescue.peak_kib(&["restore", SOURCE, "--to-immediate", "--into", into.to_str().expect("plain")]);
         std::fs::remove_dir_all(&into).expect("own directory");
         peak
     };
     double(&scenario, DOUBLINGS[0]);
-    let small = (peak_kib(&scenario.protected, &backup), restore("small"));
+    let small = (scenario.protected.peak_kib(&backup), restore("small"));
     double(&scenario, DOUBLINGS[1]);
-    let large = (peak_kib(&scenario.protected, &backup), restore("large"));
+    let large = (scenario.protected.peak_kib(&backup), restore("large"));
     let bytes = scenario.cluster.sql().number("SELECT pg_table_size('ballast')");
     assert!(bytes > 800 << 20, "the large database has {bytes} bytes only");
     println!("peak KiB of backup and restore: {small:?} on the small database, {large:?} on the large one");

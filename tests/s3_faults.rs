@@ -186,22 +186,32 @@ fn a_body_that_breaks_again_and_again_is_an_error() {
     assert_told(&error, &["cannot read a in"]);
 }
 
+/// A store that honours `If-Match` says so, and of one that does not the version is compared.
 #[test]
 fn an_object_replaced_while_it_is_read_is_never_mixed() {
-    let stage = Stage::new();
-    stage.put("a", &noise(1_000_000)).unwrap();
-    stage.proxy.fail("GET", 1, Fault::StallAfter(500_000));
-    let error = std::thread::scope(|scope| {
-        let reading = scope.spawn(|| stage.get("a"));
-        let deadline = Instant::now() + LIMIT;
-        while stage.sent("GET") == 0 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        stage.server.plant("orders/a", &noise(1_000_001));
-        reading.join().unwrap().unwrap_err()
-    });
-    assert!(error.is_retryable(), "{error:?}");
-    assert_told(&error, &["changed"]);
+    for (quirks, word) in
+        [(Quirks::default(), "changed"), (Quirks { ignores_conditions: true, ..Quirks::default() }, "replaced while it was read")]
+    {
+        let stage = Stage::with(quirks);
+        let before = noise(1_000_000);
+        stage.put("a", &before).unwrap();
+        // Of the same length, and other at every place: no mixture of the two is one of them.
+        let after: Vec<u8> = before.iter().map(|byte| !byte).collect();
+        stage.proxy.fail("GET", 1, Fault::StallAfter(500_000));
+        let error = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| stage.get("a"));
+            let deadline = Instant::now() + LIMIT;
+            // The first half is on its way, and nothing more of that version will come.
+            while stage.proxy.stalled() == 0 && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            stage.server.plant("orders/a", &after);
+            reading.join().unwrap().unwrap_err()
+        });
+        assert!(error.is_retryable(), "{error:?}");
+        assert_told(&error, &[word]);
+        assert_eq!(stage.get("a").unwrap(), after, "the next read has one version");
+    }
 }
 
 #[test]
@@ -367,25 +377,22 @@ fn a_missing_bucket_is_permanent_and_never_created() {
 
 #[test]
 fn a_damaged_upload_is_refused_by_the_store() {
-    let server = S3Server::start();
-    let store = server.store("orders");
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), noise(8 << 20)).unwrap();
-    let changing = file.path().to_owned();
-    block_on(async {
-        let put = store.put_if_absent("a", Body::File(changing.clone()));
-        // Between its digest and its sending, nearly always; either way the store holds it whole or not at all.
-        let change = async {
-            tokio::task::yield_now().await;
-            let mut damaged = noise(8 << 20);
-            damaged[4 << 20] ^= 1;
-            std::fs::write(&changing, &damaged).unwrap();
-        };
-        let (outcome, ()) = tokio::join!(put, change);
-        match outcome {
-            Ok(_) => assert_eq!(store.get("a").await.unwrap().len(), 8 << 20),
-            Err(error) => assert!(error.is_retryable() && server.names().is_empty(), "{error:?}"),
-        }
-    });
-    assert_eq!(store.requests().of(RequestKind::Delete), 0);
+    let whole = noise(3 << 20);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&whole).unwrap();
+    for (name, body) in [("bytes", Body::from(whole.clone())), ("file", Body::File(file.path().to_owned()))] {
+        let stage = Stage::new();
+        // Once on its way: it is sent again, and is there whole.
+        stage.proxy.fail("PUT", 1, Fault::FlipUpload(1 << 20));
+        assert_eq!(stage.run(stage.store.put_if_absent("a", body.clone())).unwrap(), PutOutcome::Created, "{name}");
+        assert_eq!(stage.sent("PUT"), 2, "{name}");
+        assert_eq!(stage.get("a").unwrap(), whole, "{name}");
+        // Every time: it is told, and nothing is there.
+        stage.proxy.fail("PUT", usize::MAX, Fault::FlipUpload(whole.len() - 1));
+        let error = stage.run(stage.store.put_if_absent("b", body)).unwrap_err();
+        assert!(error.is_retryable(), "{name}: {error:?}");
+        assert_told(&error, &["cannot write b in"]);
+        assert_eq!(stage.server.names(), ["orders/a"], "{name}");
+        assert_eq!(stage.store.requests().of(RequestKind::Delete), 0, "{name}: nothing had to be taken back");
+    }
 }

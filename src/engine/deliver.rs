@@ -15,7 +15,7 @@ use super::copy::carry::{Carried, Carrier, Load};
 use super::copy::log::adopt_keys;
 use super::copy::{self, CopyOptions, Fate};
 use super::lease::Terms;
-use super::{Scope, Writing, head, reread};
+use super::{Scope, Writing, head};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, killpoint};
@@ -224,15 +224,7 @@ impl Delivery<'_> {
             Found::Nothing { resolved } => resolved,
         };
         let Item::Log { key, .. } = &queued.item else { return Ok((named, None)) };
-        // Read twice, because what arrives is signed for: here and on its way.
-        let (sha256, _) = match reread::digest(carrier.from.as_ref(), key).await {
-            Err(error) if error.kind() == ErrorKind::Damaged => {
-                let why = format!("repository {} does not hold it", holder.repository.name());
-                return Err(Failure { why, for_good: true });
-            }
-            outcome => outcome?,
-        };
-        let load = Load { key: key.clone(), new_key: key.clone(), expected: vec![sha256] };
+        let load = Load { key: key.clone(), new_key: key.clone(), expected: Vec::new() };
         let carried = match carrier.carry(&load).await {
             // A push may have put it there a moment before, encrypted otherwise.
             Err(error) if error.kind() == ErrorKind::Damaged => match named.look(self.to).await? {
@@ -249,7 +241,10 @@ impl Delivery<'_> {
                 Ok((named, Some((sha256, bytes))))
             }
             Carried::Present => Ok((named, None)),
-            Carried::Damaged { why } => Err(Failure { why: format!("two reads differ: {why}"), for_good: false }),
+            Carried::Damaged { why } => {
+                let why = format!("repository {} does not hold it: {why}", holder.repository.name());
+                Err(Failure { why, for_good: true })
+            }
         }
     }
 
@@ -265,6 +260,10 @@ impl Delivery<'_> {
         Err(self.last_word(failure))
     }
 
+    fn log_waits(&self) -> Result<bool> {
+        Ok(self.queue.items()?.iter().any(|queued| !queued.given_up && matches!(queued.item, Item::Log { .. })))
+    }
+
     async fn copy_backup(&self, holder: &Scope, id: &BackupId) -> Result<(), Failure> {
         let name = holder.repository.name();
         let log = head::look(holder).await?.trusted(holder)?;
@@ -277,7 +276,8 @@ impl Delivery<'_> {
         match report.backups.into_iter().find(|verdict| verdict.id == *id).map(|verdict| verdict.fate) {
             // Expired there means that it was there, and nobody wants it back.
             Some(Fate::Copied | Fate::Present | Fate::Expired) => Ok(()),
-            Some(Fate::LeftOut { why }) => Err(Failure { why, for_good: true }),
+            // Its log may still be on the way.
+            Some(Fate::LeftOut { why }) => Err(Failure { why, for_good: !self.log_waits()? }),
             None => Err(Failure { why: format!("repository {name} does not hold it"), for_good: true }),
         }
     }

@@ -1,5 +1,6 @@
 //! `list`: what a repository holds of a source and which moments it can bring back, from names and signed entries
-//! alone: no key needed.
+//! alone: no key needed. It shows and decides nothing, so the names may be those that this host remembers
+//! ([`crate::repo::log::listing`]).
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use crate::repo::expiry::{Marks, Standing};
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::LogCatalog;
 use crate::repo::log::catalog::SplitBrain;
+use crate::repo::log::listing::{self, Place};
 use crate::repo::{BackupSummary, CommitLog, Repository};
 
 /// What there is of one source.
@@ -76,7 +78,14 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
     let marks = Marks::load(&scope.repository, &scope.source).await?;
     problems.extend(log.broken().map(|(backup, broken)| (backup.id.to_string(), broken.to_string())));
     for identity in identities {
-        let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
+        let place = Place {
+            repository: &scope.repository,
+            state: &scope.state,
+            source: &scope.source,
+            incarnation: &identity.incarnation,
+            size: identity.segment_bytes,
+        };
+        let catalog = listing::catalog(place, log).await?;
         let backups: Vec<BackupSummary> =
             log.restorable().filter(|backup| backup.incarnation == identity.incarnation).cloned().collect();
         incarnations.push(IncarnationSurvey {

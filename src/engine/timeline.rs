@@ -1,6 +1,6 @@
 //! The way through the timelines to one of them, and which archived segments lie on it without a gap. Pure.
 
-use crate::base::{Lsn, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::repo::BackupSummary;
 use crate::repo::log::LogCatalog;
 
@@ -76,10 +76,18 @@ impl TimelinePath {
 
     /// The archived segments from the one that holds `start` on.
     pub fn run(&self, catalog: &LogCatalog, start: Lsn) -> Run {
+        self.run_through(catalog, start, u64::MAX)
+    }
+
+    /// As [`Self::run`], but not looked at beyond the segment with the number `last`.
+    fn run_through(&self, catalog: &LogCatalog, start: Lsn, last: u64) -> Run {
         let mut segments = Vec::new();
         let mut number = start.0 / self.size.bytes();
         loop {
             let segment = self.segment(number);
+            if number > last {
+                return Run { segments, missing: segment, limit: None };
+            }
             if catalog.segments.contains_key(&segment) {
                 segments.push(segment);
                 number += 1;
@@ -99,16 +107,16 @@ impl TimelinePath {
         }
     }
 
-    /// The run from a backup's start, when the backup lies on the path and its own log is archived whole.
-    pub fn run_of(&self, catalog: &LogCatalog, backup: &BackupSummary) -> Option<Run> {
+    /// Whether the backup lies on the path and its own log is archived whole.
+    pub fn serves(&self, catalog: &LogCatalog, backup: &BackupSummary) -> bool {
         if !self.contains(backup.timeline, backup.stop_lsn) {
-            return None;
+            return false;
         }
-        let run = self.run(catalog, backup.start_lsn);
         let last_needed = backup.stop_lsn.0.saturating_sub(1) / self.size.bytes();
+        let run = self.run_through(catalog, backup.start_lsn, last_needed);
         let reaches = run.segments.last().is_some_and(|last| last.number >= last_needed);
         let inside_limit = run.limit.is_none_or(|limit| backup.stop_lsn <= limit);
-        (reaches && inside_limit).then_some(run)
+        reaches && inside_limit
     }
 
     /// Size of a segment.
@@ -125,10 +133,77 @@ impl Run {
     }
 }
 
+/// Where the log that is archived without a gap from some start on ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// One past its last byte.
+    pub end_lsn: Lsn,
+    /// First segment that is missing.
+    pub missing: Segment,
+    /// Latest transaction end that the names from the start on tell.
+    pub latest_end: Option<Timestamp>,
+}
+
+/// All runs on a path, for many starts: every segment is looked at once.
+pub struct Runs<'a> {
+    path: &'a TimelinePath,
+    catalog: &'a LogCatalog,
+    /// In the order of their numbers, each as long as it can be; of each segment the latest end from there on.
+    runs: Vec<(Run, Vec<Option<Timestamp>>)>,
+}
+
+impl<'a> Runs<'a> {
+    /// The runs of `catalog` on `path`.
+    pub fn on(path: &'a TimelinePath, catalog: &'a LogCatalog) -> Self {
+        let on_path = catalog.segments.keys().filter(|segment| path.segment(segment.number) == **segment);
+        let mut numbers: Vec<u64> = on_path.map(|segment| segment.number).collect();
+        numbers.sort_unstable();
+        let mut runs: Vec<(Run, Vec<Option<Timestamp>>)> = Vec::new();
+        for number in numbers {
+            let last = runs.last().and_then(|(run, _)| run.segments.last());
+            if last.is_none_or(|last| last.number < number) {
+                let run = path.run(catalog, Lsn(number * path.size.bytes()));
+                let latest = latest_ends(&run, catalog);
+                runs.push((run, latest));
+            }
+        }
+        Self { path, catalog, runs }
+    }
+
+    /// What the run from `start` on comes to.
+    pub fn from(&self, start: Lsn) -> Reach {
+        let reach = |run: &Run, latest_end| Reach { end_lsn: run.end(self.path.size), missing: run.missing, latest_end };
+        let number = start.0 / self.path.size.bytes();
+        let first = |run: &Run| run.segments.first().map_or(0, |first| first.number);
+        let after = self.runs.partition_point(|(run, _)| first(run) <= number);
+        if let Some((run, latest)) = after.checked_sub(1).map(|at| &self.runs[at])
+            && let Some(latest_end) = latest.get((number - first(run)) as usize)
+        {
+            return reach(run, *latest_end);
+        }
+        let run = self.path.run(self.catalog, start);
+        reach(&run, latest_ends(&run, self.catalog).first().copied().flatten())
+    }
+}
+
+/// Of each segment of a run the latest transaction end that the names from it on tell.
+///
+/// What the name of a limited run's last segment tells may have happened beyond the limit, on the abandoned branch.
+pub fn latest_ends(run: &Run, catalog: &LogCatalog) -> Vec<Option<Timestamp>> {
+    let whole = run.segments.len() - usize::from(run.limit.is_some());
+    let told = |segment: &Segment| catalog.segments.get(segment).and_then(|object| object.name.last.known());
+    let mut latest = vec![None; run.segments.len()];
+    let mut so_far = None;
+    for at in (0..whole).rev() {
+        so_far = so_far.max(told(&run.segments[at]));
+        latest[at] = so_far;
+    }
+    latest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Timestamp;
     use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
     use crate::repo::log::{SegmentObject, TimelineHistory};
 
@@ -206,6 +281,36 @@ mod tests {
         assert_eq!(run.limit, Some(at(5, 100)));
         assert_eq!(run.end(SIZE), at(5, 100));
         assert_eq!(run.missing, Segment { timeline: TimelineId(2), number: 5 });
+    }
+
+    #[test]
+    fn many_starts_come_to_what_each_of_them_comes_to() {
+        let worlds = [
+            catalog(&[(1, 3), (1, 4), (1, 5), (1, 6), (2, 5), (2, 6)], &[(2, 1, at(5, 100))]),
+            catalog(&[(1, 4), (1, 5), (1, 6)], &[(2, 1, at(5, 100))]),
+            catalog(&[(1, 3), (1, 4), (2, 5), (2, 8)], &[(2, 1, at(5, 0))]),
+            catalog(&[(1, 3), (1, 5), (1, 7), (2, 9)], &[(2, 1, at(7, 100))]),
+            catalog(&[(1, 3), (1, 4), (1, 5), (1, 6), (2, 6), (3, 4), (3, 5)], &[(2, 1, at(6, 100)), (3, 2, at(4, 100))]),
+            catalog(&[], &[]),
+        ];
+        for (world, mut archived) in worlds.into_iter().enumerate() {
+            // Times that go up and down.
+            for (number, object) in archived.segments.values_mut().enumerate() {
+                let time = Timestamp::from_unix_micros([50, 10, 40, 20, 30][number % 5]).unwrap();
+                object.name.last = if number % 3 == 2 { CommitTime::Unknown } else { CommitTime::At(time) };
+            }
+            for timeline in 1..=3 {
+                let Ok(path) = TimelinePath::to(TimelineId(timeline), &archived, SIZE) else { continue };
+                let runs = Runs::on(&path, &archived);
+                for number in 0..12 {
+                    let run = path.run(&archived, at(number, 40));
+                    let whole = run.segments.len() - usize::from(run.limit.is_some());
+                    let told = run.segments[..whole].iter().filter_map(|segment| archived.segments[segment].name.last.known());
+                    let expected = Reach { end_lsn: run.end(SIZE), missing: run.missing, latest_end: told.max() };
+                    assert_eq!(runs.from(at(number, 40)), expected, "world {world}, timeline {timeline}, segment {number}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::base::{BackupId, Lsn, Segment, Timestamp};
 use crate::repo::BackupSummary;
 use crate::repo::log::LogCatalog;
 
-use super::timeline::{Run, TimelinePath};
+use super::timeline::{Reach, Run, Runs, TimelinePath, latest_ends};
 
 /// Moments to which a restore is possible, without a gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,15 +35,16 @@ pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &Lo
     let mut window = Window::default();
     let mut on_path: Vec<&BackupSummary> = backups.filter(|backup| path.contains(backup.timeline, backup.stop_lsn)).collect();
     on_path.sort_by_key(|backup| backup.stop_lsn);
+    let runs = Runs::on(path, catalog);
     for backup in on_path {
-        let Some(run) = path.run_of(catalog, backup) else {
+        if !path.serves(catalog, backup) {
             window.unusable.push(backup.id.clone());
             continue;
-        };
-        let end_lsn = run.end(path.segment_size());
+        }
+        let Reach { end_lsn, missing, latest_end } = runs.from(backup.start_lsn);
         // A standby's clock is no witness of what the primary had committed by then.
         let stopped = Some(backup.stop_time).filter(|_| !backup.from_standby);
-        let to = latest_end(&run, catalog).max(stopped).unwrap_or(backup.stop_time);
+        let to = latest_end.max(stopped).unwrap_or(backup.stop_time);
         match window.intervals.last_mut() {
             Some(interval) if interval.end_lsn == end_lsn => {
                 interval.from = interval.from.min(backup.stop_time);
@@ -52,7 +53,7 @@ pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &Lo
             }
             _ => {
                 let (from, backups) = (backup.stop_time, vec![backup.id.clone()]);
-                window.intervals.push(Interval { from, to, end_lsn, backups, missing: run.missing });
+                window.intervals.push(Interval { from, to, end_lsn, backups, missing });
             }
         }
     }
@@ -60,11 +61,8 @@ pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &Lo
 }
 
 /// Latest transaction end that the names in a run tell.
-///
-/// What the name of a limited run's last segment tells may have happened beyond the limit, on the abandoned branch.
 pub fn latest_end(run: &Run, catalog: &LogCatalog) -> Option<Timestamp> {
-    let whole = run.segments.len() - usize::from(run.limit.is_some());
-    run.segments[..whole].iter().filter_map(|segment| catalog.segments.get(segment)?.name.last.known()).max()
+    latest_ends(run, catalog).first().copied().flatten()
 }
 
 impl Window {

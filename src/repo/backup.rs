@@ -51,14 +51,13 @@ pub async fn begin(repository: &Repository, source: &SourceName, signer: &Signer
 /// Damaged when the announcement does not verify.
 pub async fn load_begin(repository: &Repository, source: &SourceName, id: &BackupId) -> Result<Option<Begin>> {
     let key = layout::begin(source, id);
-    let document = match repository.store().get(&key).await {
-        Ok(document) => document,
+    let place = Place::of_source("begin", repository.id(), source);
+    let judge = |document: &[u8]| signed::verify::<Begin>(document, &place, |id| repository.keyring().key_for(id, Role::Write));
+    let begin = match signed::read_judged(repository.store(), &key, judge).await {
+        Ok((_, begin)) => begin.map_err(|error| read_error(&key, error))?,
         Err(error) if error.is_not_found() => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let place = Place::of_source("begin", repository.id(), source);
-    let begin: Begin = signed::verify(&document, &place, |id| repository.keyring().key_for(id, Role::Write))
-        .map_err(|error| read_error(&key, error))?;
     if begin.id == *id { Ok(Some(begin)) } else { Err(Error::damaged(format!("{key} is a copy of that of backup {}", begin.id))) }
 }
 

@@ -174,15 +174,16 @@ impl CommitLog {
                 log.problems.push((object.key, "it is not a commit entry".to_owned()));
                 continue;
             };
-            let document = match repository.store().get(&object.key).await {
-                Ok(document) => document,
+            let judge = |document: &[u8]| verified(repository, source, document);
+            let (document, entry) = match signed::read_judged(repository.store(), &object.key, judge).await {
+                Ok(read) => read,
                 Err(error) if error.is_not_found() => {
                     log.problems.push((object.key, "it vanished while the log was being read".to_owned()));
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            log.accept(repository, source, &object.key, number, &document, previous);
+            log.accept(source, &object.key, number, entry, previous);
             previous = Some((number, Sha256Digest::of(&document)));
             log.digests.extend(previous);
         }
@@ -192,11 +193,10 @@ impl CommitLog {
 
     fn accept(
         &mut self,
-        repository: &Repository,
         source: &SourceName,
         key: &str,
         number: u32,
-        document: &[u8],
+        entry: Result<CommitEntry, SignedError>,
         previous: Option<(u32, Sha256Digest)>,
     ) {
         let expected_number = previous.map_or(1, |(number, _)| number + 1);
@@ -208,7 +208,7 @@ impl CommitLog {
                 self.problems.push((layout::commit(source, expected_number), why));
             }
         }
-        let entry = match verified(repository, source, document) {
+        let entry = match entry {
             Ok(entry) => entry,
             Err(error) => return self.problems.push((key.to_owned(), error.to_string())),
         };
@@ -251,6 +251,21 @@ impl CommitLog {
         (!is_gone).then(|| (earlier.number, earlier.backup() == Some(backup)))
     }
 
+    /// The digest that entry `number` has to name. One of an object that did not verify is not taken from a single read: it
+    /// may be sound where it lies.
+    async fn previous_of(&self, repository: &Repository, source: &SourceName, number: u32) -> Result<Option<Sha256Digest>> {
+        let Some(digest) = self.digests.get(&(number - 1)) else { return Ok(None) };
+        let is_known = self.fenced.contains(&(number - 1)) || self.entries.iter().any(|entry| entry.number == number - 1);
+        let key = layout::commit(source, number - 1);
+        if is_known || Sha256Digest::of(&repository.store().get(&key).await?) == *digest {
+            return Ok(Some(*digest));
+        }
+        Err(Error::damaged(format!(
+            "nothing was committed to {source}: two reads of {key} gave two contents, of which none is a commit entry"
+        ))
+        .hint(format!("lifeboat verify {source}   reads everything and compares it with what was signed")))
+    }
+
     /// Takes up an entry that verified.
     fn admit(&mut self, entry: CommitEntry) {
         if let Some(tombstone) = entry.tombstone() {
@@ -269,6 +284,12 @@ impl CommitLog {
             log.admit(CommitEntry { number, previous, lease_token, host, written, committed });
         }
         log
+    }
+
+    /// Number and digest of the last entry that verified.
+    pub fn last_entry(&self) -> Option<(u32, Sha256Digest)> {
+        let number = self.entries.last()?.number;
+        Some((number, *self.digests.get(&number)?))
     }
 
     /// The largest token of a lease under which an entry was written; 0 when none was.
@@ -481,7 +502,7 @@ pub async fn append_decided(
         let number = (last.unwrap_or(0) + 1..).find(|number| !log.digests.contains_key(number)).unwrap_or(u32::MAX);
         let entry = CommitEntry {
             number,
-            previous: log.digests.get(&(number - 1)).copied(),
+            previous: log.previous_of(repository, source, number).await?,
             lease_token: author.lease_token,
             host: author.host.to_owned(),
             written: Timestamp::now(),

@@ -94,13 +94,14 @@ impl Marks {
         let mut marks = Self::default();
         for object in list_all(repository.store(), &prefix, None).await? {
             let name = object.key[prefix.len()..].strip_suffix(".json").unwrap_or_default().to_owned();
-            let document = match repository.store().get(&object.key).await {
-                Ok(document) => document,
+            let key_of = |id: &KeyId| repository.keyring().key_for(id, Role::Expire);
+            let judge = |document: &[u8]| signed::verify::<Body>(document, &place(repository, source), key_of);
+            let judged = match signed::read_judged(repository.store(), &object.key, judge).await {
+                Ok((_, judged)) => judged,
                 Err(error) if error.is_not_found() => continue,
                 Err(error) => return Err(error.into()),
             };
-            let key_of = |id: &KeyId| repository.keyring().key_for(id, Role::Expire);
-            match signed::verify::<Body>(&document, &place(repository, source), key_of) {
+            match judged {
                 Ok(body) if body.name == name => {
                     marks.documents.insert(name, (body.expiry, object.modified));
                 }

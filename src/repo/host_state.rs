@@ -2,7 +2,7 @@
 //!
 //! Losing it costs time and never data: the keys seen first, the head of each commit log (so that a repository that
 //! was wound back is noticed), the key of the present stretch of log, what straddles out of the last archived
-//! segment, and the digests that wait to be signed in a batch.
+//! segment, the digests that wait to be signed in a batch, and the names in the log when it was listed last.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -214,6 +214,11 @@ impl HostState {
         let _ = fs::remove_file(&path);
         let (digest, key): (Sha256Digest, String) = parse_digested(&text)?;
         (digest == raw_sha256).then_some(key)
+    }
+
+    /// The file with the listing of one log; see [`super::log::listing`].
+    pub(super) fn listing_path(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
+        self.log_dir(source, incarnation).join("listing")
     }
 
     /// Locks the journal of one log on this host, waiting for another process that holds it.

@@ -6,7 +6,7 @@ use super::keyring::Role;
 use super::signed::{self, KeyId, Place, Signer};
 use super::{Repository, layout, read_error};
 use crate::base::{Error, Incarnation, Result, SegmentSize, SourceName, Timestamp};
-use crate::store::{PutOutcome, list_all};
+use crate::store::{PutOutcome, StoreResult, list_all};
 
 /// One incarnation of a PostgreSQL source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,16 +37,13 @@ fn place(repository: &Repository, source: &SourceName) -> Place {
 /// Failed when the record disagrees; damaged when it does not verify.
 pub async fn ensure(repository: &Repository, source: &SourceName, signer: &Signer, identity: &Identity) -> Result<()> {
     let key = layout::identity(source, &identity.incarnation);
-    let known = match repository.store().get(&key).await {
-        Ok(document) => parse(repository, source, &key, &document)?,
+    let known = match read(repository, source, &key).await {
+        Ok(known) => known?,
         Err(error) if error.is_not_found() => {
             let document = signed::sign(place(repository, source), identity, signer);
             match repository.store().put_if_absent(&key, document.into()).await? {
                 PutOutcome::Created => return Ok(()),
-                PutOutcome::AlreadyExists => {
-                    let document = repository.store().get(&key).await?;
-                    parse(repository, source, &key, &document)?
-                }
+                PutOutcome::AlreadyExists => read(repository, source, &key).await??,
             }
         }
         Err(error) => return Err(error.into()),
@@ -70,14 +67,19 @@ pub async fn ensure(repository: &Repository, source: &SourceName, signer: &Signe
 pub async fn survey(repository: &Repository, source: &SourceName) -> Result<(Vec<Identity>, Vec<(String, String)>)> {
     let (mut all, mut problems) = (Vec::new(), Vec::new());
     for object in list_all(repository.store(), &layout::identities(source), None).await? {
-        let document = repository.store().get(&object.key).await?;
-        match parse(repository, source, &object.key, &document) {
+        match read(repository, source, &object.key).await? {
             Ok(identity) => all.push(identity),
             Err(error) => problems.push((object.key, error.summary())),
         }
     }
     all.sort_by_key(|identity| identity.first_seen);
     Ok((all, problems))
+}
+
+/// Reads one record; the inner error says why it is not used.
+async fn read(repository: &Repository, source: &SourceName, key: &str) -> StoreResult<Result<Identity>> {
+    let judge = |document: &[u8]| parse(repository, source, key, document);
+    signed::read_judged(repository.store(), key, judge).await.map(|(_, identity)| identity)
 }
 
 fn parse(repository: &Repository, source: &SourceName, key: &str, document: &[u8]) -> Result<Identity> {

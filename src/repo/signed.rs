@@ -10,6 +10,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use ed25519_dalek::pkcs8::{DecodePrivateKey, DecodePublicKey, EncodePrivateKey, EncodePublicKey};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, Result, SourceName};
 use crate::codec::Sha256Digest;
+use crate::store::{Store, StoreResult};
 
 /// The repository format this program reads and writes.
 pub const FORMAT: u32 = 1;
@@ -200,6 +202,10 @@ pub fn verify<T: DeserializeOwned>(
     let malformed = |why: &str| SignedError::Malformed(why.to_owned());
     let end = document.iter().position(|b| *b == b'\n').ok_or_else(|| malformed("it has no second line"))?;
     let (payload, rest) = (&document[..end], &document[end + 1..]);
+    // Whoever names the digest of this document must not name that of one that was cut short.
+    if !rest.ends_with(b"\n") {
+        return Err(malformed("its last line is cut short"));
+    }
     let line: SignatureLine = serde_json::from_slice(rest).map_err(|error| malformed(&error.to_string()))?;
     let found: Place = serde_json::from_slice(payload).map_err(|error| malformed(&error.to_string()))?;
     if found.format != FORMAT {
@@ -216,6 +222,26 @@ pub fn verify<T: DeserializeOwned>(
         return Err(SignedError::WrongPlace { found: describe(&found), expected: describe(place) });
     }
     serde_json::from_slice::<Payload<T>>(payload).map(|payload| payload.body).map_err(|error| malformed(&error.to_string()))
+}
+
+/// Reads the object `key` and has it judged; one that is not accepted is read once more, for it may have been damaged on its
+/// way here and not where it lies. The document and the judgement of the last read.
+///
+/// # Errors
+/// The store's.
+pub(super) async fn read_judged<T, E>(
+    store: &dyn Store,
+    key: &str,
+    judge: impl Fn(&[u8]) -> std::result::Result<T, E>,
+) -> StoreResult<(Bytes, std::result::Result<T, E>)> {
+    let first = store.get(key).await?;
+    let judged = judge(&first);
+    if judged.is_ok() {
+        return Ok((first, judged));
+    }
+    let second = store.get(key).await?;
+    let judged = judge(&second);
+    Ok((second, judged))
 }
 
 fn describe(place: &Place) -> String {
@@ -250,10 +276,12 @@ mod tests {
         assert!(matches!(read(&forged, &place("orders"), &signer), Err(SignedError::UnknownKey(_))));
         let lying = verify::<Body>(&forged, &place("orders"), |_| Some(signer.public_key()));
         assert!(matches!(lying, Err(SignedError::BadSignature(_))));
-        for at in 0..document.len() - 1 {
-            let mut altered = document.clone();
-            altered[at] ^= 1;
-            assert!(read(&altered, &place("orders"), &signer).is_err(), "byte {at}");
+        for at in 0..document.len() {
+            for bit in 0..8 {
+                let mut altered = document.clone();
+                altered[at] ^= 1 << bit;
+                assert!(read(&altered, &place("orders"), &signer).is_err(), "bit {bit} of byte {at}");
+            }
             assert!(read(&document[..at], &place("orders"), &signer).is_err(), "cut at {at}");
         }
     }

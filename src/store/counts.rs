@@ -1,9 +1,12 @@
-//! How many requests a store has sent: what object stores charge for.
+//! How many requests there were, by kind: what object stores charge for.
+//!
+//! Counted in two places that differ: by the layers ([`super::layer::metrics`]), call by call as a verb makes them; and by a
+//! store in a bucket itself, which may look before it puts, and repeats what failed at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A kind of request, as object stores price them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RequestKind {
     /// Writes an object.
     Put,
@@ -17,15 +20,27 @@ pub enum RequestKind {
     Delete,
 }
 
-/// Requests sent since the store was opened, by kind. Those that failed and those that were repeated count too.
+impl RequestKind {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Put, Self::Get, Self::Head, Self::List, Self::Delete];
+
+    /// `put`, `get`, …
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::List => "list",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// Requests so far, by kind. Those that failed and those that were repeated count too.
 #[derive(Debug, Default)]
-pub struct RequestCounts([AtomicU64; 5]);
+pub struct RequestCounts([AtomicU64; RequestKind::ALL.len()]);
 
 impl RequestCounts {
-    /// All kinds.
-    pub const KINDS: [RequestKind; 5] =
-        [RequestKind::Put, RequestKind::Get, RequestKind::Head, RequestKind::List, RequestKind::Delete];
-
     /// Counts one request.
     pub fn add(&self, kind: RequestKind) {
         self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
@@ -38,7 +53,7 @@ impl RequestCounts {
 
     /// The requests of all kinds.
     pub fn total(&self) -> u64 {
-        Self::KINDS.into_iter().map(|kind| self.of(kind)).sum()
+        RequestKind::ALL.into_iter().map(|kind| self.of(kind)).sum()
     }
 }
 
@@ -49,10 +64,10 @@ mod tests {
     #[test]
     fn each_kind_is_counted_by_itself() {
         let counts = RequestCounts::default();
-        for (times, kind) in RequestCounts::KINDS.into_iter().enumerate() {
+        for (times, kind) in RequestKind::ALL.into_iter().enumerate() {
             (0..times).for_each(|_| counts.add(kind));
         }
-        assert_eq!(RequestCounts::KINDS.map(|kind| counts.of(kind)), [0, 1, 2, 3, 4]);
+        assert_eq!(RequestKind::ALL.map(|kind| counts.of(kind)), [0, 1, 2, 3, 4]);
         assert_eq!(counts.total(), 10);
     }
 }

@@ -228,6 +228,12 @@ pub(crate) fn version_of(content: &[u8]) -> String {
     hex::encode(Sha256::digest(content))
 }
 
+/// Whether a store is a directory: it is walked once for a whole listing, and would be walked again for every page.
+/// Elsewhere a page is a request.
+pub fn is_directory(store: &dyn Store) -> bool {
+    store.url().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:"))
+}
+
 /// All objects of [`Store::list`], one page after the other.
 pub(crate) async fn list_by_page<S: Store + ?Sized>(
     store: &S,

@@ -64,10 +64,10 @@ async fn no_fault_in_a_push_loses_or_forges_a_segment() {
             let before = place.objects().await;
             let (store, faulty) = plan.store(place.store.clone());
             let outcome = push(&stage, store, &place, file).await;
-            let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+            let what = format!("{plan:?} at {}", plan.failed_call(&faulty));
             // What is not there has no answer that could be lost, and no body.
             assert!(faulty.fired() || what.contains("/identity/"), "{what}");
-            if plan.is_survived() {
+            if plan.is_survived(&plan.failed_call(&faulty)) {
                 assert!(outcome.is_ok(), "{what}: {outcome:?}");
             }
             if outcome.is_ok() {
@@ -102,15 +102,15 @@ async fn no_fault_in_a_second_push_signs_for_what_is_not_stored() {
         let place = base.copy().await;
         let (store, faulty) = plan.store(place.store.clone());
         let outcome = push(&stage, store, &place, &file).await;
-        let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+        let what = format!("{plan:?} at {}", plan.failed_call(&faulty));
         assert!(faulty.fired(), "{what}");
-        if plan.is_survived() {
+        if plan.is_survived(&plan.failed_call(&faulty)) {
             assert!(outcome.is_ok(), "{what}: {outcome:?}");
         }
         push(&stage, place.store.clone(), &place, &file).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let scope = stage.scope(place.store.clone(), place.archiver_state()).await.expect("a repository");
         push::flush_index(&scope, &stage.writing, &incarnation(&stage, &place).await).await.expect("it answers");
-        stage.committed(&place, true, &what).await;
+        stage.committed(&place, &what).await;
         assert_archived(&stage, &place, &file, &what).await;
     }
 }
@@ -135,10 +135,10 @@ async fn no_fault_in_a_get_reads_as_the_end_of_the_log_or_hands_over_another_con
             let _ = fs::remove_file(&to);
             let (store, faulty) = plan.store(place.store.clone());
             let outcome = get(&stage, store, &place, wanted, &to).await;
-            let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+            let what = format!("{plan:?} at {}", plan.failed_call(&faulty));
             match &outcome {
                 Ok(found) => assert_eq!(*found, got, "{what}"),
-                Err(_) => assert!(!plan.is_survived(), "{what}: {outcome:?}"),
+                Err(_) => assert!(!plan.is_survived(&plan.failed_call(&faulty)), "{what}: {outcome:?}"),
             }
             assert!(faulty.fired() || what.contains("/identity/"), "{what}");
             if to.exists() {

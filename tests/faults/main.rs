@@ -6,6 +6,9 @@ mod support;
 
 mod archive;
 mod backup;
+mod copy;
+mod expire;
 mod plant;
+mod prove;
 mod restore;
 mod stage;

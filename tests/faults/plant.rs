@@ -42,9 +42,17 @@ impl Plan {
         }
     }
 
-    /// Whether the verb must succeed all the same: one failure, told as one that may pass, behind the layers.
-    pub fn is_survived(&self) -> bool {
-        self.between == Between::Layers && matches!(self.fault, Fault::ErrorBefore | Fault::ErrorAfter | Fault::Stall)
+    /// The call that was to fail, once it was made.
+    pub fn failed_call(&self, faulty: &FaultyStore) -> String {
+        faulty.calls().get(self.call).cloned().unwrap_or_default()
+    }
+
+    /// Whether the verb must succeed all the same: one failure, told as one that may pass, behind the layers. These do not
+    /// repeat the write of a lease, whose condition may fail because of the first attempt.
+    pub fn is_survived(&self, failed_call: &str) -> bool {
+        self.between == Between::Layers
+            && matches!(self.fault, Fault::ErrorBefore | Fault::ErrorAfter | Fault::Stall)
+            && !failed_call.starts_with("replace_if")
     }
 }
 

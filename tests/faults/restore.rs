@@ -34,9 +34,9 @@ async fn no_fault_in_a_restore_leaves_anything_that_could_start() {
         let into = dir.path().join("data");
         let (faulty_store, faulty) = plan.store(store.clone());
         let outcome = stage.restore(faulty_store, place.archiver_state(), &id, &into).await;
-        let what = format!("{plan:?} at {}", faulty.calls().get(plan.call).cloned().unwrap_or_default());
+        let what = format!("{plan:?} at {}", plan.failed_call(&faulty));
         assert!(outcome.is_ok() || faulty.fired(), "{what}: {outcome:?}");
-        if plan.is_survived() {
+        if plan.is_survived(&plan.failed_call(&faulty)) {
             assert!(outcome.is_ok(), "{what}: {outcome:?}");
         }
         match outcome {

@@ -243,6 +243,24 @@ impl Host {
         Running::start(self.command(arguments))
     }
 
+    /// Runs `lifeboat`, which must succeed, and returns its peak resident memory in KiB.
+    #[track_caller]
+    pub fn peak_kib<A: AsRef<OsStr>>(&self, arguments: &[A]) -> u64 {
+        let mut running = self.start(arguments);
+        let status_file = format!("/proc/{}/status", running.pid());
+        let mut peak_kib = 0;
+        process::wait_until("the command ends", Duration::from_secs(300), || {
+            let status = fs::read_to_string(&status_file).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let now = line.and_then(|text| text.trim().strip_suffix(" kB")?.trim().parse().ok()).unwrap_or(0);
+            peak_kib = peak_kib.max(now);
+            running.has_ended()
+        });
+        running.finish(Duration::from_secs(1)).success();
+        assert!(peak_kib > 0, "nothing was measured");
+        peak_kib
+    }
+
     /// Runs `lifeboat` with a kill point armed: `NAME`, or `NAME:3` for the third pass. It may end before it gets there.
     #[track_caller]
     pub fn run_killed_at<A: AsRef<OsStr>>(&self, point: &str, arguments: &[A]) -> Output {

@@ -1,15 +1,19 @@
 //! A network that fails on demand: a loopback proxy between a client and an HTTP server, told request by request what
-//! to do. It forwards one request a connection, so that a fault hits exactly what it was meant for.
+//! to do. It forwards one request a connection, so that a fault hits exactly what it was meant for. It can also be a link
+//! of a fixed rate, which all connections share fairly.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Parts in which a slow link lets bytes through.
 const TRICKLE_PART_BYTES: usize = 1 << 10;
+
+/// What a connection sends through a shared link before it is the next one's turn.
+const TURN_BYTES: usize = 16 << 10;
 
 /// How often the proxy looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(5);
@@ -39,6 +43,8 @@ pub enum Fault {
     StallAfter(usize),
     /// Nothing of the request is read after so many bytes of its body.
     StallUploadAfter(usize),
+    /// A bit of this byte of the request's body is turned on its way.
+    FlipUpload(usize),
     /// So many bytes a second, in both directions.
     Bandwidth(u64),
 }
@@ -56,7 +62,33 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     /// `GET /bucket/key?…` of every request so far.
     seen: Mutex<Vec<String>>,
+    /// Answers that were sent in part and go no further.
+    stalled: AtomicUsize,
+    /// What everybody's bytes pass, when the rate is limited.
+    link: Mutex<Option<Arc<Link>>>,
     ended: AtomicBool,
+}
+
+/// A link of a fixed rate. Whoever has bytes to send asks for one turn after the other, and turns are given in the order in
+/// which they were asked for: of `n` connections that are busy each gets its `n`-th part.
+struct Link {
+    bytes_per_second: u64,
+    /// When the bytes of the last turn that was given have passed.
+    busy_until: Mutex<Instant>,
+    passed_bytes: AtomicU64,
+}
+
+impl Link {
+    /// Waits until `bytes` have passed.
+    fn pass(&self, bytes: usize) {
+        let passed = {
+            let mut busy_until = lock(&self.busy_until);
+            *busy_until = (*busy_until).max(Instant::now()) + time_for(bytes, self.bytes_per_second);
+            *busy_until
+        };
+        std::thread::sleep(passed.saturating_duration_since(Instant::now()));
+        self.passed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// A proxy in front of one server; it ends with this value.
@@ -72,8 +104,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
         listener.set_nonblocking(true).expect("own socket");
         let address = listener.local_addr().expect("bound");
-        let shared =
-            Arc::new(Shared { upstream, rules: Mutex::default(), seen: Mutex::default(), ended: AtomicBool::new(false) });
+        let (rules, seen, stalled, link) = Default::default();
+        let shared = Arc::new(Shared { upstream, rules, seen, stalled, link, ended: AtomicBool::new(false) });
         let serving = Arc::clone(&shared);
         let thread = std::thread::spawn(move || serve(&listener, &serving));
         Self { address, shared, thread: Some(thread) }
@@ -89,6 +121,17 @@ impl Proxy {
         lock(&self.shared.rules).push(Rule { method: method.into(), left: times, fault });
     }
 
+    /// From here on bodies in both directions together pass at this rate.
+    pub fn throttle(&self, bytes_per_second: u64) {
+        let link = Link { bytes_per_second, busy_until: Mutex::new(Instant::now()), passed_bytes: AtomicU64::new(0) };
+        *lock(&self.shared.link) = Some(Arc::new(link));
+    }
+
+    /// Bytes that have passed the throttled link.
+    pub fn passed_bytes(&self) -> u64 {
+        lock(&self.shared.link).as_ref().map_or(0, |link| link.passed_bytes.load(Ordering::Relaxed))
+    }
+
     /// No faults from here on.
     pub fn heal(&self) {
         lock(&self.shared.rules).clear();
@@ -97,6 +140,11 @@ impl Proxy {
     /// The requests so far, `GET /bucket/key`, without their queries.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.seen).clone()
+    }
+
+    /// How many answers were sent in part so far and went no further.
+    pub fn stalled(&self) -> usize {
+        self.shared.stalled.load(Ordering::SeqCst)
     }
 
     /// Stops listening: connections are refused until the end.
@@ -191,10 +239,11 @@ fn handle(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut body = vec![0; length];
     match fault {
         Some(Fault::Bandwidth(rate)) => read_slowly(&mut reader, &mut body, rate)?,
-        _ => reader.read_exact(&mut body)?,
+        _ => shared.receive(&mut reader, &mut body)?,
     }
     match fault {
         Some(Fault::Latency(pause)) => std::thread::sleep(pause),
+        Some(Fault::FlipUpload(at)) => body[at] ^= 1,
         Some(Fault::CloseBefore) => return Ok(()),
         Some(Fault::Answer(status, code)) => return client.write_all(&error_answer(status, code)),
         Some(Fault::WebPage(status)) => {
@@ -233,6 +282,7 @@ fn deliver(client: &mut TcpStream, content: &[u8], fault: Option<Fault>, shared:
         Some(Fault::EndAfter(bytes)) => client.write_all(&content[..bytes.min(content.len())]),
         Some(Fault::StallAfter(bytes)) => {
             client.write_all(&content[..bytes.min(content.len())])?;
+            shared.stalled.fetch_add(1, Ordering::SeqCst);
             shared.wait_for_end()
         }
         Some(Fault::Bandwidth(rate)) => {
@@ -242,7 +292,7 @@ fn deliver(client: &mut TcpStream, content: &[u8], fault: Option<Fault>, shared:
             }
             Ok(())
         }
-        _ => client.write_all(content),
+        _ => shared.send(client, content),
     }?;
     client.shutdown(Shutdown::Write)
 }
@@ -256,6 +306,26 @@ impl Shared {
         let rule = rules.iter_mut().find(|rule| rule.left > 0 && rule.method.is_none_or(|wanted| wanted == method))?;
         rule.left -= 1;
         Some(rule.fault)
+    }
+
+    /// Fills `into`, as fast as the link is.
+    fn receive(&self, from: &mut impl Read, into: &mut [u8]) -> io::Result<()> {
+        let Some(link) = lock(&self.link).clone() else { return from.read_exact(into) };
+        for part in into.chunks_mut(TURN_BYTES) {
+            from.read_exact(part)?;
+            link.pass(part.len());
+        }
+        Ok(())
+    }
+
+    /// Sends `content`, as fast as the link is.
+    fn send(&self, to: &mut impl Write, content: &[u8]) -> io::Result<()> {
+        let Some(link) = lock(&self.link).clone() else { return to.write_all(content) };
+        for part in content.chunks(TURN_BYTES) {
+            link.pass(part.len());
+            to.write_all(part)?;
+        }
+        Ok(())
     }
 
     fn wait_for_end(&self) -> io::Result<()> {

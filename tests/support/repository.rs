@@ -237,7 +237,9 @@ impl Repository {
     #[track_caller]
     pub fn read(&self, key: &str) -> Vec<u8> {
         match &self.0 {
-            Kept::Bucket { server, prefix, .. } => server.content(&format!("{prefix}/{key}")).expect("the object is there").to_vec(),
+            Kept::Bucket { server, prefix, .. } => {
+                server.content(&format!("{prefix}/{key}")).expect("the object is there").to_vec()
+            }
             _ => fs::read(self.file(key)).unwrap_or_else(|error| panic!("{key}: {error}")),
         }
     }

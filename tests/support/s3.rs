@@ -343,6 +343,7 @@ impl S3 for Server {
         self.check_bucket(&input.bucket)?;
         let stored = self.0.get(&input.key, input.version_id.as_deref())?;
         if let Some(expected) = &input.if_match
+            && !quirks.ignores_conditions
             && !matches(expected, &stored.etag)
         {
             return Err(s3_error!(PreconditionFailed));

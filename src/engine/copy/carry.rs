@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tempfile::TempPath;
+
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{Error, Result};
@@ -14,6 +16,8 @@ use crate::store::{Body, PutOutcome, Store};
 
 /// Bytes fetched at one time; what is longer goes through a file.
 const PIECE_BYTES: u64 = 8 << 20;
+/// How often an object is read that is not as expected, or of which nobody says how it must be.
+const READS: usize = 3;
 
 /// Two stores and a place for what is on its way.
 #[derive(Clone)]
@@ -46,49 +50,71 @@ pub(in crate::engine) enum Carried {
     Damaged { why: String },
 }
 
+/// What was read of an object; a file of it goes with this value.
+struct Fetched {
+    body: Body,
+    sha256: Sha256Digest,
+    bytes: u64,
+    _file: Option<TempPath>,
+}
+
 impl Carrier {
-    /// Carries one object. One that is there under its new name is compared by its length.
+    /// Carries one object. One that is there under its new name is compared by its length. A read may be damaged on its
+    /// way: one that is not as expected is made again, and of what nobody vouches for two must agree.
     ///
     /// # Errors
     /// When a store does not answer; damaged when another object has the new name.
     pub async fn carry(&self, load: &Load) -> Result<Carried> {
-        self.cancel.check()?;
         let Load { key, new_key, expected } = load;
+        let mut seen: Vec<Sha256Digest> = Vec::new();
+        loop {
+            self.cancel.check()?;
+            let Some(Fetched { body, sha256, bytes, _file }) = self.fetch(key).await? else {
+                return Ok(Carried::Damaged { why: "it is missing".to_owned() });
+            };
+            let is_steady = seen.contains(&sha256);
+            let is_right = expected.contains(&sha256) || (expected.is_empty() && is_steady);
+            seen.push(sha256);
+            if !is_right && !is_steady && seen.len() < READS {
+                continue;
+            }
+            self.progress.advance(bytes);
+            if is_right {
+                return Ok(match self.put(new_key, body, bytes).await? {
+                    true => Carried::Stored { sha256, bytes },
+                    false => Carried::Present,
+                });
+            }
+            return Ok(Carried::Damaged { why: format!("it is not what was stored: {sha256}, {bytes} bytes") });
+        }
+    }
+
+    /// Reads an object; none when it is not there.
+    async fn fetch(&self, key: &str) -> Result<Option<Fetched>> {
         let mut piece = match self.from.get_range(key, 0..PIECE_BYTES).await {
             Ok(piece) => piece,
-            Err(error) if error.is_not_found() => return Ok(Carried::Damaged { why: "it is missing".to_owned() }),
+            Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let (body, sha256, bytes) = if (piece.len() as u64) < PIECE_BYTES {
-            (Body::Bytes(piece.clone()), Sha256Digest::of(&piece), piece.len() as u64)
-        } else {
-            let path = self.scratch.join(format!("{:032x}", rand::random::<u128>()));
-            let failed = |error: std::io::Error| Error::io("write", &path, error);
-            let mut out = DigestingWriter::new(File::create(&path).map_err(failed)?);
-            loop {
-                out.write_all(&piece).map_err(failed)?;
-                if (piece.len() as u64) < PIECE_BYTES {
-                    break;
-                }
-                self.cancel.check()?;
-                let at = out.written_bytes();
-                piece = self.from.get_range(key, at..at + PIECE_BYTES).await?;
-            }
-            let (_, sha256, bytes) = out.finish();
-            (Body::File(path), sha256, bytes)
-        };
-        let outcome = match expected.is_empty() || expected.contains(&sha256) {
-            true => self.put(new_key, body.clone(), bytes).await.map(|created| match created {
-                true => Carried::Stored { sha256, bytes },
-                false => Carried::Present,
-            }),
-            false => Ok(Carried::Damaged { why: format!("it is not what was stored: {sha256}, {bytes} bytes") }),
-        };
-        if let Body::File(path) = body {
-            std::fs::remove_file(&path).map_err(|error| Error::io("remove", &path, error))?;
+        if (piece.len() as u64) < PIECE_BYTES {
+            let (sha256, bytes) = (Sha256Digest::of(&piece), piece.len() as u64);
+            return Ok(Some(Fetched { body: Body::Bytes(piece), sha256, bytes, _file: None }));
         }
-        self.progress.advance(bytes);
-        outcome
+        let path = self.scratch.join(format!("{:032x}", rand::random::<u128>()));
+        let failed = |error: std::io::Error| Error::io("write", &path, error);
+        let mut out = DigestingWriter::new(File::create(&path).map_err(failed)?);
+        let file = TempPath::try_from_path(&path).map_err(failed)?;
+        loop {
+            out.write_all(&piece).map_err(failed)?;
+            if (piece.len() as u64) < PIECE_BYTES {
+                break;
+            }
+            self.cancel.check()?;
+            let at = out.written_bytes();
+            piece = self.from.get_range(key, at..at + PIECE_BYTES).await?;
+        }
+        let (_, sha256, bytes) = out.finish();
+        Ok(Some(Fetched { body: Body::File(path), sha256, bytes, _file: Some(file) }))
     }
 
     /// Whether it was not there before.

@@ -10,6 +10,7 @@ use super::carry::{Carried, Load};
 use super::run::{CONCURRENT, Run};
 use crate::base::{Cancel, Incarnation, Lsn, Result, SegmentSize, SourceName, Timestamp};
 use crate::codec::Sha256Digest;
+use crate::engine::reread::content_to_store;
 use crate::engine::{Scope, joined};
 use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
@@ -280,7 +281,7 @@ async fn wrapped_keys(
     let mut keys = BTreeMap::new();
     for object in list_all(repository.store(), &layout::log_keys(source, incarnation), None).await? {
         if let Some(numbers) = layout::log_key_numbers(source, incarnation, &object.key) {
-            keys.insert(numbers, repository.store().get(&object.key).await?);
+            keys.insert(numbers, content_to_store(repository.store(), &object.key).await?);
         }
     }
     Ok(keys)

@@ -15,8 +15,10 @@ use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, SegmentSize, 
 use crate::codec::Sha256Digest;
 use crate::engine::backup::host_name;
 use crate::engine::lease::{self, Held, Terms};
+use crate::engine::timeline::TimelinePath;
 use crate::engine::{Scope, Writing, head, joined, locks};
 use crate::repo::commit::{self, Author, Committed, LogFloor};
+use crate::repo::log::LogCatalog;
 use crate::repo::pack::PackLine;
 use crate::repo::{BackupSummary, CommitLog, Role, backup, identity, layout};
 use crate::store::list_all;
@@ -110,16 +112,19 @@ impl Run<'_> {
         if let Some(only) = &self.only {
             plan::narrow(&mut verdicts, &log, only);
         }
-        let mut logs = Vec::new();
+        let (mut logs, mut catalogs) = (Vec::new(), BTreeMap::new());
         for (incarnation, size) in self.incarnations().await? {
-            if self.only.is_some() {
-                continue;
+            if self.only.is_none() {
+                logs.push(self.copy_log(&incarnation, size, there.log_floor(&incarnation)).await?);
+                killpoint::reach("copy.log-copied");
             }
-            logs.push(self.copy_log(&incarnation, size, there.log_floor(&incarnation)).await?);
-            killpoint::reach("copy.log-copied");
+            if !self.dry_run {
+                let catalog = LogCatalog::load(&self.to.repository, &self.to.source, &incarnation, size).await?;
+                catalogs.insert(incarnation, catalog);
+            }
         }
         if let Some(held) = held {
-            self.copy_backups(held, &log, &mut verdicts).await?;
+            self.copy_backups(held, &log, &catalogs, &mut verdicts).await?;
         }
         Ok(Report { backups: verdicts, logs, copied_objects: self.copied_objects, faults: self.faults })
     }
@@ -140,15 +145,25 @@ impl Run<'_> {
         Ok(incarnations)
     }
 
-    /// Copies and commits the backups that are to be copied. One that is damaged is left out, with all that build on it.
-    async fn copy_backups(&mut self, held: &Held, log: &CommitLog, verdicts: &mut [Verdict]) -> Result<()> {
+    /// Copies and commits the backups that are to be copied. One that is damaged, or whose own log is not whole `there`, is left
+    /// out, with all that build on it.
+    async fn copy_backups(
+        &mut self,
+        held: &Held,
+        log: &CommitLog,
+        there: &BTreeMap<Incarnation, LogCatalog>,
+        verdicts: &mut [Verdict],
+    ) -> Result<()> {
         let mut left_out: BTreeMap<String, String> = BTreeMap::new();
         for backup in plan::copied(log, verdicts) {
             self.carrier.cancel.check()?;
             let base = backup.base.as_ref().filter(|base| left_out.contains_key(&base.to_string()));
             let outcome = match base {
                 Some(base) => Err(format!("{base}, which it builds on, is not copied")),
-                None => self.copy_backup(held, backup).await?,
+                None => match lacks_log(backup, there) {
+                    Some(why) => Err(why),
+                    None => self.copy_backup(held, backup).await?,
+                },
             };
             if let Err(why) = outcome {
                 left_out.insert(backup.id.to_string(), why);
@@ -290,4 +305,14 @@ impl Run<'_> {
     pub(super) fn fault(&mut self, key: String, why: String) {
         self.faults.push((key, why));
     }
+}
+
+/// Why a backup could not be restored with the log that the other repository has; none when it can.
+fn lacks_log(backup: &BackupSummary, there: &BTreeMap<Incarnation, LogCatalog>) -> Option<String> {
+    let Some(catalog) = there.get(&backup.incarnation) else {
+        return Some(format!("the cluster {} is not on record there", backup.incarnation));
+    };
+    let path = TimelinePath::to(backup.timeline, catalog, backup.segment_bytes);
+    let is_whole = path.is_ok_and(|path| path.serves(catalog, backup));
+    (!is_whole).then(|| "its own log is not archived whole there".to_owned())
 }

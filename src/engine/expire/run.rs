@@ -203,7 +203,9 @@ async fn delete_backups(
     report: &mut Report,
 ) -> Result<()> {
     let store = scope.repository.store();
-    for backup in gone {
+    // Most of what ever expired is gone for long: only what is left of the others is listed.
+    let left: BTreeSet<String> = store.list_dirs(&layout::backups(&scope.source)).await?.into_iter().collect();
+    for backup in gone.iter().filter(|backup| left.contains(backup.id.as_str())) {
         cancel.check()?;
         let objects = list_all(store, &layout::backup(&scope.source, &backup.id), None).await?;
         let (objects, held) = without_locked(scope, ordered(&scope.source, &backup.id, objects)).await?;

@@ -116,7 +116,7 @@ async fn restorable(scope: &Scope, log: &CommitLog) -> Result<BTreeSet<BackupId>
     let has_log = |backup: &&BackupSummary| {
         let Some(catalog) = catalogs.get(&backup.incarnation) else { return false };
         let path = TimelinePath::to(backup.timeline, catalog, backup.segment_bytes);
-        path.is_ok_and(|path| path.run_of(catalog, backup).is_some())
+        path.is_ok_and(|path| path.serves(catalog, backup))
     };
     Ok(log.restorable().filter(has_log).map(|backup| backup.id.clone()).collect())
 }

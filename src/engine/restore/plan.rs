@@ -110,17 +110,19 @@ pub async fn plan(
     let window = window(situation.backups.iter().copied(), situation.catalog, &situation.path);
     let candidates = candidates(situation, only, &window)?;
     let mut reasons = Vec::new();
-    for candidate in &candidates {
-        if began_too_late(candidate.backup, target) {
-            reasons.push(candidate.backup);
+    for backup in &candidates {
+        if began_too_late(backup, target) {
+            reasons.push(*backup);
             continue;
         }
+        // One run at a time: each may be as long as the log.
+        let candidate = &Candidate { backup, run: situation.path.run(situation.catalog, backup.start_lsn) };
         let Some(found) = locate(situation, candidate, target, reader).await? else { continue };
-        if found.consistent_at < candidate.backup.stop_lsn {
-            reasons.push(candidate.backup);
+        if found.consistent_at < backup.stop_lsn {
+            reasons.push(*backup);
             continue;
         }
-        let newest = candidates.first().is_some_and(|first| first.backup.id == candidate.backup.id);
+        let newest = candidates.first().is_some_and(|first| first.id == backup.id);
         let because = match (only.is_some(), newest) {
             (true, _) => "it was asked for",
             (false, true) => "the newest backup on the timeline",
@@ -132,7 +134,7 @@ pub async fn plan(
             _ => Ok(plan),
         };
     }
-    Err(refuse::refuse(situation, target, &window, candidates.iter().map(|candidate| candidate.backup).collect(), &reasons))
+    Err(refuse::refuse(situation, target, &window, candidates, &reasons))
 }
 
 /// Whether a backup may hold what came after the target.
@@ -145,7 +147,7 @@ fn began_too_late(backup: &BackupSummary, target: &Target) -> bool {
 }
 
 /// Restorable backups on the path, newest first.
-fn candidates<'a>(situation: &Situation<'a>, only: Option<&BackupId>, window: &Window) -> Result<Vec<Candidate<'a>>> {
+fn candidates<'a>(situation: &Situation<'a>, only: Option<&BackupId>, window: &Window) -> Result<Vec<&'a BackupSummary>> {
     let mut backups: Vec<&BackupSummary> = situation.backups.clone();
     if let Some(id) = only {
         backups.retain(|backup| backup.id == *id);
@@ -158,11 +160,10 @@ fn candidates<'a>(situation: &Situation<'a>, only: Option<&BackupId>, window: &W
         }
     }
     backups.sort_by_key(|backup| std::cmp::Reverse(backup.stop_lsn));
-    let run_of = |backup| situation.path.run_of(situation.catalog, backup).map(|run| Candidate { backup, run });
-    let candidates: Vec<Candidate<'a>> = backups.into_iter().filter_map(run_of).collect();
-    match candidates.is_empty() {
+    backups.retain(|backup| situation.path.serves(situation.catalog, backup));
+    match backups.is_empty() {
         true => Err(refuse::nothing_restorable(situation, window)),
-        false => Ok(candidates),
+        false => Ok(backups),
     }
 }
 

@@ -6,7 +6,7 @@ use super::name::{HistoryName, SegmentName};
 use super::resolution::{self, Resolution};
 use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, TimelineId, Timestamp};
 use crate::repo::{Repository, layout};
-use crate::store::list_all;
+use crate::store::{ObjectInfo, list_all};
 
 /// One archived segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +63,26 @@ impl LogCatalog {
         incarnation: &Incarnation,
         size: SegmentSize,
     ) -> Result<Self> {
+        let listing = list_all(repository.store(), &layout::log(source, incarnation), None).await?;
+        Self::of_listing(repository, source, incarnation, size, listing).await
+    }
+
+    /// The catalogue that a listing of the log of `incarnation` tells.
+    ///
+    /// # Errors
+    /// When there is something to resolve, and the repository does not answer or a resolution is damaged.
+    pub(super) async fn of_listing(
+        repository: &Repository,
+        source: &SourceName,
+        incarnation: &Incarnation,
+        size: SegmentSize,
+        listing: Vec<ObjectInfo>,
+    ) -> Result<Self> {
         let prefix = layout::log(source, incarnation);
-        let store = repository.store();
         let mut segments: BTreeMap<Segment, Vec<SegmentObject>> = BTreeMap::new();
         let mut histories: BTreeMap<TimelineId, Vec<TimelineHistory>> = BTreeMap::new();
         let mut catalog = Self::default();
-        for object in list_all(store, &prefix, None).await? {
+        for object in listing {
             let relative = &object.key[prefix.len()..];
             if relative.starts_with("key/") || relative.starts_with("index/") || relative.starts_with("resolution/") {
                 continue;
@@ -77,8 +91,7 @@ impl LogCatalog {
             if let Some(name) =
                 SegmentName::parse(file, size).filter(|name| relative == format!("{}/{file}", name.segment.timeline.hex()))
             {
-                let found =
-                    SegmentObject { key: object.key.clone(), name, stored_bytes: object.size_bytes, arrived: object.modified };
+                let found = SegmentObject { key: object.key, name, stored_bytes: object.size_bytes, arrived: object.modified };
                 segments.entry(found.name.segment).or_default().push(found);
             } else if let Some(name) = HistoryName::parse(file).filter(|_| !relative.contains('/')) {
                 histories.entry(name.timeline).or_default().push(TimelineHistory { key: object.key.clone(), name });

@@ -6,6 +6,7 @@
 pub mod catalog;
 pub mod index;
 pub mod keys;
+pub mod listing;
 pub mod name;
 pub mod resolution;
 

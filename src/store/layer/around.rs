@@ -10,38 +10,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::base::Timestamp;
-use crate::store::{Body, ListPage, Lock, LockTerms, ObjectInfo, Protection, PutOutcome, Store, StoreResult, list_by_page};
-
-/// A kind of call, as it is counted and shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Operation {
-    /// An object is written.
-    Put,
-    /// An object or a part of it is read.
-    Get,
-    /// An object is looked at.
-    Head,
-    /// Names are listed.
-    List,
-    /// An object is removed.
-    Delete,
-}
-
-impl Operation {
-    /// All of them.
-    pub const ALL: [Operation; 5] = [Self::Put, Self::Get, Self::Head, Self::List, Self::Delete];
-
-    /// `put`, `get`, …
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Put => "put",
-            Self::Get => "get",
-            Self::Head => "head",
-            Self::List => "list",
-            Self::Delete => "delete",
-        }
-    }
-}
+use crate::store::{
+    Body, ListPage, Lock, LockTerms, ObjectInfo, Protection, PutOutcome, RequestKind, Store, StoreResult, is_directory,
+    list_by_page,
+};
 
 /// How much a call that lists everything at once may move: as much as a large object.
 const WHOLE_LISTING_BYTES: u64 = 64 << 20;
@@ -49,7 +21,7 @@ const WHOLE_LISTING_BYTES: u64 = 64 << 20;
 /// One call, as a layer sees it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
-    pub operation: Operation,
+    pub kind: RequestKind,
     /// The object's key, or the prefix that is listed.
     pub key: &'a str,
     /// Bytes of the body that is sent.
@@ -138,9 +110,8 @@ pub(super) struct Layered<A> {
 
 impl<A> Layered<A> {
     pub fn new(below: Arc<dyn Store>, layer: A) -> Self {
-        // A directory is walked once for a whole listing, and would be walked again for every page. Elsewhere a page is a
-        // request: retried, timed and counted by itself.
-        let lists_at_once = below.url().get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("file:"));
+        // Elsewhere a page is a request: retried, timed and counted by itself.
+        let lists_at_once = is_directory(below.as_ref());
         Self { below, layer, lists_at_once }
     }
 }
@@ -160,49 +131,46 @@ impl<A: Around> Store for Layered<A> {
     }
 
     async fn put_if_absent(&self, key: &str, body: Body) -> StoreResult<PutOutcome> {
-        let call =
-            Call { operation: Operation::Put, key, sent_bytes: body_bytes(&body), wanted_bytes: Some(0), repeatable: true };
+        let call = Call { kind: RequestKind::Put, key, sent_bytes: body_bytes(&body), wanted_bytes: Some(0), repeatable: true };
         self.layer.put(self.below.as_ref(), call, &body).await
     }
 
     async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>> {
         let below = self.below.as_ref();
-        let (operation, sent_bytes) = (Operation::Put, content.len() as u64);
+        let (kind, sent_bytes) = (RequestKind::Put, content.len() as u64);
         // After an answer that was lost the condition would fail because of the first attempt.
-        let call = Call { operation, key, sent_bytes, wanted_bytes: Some(0), repeatable: false };
+        let call = Call { kind, key, sent_bytes, wanted_bytes: Some(0), repeatable: false };
         self.layer.around(below, call, move || below.replace_if(key, content.clone(), expected)).await
     }
 
     async fn get_versioned(&self, key: &str) -> StoreResult<(Bytes, String)> {
         let below = self.below.as_ref();
-        let call = Call { operation: Operation::Get, key, sent_bytes: 0, wanted_bytes: None, repeatable: true };
+        let call = Call { kind: RequestKind::Get, key, sent_bytes: 0, wanted_bytes: None, repeatable: true };
         self.layer.around(below, call, move || below.get_versioned(key)).await
     }
 
     async fn get(&self, key: &str) -> StoreResult<Bytes> {
         let (below, call) =
-            (self.below.as_ref(), Call { operation: Operation::Get, key, sent_bytes: 0, wanted_bytes: None, repeatable: true });
+            (self.below.as_ref(), Call { kind: RequestKind::Get, key, sent_bytes: 0, wanted_bytes: None, repeatable: true });
         self.layer.around(below, call, move || below.get(key)).await
     }
 
     async fn get_range(&self, key: &str, range: Range<u64>) -> StoreResult<Bytes> {
         let wanted_bytes = Some(range.end.saturating_sub(range.start));
         let (below, call) =
-            (self.below.as_ref(), Call { operation: Operation::Get, key, sent_bytes: 0, wanted_bytes, repeatable: true });
+            (self.below.as_ref(), Call { kind: RequestKind::Get, key, sent_bytes: 0, wanted_bytes, repeatable: true });
         self.layer.around(below, call, move || below.get_range(key, range.clone())).await
     }
 
     async fn head(&self, key: &str) -> StoreResult<ObjectInfo> {
-        let (below, call) = (
-            self.below.as_ref(),
-            Call { operation: Operation::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true },
-        );
+        let (below, call) =
+            (self.below.as_ref(), Call { kind: RequestKind::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true });
         self.layer.around(below, call, move || below.head(key)).await
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&str>) -> StoreResult<ListPage> {
         let below = self.below.as_ref();
-        let call = Call { operation: Operation::List, key: prefix, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
+        let call = Call { kind: RequestKind::List, key: prefix, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
         self.layer.around(below, call, move || below.list(prefix, start_after)).await
     }
 
@@ -212,14 +180,14 @@ impl<A: Around> Store for Layered<A> {
         }
         let below = self.below.as_ref();
         let wanted_bytes = Some(WHOLE_LISTING_BYTES);
-        let call = Call { operation: Operation::List, key: prefix, sent_bytes: 0, wanted_bytes, repeatable: true };
+        let call = Call { kind: RequestKind::List, key: prefix, sent_bytes: 0, wanted_bytes, repeatable: true };
         self.layer.around(below, call, move || below.list_all(prefix, start_after)).await
     }
 
     async fn list_dirs(&self, prefix: &str) -> StoreResult<Vec<String>> {
         let below = self.below.as_ref();
         let call = Call {
-            operation: Operation::List,
+            kind: RequestKind::List,
             key: prefix,
             sent_bytes: 0,
             wanted_bytes: Some(WHOLE_LISTING_BYTES),
@@ -237,7 +205,7 @@ impl<A: Around> Store for Layered<A> {
     }
 
     async fn delete(&self, key: &str) -> StoreResult<()> {
-        let call = Call { operation: Operation::Delete, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
+        let call = Call { kind: RequestKind::Delete, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
         let below = self.below.as_ref();
         self.layer.around(below, call, move || below.delete(key)).await
     }
@@ -251,13 +219,13 @@ impl<A: Around> Store for Layered<A> {
     }
 
     async fn lock_of(&self, key: &str) -> StoreResult<Option<Lock>> {
-        let call = Call { operation: Operation::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
+        let call = Call { kind: RequestKind::Head, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
         let below = self.below.as_ref();
         self.layer.around(below, call, move || below.lock_of(key)).await
     }
 
     async fn extend_lock(&self, key: &str, until: Timestamp) -> StoreResult<()> {
-        let call = Call { operation: Operation::Put, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
+        let call = Call { kind: RequestKind::Put, key, sent_bytes: 0, wanted_bytes: Some(0), repeatable: true };
         let below = self.below.as_ref();
         self.layer.around(below, call, move || below.extend_lock(key, until)).await
     }

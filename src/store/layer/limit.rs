@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::around::{Answer, Around, Attempt, Call};
-use crate::store::{Store, StoreResult};
+use crate::store::{RequestKind, Store, StoreResult};
 
 /// What may be saved up while nobody moves anything, as time at the full rate.
 const SAVED: f64 = 1.0;
@@ -72,7 +72,7 @@ impl Around for Bucket {
     where
         F: Fn() -> Attempt<'a, T> + Send + Sync + 'a,
     {
-        if call.operation != super::Operation::Put && call.operation != super::Operation::Get {
+        if call.kind != RequestKind::Put && call.kind != RequestKind::Get {
             return attempt().await;
         }
         let taken = call.sent_bytes + call.wanted_bytes.unwrap_or(0);

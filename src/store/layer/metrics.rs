@@ -7,19 +7,18 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::Operation;
 use super::around::{Answer, Around, Attempt, Call};
-use crate::store::{Store, StoreResult};
+use crate::store::{RequestCounts, RequestKind, Store, StoreResult};
 
 /// Running counters; also the layer that counts.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    operations: [Counters; Operation::ALL.len()],
+    requests: RequestCounts,
+    counters: [Counters; RequestKind::ALL.len()],
 }
 
 #[derive(Debug, Default)]
 struct Counters {
-    requests: AtomicU64,
     retries: AtomicU64,
     failures: AtomicU64,
     sent_bytes: AtomicU64,
@@ -48,17 +47,17 @@ pub struct Requests {
 }
 
 impl Metrics {
-    fn of(&self, operation: Operation) -> &Counters {
-        &self.operations[operation as usize]
+    fn of(&self, kind: RequestKind) -> &Counters {
+        &self.counters[kind as usize]
     }
 
     /// Notes that a failed request is made again.
-    pub(super) fn retried(&self, operation: Operation) {
-        self.of(operation).retries.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn retried(&self, kind: RequestKind) {
+        self.of(kind).retries.fetch_add(1, Ordering::Relaxed);
     }
 
     fn note<T: Answer>(&self, call: &Call<'_>, outcome: &StoreResult<T>, took: Duration) {
-        let counters = self.of(call.operation);
+        let counters = self.of(call.kind);
         let add = |counter: &AtomicU64, count: u64| counter.fetch_add(count, Ordering::Relaxed);
         add(&counters.micros, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
         match outcome {
@@ -76,8 +75,8 @@ impl Metrics {
     /// The counts so far.
     pub fn requests(&self) -> Requests {
         let mut total = Requests::default();
-        for operation in Operation::ALL {
-            let one = self.of(operation).requests();
+        for kind in RequestKind::ALL {
+            let one = self.of(kind).requests(self.requests.of(kind));
             if one.requests == 0 {
                 continue;
             }
@@ -87,17 +86,17 @@ impl Metrics {
             total.sent_bytes += one.sent_bytes;
             total.received_bytes += one.received_bytes;
             total.seconds += one.seconds;
-            total.operations.insert(operation.as_str(), one);
+            total.operations.insert(kind.as_str(), one);
         }
         total
     }
 }
 
 impl Counters {
-    fn requests(&self) -> Requests {
+    fn requests(&self, requests: u64) -> Requests {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Requests {
-            requests: value(&self.requests),
+            requests,
             retries: value(&self.retries),
             failures: value(&self.failures),
             sent_bytes: value(&self.sent_bytes),
@@ -114,7 +113,7 @@ impl Around for Metrics {
         F: Fn() -> Attempt<'a, T> + Send + Sync + 'a,
     {
         // Counted at once: a call that is dropped was a request all the same.
-        self.of(call.operation).requests.fetch_add(1, Ordering::Relaxed);
+        self.requests.add(call.kind);
         let began = Instant::now();
         let outcome = attempt().await;
         self.note(&call, &outcome, began.elapsed());

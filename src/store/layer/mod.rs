@@ -40,8 +40,6 @@ use super::Store;
 use super::fallback::{Fallback, Told};
 use crate::base::Cancel;
 
-pub use self::around::Operation;
-
 /// Which layers a store gets, and what they share with other users of the same repository.
 #[derive(Clone)]
 pub struct LayerOptions {

@@ -17,11 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::Operation;
 use super::around::{Answer, Around, Attempt, Call};
 use super::metrics::Metrics;
 use crate::base::Cancel;
-use crate::store::{Body, PutOutcome, Store, StoreError, StoreResult};
+use crate::store::{Body, PutOutcome, RequestKind, Store, StoreError, StoreResult};
 
 /// No pause is longer, however long the patience.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -105,7 +104,7 @@ impl Retry {
     ///
     /// # Errors
     /// That error, when it is permanent, the patience ends, or somebody asked to stop.
-    async fn pause(&self, operation: Operation, trouble: &mut Option<Trouble>, error: StoreError) -> StoreResult<()> {
+    async fn pause(&self, kind: RequestKind, trouble: &mut Option<Trouble>, error: StoreError) -> StoreResult<()> {
         if !error.is_retryable() {
             return Err(error);
         }
@@ -122,7 +121,7 @@ impl Retry {
             () = self.cancel.cancelled() => return Err(error),
         }
         trouble.next_pause = (trouble.next_pause * 2).min(longest);
-        self.metrics.retried(operation);
+        self.metrics.retried(kind);
         Ok(())
     }
 
@@ -145,7 +144,7 @@ impl Around for Retry {
             match outcome {
                 Ok(answer) => return Ok(answer),
                 Err(error) if !call.repeatable => return Err(error),
-                Err(error) => self.pause(call.operation, &mut trouble, error).await?,
+                Err(error) => self.pause(call.kind, &mut trouble, error).await?,
             }
         }
     }
@@ -160,7 +159,7 @@ impl Around for Retry {
             }
             match outcome {
                 Ok(outcome) => return Ok(outcome),
-                Err(error) => self.pause(call.operation, &mut trouble, error).await?,
+                Err(error) => self.pause(call.kind, &mut trouble, error).await?,
             }
         }
     }

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::Operation;
 use super::around::{Answer, Around, Attempt, Call};
 use crate::base::units::format_duration;
-use crate::store::{Store, StoreError, StoreResult};
+use crate::store::{RequestKind, Store, StoreError, StoreResult};
 
 /// How long one attempt may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +65,13 @@ impl Around for Timeouts {
 }
 
 fn described(call: &Call<'_>) -> String {
-    let Call { operation, key, .. } = call;
-    match operation {
-        Operation::Put => format!("writing {key}"),
-        Operation::Get => format!("reading {key}"),
-        Operation::Head => format!("looking at {key}"),
-        Operation::List if key.is_empty() => "listing the repository".to_owned(),
-        Operation::List => format!("listing {key}"),
-        Operation::Delete => format!("removing {key}"),
+    let Call { kind, key, .. } = call;
+    match kind {
+        RequestKind::Put => format!("writing {key}"),
+        RequestKind::Get => format!("reading {key}"),
+        RequestKind::Head => format!("looking at {key}"),
+        RequestKind::List if key.is_empty() => "listing the repository".to_owned(),
+        RequestKind::List => format!("listing {key}"),
+        RequestKind::Delete => format!("removing {key}"),
     }
 }
