@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use lifeboat::codec::Sha256Digest;
 use serde_json::Value;
 
-use support::listing::{contents, files};
+use support::listing::contents;
 use support::postgres::{Installation, Options};
 use support::process::Output;
 use support::scenario::{SOURCE, Scenario};
 
-/// Objects that a restore does not need: what tells a backup in flight, the digests that only `verify` reads, and what is
-/// known of the store.
-const NOT_NEEDED: [&str; 5] = ["begin.json", "/index/", "/probe/", "/lease.json", "/.lifeboat-tmp/"];
+/// Objects that a restore does not need: what tells a backup in flight, who may write, the digests that only `verify` reads,
+/// and what is known of the store.
+const NOT_NEEDED: [&str; 4] = ["begin.json", "lease.json", "/index/", "probe/"];
 
 /// Makes of an object's content a damaged one, or none.
 type Damage = fn(&[u8]) -> Option<Vec<u8>>;
@@ -40,21 +40,20 @@ fn no_damage_restores_silently() {
     scenario.full_backup();
     scenario.archive_now();
     let mut tried = 0;
-    for object in files(scenario.repository.path()) {
-        let path = object.to_string_lossy().into_owned();
+    for key in scenario.repository.names() {
         // Of the log a plan reads the newest segment; the others are refused by `archive get`, in recovery.
-        let is_log_segment = path.contains("/log/") && path.contains("/00000001/");
-        if NOT_NEEDED.iter().any(|part| path.contains(part)) || is_log_segment {
+        let is_log_segment = key.contains("/log/") && key.contains("/00000001/");
+        if NOT_NEEDED.iter().any(|part| key.contains(part)) || is_log_segment {
             continue;
         }
-        let whole = fs::read(&object).expect("readable");
+        let whole = scenario.repository.read(&key);
         for (what, damage) in DAMAGES {
-            put(&scenario, &object, damage(&whole).as_deref());
-            let restored = restore(&scenario, &[], &format!("{what} {path}"));
-            assert!(restored.is_none(), "{what} {path}: restored in silence");
+            put(&scenario, &key, damage(&whole).as_deref());
+            let restored = restore(&scenario, &[], &format!("{what} {key}"));
+            assert!(restored.is_none(), "{what} {key}: restored in silence");
             tried += 1;
         }
-        put(&scenario, &object, Some(&whole));
+        put(&scenario, &key, Some(&whole));
     }
     // Descriptor, keys, identity, log key, commit entry; the backup's key, list, manifest and at least one pack.
     assert!(tried >= 3 * 9, "only {tried} damages were tried");
@@ -78,16 +77,15 @@ fn no_damage_in_a_chain_restores_silently() {
     let last = ["--to-immediate", "--backup", ids[2].as_str()];
     let expected = tree(&scenario.restore("sound", &last));
     let (mut tried, mut refused) = (0, 0);
-    for object in files(scenario.repository.path()) {
-        let key = object.strip_prefix(scenario.repository.path()).expect("below it").to_string_lossy().into_owned();
+    for key in scenario.repository.names() {
         let is_commit = (1..=3).any(|number| key.ends_with(&format!("/commit/0000000{number}.json")));
         let is_in_chain = ids[..3].iter().any(|id| key.contains(id)) && !key.ends_with("begin.json");
         if !is_commit && !is_in_chain {
             continue;
         }
-        let whole = fs::read(&object).expect("readable");
+        let whole = scenario.repository.read(&key);
         for (what, damage) in DAMAGES {
-            put(&scenario, &object, damage(&whole).as_deref());
+            put(&scenario, &key, damage(&whole).as_deref());
             match restore(&scenario, &last, &format!("{what} {key}")) {
                 None => refused += 1,
                 // Of a pack nothing may be in use any more, or not what was damaged.
@@ -98,7 +96,7 @@ fn no_damage_in_a_chain_restores_silently() {
             assert_found(&scenario, &key, &ids[2], deep);
             tried += 1;
         }
-        put(&scenario, &object, Some(&whole));
+        put(&scenario, &key, Some(&whole));
     }
     // Of three backups the commit entry, the key, the list, the manifest and at least one pack.
     assert!(tried >= 3 * 3 * 5 && refused > 3 * 3 * 4, "{refused} of {tried} damages were refused");
@@ -124,17 +122,11 @@ fn assert_found(scenario: &Scenario, key: &str, id: &str, deep: bool) {
     assert!(!list("backups").iter().any(intact), "{key}: {document:#}");
 }
 
-/// Rewritten in place, or set aside: the object keeps its owner.
-fn put(scenario: &Scenario, object: &Path, content: Option<&[u8]>) {
-    let aside = scenario.restored.join("aside");
+/// Replaces an object, or removes it.
+fn put(scenario: &Scenario, key: &str, content: Option<&[u8]>) {
     match content {
-        Some(content) => {
-            if aside.exists() {
-                fs::rename(&aside, object).expect("own directory");
-            }
-            fs::write(object, content).expect("own object");
-        }
-        None => fs::rename(object, &aside).expect("own directory"),
+        Some(content) => scenario.repository.write(key, content),
+        None => scenario.repository.remove(key),
     }
 }
 

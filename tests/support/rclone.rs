@@ -12,10 +12,10 @@ const START: Duration = Duration::from_secs(30);
 /// The only bucket.
 pub const BUCKET: &str = "bucket";
 
-/// What signs requests.
-pub const ACCESS_KEY: &str = "key";
+/// What signs requests: as in `s3.rs`, for all tests of a binary share one environment.
+pub const ACCESS_KEY: &str = "LIFEBOATTESTKEY";
 /// Its secret.
-pub const SECRET_KEY: &str = "secret";
+pub const SECRET_KEY: &str = "lifeboat-test-secret";
 
 /// A server process that ends with this value.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use lifeboat::codec::Sha256Digest;
+use lifeboat::store::Store;
 use lifeboat::store::local::LocalStore;
-use lifeboat::store::{Store, StoreOptions};
+use lifeboat::store::s3::{Credentials, S3Options, S3Store};
 
 use super::dirs::{self, Dir};
 use super::listing::files;
@@ -160,13 +161,12 @@ impl Repository {
         match &self.0 {
             Kept::Directory(dir) => Arc::new(LocalStore::new(dir.path())),
             Kept::Bucket { server, prefix, .. } => Arc::new(server.store(prefix)),
-            Kept::Rclone { .. } => unimplemented!("only what a test's process can lock is read by it"),
+            Kept::Rclone { server, .. } => {
+                let credentials = Some(Credentials::new(rclone::ACCESS_KEY, rclone::SECRET_KEY));
+                let options = S3Options { endpoint: Some(server.endpoint.clone()), credentials, ..S3Options::default() };
+                Arc::new(S3Store::new(&self.url(), options).expect("a right address"))
+            }
         }
-    }
-
-    /// What opens the address in this process.
-    pub fn store_options(&self) -> StoreOptions {
-        self.server().map(|server| server.store_options()).unwrap_or_default()
     }
 
     /// The directory itself, for tests that are about directories.
@@ -301,7 +301,7 @@ impl Repository {
                 server.refuse("", &format!("{prefix}/"), "NoSuchBucket");
                 "there is no bucket"
             }
-            Kept::Rclone { .. } => unimplemented!("nobody needs it yet"),
+            Kept::Rclone { .. } => panic!("rclone's server cannot be told to refuse"),
         }
     }
 
@@ -313,7 +313,7 @@ impl Repository {
                 fs::rename(Self::away(dir), dir.path()).expect("own directory");
             }
             Kept::Bucket { server, .. } => server.relent(),
-            Kept::Rclone { .. } => unimplemented!("nobody needs it yet"),
+            Kept::Rclone { .. } => panic!("rclone's server cannot be told to refuse"),
         }
     }
 
@@ -329,7 +329,7 @@ impl Repository {
                 server.refuse("", &format!("{prefix}/"), "AccessDenied");
                 "access is denied"
             }
-            Kept::Rclone { .. } => unimplemented!("nobody needs it yet"),
+            Kept::Rclone { .. } => panic!("rclone's server cannot be told to refuse"),
         }
     }
 
