@@ -60,7 +60,7 @@ impl Original {
     async fn copy(&self, from: Arc<dyn Store>, to: Arc<dyn Store>, place: &Place) -> Result<Report> {
         let from = self.stage.scope(from, place.archiver_state()).await?;
         let to = self.stage.scope(to, place.archiver_state()).await?;
-        let options = CopyOptions { dry_run: false, lease: Terms::new(Terms::TTL) };
+        let options = CopyOptions { dry_run: false, only: None, lease: Terms::new(Terms::TTL) };
         copy::run(&from, &to, &self.stage.writing, options, Arc::new(Silent), &Cancel::new()).await
     }
 
