@@ -7,7 +7,7 @@ use lifeboat::engine::check::{Level, probe};
 use lifeboat::repo::probe::{Answer, LockSeen, Recorded};
 use lifeboat::repo::{KeyEntry, Repository, Role, Signer, layout};
 use lifeboat::store::s3::{S3Options, S3Store};
-use lifeboat::store::{LockTerms, Store};
+use lifeboat::store::{LockMode, LockTerms, Store};
 
 use crate::bucket::{LOCKING, TERMS, VERSIONED, block_on};
 use crate::support::s3::{Keeping, Rights, S3Server};
@@ -21,8 +21,7 @@ fn probed(keeping: Keeping, rights: Rights, versions: bool, lock: Option<LockTer
 }
 
 fn probed_at(server: &S3Server, rights: Rights, versions: bool, lock: Option<LockTerms>) -> (Recorded, Repository) {
-    let base = if rights == Rights::PutAndGet { server.put_and_get_options() } else { server.options() };
-    let options = S3Options { versions, lock, lifetimes: layout::LIFETIMES, ..base };
+    let options = S3Options { versions, lock, lifetimes: layout::LIFETIMES, ..server.options_of(rights) };
     let store: Arc<dyn Store> = Arc::new(S3Store::new(&server.url("main"), options).unwrap());
     block_on(async {
         let signer = Signer::generate();
@@ -93,6 +92,12 @@ fn a_lock_is_proven_by_a_canary_that_cannot_be_deleted() {
     assert_says(&told, Level::Ok, "on record");
     assert_says(&told, Level::Ok, SAFE);
     assert_eq!(recorded.report.guard.lock, Some(LockSeen::Recorded { mode: "governance".into() }));
+    // Credentials that may end a lock are told, and what nobody may end holds against them as well.
+    let (_, told) = probed(LOCKING, Rights::Bypass, true, Some(TERMS));
+    assert_says(&told, Level::Fault, "the lock does not hold");
+    let compliance = LockTerms { mode: LockMode::Compliance, ..TERMS };
+    let (recorded, _) = probed(LOCKING, Rights::Bypass, true, Some(compliance));
+    assert_eq!(recorded.report.guard.lock, Some(LockSeen::Proven { mode: "compliance".into() }));
     let sham = Keeping { sham_locks: true, ..LOCKING };
     let (_, told) = probed(sham, Rights::All, true, Some(TERMS));
     assert_says(&told, Level::Fault, "the lock does not hold");

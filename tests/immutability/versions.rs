@@ -79,7 +79,7 @@ fn a_deletion_leaves_no_version_and_no_marker() {
         // Nothing can be removed with credentials that may not delete versions, and nothing changes.
         let host = lifeboat::store::s3::S3Store::new(
             &server.url(""),
-            lifeboat::store::s3::S3Options { versions: true, ..server.put_and_get_options() },
+            lifeboat::store::s3::S3Options { versions: true, ..server.options_of(Rights::PutAndGet) },
         );
         let error = host.unwrap().delete("a").await.unwrap_err();
         assert!(error.to_string().contains("cannot delete a in") && !error.is_retryable(), "{error}");

@@ -37,6 +37,9 @@ const SECRET_KEY: &str = "lifeboat-test-secret";
 /// What may put and get, and delete nothing.
 const PUT_AND_GET_KEY: &str = "LIFEBOATTESTHOST";
 
+/// What may do everything, and end locks in governance mode.
+const BYPASSING_KEY: &str = "LIFEBOATTESTROOT";
+
 /// What may hide objects beside that.
 const HIDING_KEY: &str = "LIFEBOATTESTHIDER";
 
@@ -145,9 +148,10 @@ impl S3Server {
         [("AWS_ACCESS_KEY_ID", key), ("AWS_SECRET_ACCESS_KEY", secret)]
     }
 
-    /// As [`Self::options`], for a store that may put and get, and delete nothing.
-    pub fn put_and_get_options(&self) -> S3Options {
-        S3Options { credentials: Some(Credentials::new(PUT_AND_GET_KEY, SECRET_KEY)), ..self.options() }
+    /// As [`Self::options`], for a store with these rights.
+    pub fn options_of(&self, rights: Rights) -> S3Options {
+        let (key, secret) = Self::access(rights);
+        S3Options { credentials: Some(Credentials::new(key, secret)), ..self.options() }
     }
 
     /// Access key and secret of credentials with these rights, for other clients.
@@ -156,6 +160,7 @@ impl S3Server {
             Rights::All => (ACCESS_KEY, SECRET_KEY),
             Rights::PutAndGet => (PUT_AND_GET_KEY, SECRET_KEY),
             Rights::NoVersionDeletion => (HIDING_KEY, SECRET_KEY),
+            Rights::Bypass => (BYPASSING_KEY, SECRET_KEY),
         }
     }
 
@@ -262,6 +267,7 @@ async fn serve(listener: std::net::TcpListener, bucket: Arc<Bucket>, refusals: R
     let mut keys = SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY);
     keys.register(PUT_AND_GET_KEY.to_owned(), SECRET_KEY.into());
     keys.register(HIDING_KEY.to_owned(), SECRET_KEY.into());
+    keys.register(BYPASSING_KEY.to_owned(), SECRET_KEY.into());
     service.set_auth(keys);
     service.set_access(Access(refusals));
     let service = service.build();
@@ -308,6 +314,7 @@ fn rights<T>(request: &S3Request<T>) -> Rights {
     match request.credentials.as_ref().map(|credentials| credentials.access_key.as_str()) {
         Some(PUT_AND_GET_KEY) => Rights::PutAndGet,
         Some(HIDING_KEY) => Rights::NoVersionDeletion,
+        Some(BYPASSING_KEY) => Rights::Bypass,
         _ => Rights::All,
     }
 }
@@ -385,7 +392,8 @@ impl S3 for Server {
 
     async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.check_bucket(&request.input.bucket)?;
-        self.0.delete(&request.input.key, request.input.version_id.as_deref(), rights(&request))?;
+        let bypasses = request.input.bypass_governance_retention == Some(true);
+        self.0.delete(&request.input.key, request.input.version_id.as_deref(), bypasses, rights(&request))?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 

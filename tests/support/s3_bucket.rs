@@ -36,6 +36,8 @@ pub enum Rights {
     PutAndGet,
     /// As [`Rights::PutAndGet`], and hide objects behind delete markers.
     NoVersionDeletion,
+    /// Everything, locks in governance mode notwithstanding.
+    Bypass,
 }
 
 /// One version of an object, or a delete marker.
@@ -178,9 +180,9 @@ impl Bucket {
     }
 
     /// Deletes a version, or what a name shows: by a marker where versions are kept.
-    pub fn delete(&self, name: &str, version: Option<&str>, rights: Rights) -> S3Result<()> {
+    pub fn delete(&self, name: &str, version: Option<&str>, bypasses: bool, rights: Rights) -> S3Result<()> {
         let is_allowed = match rights {
-            Rights::All => true,
+            Rights::All | Rights::Bypass => true,
             Rights::PutAndGet => false,
             Rights::NoVersionDeletion => version.is_none() && self.keeping.versions,
         };
@@ -199,7 +201,9 @@ impl Bucket {
             return Ok(());
         };
         let Some(versions) = stored.get_mut(name) else { return Ok(()) };
-        let is_held = |found: &Version| found.id == id && found.is_locked() && !self.keeping.sham_locks;
+        let bypasses = bypasses && rights == Rights::Bypass;
+        let is_bypassed = |found: &Version| bypasses && found.lock.as_ref().is_some_and(|(mode, _)| mode == "GOVERNANCE");
+        let is_held = |found: &Version| found.id == id && found.is_locked() && !is_bypassed(found) && !self.keeping.sham_locks;
         if versions.iter().any(is_held) {
             return Err(s3_error!(AccessDenied, "Access Denied because object protected by object lock."));
         }

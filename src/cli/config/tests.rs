@@ -35,9 +35,6 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         region = "eu-central-1"
         path_style = false
         storage_class = "STANDARD_IA"
-        object_lock = "compliance"
-        lock_for = "35d"
-        lock_chain_for = "2w"
         server_side_encryption = "aws:kms"
         kms_key_id = "alias/backups"
         profile = "backup"
@@ -73,12 +70,6 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         region: Some("eu-central-1".to_owned()),
         path_style: Some(false),
         storage_class: Some("STANDARD_IA".to_owned()),
-        versions: true,
-        lock: Some(LockTerms {
-            mode: LockMode::Compliance,
-            lock_for: Duration::from_secs(35 * 86_400),
-            chain_for: Duration::from_secs(14 * 86_400),
-        }),
         encryption: Some(ServerSideEncryption::Kms { key_id: Some("alias/backups".to_owned()) }),
         profile: Some("backup".to_owned()),
         ca_file: Some("/etc/lifeboat/ca.pem".into()),
@@ -151,6 +142,30 @@ fn every_mistake_names_its_line_and_what_to_write() {
         ("[repository.a]\nurl = \"s3://bucket\"\nendpoint = \"host:9000\"\n", ":3: 'endpoint' does not begin with", "https://"),
         ("[repository.a]\nurl = \"s3://bucket\"\nserver_side_encryption = \"AES\"\n", "must be \"AES256\" or", "'AES256'?"),
         ("[repository.a]\nurl = \"s3://bucket\"\nkms_key_id = \"k\"\n", ":3: 'kms_key_id' is for", "aws:kms"),
+        ("[repository.\"a b\"]\nurl = \"file:///b\"\n", ":1: 'a b' cannot name a repository", ""),
+        ("[repository.a]\nurl = \"file:///b\"\nroot = \"12\"\n", ":3: 'root' in [repository.a] is not a SHA-256", ""),
+        ("[encryption]\nmode = \"none\"\n", ":2: 'mode' in [encryption] must be \"age\" or \"off\"", ""),
+        ("[encryption]\nrecipients = [\n  \"age1oops\",\n]\n", ":3: not an age recipient", "age-keygen -y"),
+        ("[encryption]\nrecipients = [5]\n", ":2: 'recipients' in [encryption] must be a list of strings", ""),
+        ("[encryption]\nrecipients = \"age1\"\n", "must be a list of strings, not a string", ""),
+        ("[source.\"-x\"]\nkind = \"postgres\"\nconninfo = \"a\"\n", ":1: '-x' cannot name a source", ""),
+        ("[source.a]\nkind = \"postgre\"\n", ":2: 'postgre' is not a kind of source", "did you mean 'postgres'?"),
+        ("[source.a]\nconninfo = \"a\"\n", ":1: [source.a] lacks 'kind'", "kind = \"postgres\""),
+        ("[source.a]\nkind = \"postgres\"\n", ":1: [source.a] lacks 'conninfo'", "conninfo ="),
+        ("[signing]\n", ":1: [signing] lacks 'key_file'", "add key_file"),
+        ("a = \n", ":1: ", ""),
+        ("[backup]\nworkers = 1\nworkers = 2\n", ":3: duplicate key", ""),
+    ] {
+        let error = failure(text);
+        assert!(error.message().starts_with("/etc/lifeboat/lifeboat.toml:"), "{text}: {error}");
+        assert!(error.message().contains(message), "{text}: {error}");
+        assert!(hint.is_empty() || error.hints().iter().any(|shown| shown.contains(hint)), "{text}: {error:?}");
+    }
+}
+
+#[test]
+fn mistakes_about_locks_name_their_line_and_what_to_write() {
+    for (text, message, hint) in [
         ("[repository.a]\nurl = \"file:///b\"\nversions = true\n", ":3: 'versions' is only for a bucket", "take it out"),
         (
             "[repository.a]\nurl = \"file:///b\"\nobject_lock = \"governance\"\nlock_for = \"1d\"\n",
@@ -188,25 +203,30 @@ fn every_mistake_names_its_line_and_what_to_write() {
             ":3: 'object_lock' needs versions = true",
             "take 'versions' out",
         ),
-        ("[repository.\"a b\"]\nurl = \"file:///b\"\n", ":1: 'a b' cannot name a repository", ""),
-        ("[repository.a]\nurl = \"file:///b\"\nroot = \"12\"\n", ":3: 'root' in [repository.a] is not a SHA-256", ""),
-        ("[encryption]\nmode = \"none\"\n", ":2: 'mode' in [encryption] must be \"age\" or \"off\"", ""),
-        ("[encryption]\nrecipients = [\n  \"age1oops\",\n]\n", ":3: not an age recipient", "age-keygen -y"),
-        ("[encryption]\nrecipients = [5]\n", ":2: 'recipients' in [encryption] must be a list of strings", ""),
-        ("[encryption]\nrecipients = \"age1\"\n", "must be a list of strings, not a string", ""),
-        ("[source.\"-x\"]\nkind = \"postgres\"\nconninfo = \"a\"\n", ":1: '-x' cannot name a source", ""),
-        ("[source.a]\nkind = \"postgre\"\n", ":2: 'postgre' is not a kind of source", "did you mean 'postgres'?"),
-        ("[source.a]\nconninfo = \"a\"\n", ":1: [source.a] lacks 'kind'", "kind = \"postgres\""),
-        ("[source.a]\nkind = \"postgres\"\n", ":1: [source.a] lacks 'conninfo'", "conninfo ="),
-        ("[signing]\n", ":1: [signing] lacks 'key_file'", "add key_file"),
-        ("a = \n", ":1: ", ""),
-        ("[backup]\nworkers = 1\nworkers = 2\n", ":3: duplicate key", ""),
     ] {
         let error = failure(text);
         assert!(error.message().starts_with("/etc/lifeboat/lifeboat.toml:"), "{text}: {error}");
         assert!(error.message().contains(message), "{text}: {error}");
         assert!(hint.is_empty() || error.hints().iter().any(|shown| shown.contains(hint)), "{text}: {error:?}");
     }
+}
+
+#[test]
+fn a_bucket_may_keep_versions_and_locks() {
+    let bucket = |keys: &str| {
+        let settings = parse_text(&format!("state_dir = \"s\"\n[repository.far]\nurl = \"s3://bucket\"\n{keys}"));
+        let settings = settings.map_err(|error| format!("{error:?}")).unwrap();
+        let s3 = &settings.repositories["far"].options.s3;
+        (s3.versions, s3.lock)
+    };
+    let day = Duration::from_secs(86_400);
+    assert_eq!(bucket(""), (false, None));
+    assert_eq!(bucket("versions = true"), (true, None));
+    let lock = LockTerms { mode: LockMode::Governance, lock_for: 35 * day, chain_for: 8 * day };
+    assert_eq!(bucket("object_lock = \"governance\"\nlock_for = \"35d\""), (true, Some(lock)));
+    let lock = LockTerms { mode: LockMode::Compliance, lock_for: 14 * day, chain_for: day };
+    let keys = "versions = true\nobject_lock = \"compliance\"\nlock_for = \"2w\"\nlock_chain_for = \"1d\"";
+    assert_eq!(bucket(keys), (true, Some(lock)));
 }
 
 #[test]
