@@ -563,7 +563,13 @@ impl BackupSummary {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::repo::KeyEntry;
+    use crate::store::Store;
+    use crate::store::faulty::{Fault, FaultyStore};
+    use crate::store::memory::MemoryStore;
 
     fn taken(name: &str, base: Option<&str>, lsns: (u64, u64)) -> BackupSummary {
         let id = |name: &str| format!("20261120T2140{name}");
@@ -620,6 +626,38 @@ mod tests {
                 .contains("is a diff whose base")
         );
         assert!(told(&[incr.clone(), full, last]).contains("was committed before its base"));
+    }
+
+    /// Every read of the log is damaged on its way, one after the other: the log is as if none were, and so is what is
+    /// appended to it.
+    #[tokio::test]
+    async fn an_entry_that_was_misread_is_read_again() {
+        let (inner, signer, source) = (Arc::new(MemoryStore::new()), Signer::generate(), "orders".parse().unwrap());
+        let roles = vec![Role::Write, Role::Expire, Role::Admin];
+        let keys = vec![KeyEntry { name: "host".into(), public_key: signer.public_key(), roles }];
+        let repository = Repository::create("main", inner.clone(), keys, &signer).await.unwrap();
+        let [full, incr, last] = sound();
+        for backup in [&full, &incr] {
+            append(&repository, &source, &signer, "host", backup).await.unwrap();
+        }
+        let (truth, keyring_calls) = (CommitLog::load(&repository, &source).await.unwrap(), 3);
+        let mut hit = 0;
+        for (fault, seed) in [(Fault::TruncatedBody, 0), (Fault::FlippedBit, 0), (Fault::FlippedBit, 1), (Fault::FlippedBit, 2)] {
+            for call in keyring_calls..keyring_calls + 3 {
+                let faulty = Arc::new(FaultyStore::failing(inner.clone(), call, fault, seed));
+                let misread = Repository::open("main", faulty.clone(), None).await.unwrap();
+                let log = CommitLog::load(&misread, &source).await.unwrap();
+                assert!(log.is_whole(), "{fault:?} at {call}: {:?}", log.problems);
+                assert_eq!((&log.digests, log.entries.len()), (&truth.digests, 2), "{fault:?} at {call}");
+                hit += usize::from(faulty.fired());
+                let faulty = Arc::new(FaultyStore::failing(inner.clone(), call, fault, seed));
+                let misread = Repository::open("main", faulty, None).await.unwrap();
+                let entry = append(&misread, &source, &signer, "host", &last).await.unwrap();
+                assert_eq!((entry.number, entry.previous), (3, truth.digests.get(&2).copied()), "{fault:?} at {call}");
+                inner.delete(&layout::commit(&source, 3)).await.unwrap();
+            }
+        }
+        assert_eq!(hit, 4 * 2, "a listing has no body");
     }
 
     #[test]
