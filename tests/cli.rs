@@ -26,6 +26,8 @@ const VERBS: &[&str] = &[
     "restore",
     "verify",
     "expire",
+    "copy",
+    "queue",
     "demo",
     "completions",
     "man",

@@ -39,6 +39,10 @@ in it count from the file. All it may say:
   # profile = \"backup\"               # of ~/.aws
   # storage_class = \"STANDARD_IA\"
   # server_side_encryption = \"AES256\" # or \"aws:kms\", with kms_key_id
+  # versions = true                  # where the bucket keeps versions
+  # object_lock = \"governance\"       # or \"compliance\"; needs lock_for
+  # lock_for = \"35d\"                 # each object, from its last use on
+  # lock_chain_for = \"8d\"            # default; longest life of a chain
 
   [encryption]
   recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
