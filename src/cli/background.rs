@@ -19,7 +19,8 @@ pub fn deliver(context: &Context, settings: &Settings, source: &SourceSettings) 
         for repository in &source.repositories {
             let queue = Queue::new(&settings.state_dir, &source.name, repository);
             // The lock is released at once: the delivery takes it.
-            needed |= queue.lock()?.is_some() && queue.items()?.iter().any(|queued| !queued.given_up);
+            // One item that cannot be read must not keep the others waiting.
+            needed |= queue.lock()?.is_some() && queue.items().map_or(true, |items| items.iter().any(|queued| !queued.given_up));
         }
         if needed { spawn(settings, source) } else { Ok(()) }
     };

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 
@@ -18,13 +19,17 @@ use super::lease::Terms;
 use super::{Scope, Writing, head};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, killpoint};
+use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, Segment, SegmentSize, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::repo::identity;
+use crate::repo::log::index::{self, IndexLine};
 use crate::repo::queue::{Item, Queue, Queued};
 
 /// Files carried at one time.
 const CONCURRENT: usize = 8;
+
+/// How long the log that a backup needs may take to arrive, before the backup is given up for the want of it.
+const LOG_IS_LATE: Duration = Duration::from_secs(24 * 3600);
 
 /// What came of one delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +64,15 @@ pub struct Delivery<'a> {
 
 /// An item and what the holders asked so far answered.
 type Lacking = (Queued, Option<Failure>);
+
+/// A file that is durable in the repository.
+struct Arrived {
+    named: Named,
+    /// The object that holds it there.
+    key: String,
+    /// Digest and length as stored; none when it was there before.
+    line: Option<(Sha256Digest, u64)>,
+}
 
 /// Why an item was not delivered.
 #[derive(Clone)]
@@ -107,7 +121,7 @@ impl Delivery<'_> {
         }
         for (id, queued) in backups {
             self.cancel.check()?;
-            let outcome = self.deliver_backup(&id).await;
+            let outcome = self.deliver_backup(&id, &queued).await;
             self.settle(&queued, outcome, &mut account)?;
         }
         Ok(account)
@@ -136,8 +150,11 @@ impl Delivery<'_> {
             if lacking.is_empty() {
                 break;
             }
-            lacking = match self.prepare(holder, incarnation, &lacking[0].0).await {
-                Ok(()) => self.carry_all(holder, lacking, account).await?,
+            lacking = match self.prepare(holder, incarnation).await {
+                Ok(size) => {
+                    let left = self.carry_all(holder, incarnation, lacking, account).await?;
+                    self.let_go_of_expired(holder, incarnation, size, left, account).await?
+                }
                 Err(failure) => {
                     lacking.into_iter().map(|(queued, before)| (queued, Some(failure.clone().after(before)))).collect()
                 }
@@ -158,12 +175,43 @@ impl Delivery<'_> {
         }
     }
 
-    /// What goes before any file: the cluster is on record, and the keys of its log are there.
-    async fn prepare(&self, holder: &Scope, incarnation: &Incarnation, first: &Queued) -> Result<(), Failure> {
+    /// What goes before any file: the cluster is on record, as the holder has it, and the keys of its log are there. The
+    /// size of its segments.
+    async fn prepare(&self, holder: &Scope, incarnation: &Incarnation) -> Result<SegmentSize, Failure> {
         let (known, _) = identity::survey(&holder.repository, &holder.source).await?;
-        let own = known.iter().find(|identity| identity.incarnation == *incarnation);
-        self.named(first)?.require_known(self.to, self.writing, own).await?;
-        Ok(adopt_keys(holder, self.to, incarnation, &self.cancel).await?)
+        let Some(own) = known.iter().find(|identity| identity.incarnation == *incarnation) else {
+            let why = format!("{incarnation} is not on record in repository {}", holder.repository.name());
+            return Err(Failure { why, for_good: true });
+        };
+        identity::ensure(&self.to.repository, &self.to.source, &self.writing.signer, own).await?;
+        adopt_keys(holder, self.to, incarnation, &self.cancel).await?;
+        Ok(own.segment_bytes)
+    }
+
+    /// Settles what has expired where it was: nobody wants it any more.
+    async fn let_go_of_expired(
+        &self,
+        holder: &Scope,
+        incarnation: &Incarnation,
+        size: SegmentSize,
+        left: Vec<Lacking>,
+        account: &mut Account,
+    ) -> Result<Vec<Lacking>> {
+        if !left.iter().any(|(_, failure)| failure.as_ref().is_some_and(|failure| failure.for_good)) {
+            return Ok(left);
+        }
+        let Ok(seen) = head::look(holder).await else { return Ok(left) };
+        let floor = seen.log.log_floor(incarnation);
+        let mut still_left = Vec::new();
+        for (queued, failure) in left {
+            let segment = queued.item.label().get(..24).and_then(|name| Segment::parse(name, size));
+            let is_missing = failure.as_ref().is_some_and(|failure| failure.for_good);
+            match segment {
+                Some(segment) if is_missing && segment.end(size) <= floor => self.settle(&queued, Ok(()), account)?,
+                _ => still_left.push((queued, failure)),
+            }
+        }
+        Ok(still_left)
     }
 
     fn named(&self, queued: &Queued) -> Result<Named> {
@@ -175,7 +223,20 @@ impl Delivery<'_> {
     }
 
     /// Carries files from one holder, many at one time; those that it cannot give are left.
-    async fn carry_all(&self, holder: &Scope, lacking: Vec<Lacking>, account: &mut Account) -> Result<Vec<Lacking>> {
+    async fn carry_all(
+        &self,
+        holder: &Scope,
+        incarnation: &Incarnation,
+        lacking: Vec<Lacking>,
+        account: &mut Account,
+    ) -> Result<Vec<Lacking>> {
+        let lines = match self.lines(holder, incarnation, &lacking).await {
+            Ok(lines) => lines,
+            Err(error) => {
+                let failure = Failure::from(error);
+                return Ok(lacking.into_iter().map(|(queued, before)| (queued, Some(failure.clone().after(before)))).collect());
+            }
+        };
         let scratch = self.to.state.scratch()?;
         let carrier = Carrier {
             from: holder.repository.shared_store(),
@@ -185,14 +246,14 @@ impl Delivery<'_> {
             cancel: self.cancel.clone(),
         };
         let carrying = lacking.into_iter().map(async |(queued, before)| {
-            let outcome = self.carry(&carrier, holder, &queued).await;
+            let outcome = self.carry(&carrier, holder, &lines, &queued).await;
             (queued, before, outcome)
         });
         let mut carrying = stream::iter(carrying).buffer_unordered(CONCURRENT);
         let mut left = Vec::new();
         while let Some((queued, before, outcome)) = carrying.next().await {
             self.cancel.check()?;
-            let (named, line) = match outcome {
+            let Arrived { named, key, line } = match outcome {
                 Ok(arrived) => arrived,
                 Err(failure) => {
                     left.push((queued, Some(failure.after(before))));
@@ -201,8 +262,7 @@ impl Delivery<'_> {
             };
             killpoint::reach("deliver.log-stored");
             // One after the other: they share a lock. A file that is not signed is covered by `verify --deep` alone.
-            let Item::Log { key, .. } = &queued.item else { continue };
-            if let Err(error) = named.note(self.to, self.writing, key, line).await {
+            if let Err(error) = named.note(self.to, self.writing, &key, line).await {
                 self.progress.warn(&format!("{key} has no signed digest: {}", error.summary()));
             }
             killpoint::reach("deliver.noted");
@@ -211,73 +271,87 @@ impl Delivery<'_> {
         Ok(left)
     }
 
-    /// Carries one file. Its digest and length as stored; none when it was there before.
-    async fn carry(
-        &self,
-        carrier: &Carrier,
-        holder: &Scope,
-        queued: &Queued,
-    ) -> Result<(Named, Option<(Sha256Digest, u64)>), Failure> {
+    /// What is known of the stored files that are lacking: signed in the holder's index, or waiting on this host to be.
+    async fn lines(&self, holder: &Scope, incarnation: &Incarnation, lacking: &[Lacking]) -> Result<Vec<IndexLine>> {
+        let files: Vec<String> = lacking.iter().map(|(queued, _)| queued.item.label()).collect();
+        let mut lines = index::load_of(&holder.repository, &holder.source, incarnation, &files).await?.lines;
+        lines.extend(holder.state.journal(&holder.source, incarnation).await?.lines()?);
+        Ok(lines)
+    }
+
+    /// Carries one file. What is not as it was signed for is not carried; of what nobody signed for, two reads must agree.
+    async fn carry(&self, carrier: &Carrier, holder: &Scope, lines: &[IndexLine], queued: &Queued) -> Result<Arrived, Failure> {
         let named = self.named(queued)?;
-        let resolved = match named.look(self.to).await? {
-            Found::Same { .. } => return Ok((named, None)),
-            Found::Nothing { resolved } => resolved,
+        let Item::Log { key, .. } = &queued.item else {
+            return Err(Failure { why: "it is no file of the log".to_owned(), for_good: true });
         };
-        let Item::Log { key, .. } = &queued.item else { return Ok((named, None)) };
-        let load = Load { key: key.clone(), new_key: key.clone(), expected: Vec::new() };
-        let carried = match carrier.carry(&load).await {
-            // A push may have put it there a moment before, encrypted otherwise.
-            Err(error) if error.kind() == ErrorKind::Damaged => match named.look(self.to).await? {
-                Found::Same { .. } => return Ok((named, None)),
-                Found::Nothing { .. } => return Err(error.into()),
-            },
-            outcome => outcome?,
+        let (resolved, there) = match named.look(self.to).await? {
+            Found::Nothing { resolved } => (resolved, None),
+            Found::Same { key } => (false, Some(key)),
         };
+        if let Some(other) = there.as_ref().filter(|there| *there != key) {
+            // Stored by somebody else, whose push answers for it.
+            return Ok(Arrived { named, key: other.clone(), line: None });
+        }
+        let of_file = lines.iter().filter(|line| line.file == named.file && line.raw_sha256 == named.digest);
+        let expected = of_file.map(|line| line.stored_sha256).collect();
+        // Also when it is listed, which is not yet durable: whoever put it may have died before its last sync.
+        let carried = carrier.carry(&Load { key: key.clone(), new_key: key.clone(), expected }).await;
         match carried {
-            Carried::Stored { sha256, bytes } => {
+            Ok(Carried::Stored { sha256, bytes }) => {
                 if !resolved {
                     named.look(self.to).await?;
                 }
-                Ok((named, Some((sha256, bytes))))
+                Ok(Arrived { named, key: key.clone(), line: Some((sha256, bytes)) })
             }
-            Carried::Present => Ok((named, None)),
-            Carried::Damaged { why } => {
+            Ok(Carried::Present) => Ok(Arrived { named, key: key.clone(), line: None }),
+            // A push put it there, encrypted otherwise, or the holder lost it since.
+            Ok(Carried::Damaged { .. }) if there.is_some() => Ok(Arrived { named, key: key.clone(), line: None }),
+            Ok(Carried::Damaged { why }) => {
                 let why = format!("repository {} does not hold it: {why}", holder.repository.name());
                 Err(Failure { why, for_good: true })
             }
+            Err(error) if error.kind() == ErrorKind::Damaged => match named.look(self.to).await? {
+                Found::Same { key } => Ok(Arrived { named, key, line: None }),
+                Found::Nothing { .. } => Err(error.into()),
+            },
+            Err(error) => Err(error.into()),
         }
     }
 
     /// Copies a backup and what it builds on from the first holder that has it.
-    async fn deliver_backup(&self, id: &BackupId) -> Result<(), Failure> {
-        let mut failure: Option<Failure> = None;
+    async fn deliver_backup(&self, id: &BackupId, queued: &Queued) -> Result<(), Failure> {
+        let (mut failure, mut expired): (Option<Failure>, bool) = (None, false);
         for holder in self.holders {
-            match self.copy_backup(holder, id).await {
-                Ok(()) => return Ok(()),
+            match self.copy_backup(holder, id, queued).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => expired = true,
                 Err(other) => failure = Some(other.after(failure)),
             }
         }
-        Err(self.last_word(failure))
+        match failure {
+            // Let go of where it was, and nowhere else: nobody wants it any more.
+            failure if expired && failure.as_ref().is_none_or(|failure| failure.for_good) && self.all_holders => Ok(()),
+            failure => Err(self.last_word(failure)),
+        }
     }
 
-    fn log_waits(&self) -> Result<bool> {
-        Ok(self.queue.items()?.iter().any(|queued| !queued.given_up && matches!(queued.item, Item::Log { .. })))
-    }
-
-    async fn copy_backup(&self, holder: &Scope, id: &BackupId) -> Result<(), Failure> {
+    /// Whether the repository has the backup now; it has not when the holder has let it go.
+    async fn copy_backup(&self, holder: &Scope, id: &BackupId, queued: &Queued) -> Result<bool, Failure> {
         let name = holder.repository.name();
         let log = head::look(holder).await?.trusted(holder)?;
         if log.find(id).is_none() {
-            return Err(Failure { why: format!("repository {name} does not hold it"), for_good: true });
+            let failure = || Failure { why: format!("repository {name} does not hold it"), for_good: true };
+            return if log.was_committed(id) { Ok(false) } else { Err(failure()) };
         }
         let options = CopyOptions { dry_run: false, only: Some(id.clone()), lease: self.lease };
         let progress = Arc::clone(&self.progress);
         let report = copy::run(holder, self.to, self.writing, options, progress, &self.cancel).await?;
         match report.backups.into_iter().find(|verdict| verdict.id == *id).map(|verdict| verdict.fate) {
             // Expired there means that it was there, and nobody wants it back.
-            Some(Fate::Copied | Fate::Present | Fate::Expired) => Ok(()),
-            // Its log may still be on the way.
-            Some(Fate::LeftOut { why }) => Err(Failure { why, for_good: !self.log_waits()? }),
+            Some(Fate::Copied | Fate::Present | Fate::Expired) => Ok(true),
+            // Its log may still be on the way, by a push or from a queue.
+            Some(Fate::LeftOut { why }) => Err(Failure { why, for_good: Timestamp::now().since(queued.since) > LOG_IS_LATE }),
             None => Err(Failure { why: format!("repository {name} does not hold it"), for_good: true }),
         }
     }

@@ -119,7 +119,8 @@ impl Extending {
     /// Extends the locks of one backup's objects, `begin.json` last.
     async fn member(&mut self, scope: &Scope, id: &BackupId) -> Result<()> {
         let begin = layout::begin(&scope.source, id);
-        if matches!(self.store.lock_of(&begin).await, Ok(Some(lock)) if lock.until >= self.needed) {
+        // One that lasts longer than any of ours was set by somebody else, and vouches for nothing.
+        if matches!(self.store.lock_of(&begin).await, Ok(Some(lock)) if (self.needed..=self.until).contains(&lock.until)) {
             return Ok(());
         }
         let objects = list_all(self.store.as_ref(), &layout::backup(&scope.source, id), None).await?;

@@ -98,7 +98,7 @@ impl Marks {
             let judge = |document: &[u8]| signed::verify::<Body>(document, &place(repository, source), key_of);
             let judged = match signed::read_judged(repository.store(), &object.key, judge).await {
                 Ok((_, judged)) => judged,
-                Err(error) if error.is_not_found() => continue,
+                // Neither is ever removed: one that is listed and not there may be a withdrawal that saves a backup.
                 Err(error) => return Err(error.into()),
             };
             match judged {

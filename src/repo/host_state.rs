@@ -20,6 +20,9 @@ use crate::codec::Sha256Digest;
 /// How the names of scratch directories begin.
 const SCRATCH_PREFIX: &str = "run-";
 
+/// How long a process waits before it tries to lock the journal again.
+const JOURNAL_PAUSE: Duration = Duration::from_millis(5);
+
 /// How long a repository that failed is asked last.
 const TROUBLE_LASTS: Duration = Duration::from_secs(60);
 
@@ -221,20 +224,26 @@ impl HostState {
         self.log_dir(source, incarnation).join("listing")
     }
 
-    /// Locks the journal of one log on this host, waiting for another process that holds it.
+    /// Locks the journal of one log on this host, waiting for another process that holds it: it may be storing what it
+    /// found there, and the waiting must not keep this process from its other repositories.
     ///
     /// # Errors
     /// When the lock file cannot be made.
-    pub fn journal(&self, source: &SourceName, incarnation: &Incarnation) -> Result<Journal> {
+    pub async fn journal(&self, source: &SourceName, incarnation: &Incarnation) -> Result<Journal> {
         let path = self.log_dir(source, incarnation).join("journal.jsonl");
+        let failed = |error: io::Error| Error::io("lock", &path, error);
         let open = || {
             prepare(&path)?;
-            let file = fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
-            file.lock()?;
-            Ok(file)
+            fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)
         };
-        let file = open().map_err(|error| Error::io("lock", &path, error))?;
-        Ok(Journal { path: path.clone(), file })
+        let file = open().map_err(failed)?;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Journal { path: path.clone(), file }),
+                Err(fs::TryLockError::WouldBlock) => tokio::time::sleep(JOURNAL_PAUSE).await,
+                Err(fs::TryLockError::Error(error)) => return Err(failed(error)),
+            }
+        }
     }
 
     /// Makes sure that this host takes one backup of `source` at a time.

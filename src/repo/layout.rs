@@ -163,6 +163,13 @@ pub fn log_key_numbers(source: &SourceName, incarnation: &Incarnation, key: &str
     (is_ours && key == log_key(source, incarnation, stretch, wrapping)).then_some((stretch, wrapping))
 }
 
+/// Whether `key` names a part of the backup `id`, and not something that lies beside its parts.
+pub fn belongs_to_backup(source: &SourceName, id: &BackupId, key: &str) -> bool {
+    let Some(name) = key.strip_prefix(&backup(source, id)) else { return false };
+    let of_kind = |beginning: &str| name.starts_with(beginning) && !name.contains('/');
+    name == "begin.json" || name == "packs.jsonl" || ["manifest.jsonl.zst", "key-", "pack-"].into_iter().any(of_kind)
+}
+
 /// Prefix of the signed digests of a log.
 pub fn log_indexes(source: &SourceName, incarnation: &Incarnation) -> String {
     format!("{}index/", log(source, incarnation))

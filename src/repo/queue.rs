@@ -88,8 +88,10 @@ impl Queue {
     /// When the file cannot be written.
     pub fn add(&self, item: &Item) -> Result<()> {
         let path = self.dir.join(item.name());
-        if matches!(self.read(&path)?, Some(queued) if !queued.given_up && queued.item == *item) {
-            return Ok(());
+        // One that cannot be read is written anew: what it was about is known again.
+        if matches!(self.read(&path), Ok(Some(queued)) if !queued.given_up && queued.item == *item) {
+            // Whoever wrote it may have died before it was durable.
+            return durable::sync_parent(&path).map_err(|error| Error::io("sync", &path, error));
         }
         let queued = Queued { item: item.clone(), since: Timestamp::now(), attempts: 0, last_error: None, given_up: false };
         durable::create_dir_all(&self.dir).map_err(|error| Error::io("create", &self.dir, error))?;

@@ -52,9 +52,9 @@ fn a_name_is_taken_once(major: u32) {
     let before = scenario.repository.contents();
     push(&scenario.protected, &segment).success();
     let other = variant(&segment, &scenario.protected, "other", 7);
-    let refused = push(&scenario.protected, &other).refuses(1, &[&digest(&segment), &digest(&other), "archive resolve"]);
+    let refused = push(&scenario.protected, &other).refuses(22, &[&digest(&segment), &digest(&other), "archive resolve"]);
     assert!(refused.stderr.contains("two servers write the same log"), "{refused}");
-    let stranger = push(&scenario.protected.twin(), &other).refuses(1, &[&digest(&segment), &digest(&other)]);
+    let stranger = push(&scenario.protected.twin(), &other).refuses(22, &[&digest(&segment), &digest(&other)]);
     assert!(stranger.stdout.is_empty(), "{stranger}");
     assert_eq!(scenario.repository.contents(), before, "a refusal has changed the repository");
 }
@@ -108,7 +108,7 @@ fn histories_labels_and_partial_segments_are_archived_too() {
     push(host, &place(host, "a", "00000002.history", history)).success();
     push(host, &place(host, "a", "00000002.history", history)).success();
     let other = place(host, "b", "00000002.history", b"1\t0/6000000\tno recovery target specified\n");
-    push(host, &other).refuses(1, &[&digest(&other), "other content"]);
+    push(host, &other).refuses(22, &[&digest(&other), "other content"]);
     assert_eq!(fetch("00000002.history"), history);
     push(host, &place(host, "c", "00000003.history", b"what is this")).exits(22);
 

@@ -1,5 +1,6 @@
 //! A cluster whose source is kept in two repositories, `main` and `second`, either of which can go away.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,6 +97,15 @@ impl Stage {
     pub fn archived(&self, which: Which, beginning: &str) -> usize {
         let is_it = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(beginning));
         log_objects(&self.path(which)).iter().filter(|path| is_it(path)).count()
+    }
+
+    /// File and digest of everything archived in a repository. The times between them may be unknown in one of the two.
+    pub fn archive(&self, which: Which) -> BTreeSet<(String, String)> {
+        let described = |path: PathBuf| {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            Some((name.split('_').next()?.to_owned(), name.split('_').next_back()?.to_owned()))
+        };
+        log_objects(&self.path(which)).into_iter().filter_map(described).collect()
     }
 
     /// What is queued for `which`.

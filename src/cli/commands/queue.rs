@@ -1,5 +1,6 @@
 //! `lifeboat queue [SOURCE]`: what some repositories still lack, and its delivery.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,7 +59,10 @@ async fn show(args: &QueueArgs, context: &Context) -> Result<Outcome> {
     for source in sources {
         let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
         let handled = repositories.into_iter().map(|chosen| handle(args, context, &settings, source, chosen));
-        document.queues.extend(future::try_join_all(handled).await?);
+        // All to their end, whatever becomes of one.
+        for listed in future::join_all(handled).await {
+            document.queues.push(listed?);
+        }
     }
     if args.background {
         return Ok(Outcome::Done);
@@ -89,7 +93,7 @@ async fn handle(
     if args.background {
         go_on(context, settings, source, chosen, &queue).await?;
     } else if args.deliver && !queue.is_empty()? {
-        let outcome = match queue.lock()? {
+        let outcome = match lock_soon(&queue).await? {
             Some(_held) => deliver(context, settings, source, chosen, &queue).await,
             None => Err(Error::busy("another process delivers it")),
         };
@@ -101,6 +105,17 @@ async fn handle(
     }
     let (source, repository) = (source.name.to_string(), chosen.name.clone());
     Ok(Listed { source, repository, delivered, error, items: queue.items()? })
+}
+
+/// The queue's lock, unless another process keeps it: a moment is what a push takes to look.
+async fn lock_soon(queue: &Queue) -> Result<Option<File>> {
+    for _ in 0..20 {
+        if let Some(held) = queue.lock()? {
+            return Ok(Some(held));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    queue.lock()
 }
 
 /// Delivers until nothing waits, unless another process does.

@@ -12,6 +12,7 @@ use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
+use crate::engine::restore::Target;
 use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
 use crate::engine::restore::prepare::{Prepared, Request, prepare};
 use crate::engine::restore::run::{self, RestoreOptions, RestoreReport};
@@ -101,31 +102,51 @@ struct Plan {
     metrics: Arc<Metrics>,
 }
 
-/// The plan from the first repository that has one; the first refusal when none has.
+/// The plan from the first repository that has one; the first refusal when none has. Where the plan depends on how far
+/// the log goes, all are asked, and the one whose log goes farthest is taken: another may have missed the end of it.
 async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Result<Plan> {
     let repositories = match settings.source(&args.source) {
         Ok(source) => settings.repositories_of(source, context.global.repository.as_deref())?,
         // A host that only restores need not describe the source.
         Err(_) => vec![settings.repository(context.global.repository.as_deref())?],
     };
-    let mut refusal: Option<Error> = None;
+    let is_latest = matches!(args.target(), Target::Latest);
+    let ask_all = is_latest || args.timeline.is_none();
+    let (mut best, mut failures): (Option<Plan>, Vec<(&str, Error)>) = (None, Vec::new());
     for chosen in repositories {
         match plan_from(args, context, settings, chosen).await {
-            Ok(found) => return Ok(found),
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
-            Err(error) => {
-                if let Some(earlier) = &refusal {
-                    context.progress.warn(&format!("repository {}: {}", chosen.name, error.summary()));
-                    // An answer is worth more than an outage.
-                    if earlier.kind() != ErrorKind::Unreachable {
-                        continue;
-                    }
+            Ok(found) if !ask_all => return Ok(found),
+            Ok(found) => {
+                if best.as_ref().is_none_or(|best| goes_farther(&found.prepared.plan, &best.prepared.plan, is_latest)) {
+                    best = Some(found);
                 }
-                refusal = Some(error);
             }
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Err(error),
+            Err(error) => failures.push((&chosen.name, error)),
         }
     }
-    Err(refusal.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
+    let Some(best) = best else {
+        // An answer is worth more than an outage.
+        failures.sort_by_key(|(_, error)| error.kind() == ErrorKind::Unreachable);
+        let mut failures = failures.into_iter();
+        let first = failures.next().map(|(_, error)| error);
+        failures.for_each(|(name, error)| context.progress.warn(&format!("repository {name}: {}", error.summary())));
+        return Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))));
+    };
+    for (name, error) in failures {
+        let unknown = if error.kind() == ErrorKind::Unreachable { "; it may hold newer log" } else { "" };
+        context.progress.warn(&format!("repository {name} was not taken into account{unknown}: {}", error.summary()));
+    }
+    Ok(best)
+}
+
+/// Whether `new` is of a later cluster or timeline than `best` or, when asked for the end of the log, goes on for longer.
+fn goes_farther(new: &RestorePlan, best: &RestorePlan, is_latest: bool) -> bool {
+    if new.backup.incarnation != best.backup.incarnation {
+        return new.backup.start_time > best.backup.start_time;
+    }
+    let end = |plan: &RestorePlan| is_latest.then(|| (plan.segments.last().map(|segment| segment.number), plan.reaches));
+    (new.timeline, end(new)) > (best.timeline, end(best))
 }
 
 /// The same scope, reading also from the other repositories of the source when its own fails on the way. They need not

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::{FileKind, file_kind};
-use crate::base::{Error, Incarnation, Result, SourceName, TimelineId, Timestamp};
+use crate::base::{Error, ErrorKind, Incarnation, Result, SourceName, TimelineId, Timestamp};
 use crate::codec::Sha256Digest;
 use crate::engine::reread::digest_to_sign;
 use crate::engine::{Scope, Writing};
@@ -78,7 +78,7 @@ impl Named {
     /// What stands under this file's name.
     ///
     /// # Errors
-    /// When the repository does not answer; failed when another content stands there and nobody decided between them.
+    /// When the repository does not answer; contradicted when another content stands there and nobody decided between them.
     pub async fn look(&self, scope: &Scope) -> Result<Found> {
         let store = scope.repository.store();
         let found = list_all(store, &self.prefix, None).await?;
@@ -107,7 +107,7 @@ impl Named {
     fn split_brain(&self, scope: &Scope, own: &str, others: &[String]) -> Error {
         let what =
             format!("{} of {} is in the archive with other content: two servers write the same log", self.file, scope.source);
-        Error::failed(what)
+        Error::new(ErrorKind::Contradicted, what)
             .detail("this file", own)
             .detail("archived", others.join(", "))
             .hint("stop the server that is not the primary, or whose disk was rolled back; nothing was overwritten")
@@ -153,7 +153,7 @@ impl Named {
     /// # Errors
     /// When the journal cannot be written or the repository does not answer; the file is archived all the same.
     pub async fn note(&self, scope: &Scope, writing: &Writing, key: &str, stored: Option<(Sha256Digest, u64)>) -> Result<()> {
-        let mut journal = scope.state.journal(&scope.source, &self.incarnation)?;
+        let mut journal = scope.state.journal(&scope.source, &self.incarnation).await?;
         let waiting = journal.lines()?;
         let (stored_sha256, stored_bytes) = match stored {
             Some(stored) => stored,
@@ -192,6 +192,6 @@ async fn flush(scope: &Scope, writing: &Writing, incarnation: &Incarnation, jour
 /// # Errors
 /// When the repository or the journal does not answer.
 pub async fn flush_index(scope: &Scope, writing: &Writing, incarnation: &Incarnation) -> Result<()> {
-    let mut journal = scope.state.journal(&scope.source, incarnation)?;
+    let mut journal = scope.state.journal(&scope.source, incarnation).await?;
     flush(scope, writing, incarnation, &mut journal).await
 }

@@ -106,33 +106,32 @@ async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &On
     let LogFile { named, object, compressing, warnings, carry, .. } = file;
     let carry = carry.map(|(carry, next)| (carry.to_bytes(), next));
     let repository = scope.repository.store();
-    let resolved = match named.look(scope).await? {
-        Found::Nothing { resolved } => resolved,
-        Found::Same { key } => {
-            // Listed is not yet durable: whoever put it may have died before its last sync. A put of the same name
-            // finds it there and makes it so.
-            if repository.put_if_absent(&key, Vec::new().into()).await? == PutOutcome::Created {
-                repository.delete(&key).await?;
-                return Err(Error::unreachable(format!("{key} vanished while it was being archived again")));
-            }
-            return Ok(Stored { named, key, line: None, already_there: true, carry, warnings });
-        }
-    };
+    let found = named.look(scope).await?;
     let seal = shared_seal.get_or_try_init(|| seal(scope, writing, &named.incarnation)).await?;
+    let (own_key, resolved) = match &found {
+        Found::Nothing { resolved } => (format!("{}{}", named.directory(), object(seal.suffix())), *resolved),
+        Found::Same { key } => (key.clone(), false),
+    };
+    let already_there = matches!(found, Found::Same { .. });
+    if already_there && own_key.ends_with(".age") != matches!(seal, Seal::Age(_)) {
+        // Encryption was turned on or off since: what is there cannot be put again under its name.
+        return Ok(Stored { named, key: own_key, line: None, already_there, carry, warnings });
+    }
     let stored =
         compressing.seal(seal).map_err(|error| Error::failed(format!("cannot encode {}", named.file)).caused_by(error))?;
     killpoint::reach("push.encoded");
-    let key = format!("{}{}", named.directory(), object(seal.suffix()));
-    let stored = Bytes::from(stored);
+    let (key, stored) = (own_key, Bytes::from(stored));
+    // Also when it is listed: that is not yet durable, for whoever put it may have died before its last sync, and it may
+    // be gone by now. A put of the same content finds it there and makes it so, or brings it back.
     let outcome = repository.put_if_absent(&key, stored.clone().into()).await?;
     killpoint::reach("push.stored");
     // Whoever put at the same instant is seen now, by us or by them.
-    if !resolved {
+    if !resolved && outcome == PutOutcome::Created {
         named.look(scope).await?;
     }
     // Another process may have stored the same content, encrypted otherwise, a moment before: its object is looked at.
     let line = (outcome == PutOutcome::Created).then(|| (Sha256Digest::of(&stored), stored.len() as u64));
-    Ok(Stored { named, key, line, already_there: false, carry, warnings })
+    Ok(Stored { named, key, line, already_there: already_there && outcome == PutOutcome::AlreadyExists, carry, warnings })
 }
 
 impl Stored {
@@ -166,7 +165,7 @@ async fn seal(scope: &Scope, writing: &Writing, incarnation: &Incarnation) -> Re
         return Ok(Seal::Age(recipient));
     }
     // Without a place to remember it every push would begin a stretch of its own.
-    drop(scope.state.journal(&scope.source, incarnation)?);
+    drop(scope.state.journal(&scope.source, incarnation).await?);
     let (number, recipient) = begin_stretch(&scope.repository, &scope.source, incarnation, recipients).await?;
     let stretch = Stretch { number, recipient: recipient.to_string(), wrapped_to, began: now };
     scope.state.remember_stretch(&scope.source, incarnation, &stretch)?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::run::BackupOptions;
+use crate::base::progress::Progress;
 use crate::base::{Error, Incarnation, Result, Timestamp};
 use crate::engine::{Scope, Writing};
 use crate::repo::identity::{self, Identity};
@@ -21,7 +22,12 @@ pub(super) struct Server {
 }
 
 /// Looks at everything that would make the backup fail later, and puts the cluster on record.
-pub(super) async fn prepare(scope: &Scope, writing: &Writing, options: &BackupOptions) -> Result<Server> {
+pub(super) async fn prepare(
+    scope: &Scope,
+    writing: &Writing,
+    options: &BackupOptions,
+    progress: &dyn Progress,
+) -> Result<Server> {
     let server = examine(scope, options).await?;
     let identity = Identity {
         incarnation: server.incarnation.clone(),
@@ -33,6 +39,17 @@ pub(super) async fn prepare(scope: &Scope, writing: &Writing, options: &BackupOp
         first_seen: Timestamp::now(),
     };
     identity::ensure(&scope.repository, &scope.source, &writing.signer, &identity).await?;
+    for other in &options.admit_in {
+        // Away, it is told of the cluster by the first delivery.
+        if let Err(error) = identity::ensure(&other.repository, &other.source, &writing.signer, &identity).await {
+            progress.warn(&format!(
+                "{} is not on record in repository {}: {}",
+                identity.incarnation,
+                other.repository.name(),
+                error.summary()
+            ));
+        }
+    }
     Ok(server)
 }
 

@@ -76,6 +76,8 @@ pub struct BackupOptions {
     pub archive_timeout: Duration,
     /// How the lease is taken; none to go without, where no other host can back up the same source.
     pub lease: Option<Terms>,
+    /// Other repositories of the source: the cluster is put on record there too, so that its log can be archived there.
+    pub admit_in: Vec<Scope>,
 }
 
 /// What a backup did.
@@ -167,7 +169,8 @@ async fn under_lease(
     progress: Arc<dyn Progress>,
     cancel: Cancel,
 ) -> Result<BackupReport> {
-    let Server { session, primary, info, data_directory, control, incarnation } = prepare(scope, writing, options).await?;
+    let server = prepare(scope, writing, options, progress.as_ref()).await?;
+    let Server { session, primary, info, data_directory, control, incarnation } = server;
     let mut warnings = Vec::new();
     let facts = facts(&session, &info, &data_directory, &mut warnings).await;
     let (host_time, began) = (Timestamp::now(), Instant::now());

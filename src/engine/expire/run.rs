@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::delete::{below_floor, delete, ordered, total_bytes, without_locked};
 use super::plan::{self, Fate, Verdict, log_floors};
-use super::survey::{Survey, locked, require_whole};
+use super::survey::{Survey, in_flight, locked, require_whole, uncommitted};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, Error, Incarnation, Lsn, Result, SegmentSize, Timestamp, killpoint};
@@ -134,7 +134,10 @@ pub async fn run(
     let gone: Vec<BackupSummary> =
         log.expired().chain(log.backups().filter(|backup| going.contains(&backup.id))).cloned().collect();
     delete_backups(scope, &gone, acting, &progress, cancel, &mut report).await?;
-    let floors = floors(&log, &gone, &decision.tombstone.log_floors);
+    let kept: Vec<&BackupSummary> = log.backups().filter(|backup| !going.contains(&backup.id)).collect();
+    // Looked at again: something may have begun since it was decided. What does not say which log it needs needs all of it.
+    let Some(in_flight) = in_flight(&uncommitted(scope, &log).await?) else { return Ok(report) };
+    let floors = floors(&log, &gone, &decision.tombstone.log_floors, &kept, &in_flight);
     for (incarnation, (floor, size)) in floors {
         let remaining = log.backups().filter(|backup| !going.contains(&backup.id));
         let needed_by =
@@ -230,14 +233,25 @@ async fn delete_backups(
     Ok(())
 }
 
-/// Where the log of each incarnation that lost backups begins to be needed, by the tombstones on record and the one that
-/// would be put.
-fn floors(log: &CommitLog, gone: &[BackupSummary], planned: &[LogFloor]) -> BTreeMap<Incarnation, (Lsn, SegmentSize)> {
+/// Where the log of each incarnation that lost backups begins to be needed: by the tombstones on record and the one that
+/// would be put, but never after the start of a backup that is there or being taken. One may have come to lie before a
+/// recorded floor, by a copy from another repository or because the server was wound back.
+fn floors(
+    log: &CommitLog,
+    gone: &[BackupSummary],
+    planned: &[LogFloor],
+    kept: &[&BackupSummary],
+    in_flight: &[LogFloor],
+) -> BTreeMap<Incarnation, (Lsn, SegmentSize)> {
     let mut floors = BTreeMap::new();
     for backup in gone {
         let incarnation = &backup.incarnation;
-        let planned = planned.iter().filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).max();
-        let floor = log.log_floor(incarnation).max(planned.unwrap_or_default());
+        let of = |floors: &[LogFloor]| -> Vec<Lsn> {
+            floors.iter().filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).collect()
+        };
+        let declared = log.log_floor(incarnation).max(of(planned).into_iter().max().unwrap_or_default());
+        let kept = kept.iter().filter(|kept| kept.incarnation == *incarnation).map(|kept| kept.start_lsn);
+        let floor = kept.chain(of(in_flight)).min().map_or(declared, |needed| declared.min(needed));
         floors.insert(incarnation.clone(), (floor, backup.segment_bytes));
     }
     floors

@@ -77,12 +77,17 @@ impl Survey {
         Situation { backups: log.backups().collect(), restorable, marks, locked, now: Timestamp::now(), allow_none }
     }
 
-    /// Where the log of what may be in flight begins; none when one of these does not say.
+    /// As [`in_flight`].
     pub fn in_flight(&self) -> Option<Vec<LogFloor>> {
-        let now = Timestamp::now();
-        let flying = self.uncommitted.iter().filter(|begun| begun.may_be_in_flight(IN_FLIGHT, now));
-        flying.map(|begun| begun.log_start.clone()).collect()
+        in_flight(&self.uncommitted)
     }
+}
+
+/// Where the log of what may be in flight begins; none when one of these does not say.
+pub(super) fn in_flight(uncommitted: &[Uncommitted]) -> Option<Vec<LogFloor>> {
+    let now = Timestamp::now();
+    let flying = uncommitted.iter().filter(|begun| begun.may_be_in_flight(IN_FLIGHT, now));
+    flying.map(|begun| begun.log_start.clone()).collect()
 }
 
 /// The locks that hold on backups that are due, by backup: the one that ends last.
@@ -97,7 +102,9 @@ pub(super) async fn locked(
         if !store.may_lock() {
             break;
         }
-        let objects = list_all(store.as_ref(), &layout::backup(&scope.source, &backup.id), None).await?;
+        let mut objects = list_all(store.as_ref(), &layout::backup(&scope.source, &backup.id), None).await?;
+        // What somebody else puts there must not hold it.
+        objects.retain(|object| layout::belongs_to_backup(&scope.source, &backup.id, &object.key));
         let held = locks::held(&store, &objects, now).await?;
         found.extend(locks::latest(held.values()).map(|lock| (backup.id.clone(), lock)));
     }

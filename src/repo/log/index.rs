@@ -70,8 +70,31 @@ pub async fn store(
 /// # Errors
 /// Only when the repository does not answer.
 pub async fn load(repository: &Repository, source: &SourceName, incarnation: &Incarnation) -> Result<Index> {
+    load_where(repository, source, incarnation, |_| true).await
+}
+
+/// Reads and verifies what of the index may speak of `files`, by the objects' names.
+///
+/// # Errors
+/// Only when the repository does not answer.
+pub async fn load_of(repository: &Repository, source: &SourceName, incarnation: &Incarnation, files: &[String]) -> Result<Index> {
+    load_where(repository, source, incarnation, |name| {
+        let range = name.split_once('_').and_then(|(range, _)| range.split_once('-'));
+        range.is_none_or(|(from, to)| files.iter().any(|file| (from..=to).contains(&file.as_str())))
+    })
+    .await
+}
+
+async fn load_where(
+    repository: &Repository,
+    source: &SourceName,
+    incarnation: &Incarnation,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Index> {
     let mut index = Index::default();
-    for object in list_all(repository.store(), &layout::log_indexes(source, incarnation), None).await? {
+    let prefix = layout::log_indexes(source, incarnation);
+    let listed = list_all(repository.store(), &prefix, None).await?;
+    for object in listed.into_iter().filter(|object| wanted(&object.key[prefix.len()..])) {
         let document = repository.store().get(&object.key).await?;
         let verified =
             signed::verify::<Body>(&document, &place(repository, source), |id| repository.keyring().key_for(id, Role::Write));

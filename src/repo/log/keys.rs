@@ -24,8 +24,11 @@ pub async fn begin_stretch(
     let key = DataKey::generate();
     let wrapped = key.wrap(recipients).map_err(|error| Error::usage("cannot wrap the log's key").caused_by(error))?;
     let mut stretch = 1 + numbers(repository, source, incarnation).await?.last().copied().unwrap_or(0);
+    // Where no condition protects a name two hosts could take one at the same moment, and one key would be lost with all
+    // that is encrypted to it: there the name is made unique.
+    let wrapping = if repository.store().may_overwrite() { rand::random_range(1..=u32::MAX) } else { 1 };
     loop {
-        let name = layout::log_key(source, incarnation, stretch, 1);
+        let name = layout::log_key(source, incarnation, stretch, wrapping);
         match repository.store().put_if_absent(&name, wrapped.clone().into()).await? {
             PutOutcome::Created => return Ok((stretch, key.recipient())),
             PutOutcome::AlreadyExists => stretch += 1,

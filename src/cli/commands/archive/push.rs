@@ -7,7 +7,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::joined;
-use crate::base::{Error, Result};
+use crate::base::{Error, ErrorKind, Result};
 use crate::cli::args::ArchivePushArgs;
 use crate::cli::background;
 use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
@@ -49,7 +49,12 @@ pub async fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
     let source = settings.source(&args.source)?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let needed = source.copies.log.min(repositories.len());
-    let (archived, errors) = push_to_enough(args, context, &settings, &repositories, needed).await;
+    let (archived, mut errors) = push_to_enough(args, context, &settings, &repositories, needed).await;
+    // Two servers that write one log must not go on, however many repositories have seen only one of them.
+    if let Some(at) = errors.iter().position(|(_, error)| error.kind() == ErrorKind::Contradicted) {
+        let (name, error) = errors.swap_remove(at);
+        return Err(error.context(format!("repository {name}")));
+    }
     for (chosen, pushed) in &archived {
         for warning in &pushed.warnings {
             context.progress.warn(&format!("repository {}: {warning}", chosen.name));
@@ -58,6 +63,9 @@ pub async fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
     let Some((_, pushed)) = archived.first().filter(|_| archived.len() >= needed) else {
         return Err(joined(errors).unwrap_or_else(|| Error::usage(format!("{} names no repository", source.name))));
     };
+    for (name, error) in &errors {
+        context.progress.warn(&format!("repository {name} gets {} later: {}", args.file.display(), error.summary()));
+    }
     let lacking = repositories.iter().filter(|chosen| !archived.iter().any(|(has, _)| has.name == chosen.name));
     let mut queued = Vec::new();
     for chosen in lacking {
@@ -113,7 +121,7 @@ async fn push_to_enough<'a>(
                 }
                 Some((chosen, Err(error))) => {
                     if spare {
-                        state(chosen).note_trouble(true);
+                        state(chosen).note_trouble(error.kind() != ErrorKind::Contradicted);
                     }
                     errors.push((chosen.name.clone(), error));
                 }

@@ -16,6 +16,8 @@ use crate::repo::queue::{Item, Queue};
 
 /// How long a delivery in the background is waited for that has the queue.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+/// How long somebody may have it who only looks.
+const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 /// What became of the backup in another repository.
 #[derive(Serialize)]
@@ -96,11 +98,12 @@ async fn deliver_one(
 /// The queue's lock, once a delivery in the background that has it is done; none when that takes too long, or the
 /// repository is away: then it goes on until the repository is back.
 async fn lock(context: &Context, queue: &Queue, state: &HostState) -> Result<Option<File>> {
-    let end = tokio::time::Instant::now() + LONGEST_WAIT;
+    let began = tokio::time::Instant::now();
     loop {
         match queue.lock()? {
             Some(held) => return Ok(Some(held)),
-            None if tokio::time::Instant::now() > end || state.had_trouble() => return Ok(None),
+            None if began.elapsed() > LONGEST_WAIT => return Ok(None),
+            None if began.elapsed() > LONGEST_LOOK && state.had_trouble() => return Ok(None),
             None => tokio::select! {
                 () = tokio::time::sleep(Duration::from_millis(500)) => {}
                 () = context.cancel.cancelled() => return Err(Error::interrupted()),

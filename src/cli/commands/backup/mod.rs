@@ -79,7 +79,7 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let options = options(args, &settings, source);
+    let mut options = options(args, &settings, source);
     if args.dry_run {
         return dry_run(args, context, &settings, source, &repositories, &options).await;
     }
@@ -91,6 +91,11 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         context.progress.warn(warning);
     }
     seen.trusted(&scope)?;
+    for other in repositories.iter().filter(|other| other.name != chosen.name) {
+        let layers = scope::layers(context, other, Use::Brief);
+        // Away, it is told of by what copies the backup there.
+        options.admit_in.extend(scope::open(context, &settings, other, &source.name, &layers).await.ok());
+    }
     let report = backup::run(&scope, &writing, &options, context.progress.clone(), context.cancel.clone()).await;
     let BackupReport { summary, reason, warnings } = report.map_err(in_repository)?;
     warnings.iter().for_each(|warning| context.progress.warn(warning));
@@ -150,6 +155,7 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
         workers: settings.backup.workers,
         pack_bytes: settings.backup.pack_size_bytes,
         archive_timeout: postgres.archive_timeout,
+        admit_in: Vec::new(),
         lease: (!args.no_lease).then(|| Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) }),
     }
 }
