@@ -60,7 +60,7 @@ fn two_servers_with_one_log_never_go_unnoticed_and_the_operator_decides() {
     for round in &contested_rounds {
         push(&scenario.protected, &round.ours).success();
         push(&other, &round.ours).success();
-        push(&other, &round.theirs).refuses(1, &[&digest(&round.theirs)]);
+        push(&other, &round.theirs).refuses(22, &[&digest(&round.theirs)]);
     }
     let restored = scenario.restore_and_start("resolved", &[]);
     assert_eq!(restored.sql().number("SELECT count(*) FROM rows"), ROUNDS as i64);

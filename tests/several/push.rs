@@ -131,3 +131,24 @@ fn segments_that_wait_are_stored_together() {
     scenario.full_backup();
     scenario.rescue.ok(&["verify", "--deep"]);
 }
+
+#[test]
+fn two_servers_are_refused_although_one_repository_has_seen_only_one_of_them() {
+    use crate::support::scenario::SOURCE;
+
+    let Some(stage) = Stage::start("log_copies = 1") else { return };
+    let before = stage.archive_row();
+    stage.wait_delivered(Which::Second);
+    let cluster = &stage.scenario.cluster;
+    cluster.configure(["archive_command = 'false'"]);
+    let segment = stage.add_row();
+    let objects = crate::support::listing::log_objects(&stage.path(Which::Second));
+    let beside = objects.into_iter().find(|path| path.to_string_lossy().contains(&before)).expect("archived");
+    let others = beside.with_file_name(format!("{segment}_-_-_0_0123456789abcdef.zst.age"));
+    std::fs::copy(&beside, &others).expect("own directory");
+    let path = cluster.data.join("pg_wal").join(&segment).display().to_string();
+    let push = ["archive", "push", SOURCE, path.as_str()];
+    stage.host().run(&push).refuses(22, &["repository second", "two servers write the same log", "0123456789abcdef"]);
+    std::fs::remove_file(&others).expect("own directory");
+    stage.host().ok(&push);
+}

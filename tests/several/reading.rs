@@ -93,3 +93,19 @@ fn what_one_repository_lost_the_other_gives() {
     let restored = stage.restore_from(Which::Second, "second");
     assert_eq!(Stage::rows(&restored), 1);
 }
+
+#[test]
+fn the_end_of_the_log_is_looked_for_in_every_repository() {
+    let Some(stage) = Stage::start("log_copies = 1") else { return };
+    stage.scenario.full_backup();
+    stage.archive_row();
+    stage.wait_delivered(Which::Main);
+    stage.wait_delivered(Which::Second);
+    stage.take_away(Which::Main);
+    (0..3).for_each(|_| drop(stage.archive_row()));
+    // The host is lost, and with it what it still had to deliver.
+    std::fs::remove_dir_all(stage.host().state_dir().join("queue")).expect("own directory");
+    stage.bring_back(Which::Main);
+    let restored = stage.scenario.restore_and_start("farthest", &[]);
+    assert_eq!(Stage::rows(&restored), 4, "the first repository has only the first of them");
+}
