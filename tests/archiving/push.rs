@@ -26,7 +26,7 @@ pub fn variant(file: &Path, host: &Host, directory: &str, mark: u64) -> PathBuf 
 }
 
 /// A file of this name and content in `directory`, made when missing.
-fn place(host: &Host, directory: &str, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn place(host: &Host, directory: &str, name: &str, bytes: &[u8]) -> PathBuf {
     if !host.dir().join(directory).exists() {
         host.dir().create_dir(directory);
     }

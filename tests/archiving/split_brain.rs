@@ -2,12 +2,13 @@
 //! the operator's word ends it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat::repo::signed::Signer;
 
-use crate::push::{digest, push, variant};
+use crate::push::{digest, place, push, variant};
 use crate::support::lifeboat::Host;
 use crate::support::listing::{backups, split_brains};
 use crate::support::postgres::{Options, RECOVERY_TIMEOUT};
@@ -69,8 +70,10 @@ fn two_servers_with_one_log_never_go_unnoticed_and_the_operator_decides() {
 fn round(scenario: &Scenario, other: &Host, number: usize) -> Round {
     scenario.cluster.sql().execute(&format!("INSERT INTO rows VALUES ({number})"));
     let name = scenario.cluster.switch_wal();
-    let ours = scenario.cluster.data.join("pg_wal").join(&name);
-    let theirs = variant(&ours, other, "theirs", 1 + number as u64);
+    let segment = scenario.cluster.data.join("pg_wal").join(&name);
+    // Away from PostgreSQL's own list, or the segments of later rounds would be stored with this one.
+    let ours = place(&scenario.protected, "ours", &name, &fs::read(&segment).expect("readable"));
+    let theirs = variant(&segment, other, "theirs", 1 + number as u64);
     Round { name, ours, theirs }
 }
 
@@ -161,7 +164,8 @@ fn postgresqls_own_retries_do_not_hide_a_split_brain() {
     let mut sql = scenario.cluster.sql();
     let ask = format!("SELECT count(*) FROM ({failures}'{}') AS failed WHERE failed_count > 1", round.name);
     crate::support::process::wait_until("the archiver's failures", RECOVERY_TIMEOUT, || sql.number(&ask) == 1);
-    assert!(round.ours.exists(), "PostgreSQL must keep what is not archived");
+    let segment = scenario.cluster.data.join("pg_wal").join(&round.name);
+    assert!(segment.exists(), "PostgreSQL must keep what is not archived");
     assert!(scenario.cluster.log().contains("two servers write the same log"), "{}", scenario.cluster.log_tail());
     resolve_refused_push(&scenario, &round);
 }
