@@ -18,9 +18,8 @@ pub fn deliver(context: &Context, settings: &Settings, source: &SourceSettings) 
         let mut needed = false;
         for repository in &source.repositories {
             let queue = Queue::new(&settings.state_dir, &source.name, repository);
-            // The lock is released at once: the delivery takes it.
-            // One item that cannot be read must not keep the others waiting.
-            needed |= queue.lock()?.is_some() && queue.items().map_or(true, |items| items.iter().any(|queued| !queued.given_up));
+            // The lock is released at once: the delivery takes it. And one item that cannot be read must not keep the others.
+            needed |= queue.lock()?.is_some() && queue.waiting().map_or(true, |waiting| !waiting.is_empty());
         }
         if needed { spawn(settings, source) } else { Ok(()) }
     };

@@ -12,6 +12,7 @@ use crate::repo::host_state::HostState;
 use crate::repo::{Repository, Signer};
 use crate::store::layer::limit::Bucket;
 use crate::store::layer::retry::Patience;
+use crate::store::layer::timeout::Timeouts;
 use crate::store::layer::{LayerOptions, layered};
 use crate::store::{self, Store};
 
@@ -42,15 +43,11 @@ pub enum Use {
 /// The layers that calls of `chosen` pass in this verb. Their metrics count this repository's requests.
 pub fn layers(context: &Context, chosen: &RepositorySettings, what_for: Use) -> LayerOptions {
     let mut options = match what_for {
-        Use::Long { .. } | Use::Delivery => LayerOptions::long(),
-        Use::ArchivePush | Use::ArchiveGet | Use::Brief => LayerOptions::short(),
+        Use::Long { .. } => LayerOptions::long(),
+        Use::ArchivePush | Use::Brief => LayerOptions::short(),
+        Use::ArchiveGet => LayerOptions::new(Patience::SHORT.also_unanswered(), Timeouts::SHORT),
+        Use::Delivery => LayerOptions::new(Patience::SHORT, Timeouts::LONG),
     };
-    if what_for == Use::ArchiveGet {
-        options.patience = options.patience.also_unanswered();
-    }
-    if what_for == Use::Delivery {
-        options.patience = Patience::SHORT;
-    }
     let rate_bytes = match what_for {
         Use::ArchivePush | Use::ArchiveGet => chosen.archive_limit_rate_bytes,
         Use::Brief | Use::Delivery => chosen.limit_rate_bytes,
@@ -59,6 +56,11 @@ pub fn layers(context: &Context, chosen: &RepositorySettings, what_for: Use) -> 
     options.limit = rate_bytes.map(|rate_bytes| Arc::new(Bucket::new(rate_bytes)));
     options.cancel = context.cancel.clone();
     options
+}
+
+/// What this host remembers of a repository before it has been opened: by its name, for its id is not known then.
+pub fn state_by_name(settings: &Settings, chosen: &RepositorySettings) -> HostState {
+    HostState::new(&settings.state_dir, &chosen.name)
 }
 
 /// The store of a repository, inside `layers`.
@@ -90,7 +92,7 @@ pub async fn open_repository(
     }
     let found = repository.keyring().root;
     // Kept under the name in the configuration: a forged repository may have any id.
-    match HostState::new(&settings.state_dir, &chosen.name).pin_root(found) {
+    match state_by_name(settings, chosen).pin_root(found) {
         Ok(first_seen) if first_seen == found => Ok(repository),
         Ok(first_seen) => Err(Error::damaged(format!(
             "the keys of repository {} are not those that this host saw first: it was replaced or forged",

@@ -62,12 +62,25 @@ pub struct Delivery<'a> {
     pub cancel: Cancel,
 }
 
-/// An item and what the holders asked so far answered.
-type Lacking = (Queued, Option<Failure>);
+/// A file of the log that is lacking.
+struct Lacking {
+    queued: Queued,
+    named: Named,
+    /// The object that holds it elsewhere.
+    key: String,
+    /// What the holders asked so far have against it.
+    failure: Option<Failure>,
+}
+
+impl Lacking {
+    /// The same after another holder failed.
+    fn failed(self, failure: Failure) -> Self {
+        Self { failure: Some(failure.after(self.failure)), ..self }
+    }
+}
 
 /// A file that is durable in the repository.
 struct Arrived {
-    named: Named,
     /// The object that holds it there.
     key: String,
     /// Digest and length as stored; none when it was there before.
@@ -107,12 +120,19 @@ impl Delivery<'_> {
     /// When the queue cannot be read or written, or somebody asked to stop; what becomes of an item is in the account.
     pub async fn run(&self) -> Result<Account> {
         let mut account = Account::default();
-        let waiting: Vec<Queued> = self.queue.items()?.into_iter().filter(|queued| !queued.given_up).collect();
-        let mut logs: BTreeMap<Incarnation, Vec<Queued>> = BTreeMap::new();
+        let mut logs: BTreeMap<Incarnation, Vec<Lacking>> = BTreeMap::new();
         let mut backups: Vec<(BackupId, Queued)> = Vec::new();
-        for queued in waiting {
+        for queued in self.queue.waiting()? {
             match queued.item.clone() {
-                Item::Log { incarnation, .. } => logs.entry(incarnation).or_default().push(queued),
+                Item::Log { incarnation, file, key, raw_sha256 } => {
+                    match Named::new(&self.to.source, incarnation.clone(), &file, raw_sha256) {
+                        Some(named) => logs.entry(incarnation).or_default().push(Lacking { queued, named, key, failure: None }),
+                        None => {
+                            let why = format!("{file} is no file that PostgreSQL archives");
+                            self.settle(&queued, Err(Failure { why, for_good: true }), &mut account)?;
+                        }
+                    }
+                }
                 Item::Backup { id } => backups.push((id, queued)),
             }
         }
@@ -144,8 +164,7 @@ impl Delivery<'_> {
     }
 
     /// Asks one holder after the other for the files of one cluster.
-    async fn deliver_log(&self, incarnation: &Incarnation, lacking: Vec<Queued>, account: &mut Account) -> Result<()> {
-        let mut lacking: Vec<Lacking> = lacking.into_iter().map(|queued| (queued, None)).collect();
+    async fn deliver_log(&self, incarnation: &Incarnation, mut lacking: Vec<Lacking>, account: &mut Account) -> Result<()> {
         for holder in self.holders {
             if lacking.is_empty() {
                 break;
@@ -155,12 +174,10 @@ impl Delivery<'_> {
                     let left = self.carry_all(holder, incarnation, lacking, account).await?;
                     self.let_go_of_expired(holder, incarnation, size, left, account).await?
                 }
-                Err(failure) => {
-                    lacking.into_iter().map(|(queued, before)| (queued, Some(failure.clone().after(before)))).collect()
-                }
+                Err(failure) => lacking.into_iter().map(|lacking| lacking.failed(failure.clone())).collect(),
             };
         }
-        for (queued, failure) in lacking {
+        for Lacking { queued, failure, .. } in lacking {
             self.settle(&queued, Err(self.last_word(failure)), account)?;
         }
         Ok(())
@@ -197,29 +214,23 @@ impl Delivery<'_> {
         left: Vec<Lacking>,
         account: &mut Account,
     ) -> Result<Vec<Lacking>> {
-        if !left.iter().any(|(_, failure)| failure.as_ref().is_some_and(|failure| failure.for_good)) {
+        let is_missing = |lacking: &Lacking| lacking.failure.as_ref().is_some_and(|failure| failure.for_good);
+        if !left.iter().any(is_missing) {
             return Ok(left);
         }
         let Ok(seen) = head::look(holder).await else { return Ok(left) };
         let floor = seen.log.log_floor(incarnation);
         let mut still_left = Vec::new();
-        for (queued, failure) in left {
-            let segment = queued.item.label().get(..24).and_then(|name| Segment::parse(name, size));
-            let is_missing = failure.as_ref().is_some_and(|failure| failure.for_good);
+        for lacking in left {
+            let segment = lacking.named.file.get(..24).and_then(|name| Segment::parse(name, size));
             match segment {
-                Some(segment) if is_missing && segment.end(size) <= floor => self.settle(&queued, Ok(()), account)?,
-                _ => still_left.push((queued, failure)),
+                Some(segment) if is_missing(&lacking) && segment.end(size) <= floor => {
+                    self.settle(&lacking.queued, Ok(()), account)?;
+                }
+                _ => still_left.push(lacking),
             }
         }
         Ok(still_left)
-    }
-
-    fn named(&self, queued: &Queued) -> Result<Named> {
-        let Item::Log { incarnation, file, raw_sha256, .. } = &queued.item else {
-            return Err(Error::failed(format!("{} is no file of the log: this is a bug", queued.item.label())));
-        };
-        Named::new(&self.to.source, incarnation.clone(), file, *raw_sha256)
-            .ok_or_else(|| Error::failed(format!("{file} is no file that PostgreSQL archives")))
     }
 
     /// Carries files from one holder, many at one time; those that it cannot give are left.
@@ -234,7 +245,7 @@ impl Delivery<'_> {
             Ok(lines) => lines,
             Err(error) => {
                 let failure = Failure::from(error);
-                return Ok(lacking.into_iter().map(|(queued, before)| (queued, Some(failure.clone().after(before)))).collect());
+                return Ok(lacking.into_iter().map(|lacking| lacking.failed(failure.clone())).collect());
             }
         };
         let scratch = self.to.state.scratch()?;
@@ -245,53 +256,50 @@ impl Delivery<'_> {
             progress: Arc::clone(&self.progress),
             cancel: self.cancel.clone(),
         };
-        let carrying = lacking.into_iter().map(async |(queued, before)| {
-            let outcome = self.carry(&carrier, holder, &lines, &queued).await;
-            (queued, before, outcome)
+        let carrying = lacking.into_iter().map(async |lacking| {
+            let outcome = self.carry(&carrier, holder, &lines, &lacking).await;
+            (lacking, outcome)
         });
         let mut carrying = stream::iter(carrying).buffer_unordered(CONCURRENT);
         let mut left = Vec::new();
-        while let Some((queued, before, outcome)) = carrying.next().await {
+        while let Some((lacking, outcome)) = carrying.next().await {
             self.cancel.check()?;
-            let Arrived { named, key, line } = match outcome {
+            let Arrived { key, line } = match outcome {
                 Ok(arrived) => arrived,
                 Err(failure) => {
-                    left.push((queued, Some(failure.after(before))));
+                    left.push(lacking.failed(failure));
                     continue;
                 }
             };
             killpoint::reach("deliver.log-stored");
             // One after the other: they share a lock. A file that is not signed is covered by `verify --deep` alone.
-            if let Err(error) = named.note(self.to, self.writing, &key, line).await {
+            if let Err(error) = lacking.named.note(self.to, self.writing, &key, line).await {
                 self.progress.warn(&format!("{key} has no signed digest: {}", error.summary()));
             }
             killpoint::reach("deliver.noted");
-            self.settle(&queued, Ok(()), account)?;
+            self.settle(&lacking.queued, Ok(()), account)?;
         }
         Ok(left)
     }
 
     /// What is known of the stored files that are lacking: signed in the holder's index, or waiting on this host to be.
     async fn lines(&self, holder: &Scope, incarnation: &Incarnation, lacking: &[Lacking]) -> Result<Vec<IndexLine>> {
-        let files: Vec<String> = lacking.iter().map(|(queued, _)| queued.item.label()).collect();
+        let files: Vec<&str> = lacking.iter().map(|lacking| lacking.named.file.as_str()).collect();
         let mut lines = index::load_of(&holder.repository, &holder.source, incarnation, &files).await?.lines;
         lines.extend(holder.state.journal(&holder.source, incarnation).await?.lines()?);
         Ok(lines)
     }
 
     /// Carries one file. What is not as it was signed for is not carried; of what nobody signed for, two reads must agree.
-    async fn carry(&self, carrier: &Carrier, holder: &Scope, lines: &[IndexLine], queued: &Queued) -> Result<Arrived, Failure> {
-        let named = self.named(queued)?;
-        let Item::Log { key, .. } = &queued.item else {
-            return Err(Failure { why: "it is no file of the log".to_owned(), for_good: true });
-        };
+    async fn carry(&self, carrier: &Carrier, holder: &Scope, lines: &[IndexLine], file: &Lacking) -> Result<Arrived, Failure> {
+        let Lacking { named, key, .. } = file;
         let (resolved, there) = match named.look(self.to).await? {
             Found::Nothing { resolved } => (resolved, None),
             Found::Same { key } => (false, Some(key)),
         };
         if let Some(other) = there.as_ref().filter(|there| *there != key) {
             // Stored by somebody else, whose push answers for it.
-            return Ok(Arrived { named, key: other.clone(), line: None });
+            return Ok(Arrived { key: other.clone(), line: None });
         }
         let of_file = lines.iter().filter(|line| line.file == named.file && line.raw_sha256 == named.digest);
         let expected = of_file.map(|line| line.stored_sha256).collect();
@@ -302,17 +310,17 @@ impl Delivery<'_> {
                 if !resolved {
                     named.look(self.to).await?;
                 }
-                Ok(Arrived { named, key: key.clone(), line: Some((sha256, bytes)) })
+                Ok(Arrived { key: key.clone(), line: Some((sha256, bytes)) })
             }
-            Ok(Carried::Present) => Ok(Arrived { named, key: key.clone(), line: None }),
+            Ok(Carried::Present) => Ok(Arrived { key: key.clone(), line: None }),
             // A push put it there, encrypted otherwise, or the holder lost it since.
-            Ok(Carried::Damaged { .. }) if there.is_some() => Ok(Arrived { named, key: key.clone(), line: None }),
+            Ok(Carried::Damaged { .. }) if there.is_some() => Ok(Arrived { key: key.clone(), line: None }),
             Ok(Carried::Damaged { why }) => {
                 let why = format!("repository {} does not hold it: {why}", holder.repository.name());
                 Err(Failure { why, for_good: true })
             }
             Err(error) if error.kind() == ErrorKind::Damaged => match named.look(self.to).await? {
-                Found::Same { key } => Ok(Arrived { named, key, line: None }),
+                Found::Same { key } => Ok(Arrived { key, line: None }),
                 Found::Nothing { .. } => Err(error.into()),
             },
             Err(error) => Err(error.into()),

@@ -292,11 +292,6 @@ impl CommitLog {
         Some((number, *self.digests.get(&number)?))
     }
 
-    /// Whether there is an object under this number, whatever it holds.
-    pub fn has_object(&self, number: u32) -> bool {
-        self.digests.contains_key(&number)
-    }
-
     /// The largest token of a lease under which an entry was written; 0 when none was.
     pub fn newest_token(&self) -> u64 {
         self.entries.iter().map(|entry| entry.lease_token).max().unwrap_or(0)

@@ -111,6 +111,14 @@ impl Queue {
         Ok(items)
     }
 
+    /// What is queued and was not given up, the oldest first.
+    ///
+    /// # Errors
+    /// As [`Queue::items`].
+    pub fn waiting(&self) -> Result<Vec<Queued>> {
+        Ok(self.items()?.into_iter().filter(|queued| !queued.given_up).collect())
+    }
+
     /// Whether nothing is queued at all.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A repository that is away, and an `archive push` that panics: PostgreSQL keeps its log and catches up in order.
+//! A repository that is away, and an `archive push` that panics: PostgreSQL keeps its log and catches up.
 
 use std::path::PathBuf;
 
@@ -42,22 +42,18 @@ fn assert_caught_up(scenario: &Scenario, segments: &[PathBuf]) {
     scenario.cluster.sql().execute("INSERT INTO rows VALUES (-1)");
     scenario.archive_now();
     let objects = scenario.repository.log_objects();
-    let arrivals: Vec<_> = segments
-        .iter()
-        .map(|segment| {
-            let name = segment.file_name().expect("a segment").to_string_lossy().into_owned();
-            let found: Vec<_> = objects.iter().filter(|object| object.contains(&format!("/{name}_"))).collect();
-            assert_eq!(found.len(), 1, "{name}: {found:?}");
-            scenario.repository.modified(found[0])
-        })
-        .collect();
-    assert!(arrivals.is_sorted(), "the archiver did not keep the order: {arrivals:?}");
+    // In no order: segments that wait are stored together, and acknowledged one after the other.
+    for segment in segments {
+        let name = segment.file_name().expect("a segment").to_string_lossy().into_owned();
+        let found: Vec<_> = objects.iter().filter(|object| object.contains(&format!("/{name}_"))).collect();
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+    }
     let restored = scenario.restore_and_start("caught-up", &[]);
     assert_eq!(restored.sql().number("SELECT count(*) FROM rows"), SEGMENTS + 1);
 }
 
 #[test]
-fn a_repository_that_was_away_gets_everything_in_order() {
+fn a_repository_that_was_away_gets_everything() {
     let Some(scenario) = stage(18) else { return };
     let told = scenario.repository.take_away();
     let segments = fill_in_vain(&scenario);

@@ -5,7 +5,7 @@ use std::os::unix::process::ExitStatusExt;
 use lifeboat::store::{PutOutcome, Store};
 
 use crate::child::{Call, REPEATS};
-use crate::support::{block_on, keys, local_at, put};
+use crate::support::{block_on, count_in, keys, local_at, put};
 
 #[test]
 fn a_put_that_dies_before_the_name_leaves_nothing_to_see() {
@@ -76,7 +76,7 @@ fn racing_processes_have_one_winner_and_its_whole_content() {
 
 #[test]
 fn racing_processes_lose_no_update() {
-    const PROCESSES: usize = 6;
+    const PROCESSES: u64 = 6;
     let directory = tempfile::tempdir().unwrap();
     let store = local_at(directory.path());
     let outside = tempfile::tempdir().unwrap();
@@ -87,7 +87,7 @@ fn racing_processes_lose_no_update() {
     for child in children {
         assert_eq!(child.result(), "counted");
     }
-    assert_eq!(block_on(store.get("orders/counter")).unwrap(), (PROCESSES * 10).to_string());
+    assert_eq!(count_in(&block_on(store.get("orders/counter")).unwrap()), PROCESSES * 10);
 }
 
 #[test]

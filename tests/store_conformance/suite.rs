@@ -8,7 +8,7 @@ use std::sync::{Barrier, Mutex};
 use lifeboat::base::Timestamp;
 use lifeboat::store::{Body, LIST_PAGE_OBJECTS, PutOutcome, StoreError, list_all};
 
-use crate::support::{Conflicts, Fixture, Names, Racing, block_on, count_up, keys, put};
+use crate::support::{Conflicts, Fixture, Names, Racing, block_on, count_in, count_up, keys, put};
 
 macro_rules! over_every_store {
     ($($test:ident),* $(,)?) => {
@@ -490,8 +490,7 @@ fn racing_replacements_lose_no_update(store: &Shared) {
             });
         }
     });
-    let counted = block_on(store.get("race/lease.json")).unwrap();
-    let counted: usize = std::str::from_utf8(&counted).unwrap().parse().unwrap();
+    let counted = count_in(&block_on(store.get("race/lease.json")).unwrap()) as usize;
     match store.traits.racing {
         // Where conditions are ignored, updates of one moment undo each other; each thread's own add up all the same.
         Racing::LastStays => assert!((1..=threads * ROUNDS).contains(&counted), "{counted}"),

@@ -139,15 +139,23 @@ pub async fn put(store: &dyn Store, key: &str, content: &[u8]) -> PutOutcome {
     store.put_if_absent(key, Body::from(content.to_vec())).await.unwrap_or_else(|error| panic!("put {key:?}: {error:?}"))
 }
 
-/// Adds one to the number that an object holds, however often others change it in between.
+/// The number that [`count_up`] left in an object.
+pub fn count_in(content: &[u8]) -> u64 {
+    let (number, _writer) = std::str::from_utf8(content).unwrap().split_once(' ').expect("a number and its writer");
+    number.parse().unwrap()
+}
+
+/// Adds one to the number that an object holds, however often others change it in between. No two writers write the same
+/// content: that is how a store tells its own replacement from another's when an answer was lost.
 pub async fn count_up(store: &dyn Store, key: &str) {
+    let writer = format!("{}-{:?}", std::process::id(), std::thread::current().id());
     loop {
         let (number, version) = match store.get_versioned(key).await {
-            Ok((content, version)) => (String::from_utf8(content.to_vec()).unwrap().parse::<u64>().unwrap(), Some(version)),
+            Ok((content, version)) => (count_in(&content), Some(version)),
             Err(error) if error.is_not_found() => (0, None),
             Err(error) => panic!("{key}: {error}"),
         };
-        let next = (number + 1).to_string();
+        let next = format!("{} {writer}", number + 1);
         if store.replace_if(key, next.into(), version.as_deref()).await.unwrap().is_some() {
             return;
         }

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use lifeboat::codec::Sha256Digest;
 use lifeboat::store::Store;
@@ -278,15 +277,6 @@ impl Repository {
     pub fn remove_all(&self) {
         for key in self.names() {
             self.remove(&key);
-        }
-    }
-
-    /// When an object was put.
-    #[track_caller]
-    pub fn modified(&self, key: &str) -> SystemTime {
-        match &self.0 {
-            Kept::Bucket { server, prefix, .. } => server.modified(&format!("{prefix}/{key}")).expect("the object is there"),
-            _ => fs::metadata(self.file(key)).and_then(|metadata| metadata.modified()).expect("an object"),
         }
     }
 

@@ -10,7 +10,6 @@ mod bucket;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use hyper_util::rt::TokioIo;
@@ -216,11 +215,6 @@ impl S3Server {
     /// Removes an object behind everybody's back.
     pub fn remove(&self, name: &str) {
         self.bucket.lock().remove(name);
-    }
-
-    /// When an object was put.
-    pub fn modified(&self, name: &str) -> Option<SystemTime> {
-        self.bucket.lock().get(name)?.last().map(|version| version.modified)
     }
 
     /// Refuses `operation` (`PutObject`; every one when it is empty) on names below `prefix` with this error's code.

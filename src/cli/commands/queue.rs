@@ -15,12 +15,16 @@ use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::deliver::{Account, Delivery};
 use crate::engine::lease::Terms;
-use crate::repo::host_state::HostState;
 use crate::repo::queue::{Item, Queue, Queued};
 
 /// Pauses between two deliveries in the background double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// How long a process waits before it tries to lock a queue again …
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+/// … and how long somebody may have it who only looks.
+pub(super) const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 /// The document `queue`, version 1.
 #[derive(Serialize)]
@@ -93,7 +97,7 @@ async fn handle(
     if args.background {
         go_on(context, settings, source, chosen, &queue).await?;
     } else if args.deliver && !queue.is_empty()? {
-        let outcome = match lock_soon(&queue).await? {
+        let outcome = match lock(context, &queue, |waited| waited > LONGEST_LOOK).await? {
             Some(_held) => deliver(context, settings, source, chosen, &queue).await,
             None => Err(Error::busy("another process delivers it")),
         };
@@ -107,15 +111,22 @@ async fn handle(
     Ok(Listed { source, repository, delivered, error, items: queue.items()? })
 }
 
-/// The queue's lock, unless another process keeps it: a moment is what a push takes to look.
-async fn lock_soon(queue: &Queue) -> Result<Option<File>> {
-    for _ in 0..20 {
-        if let Some(held) = queue.lock()? {
-            return Ok(Some(held));
+/// The queue's lock, once whoever has it is done; none when `gives_up` says so of the time that was waited.
+///
+/// # Errors
+/// When the lock cannot be made, or somebody asked to stop.
+pub(super) async fn lock(context: &Context, queue: &Queue, gives_up: impl Fn(Duration) -> bool) -> Result<Option<File>> {
+    let began = tokio::time::Instant::now();
+    loop {
+        match queue.lock()? {
+            Some(held) => return Ok(Some(held)),
+            None if gives_up(began.elapsed()) => return Ok(None),
+            None => tokio::select! {
+                () = tokio::time::sleep(LOCK_PAUSE) => {}
+                () = context.cancel.cancelled() => return Err(Error::interrupted()),
+            },
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    queue.lock()
 }
 
 /// Delivers until nothing waits, unless another process does.
@@ -126,7 +137,7 @@ async fn go_on(
     chosen: &RepositorySettings,
     queue: &Queue,
 ) -> Result<()> {
-    let waits = || queue.items().map(|items| items.iter().any(|queued| !queued.given_up));
+    let waits = || queue.waiting().map(|waiting| !waiting.is_empty());
     // Looked at again once the lock is free: whoever queued something in between saw it held, and started nobody.
     while waits()? {
         let Some(held) = queue.lock()? else { return Ok(()) };
@@ -173,7 +184,7 @@ pub(super) async fn deliver(
         let layers = scope::layers(context, chosen, Use::Delivery);
         scope::open(context, settings, chosen, &source.name, &layers).await
     };
-    let state = HostState::new(&settings.state_dir, &chosen.name);
+    let state = scope::state_by_name(settings, chosen);
     let to = open(chosen).await;
     state.note_trouble(to.is_err());
     let (to, writing) = (to?, scope::writing(settings)?);

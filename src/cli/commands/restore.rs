@@ -62,7 +62,8 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     if !args.delta {
         run::check_empty(&into)?;
     }
-    let Plan { scope, prepared, metrics } = plan(args, context, &settings).await?;
+    let repositories = repositories(args, context, &settings)?;
+    let Plan { scope, prepared, metrics } = plan(args, context, &settings, &repositories).await?;
     let options = RestoreOptions {
         into: into.clone(),
         tablespaces: args.tablespaces.clone(),
@@ -83,9 +84,9 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         context.result("restore", 1, &document, || plan_text(&document, &prepared, in_place))?;
         return Ok(Outcome::Done);
     }
-    let scope = with_others(args, context, &settings, scope, metrics.clone())?;
+    let scope = with_others(args, context, &repositories, scope, &metrics)?;
     let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await;
-    let report = report.map_err(|error| with_a_way_out(error, args, context, &settings, &scope))?;
+    let report = report.map_err(|error| with_a_way_out(error, &repositories, &scope))?;
     document.done = true;
     document.written_bytes = Some(report.written_bytes);
     document.duration_seconds = Some(report.duration.as_secs_f64());
@@ -102,14 +103,19 @@ struct Plan {
     metrics: Arc<Metrics>,
 }
 
+/// Where the source is kept.
+fn repositories<'a>(args: &RestoreArgs, context: &Context, settings: &'a Settings) -> Result<Vec<&'a RepositorySettings>> {
+    let only = context.global.repository.as_deref();
+    match settings.source(&args.source) {
+        Ok(source) => settings.repositories_of(source, only),
+        // A host that only restores need not describe the source.
+        Err(_) => Ok(vec![settings.repository(only)?]),
+    }
+}
+
 /// The plan from the first repository that has one; the first refusal when none has. Where the plan depends on how far
 /// the log goes, all are asked, and the one whose log goes farthest is taken: another may have missed the end of it.
-async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings) -> Result<Plan> {
-    let repositories = match settings.source(&args.source) {
-        Ok(source) => settings.repositories_of(source, context.global.repository.as_deref())?,
-        // A host that only restores need not describe the source.
-        Err(_) => vec![settings.repository(context.global.repository.as_deref())?],
-    };
+async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings, repositories: &[&RepositorySettings]) -> Result<Plan> {
     let is_latest = matches!(args.target(), Target::Latest);
     let ask_all = is_latest || args.timeline.is_none();
     let (mut best, mut failures): (Option<Plan>, Vec<(&str, Error)>) = (None, Vec::new());
@@ -151,13 +157,18 @@ fn goes_farther(new: &RestorePlan, best: &RestorePlan, is_latest: bool) -> bool 
 
 /// The same scope, reading also from the other repositories of the source when its own fails on the way. They need not
 /// hold the backup: every object is compared with what the plan's repository signed.
-fn with_others(args: &RestoreArgs, context: &Context, settings: &Settings, scope: Scope, metrics: Arc<Metrics>) -> Result<Scope> {
-    let Ok(source) = settings.source(&args.source) else { return Ok(scope) };
-    let all = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|chosen| chosen.name == scope.repository.name());
+fn with_others(
+    args: &RestoreArgs,
+    context: &Context,
+    repositories: &[&RepositorySettings],
+    scope: Scope,
+    metrics: &Arc<Metrics>,
+) -> Result<Scope> {
+    let (own, others): (Vec<&RepositorySettings>, Vec<_>) =
+        repositories.iter().partition(|chosen| chosen.name == scope.repository.name());
     let bare = |chosen: &RepositorySettings| -> Result<_> {
         let mut layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
-        layers.metrics = Arc::clone(&metrics);
+        layers.metrics = Arc::clone(metrics);
         Ok((store::open(&chosen.url, &chosen.options)?, layers))
     };
     let (Some(own), false) = (own.first(), others.is_empty()) else { return Ok(scope) };
@@ -171,10 +182,8 @@ fn with_others(args: &RestoreArgs, context: &Context, settings: &Settings, scope
 }
 
 /// Where else there may be a sound copy of what is damaged.
-fn with_a_way_out(error: Error, args: &RestoreArgs, context: &Context, settings: &Settings, scope: &Scope) -> Error {
-    let source = settings.source(&args.source).ok();
-    let all = source.and_then(|source| settings.repositories_of(source, context.global.repository.as_deref()).ok());
-    match all.into_iter().flatten().find(|other| other.name != scope.repository.name()) {
+fn with_a_way_out(error: Error, repositories: &[&RepositorySettings], scope: &Scope) -> Error {
+    match repositories.iter().find(|other| other.name != scope.repository.name()) {
         Some(other) if error.kind() == ErrorKind::Damaged => error.hint(format!(
             "empty the directory, then restore from the other one: lifeboat restore … --repository {}",
             other.name

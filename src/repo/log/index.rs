@@ -77,10 +77,10 @@ pub async fn load(repository: &Repository, source: &SourceName, incarnation: &In
 ///
 /// # Errors
 /// Only when the repository does not answer.
-pub async fn load_of(repository: &Repository, source: &SourceName, incarnation: &Incarnation, files: &[String]) -> Result<Index> {
+pub async fn load_of(repository: &Repository, source: &SourceName, incarnation: &Incarnation, files: &[&str]) -> Result<Index> {
     load_where(repository, source, incarnation, |name| {
         let range = name.split_once('_').and_then(|(range, _)| range.split_once('-'));
-        range.is_none_or(|(from, to)| files.iter().any(|file| (from..=to).contains(&file.as_str())))
+        range.is_none_or(|(from, to)| files.iter().any(|file| (from..=to).contains(file)))
     })
     .await
 }

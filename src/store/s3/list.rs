@@ -91,15 +91,15 @@ impl S3Store {
         let mut names = Vec::new();
         while let Some(found) = listing.next_page().await.map_err(|failure| failure.of_call("list", prefix, &self.address))? {
             let directories = found.answer.common_prefixes().iter().filter_map(|directory| found.plain(directory.prefix()?));
-            names.extend(directories.filter_map(|name| {
-                let key = self.address.key_of(name.strip_suffix('/')?)?;
-                key.strip_prefix(prefix).map(str::to_owned)
-            }));
+            names.extend(directories.filter_map(|name| self.directory_below(prefix, &name)));
         }
-        // The store's order is that of `name/`, which is not that of the names: `a-b/` comes before `a/`.
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
+        Ok(in_order(names))
+    }
+
+    /// What follows `prefix` in the name of a directory as the store lists it, ending in a slash.
+    pub(super) fn directory_below(&self, prefix: &str, name: &str) -> Option<String> {
+        let key = self.address.key_of(name.strip_suffix('/')?)?;
+        key.strip_prefix(prefix).map(str::to_owned)
     }
 
     /// What to ask the store to start after: a beginning of it, where a request cannot carry all of it.
@@ -115,6 +115,13 @@ impl S3Store {
 fn can_match(prefix: &str) -> bool {
     let (directory, last) = prefix.rsplit_once('/').map_or(("", prefix), |(before, last)| (&prefix[..=before.len()], last));
     can_hold_objects(directory) && !last.contains('\0') && last.len() <= MAX_COMPONENT_BYTES
+}
+
+/// Names of directories in their own order. The store's is that of `name/`: `a-b/` comes before `a/`.
+pub(super) fn in_order(mut names: Vec<String>) -> Vec<String> {
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 pub(super) fn out_of_order() -> Failure {

@@ -18,7 +18,7 @@ use aws_sdk_s3::types::{EncodingType, ObjectVersion};
 
 use super::S3Store;
 use super::failure::{Failure, Kind};
-use super::list::{decoded, timestamp};
+use super::list::{decoded, in_order, timestamp};
 use crate::store::{Lifetime, ListPage, ObjectInfo, RequestKind, StoreError, StoreResult};
 
 /// So many version ids are remembered, to read an object without asking for its versions again.
@@ -154,14 +154,9 @@ impl S3Store {
         while let Some(answer) = listing.next_page().await.map_err(failed)? {
             let directories = answer.common_prefixes().iter();
             let directories = directories.filter_map(|directory| decoded(answer.encoding_type(), directory.prefix()?));
-            names.extend(directories.filter_map(|name| {
-                let key = self.address.key_of(name.strip_suffix('/')?)?;
-                key.strip_prefix(prefix).map(str::to_owned)
-            }));
+            names.extend(directories.filter_map(|name| self.directory_below(prefix, &name)));
         }
-        names.sort_unstable();
-        names.dedup();
-        Ok(names)
+        Ok(in_order(names))
     }
 
     /// Every version and delete marker of one object, newest first among the versions: ids of versions, ids of markers.

@@ -14,7 +14,6 @@ use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::archive::get::{self, Got};
 use crate::engine::list;
-use crate::repo::host_state::HostState;
 
 /// How long a repository is waited for alone, before the next is asked as well.
 const HEAD_START: Duration = Duration::from_secs(2);
@@ -36,7 +35,7 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
         Err(unknown) => (vec![settings.repository(wanted)?], Some(unknown)),
     };
     let (undeclared, several) = (unknown.is_some(), repositories.len() > 1);
-    let state = |chosen: &RepositorySettings| HostState::new(&settings.state_dir, &chosen.name);
+    let state = |chosen: &RepositorySettings| scope::state_by_name(&settings, chosen);
     let mut waiting = VecDeque::from(repositories);
     if several {
         waiting.make_contiguous().sort_by_key(|chosen| state(chosen).had_trouble());

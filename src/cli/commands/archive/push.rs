@@ -15,7 +15,6 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::archive::push::{self, Pushed};
-use crate::repo::host_state::HostState;
 use crate::repo::queue::{Item, Queue};
 
 /// Once enough repositories have the file, the others have as long again, and at least this.
@@ -90,7 +89,7 @@ async fn push_to_enough<'a>(
     repositories: &[&'a RepositorySettings],
     needed: usize,
 ) -> (Vec<(&'a RepositorySettings, Pushed)>, Vec<(String, Error)>) {
-    let state = |chosen: &RepositorySettings| HostState::new(&settings.state_dir, &chosen.name);
+    let state = |chosen: &RepositorySettings| scope::state_by_name(settings, chosen);
     let spare = repositories.len() > needed;
     let (troubled, well): (Vec<_>, Vec<_>) =
         repositories.iter().copied().partition(|chosen| spare && state(chosen).had_trouble());

@@ -1,23 +1,20 @@
 //! A backup on its way to the other repositories of its source: queued first, so that nothing of it is forgotten, then
 //! delivered at once to as many as must hold it.
 
-use std::fs::File;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::base::{BackupId, Error, ErrorKind, Result};
 use crate::cli::background;
-use crate::cli::commands::queue::deliver;
+use crate::cli::commands::queue::{LONGEST_LOOK, deliver, lock};
 use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
 use crate::cli::context::Context;
-use crate::repo::host_state::HostState;
+use crate::cli::scope;
 use crate::repo::queue::{Item, Queue};
 
 /// How long a delivery in the background is waited for that has the queue.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
-/// How long somebody may have it who only looks.
-const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 /// What became of the backup in another repository.
 #[derive(Serialize)]
@@ -89,27 +86,12 @@ async fn deliver_one(
         let left = queue.items()?.into_iter().find(|queued| queued.item == *item);
         Ok(left.map(|queued| queued.last_error.unwrap_or_else(|| "it was not tried yet".to_owned())))
     };
-    let state = HostState::new(&settings.state_dir, &chosen.name);
-    let Some(_held) = lock(context, queue, &state).await? else { return left() };
+    let state = scope::state_by_name(settings, chosen);
+    // With the repository away, a delivery in the background goes on until it is back.
+    let gives_up = |waited| waited > LONGEST_WAIT || (waited > LONGEST_LOOK && state.had_trouble());
+    let Some(_held) = lock(context, queue, gives_up).await? else { return left() };
     deliver(context, settings, source, chosen, queue).await?;
     left()
-}
-
-/// The queue's lock, once a delivery in the background that has it is done; none when that takes too long, or the
-/// repository is away: then it goes on until the repository is back.
-async fn lock(context: &Context, queue: &Queue, state: &HostState) -> Result<Option<File>> {
-    let began = tokio::time::Instant::now();
-    loop {
-        match queue.lock()? {
-            Some(held) => return Ok(Some(held)),
-            None if began.elapsed() > LONGEST_WAIT => return Ok(None),
-            None if began.elapsed() > LONGEST_LOOK && state.had_trouble() => return Ok(None),
-            None => tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(500)) => {}
-                () = context.cancel.cancelled() => return Err(Error::interrupted()),
-            },
-        }
-    }
 }
 
 /// The error for a backup that stands in too few repositories.
