@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`cli`] | words and settings in; text, JSON and exit codes out |
 //! | [`engine`] | the verbs: the only place that holds both a source and a store |
-//! | [`source`], [`repo`] | what is protected; what is kept, and under which names |
+//! | [`policy`], [`source`], [`repo`] | what was declared; what is protected; what is kept, and under which names |
 //! | [`codec`], [`store`] | frames, compression, encryption; objects that appear whole or not at all |
 //! | [`base`] | times, positions, ids, durable files, errors |
 //!
@@ -24,6 +24,7 @@ pub mod base;
 pub mod cli;
 pub mod codec;
 pub mod engine;
+pub mod policy;
 pub mod repo;
 pub mod source;
 pub mod store;

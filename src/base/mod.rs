@@ -1,10 +1,12 @@
 //! Ground floor: what every other room stands on and what itself depends on no other.
 //!
 //! Clock and times, positions in a log, ids, units, durable file writes, file stamps, the error type,
-//! the progress trait, the cancel token and the named kill points of the tests.
+//! TOML documents read key by key, the progress trait, the cancel token and the named kill points of the tests.
 
 pub mod cancel;
 pub mod clock;
+pub mod document;
+pub mod drill_level;
 pub mod durable;
 pub mod error;
 pub mod file_stamp;
@@ -17,6 +19,7 @@ pub mod units;
 
 pub use cancel::Cancel;
 pub use clock::Timestamp;
+pub use drill_level::DrillLevel;
 pub use error::{Error, ErrorKind, Result};
 pub use file_stamp::FileStamp;
 pub use ids::{BackupId, BackupType, Incarnation, SourceName};

@@ -25,8 +25,14 @@ pub enum Outcome {
     NotInArchive,
     /// `verify` and `check`: stored data is damaged, and the result said which.
     Damaged,
-    /// `check`: something does not work, and the result said what.
+    /// `check` and `drill`: something does not work, and the result said what.
     Faults,
+    /// An objective is breached.
+    Breached,
+    /// An objective is at risk.
+    AtRisk,
+    /// Nothing proves that the objectives are met.
+    Unproven,
 }
 
 impl Outcome {
@@ -34,6 +40,9 @@ impl Outcome {
         match self {
             Self::Done => 0,
             Self::NotInArchive | Self::Faults => 1,
+            Self::Breached => 10,
+            Self::AtRisk => 11,
+            Self::Unproven => 12,
             Self::Damaged => 22,
         }
     }

@@ -77,6 +77,16 @@ pub fn expiry(source: &SourceName, name: &str) -> String {
     format!("{}{name}.json", expiries(source))
 }
 
+/// Prefix of a source's evidence.
+pub fn drills(source: &SourceName) -> String {
+    format!("{source}/drill/")
+}
+
+/// The evidence of a drill declared at `time`, with the beginning of its own digest.
+pub fn drill(source: &SourceName, time: Timestamp, digest: &str) -> String {
+    format!("{}{}-{digest}.json", drills(source), time.compact())
+}
+
 /// Who may write now: the only object that is ever rewritten.
 pub fn lease(source: &SourceName) -> String {
     format!("{source}/lease.json")

@@ -16,6 +16,7 @@ use crate::store::{PutOutcome, Store};
 pub mod backup;
 pub mod base_cache;
 pub mod commit;
+pub mod evidence;
 pub mod expiry;
 pub mod host_state;
 pub mod identity;

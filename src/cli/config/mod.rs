@@ -2,8 +2,8 @@
 //!
 //! Every mistake in the file is a usage error that names file and line. Relative paths count from the file.
 
-pub mod document;
 mod identities;
+mod policies;
 mod repositories;
 mod resolve;
 pub mod settings;

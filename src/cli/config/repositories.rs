@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::document::{Document, Found, Table, nearest};
 use super::resolve::Reader;
 use super::settings::RepositorySettings;
+use crate::base::document::{Document, Found, Table, nearest};
 use crate::base::units::parse_duration;
 use crate::repo::layout;
 use crate::store::s3::{self, S3Options, ServerSideEncryption};

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Environment;
-use super::document::{Document, Found, Table, beside, nearest};
 use super::settings::{
     BackupSettings, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
 };
+use crate::base::document::{Document, Found, Table, beside, nearest};
 use crate::base::units::parse_rate;
 use crate::base::{Error, Result, SourceName};
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;

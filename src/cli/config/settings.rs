@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use age::x25519::Recipient;
 
-use super::document::nearest;
+use crate::base::document::nearest;
 use crate::base::{Error, Result, SourceName};
 use crate::store::StoreOptions;
 

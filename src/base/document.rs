@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::base::{Error, Result};
+use super::{Error, Result};
 
 /// A file under inspection: its text, and what was found to be wrong with it.
 pub struct Document<'a> {
@@ -214,6 +214,16 @@ impl<'d, 'a> Table<'d, 'a> {
             Some((found, group.sub_table(name.get_ref(), value)?))
         });
         tables.collect()
+    }
+
+    /// The tables of `[[key]]`, in their order.
+    pub fn tables(&self, key: &'static str) -> Vec<Table<'d, 'a>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            self.wrong_type(key, value, &format!("sections [[{key}]]"));
+            return Vec::new();
+        };
+        items.iter().filter_map(|item| self.sub_table(key, item)).collect()
     }
 
     fn sub_table(&self, key: &str, value: &'d Spanned<DeValue<'a>>) -> Option<Table<'d, 'a>> {

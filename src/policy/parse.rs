@@ -1,0 +1,214 @@
+//! From a policy file's keys to a [`Policy`].
+
+use std::path::Path;
+use std::time::Duration;
+
+use chrono_tz::Tz;
+
+use super::cron::Cron;
+use super::{Copies, DrillPolicy, Expect, LogMode, LogPolicy, Objectives, Policy, Retention, Schedule, SqlCheck};
+use crate::base::document::{Document, Found, Table, nearest};
+use crate::base::units::{parse_duration, parse_rate};
+use crate::base::{DrillLevel, Result};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Reads `text`, the content of the file `path`, as the policy `name`; complaints are collected and returned together.
+///
+/// # Errors
+/// One usage error with file and line of every mistake.
+pub fn parse(name: &str, path: &Path, text: &str) -> Result<Policy> {
+    let document = Document::new(path, text);
+    let parsed = document.parse()?;
+    let root = document.root(&parsed);
+    let reader = Reader { document: &document };
+    let objectives = reader.objectives(&root);
+    let policy = Policy {
+        name: name.to_owned(),
+        objectives,
+        schedule: reader.schedule(root.table("schedule")),
+        log: reader.log(root.table("log"), &objectives),
+        retention: reader.retention(root.table("retention")),
+        copies: reader.copies(root.table("copies")),
+        drill: reader.drill(root.table("drill")),
+    };
+    root.reject_unknown_keys();
+    document.finish()?;
+    Ok(policy)
+}
+
+struct Reader<'d, 'a> {
+    document: &'d Document<'a>,
+}
+
+impl Reader<'_, '_> {
+    /// What `text` is read as by `read`, with a complaint when it is not.
+    fn read<T>(&self, key: &str, found: &Found<String>, read: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        match read(&found.value) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.document.complain(&found.span, format!("'{key}': {why}"), None);
+                None
+            }
+        }
+    }
+
+    fn duration(&self, table: &Table<'_, '_>, key: &'static str) -> Option<Duration> {
+        self.read(key, &table.string(key)?, parse_duration)
+    }
+
+    fn cron(&self, table: &Table<'_, '_>, key: &'static str) -> Option<Cron> {
+        self.read(key, &table.string(key)?, str::parse)
+    }
+
+    /// One of `names`.
+    fn choice<T: Copy>(&self, found: &Found<String>, key: &str, names: &[(&str, T)]) -> Option<T> {
+        let chosen = names.iter().find(|(name, _)| *name == found.value);
+        if chosen.is_none() {
+            let known: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            let hint = nearest(&found.value, known.iter().copied()).map(|near| format!("did you mean '{near}'?"));
+            let message = format!("'{key}' must be one of {}, not '{}'", known.join(", "), found.value);
+            self.document.complain(&found.span, message, hint);
+        }
+        chosen.map(|(_, value)| *value)
+    }
+
+    fn objectives(&self, root: &Table<'_, '_>) -> Objectives {
+        let none = Objectives { rto: DAY, rpo: DAY, detection: Duration::ZERO, drill_max_age: 30 * DAY };
+        let Some(table) = root.table("objectives") else {
+            self.document.complain(
+                &(0..0),
+                "there is no [objectives]",
+                Some("add rto = \"30min\" and rpo = \"15min\"".to_owned()),
+            );
+            return none;
+        };
+        let required = |key: &'static str, example: &str| {
+            let found = table.required_string(key, example);
+            found.and_then(|found| self.read(key, &found, parse_duration))
+        };
+        let objectives = Objectives {
+            rto: required("rto", "rto = \"30min\"").unwrap_or(none.rto),
+            rpo: required("rpo", "rpo = \"15min\"").unwrap_or(none.rpo),
+            detection: self.duration(&table, "detection").unwrap_or(none.detection),
+            drill_max_age: self.duration(&table, "drill_max_age").unwrap_or(none.drill_max_age),
+        };
+        table.reject_unknown_keys();
+        objectives
+    }
+
+    fn schedule(&self, table: Option<Table<'_, '_>>) -> Schedule {
+        let none = Schedule { timezone: Tz::UTC, full: None, diff: None, incr: None, verify: None, drill: None };
+        let Some(table) = table else { return none };
+        let timezone = table.string("timezone").and_then(|found| {
+            self.read("timezone", &found, |text| {
+                text.parse::<Tz>().map_err(|_| format!("'{text}' is no time zone; write UTC or Europe/Zurich"))
+            })
+        });
+        let schedule = Schedule {
+            timezone: timezone.unwrap_or(none.timezone),
+            full: self.cron(&table, "full"),
+            diff: self.cron(&table, "diff"),
+            incr: self.cron(&table, "incr"),
+            verify: self.cron(&table, "verify"),
+            drill: self.cron(&table, "drill"),
+        };
+        table.reject_unknown_keys();
+        schedule
+    }
+
+    fn log(&self, table: Option<Table<'_, '_>>, objectives: &Objectives) -> LogPolicy {
+        let none = LogPolicy { mode: LogMode::Segments, max_lag: objectives.rpo / 2 };
+        let Some(table) = table else { return none };
+        let modes = [("none", LogMode::None), ("segments", LogMode::Segments), ("stream", LogMode::Stream)];
+        let log = LogPolicy {
+            mode: table.string("mode").and_then(|found| self.choice(&found, "mode", &modes)).unwrap_or(none.mode),
+            max_lag: self.duration(&table, "max_lag").unwrap_or(none.max_lag),
+        };
+        table.reject_unknown_keys();
+        log
+    }
+
+    fn retention(&self, table: Option<Table<'_, '_>>) -> Retention {
+        let none = Retention {
+            window: 7 * DAY,
+            keep_chains: 2,
+            keep_for: None,
+            daily: 0,
+            weekly: 0,
+            monthly: 0,
+            yearly: 0,
+            legal_minimum: None,
+            thin_log: false,
+        };
+        let Some(table) = table else { return none };
+        let count = |key: &'static str| table.integer(key, 0..=10_000, "").map(|count| count as u32);
+        let retention = Retention {
+            window: self.duration(&table, "window").unwrap_or(none.window),
+            keep_chains: count("keep_chains").unwrap_or(none.keep_chains),
+            keep_for: self.duration(&table, "keep_for"),
+            daily: count("daily").unwrap_or_default(),
+            weekly: count("weekly").unwrap_or_default(),
+            monthly: count("monthly").unwrap_or_default(),
+            yearly: count("yearly").unwrap_or_default(),
+            legal_minimum: self.duration(&table, "legal_minimum"),
+            thin_log: table.boolean("thin_log").is_some_and(|found| found.value),
+        };
+        table.reject_unknown_keys();
+        retention
+    }
+
+    fn copies(&self, table: Option<Table<'_, '_>>) -> Copies {
+        let Some(table) = table else { return Copies::default() };
+        let names = |key: &'static str| {
+            let found = table.strings(key);
+            found.map(|list| list.value.into_iter().map(|name| name.value).collect()).unwrap_or_default()
+        };
+        let count = |key: &'static str| table.integer(key, 1..=100, "repositories").map(|count| count as usize);
+        let copies = Copies {
+            log: count("log"),
+            backup: count("backup"),
+            repositories: names("repositories"),
+            locked: names("locked"),
+            thaw: self.duration(&table, "thaw"),
+        };
+        table.reject_unknown_keys();
+        copies
+    }
+
+    fn drill(&self, table: Option<Table<'_, '_>>) -> DrillPolicy {
+        let none = DrillPolicy { levels: vec![DrillLevel::Component], checks: Vec::new(), limit_rate_bytes: None };
+        let Some(table) = table else { return none };
+        let levels = table.strings("levels").map(|list| {
+            list.value.iter().filter_map(|found| self.read("levels", found, str::parse)).collect::<Vec<DrillLevel>>()
+        });
+        let policy = DrillPolicy {
+            levels: levels.filter(|levels| !levels.is_empty()).unwrap_or(none.levels),
+            checks: table.tables("check").iter().filter_map(|check| self.check(check)).collect(),
+            limit_rate_bytes: table.string("limit_rate").and_then(|found| self.read("limit_rate", &found, parse_rate)),
+        };
+        table.reject_unknown_keys();
+        policy
+    }
+
+    fn check(&self, table: &Table<'_, '_>) -> Option<SqlCheck> {
+        let sql = table.required_string("sql", "sql = \"SELECT count(*) FROM orders\"");
+        let (value, at_least) = (table.string("expect"), table.integer("at_least", 0..=i64::MAX as u64, ""));
+        let rows = table.boolean("rows");
+        let expect = match (value, at_least, rows) {
+            (Some(value), None, None) => Some(Expect::Value(value.value)),
+            (None, Some(least), None) => Some(Expect::AtLeast(least as i64)),
+            (None, None, Some(rows)) => Some(if rows.value { Expect::Rows } else { Expect::NoRows }),
+            _ => {
+                let hint = "add expect = \"0\", at_least = 1, rows = true or rows = false".to_owned();
+                self.document.complain(table.span(), "a [[drill.check]] says one thing that its query must answer", Some(hint));
+                None
+            }
+        };
+        let database = table.string("database").map_or_else(|| "postgres".to_owned(), |found| found.value);
+        let name = table.string("name").map(|found| found.value);
+        table.reject_unknown_keys();
+        let sql = sql?.value;
+        Some(SqlCheck { name: name.unwrap_or_else(|| sql.clone()), database, sql, expect: expect? })
+    }
+}
