@@ -148,9 +148,10 @@ pub trait Store: Send + Sync {
     async fn put_if_absent(&self, key: &str, body: Body) -> StoreResult<PutOutcome>;
 
     /// Writes an object that may be rewritten, if it still has the version `expected`; with none, if there is no object.
-    /// Durable when it returns. The new version; none, and nothing written, when the condition did not hold.
+    /// Durable when it returns. The new version; none, and nothing of it there, when the condition did not hold. Where an
+    /// answer was lost, none also when it held and the object was replaced since.
     ///
-    /// No two writers may write the same content: where an answer is lost, the content tells whose replacement it was.
+    /// No two writers may write the same content: where an answer was lost, it tells whose replacement it was.
     ///
     /// An error does not say that nothing was written, as with a put: whoever needs to know reads the object again.
     async fn replace_if(&self, key: &str, content: Bytes, expected: Option<&str>) -> StoreResult<Option<String>>;

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use lifeboat::store::faulty::FaultyStore;
@@ -14,6 +14,7 @@ use lifeboat::store::layer::{LayerOptions, layered};
 use lifeboat::store::local::LocalStore;
 use lifeboat::store::memory::MemoryStore;
 use lifeboat::store::{Body, LIST_PAGE_OBJECTS, MAX_KEY_BYTES, ObjectInfo, PutOutcome, Store};
+use tokio::runtime::Runtime;
 
 /// A store, what may be expected of it, and what keeps it alive.
 pub struct Fixture {
@@ -131,8 +132,11 @@ pub fn local_at(root: &Path) -> LocalStore {
 }
 
 /// Runs a test's body as the short commands run theirs.
+/// Runs `work` on the runtime that all threads of this process share: one that ended with its work would take the
+/// connections with it that others have come to use.
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+    RUNTIME.block_on(work)
 }
 
 pub async fn put(store: &dyn Store, key: &str, content: &[u8]) -> PutOutcome {
