@@ -68,6 +68,11 @@ in it count from the file. All it may say:
   # pack_size_mib = 32               # 1 to 64; default: by the source's size
   # lease_ttl_seconds = 120          # 3 to 3600: a lost host is waited for
 
+  # [[contact]]                      # any number, for the runbook
+  # name = \"…\"
+  # role = \"on call\"
+  # reach = \"+41 …\"
+
   # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
   # for root, ~/.local/state/lifeboat for others
 

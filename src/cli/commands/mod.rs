@@ -11,6 +11,7 @@ mod init;
 mod list;
 mod man;
 mod queue;
+mod report;
 mod restore;
 mod verify;
 

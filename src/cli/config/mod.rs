@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result};
 
 pub use settings::{
-    BackupSettings, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
+    BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
 };
 
 /// What of the process's environment decides where files are.

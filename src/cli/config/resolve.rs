@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Environment;
 use super::settings::{
-    BackupSettings, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
+    BackupSettings, Contact, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
 };
 use crate::base::document::{Document, Found, Table, beside, nearest};
 use crate::base::units::parse_rate;
@@ -37,10 +37,20 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
         file
     });
     let backup = reader.backup(root.table("backup"));
+    let contacts = root.tables("contact").iter().filter_map(contact).collect();
     root.reject_unknown_keys();
 
     document.finish()?;
-    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup })
+    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup, contacts })
+}
+
+/// `None` after a complaint.
+fn contact(table: &Table<'_, '_>) -> Option<Contact> {
+    let text = |key, example| table.required_string(key, example).map(|found| found.value);
+    let name = text("name", "name = \"…\"");
+    let (role, reach) = (text("role", "role = \"on call\""), text("reach", "reach = \"+41 …\""));
+    table.reject_unknown_keys();
+    Some(Contact { name: name?, role: role?, reach: reach? })
 }
 
 /// What the readers of the sections share.

@@ -26,6 +26,19 @@ pub struct Settings {
     pub sources: BTreeMap<SourceName, SourceSettings>,
     /// How backups are taken.
     pub backup: BackupSettings,
+    /// Whom to call in a disaster, in the order of the file.
+    pub contacts: Vec<Contact>,
+}
+
+/// One `[[contact]]`, for the runbook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// Who.
+    pub name: String,
+    /// What for: `on call`, `holds the recovery key`.
+    pub role: String,
+    /// How to reach them: a telephone number, an address.
+    pub reach: String,
 }
 
 /// One `[repository.NAME]`.

@@ -57,6 +57,10 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         compression_level = 9
         pack_size_mib = 64
         lease_ttl_seconds = 30
+        [[contact]]
+        name = "Ada"
+        role = "on call"
+        reach = "+41 44 000 00 00"
         "#,
         "ab".repeat(32)
     ))

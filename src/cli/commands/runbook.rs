@@ -1,0 +1,271 @@
+//! `lifeboat runbook SOURCE`: the plan for the disaster, as Markdown that can be printed before it.
+//!
+//! Nothing in it is a guess: a duration stands there when drills measured it, and where nothing did it says so.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use crate::base::Result;
+use crate::base::units::{format_bytes, format_duration};
+use crate::cli::args::RunbookArgs;
+use crate::cli::config::{Settings, SourceSettings};
+use crate::cli::context::Context;
+use crate::cli::exit::Outcome;
+use crate::cli::output;
+use crate::cli::scope::survey;
+use crate::engine::status::facts::{Facts, Frontier};
+use crate::engine::status::rto::{self, Prediction};
+use crate::policy::{Expect, Policy, SqlCheck};
+
+/// Writes the plan to the file asked for, else to standard output.
+///
+/// # Errors
+/// Usage errors, and when the file cannot be written. A repository that does not answer is told in the plan.
+pub async fn run(args: &RunbookArgs, context: &Context) -> Result<Outcome> {
+    let settings = context.settings()?;
+    let source = settings.source(&args.source)?;
+    let facts = survey::facts(context, &settings, source).await?;
+    let book = Book { settings: &settings, source, facts: &facts, prediction: survey::prediction(&facts) };
+    let text = book.markdown();
+    context.progress.finish();
+    match &args.file {
+        Some(file) => output::write_file(file, &text)?,
+        None => output::print(&text)?,
+    }
+    Ok(Outcome::Done)
+}
+
+struct Book<'a> {
+    settings: &'a Settings,
+    source: &'a SourceSettings,
+    facts: &'a Facts,
+    prediction: Option<Prediction>,
+}
+
+impl Book<'_> {
+    fn markdown(&self) -> String {
+        let parts = [
+            self.head(),
+            self.objectives(),
+            self.contacts(),
+            self.prerequisites(),
+            self.decide(),
+            self.restore(),
+            self.verify(),
+            self.go_live(),
+            self.rollback(),
+        ];
+        parts.join("\n")
+    }
+
+    fn name(&self) -> String {
+        self.source.name.to_string()
+    }
+
+    /// The best place to restore from: that whose log goes farthest.
+    fn frontier(&self) -> Option<(&str, &Frontier)> {
+        let held = self.facts.repositories.iter();
+        let frontiers =
+            held.filter_map(|place| Some((place.name.as_str(), place.held.as_ref().ok()?.frontier.as_ref()?)));
+        frontiers.max_by_key(|(_, frontier)| frontier.reaches)
+    }
+
+    /// What phases called `names` are expected to take together.
+    fn expected(&self, names: &[&str]) -> String {
+        let Some(prediction) = &self.prediction else { return "never rehearsed".to_owned() };
+        let seconds: f64 = prediction.parts.iter().filter(|(name, _)| names.contains(name)).map(|(_, seconds)| seconds).sum();
+        format!("about {}", duration(seconds))
+    }
+
+    fn head(&self) -> String {
+        let name = self.name();
+        format!(
+            "# Disaster recovery: {name}\n\n\
+             Written {} by lifeboat {} on the policy {}. Make it anew when the\n\
+             configuration changes, and keep a copy where the disaster does not reach:\n\n    \
+             lifeboat runbook {name} --file runbook-{name}.md\n",
+            self.facts.now.human_seconds(),
+            env!("CARGO_PKG_VERSION"),
+            self.facts.policy.as_ref().map_or("(none is declared)", |policy| policy.name.as_str()),
+        )
+    }
+
+    fn objectives(&self) -> String {
+        let mut text = "## What was promised\n\n".to_owned();
+        let measured = rto::measured(&self.facts.drills);
+        let measured = measured.map_or_else(
+            || "never".to_owned(),
+            |(when, seconds)| format!("{} ({})", duration(seconds), when.human_seconds()),
+        );
+        let predicted = self.prediction.as_ref().map_or_else(
+            || "unknown: no drill has passed".to_owned(),
+            |prediction| format!("{} (from {} drills)", duration(prediction.total_seconds), prediction.drills),
+        );
+        match &self.facts.policy {
+            Some(Policy { objectives, .. }) => {
+                let rto = format_duration(objectives.rto);
+                let rpo = format_duration(objectives.rpo);
+                let _ = writeln!(text, "- Service is back within **{rto}** (RTO), {} of it until somebody begins.", format_duration(objectives.detection));
+                let _ = writeln!(text, "- At most **{rpo}** of commits are lost (RPO).");
+            }
+            None => text += "- No objectives are declared.\n",
+        }
+        let _ = writeln!(text, "- Predicted for today: {predicted}. Measured last: {measured}.");
+        text
+    }
+
+    fn contacts(&self) -> String {
+        let mut text = "## Whom to call\n\n".to_owned();
+        if self.settings.contacts.is_empty() {
+            return text + "Nobody is named. Add `[[contact]]` sections to lifeboat.toml.\n";
+        }
+        text += "| Name | Role | Reach |\n|---|---|---|\n";
+        for contact in &self.settings.contacts {
+            let _ = writeln!(text, "| {} | {} | {} |", cell(&contact.name), cell(&contact.role), cell(&contact.reach));
+        }
+        text
+    }
+
+    fn prerequisites(&self) -> String {
+        let mut text = "## What is needed\n\n".to_owned();
+        let _ = writeln!(text, "- A host with lifeboat {} or later and its configuration:", env!("CARGO_PKG_VERSION"));
+        text += "  `[repository.…]` as below, `[encryption]` with the key, no `[signing]`.\n";
+        for name in &self.source.repositories {
+            let url = self.settings.repositories.get(name).map_or("", |repository| repository.url.as_str());
+            let _ = writeln!(text, "- Credentials to read repository {name}: `{url}`");
+        }
+        text += match (self.settings.encryption.off, self.settings.encryption.recipients.len()) {
+            (true, _) => "- No key: the backups are not encrypted.\n",
+            (false, 0 | 1) => "- The recovery key (age identity). **There is one only: if it is lost, so is everything.**\n",
+            (false, _) => "- One of the recovery keys (age identities) that the recipients belong to.\n",
+        };
+        if let Some((_, frontier)) = self.frontier() {
+            let _ = writeln!(
+                text,
+                "- Free disk: {} for the data, {} for the log.",
+                format_bytes(frontier.write_bytes),
+                format_bytes(frontier.replay_bytes)
+            );
+        }
+        match self.major() {
+            Some(major) => {
+                let _ = writeln!(text, "- PostgreSQL {major}, the same major version; extensions as on the source.");
+            }
+            None => text += "- PostgreSQL of the source's major version; `lifeboat list` shows it.\n",
+        }
+        text
+    }
+
+    fn major(&self) -> Option<u32> {
+        let newest = self.facts.drills.iter().rev().find_map(|drill| drill.restored.as_ref())?;
+        newest.incarnation.to_string().strip_prefix("pg")?.split_once('-')?.0.parse().ok()
+    }
+
+    fn decide(&self) -> String {
+        let name = self.name();
+        let mut text = "## 1. Decide\n\n".to_owned();
+        text += "1. Note the time: this is when the recovery began.\n\
+                 2. Keep the broken server from taking writes: stop it, or cut it off. Two\n   \
+                    servers with one archive contradict each other.\n\
+                 3. What can be brought back, and what is lost?\n\n       \
+                    lifeboat status ";
+        let _ = write!(text, "{name}\n       lifeboat list {name}\n\n");
+        match self.frontier() {
+            Some((repository, frontier)) => {
+                let _ = writeln!(
+                    text,
+                    "   When this was written: everything up to {}, from\n   repository {repository}.",
+                    frontier.reaches.human_seconds()
+                );
+            }
+            None => text += "   When this was written there was **nothing that could be restored**.\n",
+        }
+        text += "4. Somebody deleted or changed what they should not have? Then restore to the\n   \
+                    moment before it, with `--to`, and not to the latest.\n";
+        text
+    }
+
+    fn restore(&self) -> String {
+        let name = self.name();
+        let mut text = format!("## 2. Restore ({})\n\n", self.expected(&["plan", "fetch", "start", "replay", "promote", "other"]));
+        let _ = writeln!(text, "1. What would be done, without doing it:\n");
+        let _ = writeln!(text, "       lifeboat restore {name} --into /srv/restored --dry-run\n");
+        let _ = writeln!(text, "2. Fetch and write it ({}):\n", self.expected(&["plan", "fetch"]));
+        let _ = writeln!(text, "       lifeboat restore {name} --into /srv/restored\n");
+        let _ = writeln!(text, "   or, to a moment: `lifeboat restore {name} --into /srv/restored --to '{}'`\n", self.facts.now.human_seconds());
+        let bin = self.major().map_or_else(String::new, |major| format!("/usr/lib/postgresql/{major}/bin/"));
+        let _ = writeln!(text, "3. Start it; it replays the log and then takes writes ({}):\n", self.expected(&["start", "replay", "promote"]));
+        let _ = writeln!(text, "       {bin}pg_ctl -D /srv/restored -l /srv/restored.log start\n");
+        let _ = writeln!(text, "   Follow /srv/restored.log. `archive recovery complete` is the end. If it stops,\n   its last lines say which file is missing; it never skips one.");
+        text
+    }
+
+    fn verify(&self) -> String {
+        let mut text = format!("## 3. Check ({})\n\n", self.expected(&["first_check"]));
+        text += "1. It takes writes: `SELECT pg_is_in_recovery()` answers `f`.\n\
+                 2. The last commit is the one expected: `SELECT pg_last_xact_replay_timestamp()`\n   \
+                    before it is started again, or the newest rows of a busy table.\n";
+        let checks = self.facts.policy.as_ref().map(|policy| policy.drill.checks.as_slice()).unwrap_or_default();
+        for (number, check) in (3..).zip(checks) {
+            let _ = writeln!(text, "{number}. {}, in database `{}`: {}.\n", check.name, check.database, answer(check));
+            let _ = writeln!(text, "       {}\n", check.sql.trim().replace('\n', "\n       "));
+        }
+        if checks.is_empty() {
+            text += "3. The policy declares no checks of the data: ask the application's owner.\n";
+        }
+        text
+    }
+
+    fn go_live(&self) -> String {
+        let name = self.name();
+        format!(
+            "## 4. Go live\n\n\
+             1. Point the application at the new server.\n\
+             2. Let it archive: `archive_mode = on`, and\n\n       \
+                archive_command = 'lifeboat archive push {name} %p'\n\n   \
+                with a configuration that names the new server and has a `[signing]` key.\n\
+             3. The new server is protected only from its first backup on:\n\n       \
+                lifeboat check {name}\n       lifeboat backup {name} --type full\n\n\
+             4. Note the time, and what was lost. Then rehearse again: `lifeboat drill {name}`.\n"
+        )
+    }
+
+    fn rollback(&self) -> String {
+        let name = self.name();
+        let others = if self.source.repositories.len() > 1 {
+            format!("2. A repository is damaged or away: `--repository NAME`, one of {}.\n", self.source.repositories.join(", "))
+        } else {
+            "2. The only repository is away: nothing can be restored until it is back.\n".to_owned()
+        };
+        format!(
+            "## If it goes wrong\n\n\
+             1. The wrong moment was restored: stop it, and restore again into another\n   \
+                directory with another `--to`. A restore changes nothing in the repository.\n\
+             {others}\
+             3. The broken server comes back: keep it off the network. Its disk may hold\n   \
+                commits that were never archived: copy its `pg_wal` before anything else.\n\
+             4. Without lifeboat: docs/RECOVERY-WITHOUT-LIFEBOAT.md does it with\n   \
+                stock tools.\n\
+             5. What is stored looks damaged: `lifeboat verify {name} --deep` says what.\n"
+        )
+    }
+}
+
+/// What the query of a check must answer.
+fn answer(check: &SqlCheck) -> String {
+    match &check.expect {
+        Expect::Value(value) => format!("must answer `{value}`"),
+        Expect::AtLeast(least) => format!("must answer {least} or more"),
+        Expect::NoRows => "must find no row".to_owned(),
+        Expect::Rows => "must find a row".to_owned(),
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    format_duration(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}
+
+/// A table's cell: a bar would end it.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|")
+}
