@@ -12,6 +12,7 @@ mod list;
 mod man;
 mod queue;
 mod restore;
+pub mod status;
 mod verify;
 
 use super::args::{ArchiveVerb, Verb};
@@ -36,6 +37,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Check(args) => long(check::run(&args, context)),
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
+        Verb::Status(args) => long(status::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Copy(args) => long(copy::run(&args, context)),
