@@ -12,6 +12,7 @@ pub mod diagnostics;
 pub mod exit;
 pub mod output;
 pub mod progress;
+pub mod restoring;
 pub mod runtime;
 pub mod scope;
 pub mod signals;

@@ -10,6 +10,7 @@ pub mod chain;
 pub mod check;
 pub mod copy;
 pub mod deliver;
+pub mod drill;
 pub mod expire;
 pub mod head;
 pub mod lease;
