@@ -119,6 +119,11 @@ impl Incarnation {
     pub fn postgres(major_version: u32, system_identifier: u64) -> Self {
         Self(format!("pg{major_version}-{system_identifier}"))
     }
+
+    /// The major version of a PostgreSQL cluster's incarnation; none of another engine's.
+    pub fn postgres_major(&self) -> Option<u32> {
+        self.0.strip_prefix("pg")?.split_once('-')?.0.parse().ok()
+    }
 }
 
 impl FromStr for Incarnation {

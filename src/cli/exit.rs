@@ -2,11 +2,11 @@
 //!
 //! `archive get` ends in 0 (found), 1 (a listing shows that it is not there) or 255: PostgreSQL takes every code from
 //! 1 to 125 for the end of the log and promotes. `archive push` fails with a code from 1 to 125: above, PostgreSQL's
-//! archiver dies.
+//! archiver dies. `status --format nagios` ends in 0 (ok), 1 (at risk or unproven), 2 (breach) or 3 (unknown: every error).
 
 use std::ffi::OsString;
 
-use super::args::{ArchiveVerb, Verb};
+use super::args::{ArchiveVerb, StatusFormat, Verb};
 use crate::base::ErrorKind;
 
 /// The code for a command line that is not understood.
@@ -69,7 +69,12 @@ pub enum Guard {
     ArchivePush,
     /// PostgreSQL's recovery.
     ArchiveGet,
+    /// A monitor that reads codes as Nagios does.
+    Nagios,
 }
+
+/// Nagios' code for what is not known.
+const NAGIOS_UNKNOWN: u8 = 3;
 
 impl Guard {
     /// The guard of a verb that was understood.
@@ -77,6 +82,7 @@ impl Guard {
         match verb {
             Verb::Archive(ArchiveVerb::Get(_)) => Self::ArchiveGet,
             Verb::Archive(ArchiveVerb::Push(_)) => Self::ArchivePush,
+            Verb::Status(args) if args.format == Some(StatusFormat::Nagios) => Self::Nagios,
             _ => Self::Ordinary,
         }
     }
@@ -85,6 +91,9 @@ impl Guard {
     ///
     /// In doubt it is [`Guard::ArchiveGet`]: a person loses nothing by reading 255 instead of 2.
     pub fn of_words(words: &[OsString]) -> Self {
+        if words.iter().any(|word| word == "status") && words.iter().any(|word| word == "nagios" || word == "--format=nagios") {
+            return Self::Nagios;
+        }
         let mut after = words.iter().skip_while(|word| *word != "archive");
         if after.next().is_none() {
             let misspelt_archive = words.iter().any(|word| word == "get");
@@ -104,6 +113,7 @@ impl Guard {
             Self::ArchivePush if (1..=125).contains(&code) => code,
             Self::ArchivePush => 1,
             Self::ArchiveGet => 255,
+            Self::Nagios => NAGIOS_UNKNOWN,
         }
     }
 
@@ -112,6 +122,8 @@ impl Guard {
         match (self, outcome) {
             (_, Outcome::Done) => 0,
             (Self::ArchiveGet, Outcome::NotInArchive) => 1,
+            (Self::Nagios, Outcome::AtRisk | Outcome::Unproven) => 1,
+            (Self::Nagios, Outcome::Breached) => 2,
             (_, other) => self.failure(other.code()),
         }
     }
@@ -120,6 +132,10 @@ impl Guard {
     ///
     /// A `restore_command` that also names a file did not get it: that is not a success.
     pub fn help(self, words: &[OsString]) -> u8 {
+        if self == Self::Nagios {
+            // Help is no answer to a monitor's question.
+            return NAGIOS_UNKNOWN;
+        }
         let is_operand = |word: &&OsString| {
             let grammar = ["help", "archive", "get"].iter().any(|known| word == known);
             !grammar && !word.to_string_lossy().starts_with('-')
@@ -149,6 +165,17 @@ mod tests {
     }
 
     #[test]
+    fn a_monitor_sees_nothing_but_0_to_3() {
+        for code in 0..=255 {
+            assert_eq!(Guard::Nagios.failure(code), 3);
+        }
+        let codes = [Outcome::Done, Outcome::AtRisk, Outcome::Unproven, Outcome::Breached, Outcome::Faults, Outcome::Damaged];
+        assert_eq!(codes.map(|outcome| Guard::Nagios.success(outcome)), [0, 1, 1, 2, 3, 3]);
+        assert_eq!(Guard::Nagios.help(&words("status --format nagios --help")), 3);
+        assert_eq!(Guard::Ordinary.success(Outcome::AtRisk), 11);
+    }
+
+    #[test]
     fn the_guard_is_known_before_the_words_are_understood() {
         for (line, guard) in [
             ("archive get a b c", Guard::ArchiveGet),
@@ -160,6 +187,9 @@ mod tests {
             ("archive push a get", Guard::ArchivePush),
             ("archive push", Guard::ArchivePush),
             ("archive resolve a", Guard::Ordinary),
+            ("status --format nagios --oops", Guard::Nagios),
+            ("--config f status orders --format=nagios x y", Guard::Nagios),
+            ("status --format text --oops", Guard::Ordinary),
             ("backup", Guard::Ordinary),
             ("", Guard::Ordinary),
         ] {

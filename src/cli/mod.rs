@@ -12,6 +12,7 @@ pub mod diagnostics;
 pub mod exit;
 pub mod output;
 pub mod progress;
+pub mod restoring;
 pub mod runtime;
 pub mod scope;
 pub mod signals;
@@ -58,8 +59,17 @@ fn attempt(words: &[OsString], console: Console, guard: &Cell<Guard>) -> u8 {
         Err(error) => {
             let code = guard.failure(exit::code_of(error.kind()));
             console.show(&error, code);
+            tell_monitor(guard, &error.summary());
             code
         }
+    }
+}
+
+/// A monitor reads standard output only.
+fn tell_monitor(guard: Guard, why: &str) {
+    if guard == Guard::Nagios {
+        // That this cannot be written changes nothing: the code says what it must.
+        let _ = output::print(&commands::status::unknown(why));
     }
 }
 
@@ -82,6 +92,7 @@ fn explain(error: &clap::Error, operands: &[OsString], console: Console, guard: 
         };
     }
     let code = guard.failure(exit::USAGE);
+    tell_monitor(guard, "the command line is not understood");
     match console.format {
         OutputFormat::Json => {
             let text = error.render().to_string();

@@ -1,12 +1,13 @@
 //! Results on stdout: text for people, versioned documents for programs.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use super::args::OutputFormat;
-use crate::base::{Error, Result};
+use crate::base::{Error, Result, durable};
 
 #[derive(Serialize)]
 struct Envelope<'b, T> {
@@ -64,6 +65,14 @@ pub fn print(text: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Replaces the file `path` by `text`, whole or not at all, for others to read as well.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_file(path: &Path, text: &str) -> Result<()> {
+    durable::write_file(path, text.as_bytes(), 0o644).map_err(|error| Error::io("write", path, error))
 }
 
 /// On which side of its column a cell stands.

@@ -130,6 +130,21 @@ pub struct DrillPolicy {
     pub checks: Vec<SqlCheck>,
     /// Bytes a second that a drill may fetch.
     pub limit_rate_bytes: Option<u64>,
+    /// How long one query of a check may take; five minutes when the policy does not say.
+    pub statement_timeout: Option<Duration>,
+    /// Libraries of `shared_preload_libraries` that the restored server cannot do without; the others are not loaded.
+    pub preload_libraries: Vec<String>,
+    /// For `--self-test`: what spoils the restored data so that a check must notice.
+    pub spoil: Option<Spoil>,
+}
+
+/// `spoil` and `spoil_database` of `[drill]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spoil {
+    /// The statement, run in the restored copy only.
+    pub sql: String,
+    /// The database; `postgres` unless the policy says otherwise.
+    pub database: String,
 }
 
 /// One `[[drill.check]]`: a query, and what it must answer.
@@ -156,4 +171,6 @@ pub enum Expect {
     NoRows,
     /// One row or more.
     Rows,
+    /// One timestamp with time zone, at most this long before the moment that was restored: a canary.
+    FreshWithin(Duration),
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use super::cron::Cron;
-use super::{Copies, DrillPolicy, Expect, LogMode, LogPolicy, Objectives, Policy, Retention, Schedule, SqlCheck};
+use super::{Copies, DrillPolicy, Expect, LogMode, LogPolicy, Objectives, Policy, Retention, Schedule, Spoil, SqlCheck};
 use crate::base::document::{Document, Found, Table, nearest};
 use crate::base::units::{parse_duration, parse_rate};
 use crate::base::{DrillLevel, Result};
@@ -160,10 +160,7 @@ impl Reader<'_, '_> {
 
     fn copies(&self, table: Option<Table<'_, '_>>) -> Copies {
         let Some(table) = table else { return Copies::default() };
-        let names = |key: &'static str| {
-            let found = table.strings(key);
-            found.map(|list| list.value.into_iter().map(|name| name.value).collect()).unwrap_or_default()
-        };
+        let names = |key: &'static str| table.strings(key).map(texts).unwrap_or_default();
         let count = |key: &'static str| table.integer(key, 1..=100, "repositories").map(|count| count as usize);
         let copies = Copies {
             log: count("log"),
@@ -177,7 +174,7 @@ impl Reader<'_, '_> {
     }
 
     fn drill(&self, table: Option<Table<'_, '_>>) -> DrillPolicy {
-        let none = DrillPolicy { levels: vec![DrillLevel::Component], checks: Vec::new(), limit_rate_bytes: None };
+        let none = DrillPolicy { levels: vec![DrillLevel::Component], ..DrillPolicy::default() };
         let Some(table) = table else { return none };
         let levels = table.strings("levels").map(|list| {
             list.value.iter().filter_map(|found| self.read("levels", found, str::parse)).collect::<Vec<DrillLevel>>()
@@ -186,29 +183,50 @@ impl Reader<'_, '_> {
             levels: levels.filter(|levels| !levels.is_empty()).unwrap_or(none.levels),
             checks: table.tables("check").iter().filter_map(|check| self.check(check)).collect(),
             limit_rate_bytes: table.string("limit_rate").and_then(|found| self.read("limit_rate", &found, parse_rate)),
+            statement_timeout: self.duration(&table, "statement_timeout"),
+            preload_libraries: table.strings("preload_libraries").map(texts).unwrap_or_default(),
+            spoil: self.spoil(&table),
         };
         table.reject_unknown_keys();
         policy
     }
 
+    fn spoil(&self, table: &Table<'_, '_>) -> Option<Spoil> {
+        let (sql, database) = (table.string("spoil"), table.string("spoil_database"));
+        if let (None, Some(database)) = (&sql, &database) {
+            self.document.complain(&database.span, "'spoil_database' says nothing without 'spoil'", None);
+        }
+        Some(Spoil { sql: sql?.value, database: database.map_or_else(default_database, |found| found.value) })
+    }
+
     fn check(&self, table: &Table<'_, '_>) -> Option<SqlCheck> {
         let sql = table.required_string("sql", "sql = \"SELECT count(*) FROM orders\"");
         let (value, at_least) = (table.string("expect"), table.integer("at_least", 0..=i64::MAX as u64, ""));
-        let rows = table.boolean("rows");
-        let expect = match (value, at_least, rows) {
-            (Some(value), None, None) => Some(Expect::Value(value.value)),
-            (None, Some(least), None) => Some(Expect::AtLeast(least as i64)),
-            (None, None, Some(rows)) => Some(if rows.value { Expect::Rows } else { Expect::NoRows }),
+        let (rows, fresh) = (table.boolean("rows"), table.string("fresh_within"));
+        let expect = match (value, at_least, rows, fresh) {
+            (Some(value), None, None, None) => Some(Expect::Value(value.value)),
+            (None, Some(least), None, None) => Some(Expect::AtLeast(least as i64)),
+            (None, None, Some(rows), None) => Some(if rows.value { Expect::Rows } else { Expect::NoRows }),
+            (None, None, None, Some(fresh)) => self.read("fresh_within", &fresh, parse_duration).map(Expect::FreshWithin),
             _ => {
-                let hint = "add expect = \"0\", at_least = 1, rows = true or rows = false".to_owned();
+                let hint = "add expect = \"0\", at_least = 1, rows = true, rows = false or fresh_within = \"10min\"".to_owned();
                 self.document.complain(table.span(), "a [[drill.check]] says one thing that its query must answer", Some(hint));
                 None
             }
         };
-        let database = table.string("database").map_or_else(|| "postgres".to_owned(), |found| found.value);
+        let database = table.string("database").map_or_else(default_database, |found| found.value);
         let name = table.string("name").map(|found| found.value);
         table.reject_unknown_keys();
         let sql = sql?.value;
         Some(SqlCheck { name: name.unwrap_or_else(|| sql.clone()), database, sql, expect: expect? })
     }
+}
+
+/// The strings of a list, without their places.
+fn texts(list: Found<Vec<Found<String>>>) -> Vec<String> {
+    list.value.into_iter().map(|text| text.value).collect()
+}
+
+fn default_database() -> String {
+    "postgres".to_owned()
 }

@@ -114,8 +114,12 @@ pub struct Evidence {
     pub phases: Vec<Phase>,
     /// From the declaration to a server that takes writes, has reached the target and passed a first check of data.
     pub rto_seconds: Option<f64>,
-    /// From the last commit that was restored to the declaration; none when the target was not `latest`.
+    /// What was lost: from the first commit that was not restored to the declaration, 0 when there was none, and where
+    /// that is not known from the last that was restored; none when the target was not `latest`.
     pub rpo_seconds: Option<f64>,
+    /// Whether that is only known not to be more: the source's server could not be asked for what it had committed.
+    #[serde(default)]
+    pub rpo_is_upper_bound: bool,
     /// Every check, in order.
     pub checks: Vec<CheckResult>,
     /// Where the key came from.
@@ -152,6 +156,18 @@ pub struct Kept {
     pub sha256: Sha256Digest,
     /// What it says.
     pub evidence: Evidence,
+}
+
+impl AsRef<Evidence> for Kept {
+    fn as_ref(&self) -> &Evidence {
+        &self.evidence
+    }
+}
+
+impl AsRef<Evidence> for Evidence {
+    fn as_ref(&self) -> &Evidence {
+        self
+    }
 }
 
 /// The evidence of one source.

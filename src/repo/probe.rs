@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::{Repository, layout, signed};
 use crate::base::{Error, Result, Timestamp};
 use crate::store::probe::{self, Ability, Probed};
-use crate::store::{LockTrial, Protection, PutOutcome, Store, StoreResult};
+use crate::store::{LockTrial, Protection, PutOutcome, Store, StoreResult, list_all};
 
 /// How long a report that says the same is not repeated.
 const REPEATED_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Reports older than this say nothing of today's store.
+const REMEMBERED_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A canary that is older belongs to no probe under way, and its lock is over.
 const CANARIES_LAST: Duration = Duration::from_secs(3600);
@@ -367,6 +370,26 @@ async fn record(store: &dyn Store, report: &ProbeReport) -> StoreResult<String> 
             PutOutcome::AlreadyExists => {}
         }
     }
+}
+
+/// The latest report by `host` that can be read, of those made in the last year.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn latest_by(repository: &Repository, host: &str) -> Result<Option<ProbeReport>> {
+    let after = format!("{}{}", layout::PROBES, Timestamp::now().minus(REMEMBERED_FOR).compact_seconds());
+    let store = repository.store();
+    for object in list_all(store, layout::PROBES, Some(&after)).await?.iter().rev() {
+        if !object.key.ends_with(".json") {
+            continue;
+        }
+        if let Ok(report) = serde_json::from_slice::<ProbeReport>(&store.get(&object.key).await?)
+            && report.host == host
+        {
+            return Ok(Some(report));
+        }
+    }
+    Ok(None)
 }
 
 /// The latest report made after `since` that can be read.

@@ -18,6 +18,7 @@ use crate::base::Timestamp;
 mod counts;
 pub mod fallback;
 pub mod faulty;
+pub mod hiding;
 mod key;
 pub mod layer;
 pub mod local;

@@ -179,6 +179,7 @@ impl Stage {
         let options = RestoreOptions {
             into: into.to_owned(),
             tablespaces: Vec::new(),
+            other_tablespaces_below: None,
             action: TargetAction::Promote,
             delta: false,
             discard_log: false,

@@ -4,7 +4,9 @@ mod copy;
 mod expire;
 mod parsers;
 mod queue;
+mod report;
 mod restore;
+mod status;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +18,9 @@ use crate::base::{Incarnation, SourceName};
 pub use copy::CopyArgs;
 pub use expire::ExpireArgs;
 pub use queue::QueueArgs;
+pub use report::{ReportArgs, RunbookArgs};
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
+pub use status::{StatusArgs, StatusFormat};
 
 /// A configuration that works once names and places are put in.
 const INIT_HELP: &str = "\
@@ -29,6 +33,7 @@ in it count from the file. All it may say:
   # root = \"…\"                       # SHA-256 of its keys/1.json, pinned
   # limit_rate = \"50MiB\"             # a second; all but the log's archive
   # archive_limit_rate = \"50MiB\"     # the log's archive; default: no limit
+  # site = \"cellar\"                  # what is lost together with its site
 
   [repository.far]
   url = \"s3://bucket/prefix\"         # credentials: environment, profile, role
@@ -57,6 +62,8 @@ in it count from the file. All it may say:
   conninfo = \"host=/var/run/postgresql user=postgres\"
   # primary_conninfo = \"…\"           # when conninfo names a standby
   # data_directory = \"…\"             # when not where the server says
+  # policy = \"NAME\"                  # objectives: policies/NAME.toml
+  # site = \"cellar\"                  # then status tells what a lost site loses
   # repositories = [\"main\"]          # default: all
   # log_copies = 1                   # so many must have a file of the log
   # backup_copies = 1                # and a backup; default: all
@@ -217,6 +224,15 @@ pub enum Verb {
     /// Show backups and the moments that can be restored
     #[command(after_long_help = LIST_HELP)]
     List(ListArgs),
+    /// Say whether a source would survive, and what would be lost
+    #[command(after_long_help = status::HELP)]
+    Status(StatusArgs),
+    /// Write one HTML page: objectives against what was measured, over time
+    #[command(after_long_help = report::REPORT_HELP)]
+    Report(ReportArgs),
+    /// Write the disaster-recovery plan of a source, ready to print
+    #[command(after_long_help = report::RUNBOOK_HELP)]
+    Runbook(RunbookArgs),
     /// Archive the database's log, and fetch it back
     #[command(subcommand)]
     Archive(ArchiveVerb),

@@ -13,6 +13,8 @@ mod man;
 mod queue;
 mod report;
 mod restore;
+mod runbook;
+pub mod status;
 mod verify;
 
 use super::args::{ArchiveVerb, Verb};
@@ -37,10 +39,13 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Check(args) => long(check::run(&args, context)),
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
+        Verb::Status(args) => long(status::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Copy(args) => long(copy::run(&args, context)),
         Verb::Queue(args) => long(queue::run(&args, context)),
+        Verb::Report(args) => long(report::run(&args, context)),
+        Verb::Runbook(args) => long(runbook::run(&args, context)),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

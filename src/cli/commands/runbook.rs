@@ -8,13 +8,14 @@ use std::time::Duration;
 use crate::base::Result;
 use crate::base::units::{format_bytes, format_duration};
 use crate::cli::args::RunbookArgs;
+use crate::cli::commands::status;
 use crate::cli::config::{Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
-use crate::cli::scope::survey;
+use crate::engine::status::StatusReport;
 use crate::engine::status::facts::{Facts, Frontier};
-use crate::engine::status::rto::{self, Prediction};
+use crate::engine::status::rto;
 use crate::policy::{Expect, Policy, SqlCheck};
 
 /// Writes the plan to the file asked for, else to standard output.
@@ -24,8 +25,8 @@ use crate::policy::{Expect, Policy, SqlCheck};
 pub async fn run(args: &RunbookArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
-    let facts = survey::facts(context, &settings, source).await?;
-    let book = Book { settings: &settings, source, facts: &facts, prediction: survey::prediction(&facts) };
+    let facts = status::facts(context, &settings, source).await?;
+    let book = Book { settings: &settings, source, facts: &facts, report: StatusReport::of(&facts) };
     let text = book.markdown();
     context.progress.finish();
     match &args.file {
@@ -39,7 +40,7 @@ struct Book<'a> {
     settings: &'a Settings,
     source: &'a SourceSettings,
     facts: &'a Facts,
-    prediction: Option<Prediction>,
+    report: StatusReport,
 }
 
 impl Book<'_> {
@@ -65,15 +66,17 @@ impl Book<'_> {
     /// The best place to restore from: that whose log goes farthest.
     fn frontier(&self) -> Option<(&str, &Frontier)> {
         let held = self.facts.repositories.iter();
-        let frontiers =
-            held.filter_map(|place| Some((place.name.as_str(), place.held.as_ref().ok()?.frontier.as_ref()?)));
+        let frontiers = held.filter_map(|place| Some((place.name.as_str(), place.held.as_ref().ok()?.frontier.as_ref()?)));
         frontiers.max_by_key(|(_, frontier)| frontier.reaches)
     }
 
     /// What phases called `names` are expected to take together.
     fn expected(&self, names: &[&str]) -> String {
-        let Some(prediction) = &self.prediction else { return "never rehearsed".to_owned() };
-        let seconds: f64 = prediction.parts.iter().filter(|(name, _)| names.contains(name)).map(|(_, seconds)| seconds).sum();
+        if self.report.rto.parts.is_empty() {
+            return "never rehearsed".to_owned();
+        }
+        let parts = self.report.rto.parts.iter();
+        let seconds: f64 = parts.filter(|part| names.contains(&part.part)).map(|part| part.seconds).sum();
         format!("about {}", duration(seconds))
     }
 
@@ -93,19 +96,21 @@ impl Book<'_> {
     fn objectives(&self) -> String {
         let mut text = "## What was promised\n\n".to_owned();
         let measured = rto::measured(&self.facts.drills);
-        let measured = measured.map_or_else(
-            || "never".to_owned(),
-            |(when, seconds)| format!("{} ({})", duration(seconds), when.human_seconds()),
-        );
-        let predicted = self.prediction.as_ref().map_or_else(
+        let measured = measured
+            .map_or_else(|| "never".to_owned(), |(when, seconds)| format!("{} ({})", duration(seconds), when.human_seconds()));
+        let predicted = self.report.rto.predicted_seconds.map_or_else(
             || "unknown: no drill has passed".to_owned(),
-            |prediction| format!("{} (from {} drills)", duration(prediction.total_seconds), prediction.drills),
+            |seconds| format!("{} (from {} drills)", duration(seconds), self.report.rto.drills),
         );
         match &self.facts.policy {
             Some(Policy { objectives, .. }) => {
                 let rto = format_duration(objectives.rto);
                 let rpo = format_duration(objectives.rpo);
-                let _ = writeln!(text, "- Service is back within **{rto}** (RTO), {} of it until somebody begins.", format_duration(objectives.detection));
+                let _ = writeln!(
+                    text,
+                    "- Service is back within **{rto}** (RTO), {} of it until somebody begins.",
+                    format_duration(objectives.detection)
+                );
                 let _ = writeln!(text, "- At most **{rpo}** of commits are lost (RPO).");
             }
             None => text += "- No objectives are declared.\n",
@@ -157,7 +162,7 @@ impl Book<'_> {
     }
 
     fn major(&self) -> Option<u32> {
-        let newest = self.facts.drills.iter().rev().find_map(|drill| drill.restored.as_ref())?;
+        let newest = self.facts.drills.iter().rev().find_map(|kept| kept.evidence.restored.as_ref())?;
         newest.incarnation.to_string().strip_prefix("pg")?.split_once('-')?.0.parse().ok()
     }
 
@@ -187,16 +192,28 @@ impl Book<'_> {
 
     fn restore(&self) -> String {
         let name = self.name();
-        let mut text = format!("## 2. Restore ({})\n\n", self.expected(&["plan", "fetch", "start", "replay", "promote", "other"]));
+        let mut text =
+            format!("## 2. Restore ({})\n\n", self.expected(&["plan", "fetch", "start", "replay", "promote", "other"]));
         let _ = writeln!(text, "1. What would be done, without doing it:\n");
         let _ = writeln!(text, "       lifeboat restore {name} --into /srv/restored --dry-run\n");
         let _ = writeln!(text, "2. Fetch and write it ({}):\n", self.expected(&["plan", "fetch"]));
         let _ = writeln!(text, "       lifeboat restore {name} --into /srv/restored\n");
-        let _ = writeln!(text, "   or, to a moment: `lifeboat restore {name} --into /srv/restored --to '{}'`\n", self.facts.now.human_seconds());
+        let _ = writeln!(
+            text,
+            "   or, to a moment: `lifeboat restore {name} --into /srv/restored --to '{}'`\n",
+            self.facts.now.human_seconds()
+        );
         let bin = self.major().map_or_else(String::new, |major| format!("/usr/lib/postgresql/{major}/bin/"));
-        let _ = writeln!(text, "3. Start it; it replays the log and then takes writes ({}):\n", self.expected(&["start", "replay", "promote"]));
+        let _ = writeln!(
+            text,
+            "3. Start it; it replays the log and then takes writes ({}):\n",
+            self.expected(&["start", "replay", "promote"])
+        );
         let _ = writeln!(text, "       {bin}pg_ctl -D /srv/restored -l /srv/restored.log start\n");
-        let _ = writeln!(text, "   Follow /srv/restored.log. `archive recovery complete` is the end. If it stops,\n   its last lines say which file is missing; it never skips one.");
+        let _ = writeln!(
+            text,
+            "   Follow /srv/restored.log. `archive recovery complete` is the end. If it stops,\n   its last lines say which file is missing; it never skips one."
+        );
         text
     }
 
@@ -258,6 +275,7 @@ fn answer(check: &SqlCheck) -> String {
         Expect::AtLeast(least) => format!("must answer {least} or more"),
         Expect::NoRows => "must find no row".to_owned(),
         Expect::Rows => "must find a row".to_owned(),
+        Expect::FreshWithin(age) => format!("must answer a time less than {} before the target", format_duration(*age)),
     }
 }
 

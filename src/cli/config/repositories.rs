@@ -48,6 +48,7 @@ impl Reader<'_, '_> {
             let options = StoreOptions { s3: self.bucket(&table, is_bucket) };
             let limit_rate_bytes = self.rate(&table, "limit_rate");
             let archive_limit_rate_bytes = self.rate(&table, "archive_limit_rate");
+            let site = table.string("site").map(|site| site.value);
             table.reject_unknown_keys();
             // Kept even when the URL is wrong, so that a source which names it is not blamed as well.
             let url = url.map(|url| url.value).unwrap_or_default();
@@ -58,6 +59,7 @@ impl Reader<'_, '_> {
                 root: root_digest,
                 limit_rate_bytes,
                 archive_limit_rate_bytes,
+                site,
                 options,
             };
             repositories.insert(name, settings);

@@ -137,6 +137,7 @@ impl Reader<'_, '_> {
                 self.document.complain(&name.span, why, None);
             }
             let policy = table.string("policy").map(|policy| policy.value);
+            let site = table.string("site").map(|site| site.value);
             let kept_in = self.repositories_of_source(&table, repositories);
             let copies = Copies {
                 log: self.copies(&table, "log_copies", kept_in.len()),
@@ -145,7 +146,7 @@ impl Reader<'_, '_> {
             let Some(kind) = self.source_kind(&table) else { continue };
             table.reject_unknown_keys();
             if let Ok(name) = parsed {
-                sources.insert(name.clone(), SourceSettings { name, kind, policy, repositories: kept_in, copies });
+                sources.insert(name.clone(), SourceSettings { name, kind, site, policy, repositories: kept_in, copies });
             }
         }
         sources

@@ -54,6 +54,8 @@ pub struct RepositorySettings {
     pub limit_rate_bytes: Option<u64>,
     /// Bytes a second of `archive push` and `archive get`, each process by itself.
     pub archive_limit_rate_bytes: Option<u64>,
+    /// The site that it stands on: what is lost together with everything else there.
+    pub site: Option<String>,
     /// How its store is reached, beside the address.
     pub options: StoreOptions,
 }
@@ -83,6 +85,8 @@ pub struct SourceSettings {
     pub name: SourceName,
     /// What it is, with what only this kind needs.
     pub kind: SourceKind,
+    /// The site that it stands on: what is lost together with everything else there.
+    pub site: Option<String>,
     /// The policy that declares its objectives.
     pub policy: Option<String>,
     /// Names of the repositories that hold it, each a key of [`Settings::repositories`], in the order given.

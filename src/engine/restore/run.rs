@@ -40,6 +40,8 @@ pub struct RestoreOptions {
     pub into: PathBuf,
     /// Tablespaces to be placed elsewhere: old directory → new directory.
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Where every other tablespace goes, below this and called as in `pg_tblspc`; to its old directory when none is given.
+    pub other_tablespaces_below: Option<PathBuf>,
     /// What the server does at the target.
     pub action: TargetAction,
     /// Keep what is there already and does not differ.
@@ -213,13 +215,16 @@ struct Tablespaces {
 
 /// Where each tablespace of the backup goes; refuses directories that are in use and mappings that fit none.
 fn tablespaces(entries: Entries, options: &RestoreOptions, over_existing: bool) -> Result<Tablespaces> {
-    let map: TablespaceMap = options.tablespaces.iter().cloned().collect();
+    let mut map: TablespaceMap = options.tablespaces.iter().cloned().collect();
     let (mut unused, mut directories): (BTreeSet<PathBuf>, BTreeSet<PathBuf>) = (map.keys().cloned().collect(), BTreeSet::new());
     let mut known = Vec::new();
     for resolved in entries {
         let line = resolved?.line;
         let FileKind::Tablespace { target } = line.kind else { continue };
         let old = super::tree::decode(&target)?;
+        if let (Some(below), Some(name)) = (&options.other_tablespaces_below, line.path.as_path().file_name()) {
+            map.entry(old.clone()).or_insert_with(|| below.join(name));
+        }
         let new = map.get(&old).unwrap_or(&old).clone();
         // One that this data directory leads to already is its own.
         let link = options.into.join(line.path.as_path());

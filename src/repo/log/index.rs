@@ -70,7 +70,20 @@ pub async fn store(
 /// # Errors
 /// Only when the repository does not answer.
 pub async fn load(repository: &Repository, source: &SourceName, incarnation: &Incarnation) -> Result<Index> {
-    load_where(repository, source, incarnation, |_| true).await
+    load_where(repository, source, incarnation, |_, _| true).await
+}
+
+/// Reads and verifies what of the index was stored after `since`, by the store's clock.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn load_since(
+    repository: &Repository,
+    source: &SourceName,
+    incarnation: &Incarnation,
+    since: Timestamp,
+) -> Result<Index> {
+    load_where(repository, source, incarnation, |_, stored| stored > since).await
 }
 
 /// Reads and verifies what of the index may speak of `files`, by the objects' names.
@@ -78,7 +91,7 @@ pub async fn load(repository: &Repository, source: &SourceName, incarnation: &In
 /// # Errors
 /// Only when the repository does not answer.
 pub async fn load_of(repository: &Repository, source: &SourceName, incarnation: &Incarnation, files: &[&str]) -> Result<Index> {
-    load_where(repository, source, incarnation, |name| {
+    load_where(repository, source, incarnation, |name, _| {
         let range = name.split_once('_').and_then(|(range, _)| range.split_once('-'));
         range.is_none_or(|(from, to)| files.iter().any(|file| (from..=to).contains(file)))
     })
@@ -89,12 +102,12 @@ async fn load_where(
     repository: &Repository,
     source: &SourceName,
     incarnation: &Incarnation,
-    wanted: impl Fn(&str) -> bool,
+    wanted: impl Fn(&str, Timestamp) -> bool,
 ) -> Result<Index> {
     let mut index = Index::default();
     let prefix = layout::log_indexes(source, incarnation);
     let listed = list_all(repository.store(), &prefix, None).await?;
-    for object in listed.into_iter().filter(|object| wanted(&object.key[prefix.len()..])) {
+    for object in listed.into_iter().filter(|object| wanted(&object.key[prefix.len()..], object.modified)) {
         let document = repository.store().get(&object.key).await?;
         let verified =
             signed::verify::<Body>(&document, &place(repository, source), |id| repository.keyring().key_for(id, Role::Write));

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::base::{Error, Result};
 
@@ -104,6 +104,10 @@ impl Session {
 
     pub(super) async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, tokio_postgres::Error> {
         self.client.query(sql, parameters).await
+    }
+
+    pub(super) async fn simple_query(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> {
+        self.client.simple_query(sql).await
     }
 
     /// Turns the driver's error into ours, with the server's own words.

@@ -35,6 +35,21 @@ pub fn live_server(data_directory: &Path) -> Result<Option<LiveServer>> {
     Ok(maybe_ours.then_some(LiveServer { pid, evidence: "postmaster.pid names a running PostgreSQL process" }))
 }
 
+/// The process that leads the server running on `data_directory`, as its `postmaster.pid` says and its working directory
+/// bears out; `None` when there is none, or nobody can be sure.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub fn leader(data_directory: &Path) -> Result<Option<u32>> {
+    let wanted = match fs::metadata(data_directory) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("look at", data_directory, error)),
+    };
+    let recorded = recorded_pid(data_directory)?;
+    Ok(recorded.filter(|pid| is_postgres(*pid) && working_directory(*pid) == Some(wanted)))
+}
+
 /// A running server whose data directory leads to the tablespace at `directory`; `None` when there is none to be seen.
 ///
 /// # Errors

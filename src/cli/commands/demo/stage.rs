@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::cluster::{Account, run};
 use crate::base::{Error, Result};
+use crate::source::postgres::scratch_server::{Account, run};
 use crate::store::file_url;
 
 /// The source's name in the demo.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::cluster::{Account, Cluster, Installation};
+use super::cluster::Cluster;
 use super::ledger::{self, Load};
 use super::stage::{SOURCE, Stage};
 use crate::base::units::format_duration;
@@ -12,6 +12,7 @@ use crate::base::{Error, Result};
 use crate::cli::args::{DemoArgs, OutputFormat};
 use crate::cli::context::Context;
 use crate::cli::output;
+use crate::source::postgres::scratch_server::{Account, Installation};
 
 /// How long the ledger is written to before and after the backup.
 const LOAD: Duration = Duration::from_secs(3);
@@ -74,7 +75,7 @@ impl Narrator {
 pub(super) async fn play(args: &DemoArgs, context: &Context) -> Result<Told> {
     let quiet = context.global.quiet || context.global.output == OutputFormat::Json;
     let narrator = Narrator { quiet, began: Instant::now() };
-    let installation = Installation::find()?;
+    let installation = Installation::newest()?;
     let account = Account::choose()?;
     let mut stage = Stage::set(&account)?;
     let told = act(&narrator, &installation, &account, &stage, context).await;

@@ -6,11 +6,11 @@ mod plot;
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{Result, Timestamp};
 use crate::cli::args::ReportArgs;
+use crate::cli::commands::status;
 use crate::cli::config::{Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
-use crate::cli::scope::survey;
 use crate::engine::status::facts::{Facts, RepositoryFacts};
 use crate::engine::status::report::{Kind, ScopeReport};
 use crate::engine::status::rpo::{self, Coverage};
@@ -50,14 +50,12 @@ pub async fn run(args: &ReportArgs, context: &Context) -> Result<Outcome> {
     output::write_file(&args.file, &page)?;
     let sources = sections.iter().map(|section| section.source.clone()).collect();
     let document = Document { file: args.file.display().to_string(), sources, bytes: page.len() };
-    context.result("report", 1, &document, || {
-        format!("wrote {} ({})\n", document.file, format_bytes(document.bytes as u64))
-    })?;
+    context.result("report", 1, &document, || format!("wrote {} ({})\n", document.file, format_bytes(document.bytes as u64)))?;
     Ok(Outcome::Done)
 }
 
 async fn section(context: &Context, settings: &Settings, source: &SourceSettings) -> Result<Section> {
-    let facts = survey::facts(context, settings, source).await?;
+    let facts = status::facts(context, settings, source).await?;
     let report = StatusReport::of(&facts);
     let drills = facts.drills.clone();
     Ok(Section {
@@ -97,9 +95,11 @@ fn objectives(facts: &Facts, report: &StatusReport) -> Vec<Objective> {
         facts.policy.as_ref().map_or_else(|| "–".to_owned(), |policy| format_duration(choose(policy)))
     };
     let rto_verdict = report.reasons.iter().filter(|reason| reason.is_of_recovery()).map(|reason| reason.verdict).max();
-    let worst_drill = facts.drills.iter().filter_map(|kept| kept.evidence.rto_seconds).fold(None, |worst: Option<f64>, seconds| {
-        Some(worst.map_or(seconds, |worst| worst.max(seconds)))
-    });
+    let worst_drill = facts
+        .drills
+        .iter()
+        .filter_map(|kept| kept.evidence.rto_seconds)
+        .fold(None, |worst: Option<f64>, seconds| Some(worst.map_or(seconds, |worst| worst.max(seconds))));
     let mut lines = vec![Objective {
         name: "Recovery time (RTO)".to_owned(),
         promised: promised(|policy| policy.objectives.rto),
@@ -140,7 +140,9 @@ fn plots(facts: &Facts, report: &StatusReport) -> Result<Vec<(String, String)>> 
     let predicted = predicted.chain(report.rto.predicted_seconds.map(|seconds| (report.time, seconds))).collect();
     let coverages: Vec<&Coverage> =
         facts.repositories.iter().filter_map(|repository| Some(&repository.held.as_ref().ok()?.coverage)).collect();
-    let exposures = rpo::exposures(&coverages, facts.now).into_iter().map(|(until, lost)| (until, lost.as_secs_f64())).collect();
+    let mut exposures: Vec<(Timestamp, f64)> =
+        rpo::exposures(&coverages, facts.now).into_iter().flatten().map(|(until, lost)| (until, lost.as_secs_f64())).collect();
+    exposures.sort_by_key(|(until, _)| *until);
     let mut sizes: Vec<(Timestamp, f64)> = facts
         .repositories
         .iter()

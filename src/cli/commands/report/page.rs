@@ -6,16 +6,17 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::base::Timestamp;
 use crate::base::units::{format_bytes, format_duration};
-use crate::repo::evidence::{CheckResult, DrillOutcome, KeyUse, Kept};
+use crate::engine::status::Verdict;
+use crate::engine::status::verdict::Reason;
+use crate::repo::evidence::{CheckResult, DrillOutcome, Kept, KeyUse};
 
 /// Everything that is said of one source.
 pub(super) struct Section {
     pub source: String,
     pub policy: Option<String>,
-    /// `ok`, `at_risk`, `breach` or `unproven`.
-    pub verdict: String,
-    /// Why, each with the next command to type.
-    pub reasons: Vec<(String, Option<String>)>,
+    pub verdict: Verdict,
+    /// Why, the worst first.
+    pub reasons: Vec<Reason>,
     /// What was promised, and what is achieved.
     pub objectives: Vec<Objective>,
     /// The parts of the predicted recovery: name and seconds.
@@ -34,7 +35,8 @@ pub(super) struct Objective {
     pub promised: String,
     pub now: String,
     pub worst: String,
-    pub verdict: String,
+    /// None when objectives are not held against it.
+    pub verdict: Option<Verdict>,
 }
 
 /// One repository.
@@ -63,7 +65,7 @@ pub(super) fn page(now: Timestamp, sections: &[Section]) -> String {
                     h1 { "Would we survive?" }
                     p { "Written " (now.human_seconds()) " by lifeboat " (env!("CARGO_PKG_VERSION")) ". All times are UTC." }
                     @if sections.len() > 1 {
-                        nav { @for section in sections { a href={ "#" (section.source) } { (section.source) } (badge(&section.verdict)) } }
+                        nav { @for section in sections { a href={ "#" (section.source) } { (section.source) } (badge(section.verdict.as_str())) } }
                     }
                 }
                 @for section in sections { (source(section)) }
@@ -76,15 +78,13 @@ pub(super) fn page(now: Timestamp, sections: &[Section]) -> String {
 fn source(section: &Section) -> Markup {
     html! {
         section id=(section.source) {
-            h2 { (section.source) " " (badge(&section.verdict)) }
+            h2 { (section.source) " " (badge(section.verdict.as_str())) }
             p class="policy" {
                 @match &section.policy { Some(policy) => { "Policy " (policy) } None => { "No policy: nothing is promised." } }
             }
             @if !section.reasons.is_empty() {
                 ul class="reasons" {
-                    @for (reason, command) in &section.reasons {
-                        li { (reason) @if let Some(command) = command { br; code { (command) } } }
-                    }
+                    @for reason in &section.reasons { li { (reason.message) br; code { (reason.command) } } }
                 }
             }
             h3 { "Objectives against what was measured" }
@@ -104,7 +104,7 @@ fn objectives(section: &Section) -> Markup {
             thead { tr { th { "" } th { "promised" } th { "now" } th { "worst in 30 days" } th { "" } } }
             tbody {
                 @for line in &section.objectives {
-                    tr { th { (line.name) } td { (line.promised) } td { (line.now) } td { (line.worst) } td { (badge(&line.verdict)) } }
+                    tr { th { (line.name) } td { (line.promised) } td { (line.now) } td { (line.worst) } td { @if let Some(verdict) = line.verdict { (badge(verdict.as_str())) } } }
                 }
             }
         }
@@ -218,7 +218,6 @@ tr.detail td { color: var(--faint); font-size: .92em; padding-top: 0; } tr.detai
 .drills tr:has(+ .detail) td { border-bottom: 0; padding-bottom: 0; }
 code { font-family: ui-monospace, 'DejaVu Sans Mono', monospace; font-size: .85em; overflow-wrap: anywhere; }
 .badge { display: inline-block; padding: .05em .55em; border-radius: .7em; font-size: .8em; font-weight: 600; vertical-align: middle; background: #eceff1; }
-.badge:empty { display: none; }
 .badge.ok, .badge.passed { background: #e0f2e9; color: #1b5e3b; }
 .badge.at_risk, .badge.inconclusive { background: #fff3d6; color: #7a4b00; }
 .badge.breach, .badge.failed { background: #fde0de; color: #a11a14; }

@@ -69,7 +69,8 @@ pub(super) fn draw(plot: &Plot<'_>) -> Result<Option<String>> {
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
-        paint(&area, plot, times, largest.max(1e-3) * 1.15).map_err(|why| Error::failed(format!("cannot draw {}: {why}", plot.title)))?;
+        paint(&area, plot, times, largest.max(1e-3) * 1.15)
+            .map_err(|why| Error::failed(format!("cannot draw {}: {why}", plot.title)))?;
     }
     Ok(Some(scalable(&svg, plot.title)))
 }

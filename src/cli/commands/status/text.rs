@@ -1,0 +1,257 @@
+//! The status for people: the verdict first, then what it rests on, then what to type next. At most 80 columns, but for
+//! commands, which are to be copied.
+
+use std::time::Duration;
+
+use crate::base::units::{format_bytes, format_duration};
+use crate::engine::status::StatusReport;
+use crate::engine::status::report::{DrillReport, Kind, RepositoryReport, ScopeReport};
+use crate::repo::evidence::DrillOutcome;
+
+const COLUMNS: usize = 80;
+/// Where the second column begins.
+const INDENT: usize = 22;
+
+/// All sources.
+pub fn text(reports: &[StatusReport]) -> String {
+    if reports.is_empty() {
+        return "the configuration names no source\n".to_owned();
+    }
+    reports.iter().map(one).collect::<Vec<_>>().join("\n")
+}
+
+fn one(report: &StatusReport) -> String {
+    let verdict = report.verdict.as_str().replace('_', " ").to_uppercase();
+    let mut text = format!("{}: {verdict} at {}\n", report.source, report.time.human_seconds());
+    for scope in &report.scopes {
+        text += &row(scope.scope.replace('_', " ").as_str(), &exposure(scope, report));
+    }
+    text += &row("recovery", &recovery(report));
+    text += &row("window", &window(report));
+    text += &row("last drill", &drills(report));
+    text += &row("backups", &backups(report));
+    let copies = report.copies;
+    text += &row(
+        "copies",
+        &format!(
+            "newest backup in {} of {} repositories, newest log in {} of {}",
+            copies.backup_held, copies.backup_wanted, copies.log_held, copies.log_wanted
+        ),
+    );
+    for repository in &report.repositories {
+        text += &row(&format!("in {}", repository.repository), &standing(repository));
+    }
+    text += &row("server", &server(report));
+    if let Some(forecast) = &report.forecast {
+        let objective = report.objectives.as_ref().map_or(0.0, |objectives| objectives.rto_seconds);
+        let growth = format_bytes(forecast.growth_bytes_per_day as u64);
+        let told = format!("the RTO of {} breaks around {}, at {growth} a day", span(objective), month(forecast.rto_breach));
+        text += &row("growth", &told);
+    }
+    text + &next(report)
+}
+
+/// What to do, command by command.
+fn next(report: &StatusReport) -> String {
+    if report.reasons.is_empty() {
+        return String::new();
+    }
+    let mut text = "what to do next\n".to_owned();
+    for reason in &report.reasons {
+        let verdict = reason.verdict.as_str().replace('_', " ");
+        text += &wrapped(&format!("  {verdict:<10}"), 12, &reason.message);
+        text += &format!("{:14}{}\n", "", reason.command);
+    }
+    text
+}
+
+fn row(name: &str, value: &str) -> String {
+    wrapped(&format!("  {name:<width$}", width = INDENT - 2), INDENT, value)
+}
+
+/// `lead` and `text`, broken between words; the lines after the first begin at column `indent`.
+fn wrapped(lead: &str, indent: usize, text: &str) -> String {
+    let mut line = lead.to_owned();
+    let mut out = String::new();
+    let mut is_fresh = true;
+    for word in text.split_whitespace() {
+        let width = line.chars().count() + usize::from(!is_fresh) + word.chars().count();
+        if !is_fresh && width > COLUMNS {
+            out += line.trim_end();
+            out.push('\n');
+            line = " ".repeat(indent);
+            is_fresh = true;
+        }
+        if !is_fresh {
+            line.push(' ');
+        }
+        line += word;
+        is_fresh = false;
+    }
+    out + line.trim_end() + "\n"
+}
+
+fn span(seconds: f64) -> String {
+    Duration::try_from_secs_f64(seconds).map_or_else(|_| "for ever".to_owned(), format_duration)
+}
+
+fn exposure(scope: &ScopeReport, report: &StatusReport) -> String {
+    let why = scope.why.as_deref().unwrap_or_default();
+    let mut told = match (scope.kind, scope.rpo_seconds) {
+        (Kind::NotAssessed, _) => return format!("not assessed: {why}"),
+        (Kind::Unknown, _) => format!("not known: {why}"),
+        (Kind::Infinite, _) | (_, None) => format!("everything: {why}"),
+        (Kind::UpperBound, Some(seconds)) => format!("at most {} lost ({why})", span(seconds)),
+        (Kind::Exact, Some(0.0)) => "nothing lost".to_owned(),
+        (Kind::Exact, Some(seconds)) => format!("{} lost", span(seconds)),
+    };
+    if let Some(objectives) = report.objectives.as_ref().filter(|_| scope.verdict.is_some()) {
+        told += &format!(", RPO {}", span(objectives.rpo_seconds));
+    }
+    if let (Some(of_day), Some(of_month)) = (scope.worst_24h_seconds, scope.worst_30d_seconds) {
+        told += &format!("; worst in 24 h {}, in 30 d {}", span(of_day), span(of_month));
+    }
+    told
+}
+
+fn recovery(report: &StatusReport) -> String {
+    let rto = &report.rto;
+    let mut told = match rto.predicted_seconds {
+        Some(seconds) => {
+            let drills = if rto.drills == 1 { "1 drill".to_owned() } else { format!("{} drills", rto.drills) };
+            format!("about {} by {drills}", span(seconds))
+        }
+        None if rto.write_bytes.is_none() => "there is nothing to restore".to_owned(),
+        None => "unproven: never rehearsed".to_owned(),
+    };
+    if let Some(objectives) = &report.objectives {
+        told += &format!(", RTO {}", span(objectives.rto_seconds));
+    }
+    told += &rto.measured_seconds.map(|seconds| format!("; the last drill took {}", span(seconds))).unwrap_or_default();
+    if let (Some(write), Some(replay)) = (rto.write_bytes, rto.replay_bytes) {
+        told += &format!("; writes {}, replays {}", format_bytes(write), format_bytes(replay));
+    }
+    told
+}
+
+fn window(report: &StatusReport) -> String {
+    let (Some(first), Some(last)) = (report.window.first(), report.window.last()) else {
+        return "nothing can be restored".to_owned();
+    };
+    let gaps = match report.window.len() - 1 {
+        0 => String::new(),
+        1 => ", 1 gap".to_owned(),
+        gaps => format!(", {gaps} gaps"),
+    };
+    format!("{} to {}{gaps}", first.from.human_seconds().trim_end_matches(" UTC"), last.to.human_seconds())
+}
+
+fn drills(report: &StatusReport) -> String {
+    let Some(last) = &report.drills.last else { return "never".to_owned() };
+    let told = |drill: &DrillReport| {
+        let outcome = match drill.outcome {
+            DrillOutcome::Passed => "passed",
+            DrillOutcome::Failed => "failed",
+            DrillOutcome::Inconclusive => "inconclusive",
+        };
+        format!("{outcome} {} ago ({})", span(drill.age_seconds), drill.level)
+    };
+    match &report.drills.last_passed {
+        Some(passed) if passed.finished == last.finished => told(last),
+        Some(passed) => format!("{}; the last that restored {}", told(last), told(passed)),
+        None => format!("{}; none has restored and passed", told(last)),
+    }
+}
+
+fn backups(report: &StatusReport) -> String {
+    let told = report.backups.iter().map(|backup| {
+        let age = backup.age_seconds.map_or_else(|| "never".to_owned(), |age| format!("{} ago", span(age)));
+        let missed = if backup.missed > 0 { format!(" ({} missed)", backup.missed) } else { String::new() };
+        format!("{} {age}{missed}", backup.backup_type)
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() { "none".to_owned() } else { told.join(", ") }
+}
+
+fn standing(repository: &RepositoryReport) -> String {
+    let mut told = match (&repository.error, repository.frontier_time) {
+        (Some(why), _) => format!("no answer: {why}"),
+        (None, Some(time)) => format!("log up to {}", time.human_seconds()),
+        (None, None) => "nothing to restore".to_owned(),
+    };
+    if repository.gaps > 0 {
+        told += &format!(", {} gaps", repository.gaps);
+    }
+    if repository.queue_items + repository.queue_given_up > 0 {
+        told += &format!(", {} waiting", repository.queue_items);
+        told += &repository.queue_oldest_seconds.map(|age| format!(" for {}", span(age))).unwrap_or_default();
+        if repository.queue_given_up > 0 {
+            told += &format!(", {} given up", repository.queue_given_up);
+        }
+        told += &repository.queue_last_error.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+    }
+    told += &repository.protected_by.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
+    told + &skew("its clock", repository.clock_skew_seconds)
+}
+
+fn server(report: &StatusReport) -> String {
+    let server = &report.server;
+    if let Some(why) = &server.error {
+        return format!("no answer: {why}");
+    }
+    let mut told = match server.archiver_failing {
+        Some(true) => "archiver fails".to_owned(),
+        Some(false) => "archiver works".to_owned(),
+        None => "does not archive".to_owned(),
+    };
+    if let (Some(count @ 1..), Some(file)) = (server.archiver_failed_count, &server.archiver_last_failed_file) {
+        let time = server.archiver_last_failed_time.map(|time| time.human_seconds()).unwrap_or_default();
+        told += &format!(", {count} failures, last {file} at {time}");
+    }
+    told + &skew("clock", server.clock_skew_seconds)
+}
+
+fn skew(whose: &str, seconds: Option<f64>) -> String {
+    match seconds {
+        Some(seconds) if seconds.abs() >= 0.5 => {
+            let side = if seconds > 0.0 { "ahead" } else { "behind" };
+            format!(", {whose} {} {side}", span(seconds.abs()))
+        }
+        _ => String::new(),
+    }
+}
+
+/// `March 2027`.
+fn month(time: crate::base::Timestamp) -> String {
+    const NAMES: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    let text = time.rfc3339();
+    let number: usize = text[5..7].parse().unwrap_or(1);
+    format!("{} {}", NAMES[number - 1], &text[..4])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_broken_between_words_and_stays_in_its_column() {
+        let text = row("server", &"archived 000000010000000000000003 ".repeat(6));
+        assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+        assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(INDENT)) && !line.ends_with(' ')), "{text}");
+        assert_eq!(row("window", "a b"), "  window              a b\n");
+        assert_eq!(month(crate::base::Timestamp::parse_compact("20270314T000000Z").unwrap()), "March 2027");
+    }
+}

@@ -1,0 +1,161 @@
+//! What is known of a source at one moment: plain data, from which everything is judged.
+
+use crate::base::{BackupId, BackupType, Lsn, SourceName, Timestamp};
+use crate::engine::window::Interval;
+use crate::policy::Policy;
+use crate::repo::evidence::Kept;
+
+use super::history::Sample;
+use super::rpo::{Coverage, Exposure};
+
+/// Everything that was gathered of one source.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// The source.
+    pub source: SourceName,
+    /// The present moment: by the database's clock when it answers, else by this host's.
+    pub now: Timestamp,
+    /// The site that the source stands on, where it is declared.
+    pub site: Option<String>,
+    /// What was declared; none when the source names no policy.
+    pub policy: Option<Policy>,
+    /// How many repositories must hold a file of the log, and a backup.
+    pub copies_wanted: CopiesWanted,
+    /// What the server says; why it says nothing.
+    pub server: Result<ServerFacts, String>,
+    /// Each repository of the source, in the order of the configuration.
+    pub repositories: Vec<RepositoryFacts>,
+    /// All evidence that verified, oldest first.
+    pub drills: Vec<Kept>,
+    /// What is wrong with the evidence.
+    pub evidence_problems: Vec<String>,
+    /// What earlier runs saw, oldest first.
+    pub history: Vec<Sample>,
+}
+
+/// How many repositories must hold what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiesWanted {
+    /// A file of the log.
+    pub log: usize,
+    /// A backup.
+    pub backup: usize,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerFacts {
+    /// The end of its log.
+    pub wal_lsn: Lsn,
+    /// Its clock minus this host's, in seconds; 0 when they agree within what can be measured.
+    pub clock_skew_seconds: f64,
+    /// Its archiver; none when it does not archive.
+    pub archiver: Option<ArchiverFacts>,
+}
+
+/// A server's archiver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiverFacts {
+    /// Whether its latest attempt failed.
+    pub failing: bool,
+    /// Failures since the statistics were reset.
+    pub failed_count: u64,
+    /// The file of the last failure.
+    pub last_failed_file: Option<String>,
+    /// When that was.
+    pub last_failed_time: Option<Timestamp>,
+}
+
+/// One repository of a source.
+#[derive(Clone, Debug)]
+pub struct RepositoryFacts {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The site that it stands on, where it is declared.
+    pub site: Option<String>,
+    /// Why somebody with the protected host's credentials cannot destroy what it holds; none when that is not known to be so.
+    pub protected_by: Option<String>,
+    /// Its clock minus that of the host that probed it last, in seconds.
+    pub clock_skew_seconds: Option<f64>,
+    /// What waits on this host to be delivered to it; why that cannot be read.
+    pub queue: Result<QueueFacts, String>,
+    /// What it holds; why that is not known.
+    pub held: Result<Held, String>,
+}
+
+/// What waits to be delivered to a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueFacts {
+    /// Items that are tried again.
+    pub waiting: usize,
+    /// Items that were given up.
+    pub given_up: usize,
+    /// Since when the oldest waits.
+    pub oldest: Option<Timestamp>,
+    /// Why the last attempt failed.
+    pub last_error: Option<String>,
+}
+
+/// What a repository holds of a source.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// How far a restore would get; why there would be none.
+    pub frontier: Option<Frontier>,
+    /// Why there is no frontier.
+    pub no_frontier: Option<String>,
+    /// Its backups, oldest first.
+    pub backups: Vec<BackupPoint>,
+    /// The recovery window of the timeline that a restore would follow, in order of time.
+    pub window: Vec<Window>,
+    /// When which part of the log arrived.
+    pub coverage: Coverage,
+    /// Files that were archived with different contents.
+    pub split_brains: Vec<String>,
+    /// What is not used, and why; how the commit log contradicts what was seen before.
+    pub problems: Vec<String>,
+}
+
+/// A stretch of the recovery window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// What it is.
+    pub interval: Interval,
+    /// The name of the segment that is missing after it.
+    pub missing: String,
+}
+
+/// How far a restore of the newest backup gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frontier {
+    /// The backup.
+    pub backup: BackupId,
+    /// End of the log that follows it without a gap.
+    pub end_lsn: Lsn,
+    /// Everything that was committed by then is there.
+    pub reaches: Timestamp,
+    /// What would be lost with the server.
+    pub exposure: Exposure,
+    /// Bytes of log that would be replayed.
+    pub replay_bytes: u64,
+    /// Stored bytes that may have to be fetched: the whole chain.
+    pub fetch_bytes: u64,
+    /// Bytes that would be written.
+    pub write_bytes: u64,
+}
+
+/// A backup, as far as its age and size matter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupPoint {
+    /// Its id.
+    pub id: BackupId,
+    /// Its type.
+    pub backup_type: BackupType,
+    /// When it began.
+    pub started: Timestamp,
+    /// When it ended.
+    pub stopped: Timestamp,
+    /// Bytes in the restored tree.
+    pub raw_bytes: u64,
+    /// Whether it has expired since.
+    pub expired: bool,
+}

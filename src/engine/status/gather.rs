@@ -1,0 +1,172 @@
+//! Everything that `status` reads: the server, its log, the repositories, the queues of this host and what it remembers.
+//!
+//! What cannot be read becomes a sentence in the facts, never a missing fact that looks like a good one. The present
+//! moment is the database's: its clock wrote the commit times that it is compared with.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future;
+
+use crate::base::{Error, Incarnation, Result, SourceName, Timestamp};
+use crate::engine::Scope;
+use crate::policy::Policy;
+use crate::repo::evidence::Kept;
+use crate::repo::queue::Queue;
+use crate::source::postgres::connect;
+use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::server::{ArchiveMode, ServerInfo};
+
+use super::facts::{ArchiverFacts, CopiesWanted, Facts, QueueFacts, RepositoryFacts, ServerFacts};
+use super::history;
+use super::unarchived::OwnLog;
+
+mod archive;
+
+/// How long the server may take to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What to gather of.
+pub struct Subject<'a> {
+    /// The source.
+    pub source: &'a SourceName,
+    /// The site that it stands on, where it is declared.
+    pub site: Option<String>,
+    /// What was declared.
+    pub policy: Option<Policy>,
+    /// How many repositories must hold what.
+    pub copies_wanted: CopiesWanted,
+    /// How to connect to its server.
+    pub conninfo: &'a str,
+    /// Where its data directory is, when not where the server says.
+    pub data_directory: Option<PathBuf>,
+    /// Its repositories.
+    pub repositories: Vec<Place>,
+    /// Where this host keeps what it remembers.
+    pub state_dir: &'a Path,
+}
+
+/// A repository of the source.
+pub struct Place {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The site that it stands on, where it is declared.
+    pub site: Option<String>,
+    /// The mode of the lock under which its objects are put, if any.
+    pub lock_mode: Option<String>,
+    /// What waits for it.
+    pub queue: Queue,
+    /// The source in it; why it cannot be opened.
+    pub scope: Result<Scope, Error>,
+}
+
+/// Gathers the facts of one source.
+pub async fn gather(subject: Subject<'_>) -> Facts {
+    let asked = tokio::time::timeout(SERVER_TIMEOUT, ask_server(subject.conninfo));
+    let server = asked.await.unwrap_or_else(|_| Err(Error::unreachable("the server does not answer")));
+    let running = server.as_ref().ok().map(|(info, _, _)| Incarnation::postgres(info.major, info.system_identifier));
+    let loading = subject.repositories.iter().map(async |place| match &place.scope {
+        Ok(scope) => archive::load(scope, running.as_ref()).await.map_err(|error| told(&error)),
+        Err(error) => Err(told(error)),
+    });
+    let loaded = future::join_all(loading).await;
+    let drills = drills(&loaded);
+    let evidence_problems = loaded.iter().flatten().flat_map(|loaded| &loaded.record.problems);
+    let evidence_problems = evidence_problems.map(|(key, why)| format!("{key}: {why}")).collect();
+    let directory = own_directory(&subject, server.as_ref().ok().map(|(info, _, _)| info));
+    let own = server.as_ref().ok().map(|(info, facts, _)| OwnLog {
+        directory: directory.clone(),
+        system_identifier: info.system_identifier,
+        timeline: info.timeline,
+        end_lsn: Some(facts.wal_lsn),
+        size: info.wal_segment_size,
+    });
+    let repositories = archive::measure(&loaded, own, directory).await;
+    let offset_micros = server.as_ref().map_or(0, |(_, _, offset_micros)| *offset_micros);
+    let here = Timestamp::now();
+    let history = history::load(&history::path(subject.state_dir, subject.source)).unwrap_or_default();
+    Facts {
+        source: subject.source.clone(),
+        now: Timestamp::from_unix_micros(here.unix_micros() + offset_micros).unwrap_or(here),
+        site: subject.site,
+        policy: subject.policy,
+        copies_wanted: subject.copies_wanted,
+        server: server.map(|(_, facts, _)| facts).map_err(|error| told(&error)),
+        repositories: subject
+            .repositories
+            .into_iter()
+            .zip(loaded.iter().zip(repositories))
+            .map(|(place, (loaded, held))| {
+                let guard = loaded.as_ref().ok().and_then(|loaded| loaded.probe.as_ref());
+                RepositoryFacts {
+                    protected_by: archive::protected_by(guard, place.lock_mode.as_deref()),
+                    clock_skew_seconds: guard.and_then(|report| report.clock_skew_seconds),
+                    queue: queue(&place.queue),
+                    name: place.name,
+                    site: place.site,
+                    held,
+                }
+            })
+            .collect(),
+        drills,
+        evidence_problems,
+        history,
+    }
+}
+
+/// An error in one sentence.
+fn told(error: &Error) -> String {
+    error.summary()
+}
+
+/// The server's identity, what it says, and its clock minus this host's in microseconds.
+async fn ask_server(conninfo: &str) -> Result<(ServerInfo, ServerFacts, i64)> {
+    let session = connect::connect(conninfo).await?;
+    let info = session.info().await?;
+    let wal_lsn = session.log_end().await?;
+    let before = Timestamp::now();
+    let clock = session.clock().await?;
+    let after = Timestamp::now();
+    let middle = before.unix_micros() + (after.unix_micros() - before.unix_micros()) / 2;
+    let offset_micros = if clock < before || clock > after { clock.unix_micros() - middle } else { 0 };
+    let archives = info.archive_mode == ArchiveMode::Always || (info.archive_mode == ArchiveMode::On && !info.in_recovery);
+    let status = session.archiver_status().await?;
+    let archiver = archives.then(|| ArchiverFacts {
+        failing: status.is_failing(),
+        failed_count: status.failed_count,
+        last_failed_file: status.last_failed_file,
+        last_failed_time: status.last_failed_time,
+    });
+    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, archiver };
+    Ok((info, facts, offset_micros))
+}
+
+/// The server's `pg_wal`, if what is there is its own and can be read from here.
+fn own_directory(subject: &Subject<'_>, info: Option<&ServerInfo>) -> Option<PathBuf> {
+    let data = subject.data_directory.clone().or_else(|| Some(info?.data_directory.clone()))?;
+    if let Some(info) = info {
+        // On another host the same path may hold another cluster.
+        ControlFile::read(&data).ok().filter(|control| control.system_identifier == info.system_identifier)?;
+    }
+    Some(data.join("pg_wal"))
+}
+
+fn queue(queue: &Queue) -> Result<QueueFacts, String> {
+    let items = queue.items().map_err(|error| told(&error))?;
+    let given_up = items.iter().filter(|queued| queued.given_up).count();
+    Ok(QueueFacts {
+        waiting: items.len() - given_up,
+        given_up,
+        oldest: items.first().map(|queued| queued.since),
+        last_error: items.iter().rev().find_map(|queued| queued.last_error.clone()),
+    })
+}
+
+/// The evidence of all repositories: the same drill is counted once.
+fn drills(loaded: &[Result<archive::Loaded, String>]) -> Vec<Kept> {
+    let kept = loaded.iter().flatten().flat_map(|loaded| &loaded.record.kept);
+    let distinct: BTreeMap<_, _> =
+        kept.map(|kept| ((kept.evidence.declared, kept.evidence.host.clone()), kept.clone())).collect();
+    distinct.into_values().collect()
+}

@@ -1,0 +1,249 @@
+//! What one repository holds of a source, and how far a restore from it would get.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::{Incarnation, Result, SegmentSize, TimelineId, Timestamp};
+use crate::engine::restore::plan::newest_timeline;
+use crate::engine::timeline::{Runs, TimelinePath};
+use crate::engine::window::window;
+use crate::engine::{Scope, chain, head};
+use crate::repo::evidence::Record;
+use crate::repo::identity::{self, Identity};
+use crate::repo::log::name::{CommitTime, SegmentName};
+use crate::repo::log::{LogCatalog, index, listing};
+use crate::repo::probe::{self, LockSeen, ProbeReport};
+use crate::repo::{BackupSummary, CommitLog};
+
+use super::super::facts::{BackupPoint, Frontier, Held, Window};
+use super::super::rpo::{BackupCover, Coverage, Exposure, FirstCommit, SegmentPoint};
+use super::super::unarchived::{self, OwnLog, Reached};
+
+/// So far back the signed index is asked for arrivals; what came before by the store's clock. It is read object by object,
+/// and its times are better than the store's by less than a second or two.
+const INDEX_READ_FOR: Duration = Duration::from_secs(25 * 3600);
+
+/// A repository as it was read.
+pub(super) struct Loaded {
+    scope: Scope,
+    log: CommitLog,
+    problems: Vec<String>,
+    /// The cluster that is protected now, if this repository knows it.
+    identity: Option<Identity>,
+    catalog: LogCatalog,
+    /// When segments arrived, by the signed index.
+    arrivals: BTreeMap<String, Timestamp>,
+    pub(super) record: Record,
+    /// The last probe by the host that wrote the newest backup.
+    pub(super) probe: Option<ProbeReport>,
+}
+
+/// Reads everything that is needed of one repository. `running` is the cluster that the server says it is.
+///
+/// # Errors
+/// When the repository does not answer.
+pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result<Loaded> {
+    let seen = head::look(scope).await?;
+    let (identities, damaged) = identity::survey(&scope.repository, &scope.source).await?;
+    let log = seen.log;
+    let mut problems: Vec<String> = log.problems.iter().chain(&damaged).map(|(key, why)| format!("{key}: {why}")).collect();
+    problems.extend(log.broken().map(|(backup, broken)| format!("{}: {broken}", backup.id)));
+    problems.extend(seen.wound_back.map(|wound_back| wound_back.text()));
+    let identity = match running {
+        Some(running) => identities.into_iter().find(|identity| identity.incarnation == *running),
+        None => identities.into_iter().next_back(),
+    };
+    let (mut catalog, mut arrivals) = (LogCatalog::default(), BTreeMap::new());
+    if let Some(identity) = &identity {
+        let place = listing::Place {
+            repository: &scope.repository,
+            state: &scope.state,
+            source: &scope.source,
+            incarnation: &identity.incarnation,
+            size: identity.segment_bytes,
+        };
+        catalog = listing::catalog(place, &log).await?;
+        let since = Timestamp::now().minus(INDEX_READ_FOR);
+        let index = index::load_since(&scope.repository, &scope.source, &identity.incarnation, since).await?;
+        for line in index.lines {
+            let earliest = arrivals.entry(line.file).or_insert(line.arrived);
+            *earliest = line.arrived.min(*earliest);
+        }
+    }
+    let writer = log.entries.iter().rev().find(|entry| entry.backup().is_some()).map(|entry| entry.host.clone());
+    let probe = match writer {
+        Some(host) => probe::latest_by(&scope.repository, &host).await?,
+        None => None,
+    };
+    let record = Record::load(&scope.repository, &scope.source).await?;
+    Ok(Loaded { scope: scope.clone(), log, problems, identity, catalog, arrivals, record, probe })
+}
+
+/// What each repository holds, with what would be lost beyond it. `own` is the server's log when it answers, `directory` its
+/// `pg_wal` where that is known.
+pub(super) async fn measure(
+    loaded: &[Result<Loaded, String>],
+    own: Option<OwnLog>,
+    directory: Option<PathBuf>,
+) -> Vec<Result<Held, String>> {
+    let mut held = Vec::new();
+    for one in loaded {
+        held.push(match one {
+            Ok(one) => Ok(one.held(loaded, own.as_ref(), directory.as_ref()).await),
+            Err(why) => Err(why.clone()),
+        });
+    }
+    held
+}
+
+/// Why nobody with the credentials of the host that was probed can destroy what is stored; none when that is not known.
+pub(super) fn protected_by(probe: Option<&ProbeReport>, lock_mode: Option<&str>) -> Option<String> {
+    let lock = probe.and_then(|report| report.guard.lock.as_ref());
+    if let Some(LockSeen::Broken | LockSeen::Refused { .. }) = lock {
+        return None;
+    }
+    match (lock_mode, probe.and_then(ProbeReport::can_be_destroyed)) {
+        (Some(mode), _) => Some(format!("object lock, {mode}")),
+        (None, Some(false)) => Some("the store refuses to overwrite and delete".to_owned()),
+        (None, _) => None,
+    }
+}
+
+impl Loaded {
+    async fn held(&self, all: &[Result<Loaded, String>], own: Option<&OwnLog>, directory: Option<&PathBuf>) -> Held {
+        let mut held = Held {
+            backups: self.backup_points(),
+            split_brains: self.catalog.split_brains.iter().map(|split| split.file.clone()).collect(),
+            problems: self.problems.clone(),
+            ..Held::default()
+        };
+        let Some(identity) = &self.identity else {
+            held.no_frontier = Some("the cluster that runs now has no backup".to_owned());
+            return held;
+        };
+        let size = identity.segment_bytes;
+        let backups: Vec<&BackupSummary> =
+            self.log.restorable().filter(|backup| backup.incarnation == identity.incarnation).collect();
+        let path = match newest_timeline(&backups, &self.catalog).map(|newest| TimelinePath::to(newest, &self.catalog, size)) {
+            Some(Ok(path)) => path,
+            Some(Err(error)) => {
+                held.no_frontier = Some(error.summary());
+                return held;
+            }
+            None => {
+                held.no_frontier = Some("there is no backup".to_owned());
+                return held;
+            }
+        };
+        let window = window(backups.iter().copied(), &self.catalog, &path);
+        let shown = |interval: crate::engine::window::Interval| Window { missing: interval.missing.name(size), interval };
+        held.window = window.intervals.into_iter().map(shown).collect();
+        let mut serving: Vec<&BackupSummary> =
+            backups.iter().copied().filter(|backup| path.serves(&self.catalog, backup)).collect();
+        serving.sort_by_key(|backup| backup.stop_lsn);
+        held.coverage = self.coverage(&serving, &path);
+        match serving.last() {
+            Some(newest) => {
+                let own = own.cloned().unwrap_or_else(|| silent(identity, &path, directory));
+                held.frontier = Some(self.frontier(newest, &path, own, all).await);
+            }
+            None if backups.is_empty() => held.no_frontier = Some("there is no backup".to_owned()),
+            None => held.no_frontier = Some("the log that the backups need is not archived".to_owned()),
+        }
+        held
+    }
+
+    async fn frontier(
+        &self,
+        backup: &BackupSummary,
+        path: &TimelinePath,
+        own: OwnLog,
+        all: &[Result<Loaded, String>],
+    ) -> Frontier {
+        let reach = Runs::on(path, &self.catalog).from(backup.start_lsn);
+        // A standby's clock is no witness of what the primary had committed by then.
+        let stopped = if backup.from_standby { backup.start_time } else { backup.stop_time };
+        let time = reach.latest_end.max(Some(stopped)).unwrap_or(stopped);
+        let reached = Reached { timeline: path.timeline(), end_lsn: reach.end_lsn, time };
+        let same = |other: &&Loaded| other.identity.as_ref().map(|identity| &identity.incarnation) == Some(&backup.incarnation);
+        let named: Vec<(u64, FirstCommit)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
+        let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, first)| *first == FirstCommit::Unknown);
+        let named: BTreeMap<u64, FirstCommit> = unknown.into_iter().chain(known).collect();
+        let looking =
+            tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, |number| named.get(&number).copied()));
+        let exposure = looking.await.unwrap_or_else(|_| Exposure::AtMostSince {
+            frontier: time,
+            why: "reading the server's log was broken off".to_owned(),
+        });
+        let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
+        Frontier {
+            backup: backup.id.clone(),
+            end_lsn: reach.end_lsn,
+            reaches: time,
+            exposure,
+            replay_bytes: reach.end_lsn.bytes_since(backup.start_lsn),
+            fetch_bytes: chain.iter().map(|summary| summary.stored_bytes).sum(),
+            write_bytes: backup.raw_bytes,
+        }
+    }
+
+    /// What the names of the segments on `path` tell of their first commits.
+    fn named(&self, path: &TimelinePath) -> impl Iterator<Item = (u64, FirstCommit)> {
+        let on_path = self.catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
+        on_path.map(|(segment, object)| (segment.number, first_commit(&object.name)))
+    }
+
+    fn coverage(&self, serving: &[&BackupSummary], path: &TimelinePath) -> Coverage {
+        let size = path.segment_size();
+        let begins = serving.iter().map(|backup| backup.start_lsn.0 / size.bytes()).min().unwrap_or(u64::MAX);
+        let on_path = self.catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
+        let segments = on_path.filter(|(segment, _)| segment.number >= begins).map(|(segment, object)| {
+            let arrived = self.arrivals.get(&segment.name(size)).copied().unwrap_or(object.arrived);
+            let first = first_commit(&object.name);
+            (segment.number, SegmentPoint { first, last: object.name.last.known(), arrived })
+        });
+        let committed = |backup: &BackupSummary| {
+            let entry = self.log.entries.iter().rev().find(|entry| entry.backup().is_some_and(|other| other.id == backup.id));
+            entry.map_or(backup.stop_time, |entry| entry.written)
+        };
+        let backups = serving.iter().map(|backup| BackupCover {
+            first_segment: backup.start_lsn.0 / size.bytes(),
+            last_segment: backup.stop_lsn.0.saturating_sub(1) / size.bytes(),
+            stopped: backup.stop_time,
+            committed: committed(backup),
+        });
+        Coverage { segments: segments.collect(), backups: backups.collect() }
+    }
+
+    fn backup_points(&self) -> Vec<BackupPoint> {
+        let point = |backup: &BackupSummary, expired| BackupPoint {
+            id: backup.id.clone(),
+            backup_type: backup.backup_type,
+            started: backup.start_time,
+            stopped: backup.stop_time,
+            raw_bytes: backup.raw_bytes,
+            expired,
+        };
+        let expired = self.log.expired().map(|backup| point(backup, true));
+        let mut points: Vec<BackupPoint> = expired.chain(self.log.backups().map(|backup| point(backup, false))).collect();
+        points.sort_by_key(|point| point.stopped);
+        points
+    }
+}
+
+/// The log of a server that does not answer: its directory is looked at where the configuration names it.
+fn silent(identity: &Identity, path: &TimelinePath, directory: Option<&PathBuf>) -> OwnLog {
+    let (timeline, size): (TimelineId, SegmentSize) = (path.timeline(), identity.segment_bytes);
+    let system_identifier = identity.system_identifier.parse().unwrap_or_default();
+    OwnLog { directory: directory.cloned(), system_identifier, timeline, end_lsn: None, size }
+}
+
+fn first_commit(name: &SegmentName) -> FirstCommit {
+    match (name.first, name.commits) {
+        (CommitTime::None, _) | (_, Some(0)) => FirstCommit::None,
+        (CommitTime::Unknown, _) => FirstCommit::Unknown,
+        // Perhaps a ROLLBACK came first: then the exposure is told too large, never too small.
+        (CommitTime::At(time), _) => FirstCommit::At(time),
+    }
+}

@@ -1,0 +1,19 @@
+//! `status`: would this source survive, now? Gathered with effects by [`gather`], judged without any by [`report`].
+//!
+//! Nothing is said that is not known: where only a bound is known it is called one, and what was never rehearsed is
+//! unproven however well it looks. What cannot be reached is told and counts against the verdict; it hides nothing else.
+
+pub mod facts;
+pub mod forecast;
+pub mod gather;
+pub mod history;
+pub mod report;
+pub mod rpo;
+pub mod rto;
+pub mod schedule;
+mod unarchived;
+pub mod verdict;
+
+pub use facts::Facts;
+pub use report::StatusReport;
+pub use verdict::Verdict;

@@ -1,0 +1,179 @@
+//! How long a recovery would take: predicted for the plan of today from what this source's own drills took. Pure.
+//!
+//! Each phase of the passed drills is modelled by itself. One that depends on bytes is a line, `fixed + bytes ÷ rate`, neither
+//! part negative; while all drills handled about as much it is a rate alone: one size does not tell the two parts apart. The
+//! others are the mean of the latest few. What a drill took beside its phases counts as one more.
+
+use std::time::Duration;
+
+use crate::base::{DrillLevel, Timestamp};
+use crate::repo::evidence::{DrillOutcome, Evidence, PhaseKind};
+
+/// Drills that are looked at, the newest.
+const DRILLS: usize = 10;
+/// Drills over which a phase is averaged that depends on nothing.
+const LATEST: usize = 3;
+/// How much more the largest must have handled than the smallest before a line is drawn.
+const SPREAD: f64 = 1.2;
+
+/// What a restore to the latest moment would have to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Work {
+    /// Bytes that it writes.
+    pub write_bytes: u64,
+    /// Bytes of log that it replays.
+    pub replay_bytes: u64,
+}
+
+/// What is declared beside the phases of a recovery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// Until somebody knows of the disaster and begins.
+    pub detection: Duration,
+    /// Until the backups can be read.
+    pub thaw: Duration,
+}
+
+/// A predicted recovery.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Prediction {
+    /// The whole, declared times included.
+    pub total_seconds: f64,
+    /// Its parts in their order, by name.
+    pub parts: Vec<(&'static str, f64)>,
+    /// Passed drills that it rests on.
+    pub drills: usize,
+}
+
+/// The drills that tell how long a recovery takes, oldest first: those that restored, and passed.
+pub fn telling<D: AsRef<Evidence>>(drills: &[D]) -> Vec<&Evidence> {
+    let tells = |drill: &&Evidence| {
+        drill.outcome == DrillOutcome::Passed && drill.level >= DrillLevel::Component && drill.rto_seconds.is_some()
+    };
+    drills.iter().map(AsRef::as_ref).filter(tells).collect()
+}
+
+/// What a recovery that does `work` would take; none when nothing was ever rehearsed.
+pub fn predict<D: AsRef<Evidence>>(drills: &[D], work: Work, declared: Declared) -> Option<Prediction> {
+    let telling = telling(drills);
+    let recent = &telling[telling.len().saturating_sub(DRILLS)..];
+    if recent.is_empty() {
+        return None;
+    }
+    let mut parts = Vec::new();
+    for (name, declared) in [("detection", declared.detection), ("thaw", declared.thaw)] {
+        if !declared.is_zero() {
+            parts.push((name, declared.as_secs_f64()));
+        }
+    }
+    for (kind, name) in PHASES {
+        let samples: Vec<Sample> = recent.iter().filter_map(|drill| sample(drill, kind)).collect();
+        if !samples.is_empty() {
+            let bytes = if kind == PhaseKind::Replay { work.replay_bytes } else { work.write_bytes };
+            parts.push((name, model(&samples).seconds(bytes as f64)));
+        }
+    }
+    let beside: Vec<f64> = recent.iter().map(|drill| beside_phases(drill)).collect();
+    let beside = mean_of_latest(&beside);
+    if beside > 0.0 {
+        parts.push(("other", beside));
+    }
+    Some(Prediction { total_seconds: parts.iter().map(|(_, seconds)| seconds).sum(), parts, drills: recent.len() })
+}
+
+/// The last recovery that was measured: when, and how long until a server took writes and data was checked.
+pub fn measured<D: AsRef<Evidence>>(drills: &[D]) -> Option<(Timestamp, f64)> {
+    let last = telling(drills).into_iter().next_back()?;
+    Some((last.finished, last.rto_seconds?))
+}
+
+/// The phases of a recovery. The checks after the first are none.
+const PHASES: [(PhaseKind, &str); 6] = [
+    (PhaseKind::Plan, "plan"),
+    (PhaseKind::Fetch, "fetch"),
+    (PhaseKind::Start, "start"),
+    (PhaseKind::Replay, "replay"),
+    (PhaseKind::Promote, "promote"),
+    (PhaseKind::FirstCheck, "first_check"),
+];
+
+/// What one phase took in one drill, and the bytes that it handled where it depends on them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sample {
+    seconds: f64,
+    bytes: Option<f64>,
+}
+
+fn sample(drill: &Evidence, kind: PhaseKind) -> Option<Sample> {
+    let found = drill.phases.iter().filter(|phase| phase.phase == kind);
+    found.fold(None, |sum, phase| {
+        let before = sum.unwrap_or(Sample { seconds: 0.0, bytes: None });
+        let bytes = phase.bytes.map(|bytes| bytes as f64 + before.bytes.unwrap_or(0.0)).or(before.bytes);
+        Some(Sample { seconds: before.seconds + phase.seconds, bytes })
+    })
+}
+
+fn beside_phases(drill: &Evidence) -> f64 {
+    let in_phases: f64 = drill.phases.iter().filter(|phase| phase.phase != PhaseKind::Checks).map(|phase| phase.seconds).sum();
+    (drill.rto_seconds.unwrap_or(0.0) - in_phases).max(0.0)
+}
+
+/// `fixed_seconds + bytes × seconds_per_byte`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Line {
+    fixed_seconds: f64,
+    seconds_per_byte: f64,
+}
+
+impl Line {
+    fn seconds(self, bytes: f64) -> f64 {
+        self.fixed_seconds + bytes * self.seconds_per_byte
+    }
+}
+
+fn model(samples: &[Sample]) -> Line {
+    let points: Vec<(f64, f64)> =
+        samples.iter().filter_map(|sample| Some((sample.bytes.filter(|bytes| *bytes > 0.0)?, sample.seconds))).collect();
+    let seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
+    let fixed = Line { fixed_seconds: mean_of_latest(&seconds), seconds_per_byte: 0.0 };
+    if points.is_empty() {
+        return fixed;
+    }
+    let sizes = || points.iter().map(|(bytes, _)| *bytes);
+    let (smallest, largest) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
+    if largest >= smallest * SPREAD { nonnegative_line(&points) } else { proportional(&points) }
+}
+
+/// The line through the origin.
+fn proportional(points: &[(f64, f64)]) -> Line {
+    let (bytes, seconds) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
+    Line { fixed_seconds: 0.0, seconds_per_byte: seconds / bytes }
+}
+
+/// The least-squares line of which neither part is negative. `points` differ in their first number.
+fn nonnegative_line(points: &[(f64, f64)]) -> Line {
+    let count = points.len() as f64;
+    let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;
+    let mean_y = points.iter().map(|point| point.1).sum::<f64>() / count;
+    let covariance: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
+    let variance: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
+    let slope = covariance / variance;
+    if slope <= 0.0 {
+        return Line { fixed_seconds: mean_y, seconds_per_byte: 0.0 };
+    }
+    let fixed = mean_y - slope * mean_x;
+    if fixed >= 0.0 {
+        return Line { fixed_seconds: fixed, seconds_per_byte: slope };
+    }
+    // With the fixed part held at nothing, the best slope is another one.
+    let slope = points.iter().map(|(x, y)| x * y).sum::<f64>() / points.iter().map(|(x, _)| x * x).sum::<f64>();
+    Line { fixed_seconds: 0.0, seconds_per_byte: slope }
+}
+
+fn mean_of_latest(values: &[f64]) -> f64 {
+    let latest = &values[values.len().saturating_sub(LATEST)..];
+    if latest.is_empty() { 0.0 } else { latest.iter().sum::<f64>() / latest.len() as f64 }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,45 @@
+//! What a server committed after a position, read from its own `pg_wal`: SQL cannot tell whether a longer log holds commits.
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use super::wal::{Carry, Event, Stop, scan};
+use crate::base::{Error, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
+
+/// The time of the first transaction that ended between `after` and `until` on `timeline`; `Ok(None)` when none did.
+///
+/// # Errors
+/// When a segment is not there any more, or cannot be read: then nothing is known.
+pub fn first_commit_between(
+    data_directory: &Path,
+    timeline: TimelineId,
+    (after, until): (Lsn, Lsn),
+    size: SegmentSize,
+) -> Result<Option<Timestamp>> {
+    let (mut segment, mut carry) = (Segment::containing(timeline, after, size), Carry::Unknown);
+    while segment.start(size) < until {
+        let path = data_directory.join("pg_wal").join(segment.name(size));
+        let bytes = fs::read(&path).map_err(|error: io::Error| Error::io("read", &path, error))?;
+        let found = scan(segment, size, &bytes, &carry, |record, event| match event {
+            Event::TransactionEnd(end) if record.start >= after && record.start < until => ControlFlow::Break(end.time),
+            _ => ControlFlow::Continue(()),
+        });
+        let end = match found.map_err(|error| Error::failed(format!("cannot read {}", path.display())).caused_by(error))? {
+            ControlFlow::Break(time) => return Ok(Some(time)),
+            ControlFlow::Continue(end) => end,
+        };
+        match end.stop {
+            Stop::SegmentEnd => {}
+            // A record may be written in part: it is nobody's commit yet.
+            Stop::EndOfLog { .. } if until <= segment.end(size) => return Ok(None),
+            Stop::EndOfLog { at, .. } | Stop::Damaged { at, .. } => {
+                return Err(Error::failed(format!("{} cannot be read beyond {at}", path.display())));
+            }
+        }
+        carry = end.carry;
+        segment = Segment { number: segment.number + 1, ..segment };
+    }
+    Ok(None)
+}
