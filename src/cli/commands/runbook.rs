@@ -84,8 +84,9 @@ impl Book<'_> {
         let name = self.name();
         format!(
             "# Disaster recovery: {name}\n\n\
-             Written {} by lifeboat {} on the policy {}. Make it anew when the\n\
-             configuration changes, and keep a copy where the disaster does not reach:\n\n    \
+             Written {} by lifeboat {}, policy {}.\n\
+             Make it anew when the configuration changes, and keep a copy where the\n\
+             disaster does not reach:\n\n    \
              lifeboat runbook {name} --file runbook-{name}.md\n",
             self.facts.now.human_seconds(),
             env!("CARGO_PKG_VERSION"),
@@ -192,29 +193,24 @@ impl Book<'_> {
 
     fn restore(&self) -> String {
         let name = self.name();
-        let mut text =
-            format!("## 2. Restore ({})\n\n", self.expected(&["plan", "fetch", "start", "replay", "promote", "other"]));
-        let _ = writeln!(text, "1. What would be done, without doing it:\n");
-        let _ = writeln!(text, "       lifeboat restore {name} --into /srv/restored --dry-run\n");
-        let _ = writeln!(text, "2. Fetch and write it ({}):\n", self.expected(&["plan", "fetch"]));
-        let _ = writeln!(text, "       lifeboat restore {name} --into /srv/restored\n");
-        let _ = writeln!(
-            text,
-            "   or, to a moment: `lifeboat restore {name} --into /srv/restored --to '{}'`\n",
-            self.facts.now.human_seconds()
-        );
+        let moment = self.frontier().map_or(self.facts.now, |(_, frontier)| frontier.reaches).human_seconds();
         let bin = self.major().map_or_else(String::new, |major| format!("/usr/lib/postgresql/{major}/bin/"));
-        let _ = writeln!(
-            text,
-            "3. Start it; it replays the log and then takes writes ({}):\n",
-            self.expected(&["start", "replay", "promote"])
-        );
-        let _ = writeln!(text, "       {bin}pg_ctl -D /srv/restored -l /srv/restored.log start\n");
-        let _ = writeln!(
-            text,
-            "   Follow /srv/restored.log. `archive recovery complete` is the end. If it stops,\n   its last lines say which file is missing; it never skips one."
-        );
-        text
+        let [all, fetch, start] =
+            [&["plan", "fetch", "start", "replay", "promote", "other"][..], &["plan", "fetch"], &["start", "replay", "promote"]]
+                .map(|names| self.expected(names));
+        format!(
+            "## 2. Restore ({all})\n\n\
+             1. What would be done, without doing it:\n\n       \
+                lifeboat restore {name} --into /srv/restored --dry-run\n\n\
+             2. Fetch and write it ({fetch}):\n\n       \
+                lifeboat restore {name} --into /srv/restored\n\n   \
+                or, to a moment, with its time zone:\n\n       \
+                lifeboat restore {name} --into /srv/restored --to '{moment}'\n\n\
+             3. Start it; it replays the log and then takes writes ({start}):\n\n       \
+                {bin}pg_ctl -D /srv/restored -l /srv/restored.log start\n\n   \
+                Follow /srv/restored.log. `archive recovery complete` is the end. If it\n   \
+                stops, its last lines say which file is missing; it never skips one.\n"
+        )
     }
 
     fn verify(&self) -> String {
@@ -225,7 +221,7 @@ impl Book<'_> {
         let checks = self.facts.policy.as_ref().map(|policy| policy.drill.checks.as_slice()).unwrap_or_default();
         for (number, check) in (3..).zip(checks) {
             let _ = writeln!(text, "{number}. {}, in database `{}`: {}.\n", check.name, check.database, answer(check));
-            let _ = writeln!(text, "       {}\n", check.sql.trim().replace('\n', "\n       "));
+            let _ = writeln!(text, "       {}", check.sql.trim().replace('\n', "\n       "));
         }
         if checks.is_empty() {
             text += "3. The policy declares no checks of the data: ask the application's owner.\n";

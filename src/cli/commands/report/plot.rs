@@ -34,6 +34,16 @@ impl Unit {
     }
 }
 
+/// In which figures up to `top` are told with round numbers: how many of the unit make one, and what they are called.
+fn scale(unit: Unit, top: f64) -> (f64, &'static str) {
+    let scales: &[(f64, &str)] = match unit {
+        Unit::Seconds => &[(86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s")],
+        Unit::Bytes => &[(1099511627776.0, "TiB"), (1073741824.0, "GiB"), (1048576.0, "MiB"), (1024.0, "KiB"), (1.0, "B")],
+    };
+    let fits = |(size, _): &&(f64, &str)| top >= 2.0 * size;
+    scales.iter().find(fits).copied().unwrap_or(scales[scales.len() - 1])
+}
+
 /// Some figures, in order of time.
 pub(super) struct Series {
     pub label: String,
@@ -81,14 +91,18 @@ fn paint(
     times: std::ops::Range<DateTime<Utc>>,
     top: f64,
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let spans_days = times.end - times.start > chrono::Duration::days(3);
-    let format = if spans_days { "%Y-%m-%d" } else { "%m-%d %H:%M" };
+    let format = match times.end - times.start {
+        span if span > chrono::Duration::days(3) => "%Y-%m-%d",
+        span if span > chrono::Duration::minutes(20) => "%m-%d %H:%M",
+        _ => "%H:%M:%S",
+    };
+    let (one, called) = scale(plot.unit, top);
     let text = ("sans-serif", 13).into_font().color(&INK);
     let mut chart = ChartBuilder::on(area)
         .margin(8)
         .x_label_area_size(26)
-        .y_label_area_size(84)
-        .build_cartesian_2d(RangedDateTime::from(times.clone()), 0.0..top)?;
+        .y_label_area_size(64)
+        .build_cartesian_2d(RangedDateTime::from(times.clone()), 0.0..top / one)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -98,12 +112,12 @@ fn paint(
         .x_labels(7)
         .y_labels(5)
         .x_label_formatter(&|time| time.format(format).to_string())
-        .y_label_formatter(&|value| plot.unit.text(*value))
+        .y_label_formatter(&|value| format!("{} {called}", (value * 1000.0).round() / 1000.0))
         .label_style(text.clone())
         .draw()?;
     for (number, series) in plot.series.iter().enumerate() {
         let colour = SERIES[number % SERIES.len()];
-        let points = || series.points.iter().map(|(time, value)| (moment(*time), *value));
+        let points = || series.points.iter().map(|(time, value)| (moment(*time), value / one));
         if series.joined {
             chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
         }
@@ -111,7 +125,12 @@ fn paint(
         chart.draw_series(dots)?.label(&series.label).legend(move |(x, y)| Circle::new((x + 9, y), 4, colour.filled()));
     }
     if let Some(objective) = plot.objective {
-        let line = DashedLineSeries::new([(times.start, objective), (times.end, objective)], 6, 4, OBJECTIVE.stroke_width(2));
+        let line = DashedLineSeries::new(
+            [(times.start, objective / one), (times.end, objective / one)],
+            6,
+            4,
+            OBJECTIVE.stroke_width(2),
+        );
         let dash = |(x, y): (i32, i32)| PathElement::new([(x, y), (x + 18, y)], OBJECTIVE.stroke_width(2));
         chart.draw_series(line)?.label(format!("objective {}", plot.unit.text(objective))).legend(dash);
     }
