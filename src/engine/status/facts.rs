@@ -31,6 +31,8 @@ pub struct Facts {
     pub evidence_problems: Vec<String>,
     /// What earlier runs saw, oldest first.
     pub history: Vec<Sample>,
+    /// What this host could not look up or remember.
+    pub warnings: Vec<String>,
 }
 
 /// How many repositories must hold what.

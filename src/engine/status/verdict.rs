@@ -142,6 +142,9 @@ pub fn reasons(facts: &Facts, findings: &Findings<'_>) -> Vec<Reason> {
     reasons
 }
 
+#[cfg(test)]
+mod tests;
+
 struct Judge<'a> {
     facts: &'a Facts,
     objectives: Option<Objectives>,

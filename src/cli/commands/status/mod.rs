@@ -79,7 +79,13 @@ pub async fn reports(context: &Context, settings: &Settings, sources: &[&SourceS
 async fn report(context: &Context, settings: &Settings, source: &SourceSettings) -> Result<StatusReport> {
     let SourceKind::Postgres(postgres) = &source.kind;
     let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let policy = settings.policy_of(source)?;
+    let mut policy = settings.policy_of(source)?;
+    let mut copies_wanted = CopiesWanted { log: source.copies.log, backup: source.copies.backup };
+    if context.global.repository.is_some() {
+        // Of the others nothing is asked, so nothing is missed there.
+        copies_wanted = CopiesWanted { log: 1, backup: 1 };
+        policy.iter_mut().for_each(|policy| (policy.copies.log, policy.copies.backup) = (None, None));
+    }
     let places = chosen.into_iter().map(async |chosen| {
         let layers = scope::layers(context, chosen, Use::Brief);
         Place {
@@ -94,13 +100,14 @@ async fn report(context: &Context, settings: &Settings, source: &SourceSettings)
         source: &source.name,
         site: source.site.clone(),
         policy,
-        copies_wanted: CopiesWanted { log: source.copies.log, backup: source.copies.backup },
+        copies_wanted,
         conninfo: &postgres.conninfo,
         data_directory: postgres.data_directory.clone(),
         repositories: future::join_all(places).await,
         state_dir: &settings.state_dir,
     })
     .await;
+    facts.warnings.iter().for_each(|warning| context.progress.warn(warning));
     let report = StatusReport::of(&facts);
     let path = history::path(&settings.state_dir, &source.name);
     if let Err(error) = history::append(&path, &facts.history, &report.sample()) {
