@@ -45,8 +45,11 @@ impl Stage {
     #[track_caller]
     pub fn without_backup(major: u32, options: &Options) -> Option<Self> {
         let scenario = Scenario::on(major, options)?;
+        let space = scenario.cluster.dir().create_dir("space");
+        scenario.cluster.sql().execute(&format!("CREATE TABLESPACE space LOCATION '{}'", space.display()));
         scenario.cluster.sql().execute(
-            "CREATE TABLE ledger (id bigserial PRIMARY KEY, amount bigint NOT NULL, note text, booked timestamptz DEFAULT clock_timestamp())",
+            "CREATE TABLE far TABLESPACE space AS SELECT n FROM generate_series(1, 100) AS n;
+             CREATE TABLE ledger (id bigserial PRIMARY KEY, amount bigint NOT NULL, note text, booked timestamptz DEFAULT clock_timestamp())",
         );
         let stage = Self { scenario };
         stage.book(200);

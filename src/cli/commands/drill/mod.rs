@@ -213,10 +213,12 @@ impl<'a> Drill<'a> {
         Ok(Prepared { circumstances, stopwatch, key, plan, target_time, restore_command })
     }
 
-    /// A plan that the repository itself makes impossible is a failed drill, and goes on record.
+    /// A plan that the repository itself makes impossible is a failed drill, and goes on record; a moment that somebody
+    /// named and that cannot be reached is not.
     async fn refused(&self, circumstances: &Circumstances, error: Error) -> Error {
         let of_the_backups = matches!(error.kind(), ErrorKind::Failed | ErrorKind::Damaged | ErrorKind::Contradicted);
-        let (Some(signer), true) = (&self.signer, of_the_backups) else { return error };
+        let named = matches!(self.args.to, Some(DrillMoment::As(RestoreMoment::At(_))));
+        let (Some(signer), true) = (&self.signer, of_the_backups && !named) else { return error };
         let evidence = circumstances.of_refusal(error.summary());
         if let Some(file) = &self.args.junit
             && let Err(failed) = junit::write(file, &self.args.source, &evidence, &[])
