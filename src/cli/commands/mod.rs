@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod copy;
 mod demo;
+mod drill;
 mod expire;
 mod init;
 mod list;
@@ -42,6 +43,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Copy(args) => long(copy::run(&args, context)),
         Verb::Queue(args) => long(queue::run(&args, context)),
+        Verb::Drill(args) => drill::run(&args, context),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

@@ -12,7 +12,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result};
+use crate::engine::drill::run::IDENTITY_VARIABLE;
 
+pub use identities::parse as parse_identities;
 pub use settings::{
     BackupSettings, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
 };
@@ -22,6 +24,8 @@ pub use settings::{
 pub struct Environment {
     /// `$LIFEBOAT_CONFIG`.
     pub config_file: Option<PathBuf>,
+    /// `$LIFEBOAT_IDENTITY_FILE`: wins over what the file says. A drill gives it to the server that it restores.
+    pub identity_file: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
     pub config_home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
@@ -40,6 +44,7 @@ impl Environment {
         let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
         Self {
             config_file: path("LIFEBOAT_CONFIG"),
+            identity_file: path(IDENTITY_VARIABLE),
             config_home: absolute("XDG_CONFIG_HOME"),
             state_home: absolute("XDG_STATE_HOME"),
             home: std::env::home_dir().filter(|home| home.is_absolute()),

@@ -30,17 +30,25 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
     let state_dir = reader.state_dir(&root, environment);
     let repositories = reader.repositories(&root);
     let sources = reader.sources(&root, &repositories);
-    let encryption = root.table("encryption").map(|table| reader.encryption(&table)).unwrap_or_default();
+    let mut encryption = root.table("encryption").map(|table| reader.encryption(&table)).unwrap_or_default();
+    if let Some(file) = &environment.identity_file {
+        encryption.identity_files = vec![file.clone()];
+    }
     let signing_key_file = root.table("signing").and_then(|table| {
         let file = table.required_string("key_file", "key_file = \"signing.key\"").map(|file| reader.path(&file));
         table.reject_unknown_keys();
         file
     });
     let backup = reader.backup(root.table("backup"));
+    let drill_scratch_dir = root.table("drill").and_then(|table| {
+        let directory = table.string("scratch_dir").map(|directory| reader.path(&directory));
+        table.reject_unknown_keys();
+        directory
+    });
     root.reject_unknown_keys();
 
     document.finish()?;
-    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup })
+    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup, drill_scratch_dir })
 }
 
 /// What the readers of the sections share.
@@ -100,8 +108,9 @@ impl Reader<'_, '_> {
         }
         let identity_files = table.string_or_strings("identity_file");
         let identity_files = identity_files.map(|files| files.value.iter().map(|file| self.path(file)).collect());
+        let identity_command = table.string("identity_command").map(|command| command.value);
         table.reject_unknown_keys();
-        Encryption { off, recipients, identity_files: identity_files.unwrap_or_default() }
+        Encryption { off, recipients, identity_files: identity_files.unwrap_or_default(), identity_command }
     }
 
     /// Never shows what stands there: a secret key pasted into the wrong place must not end up in a log.

@@ -26,6 +26,8 @@ pub struct Settings {
     pub sources: BTreeMap<SourceName, SourceSettings>,
     /// How backups are taken.
     pub backup: BackupSettings,
+    /// Where drills restore, unless their command line says otherwise.
+    pub drill_scratch_dir: Option<PathBuf>,
 }
 
 /// One `[repository.NAME]`.
@@ -56,6 +58,8 @@ pub struct Encryption {
     pub recipients: Vec<Recipient>,
     /// Files with age identities, read only when something must be decrypted.
     pub identity_files: Vec<PathBuf>,
+    /// For drills: a shell command that prints an age identity.
+    pub identity_command: Option<String>,
 }
 
 /// What a verb that writes does to the bytes.
