@@ -192,10 +192,10 @@ impl Reader<'_, '_> {
         chosen
     }
 
-    /// How many of `repositories` must hold something; all of them unless the file says so.
-    fn copies(&self, table: &Table<'_, '_>, key: &'static str, repositories: usize) -> usize {
+    /// How many of `repositories` must hold something, if the file says so.
+    fn copies(&self, table: &Table<'_, '_>, key: &'static str, repositories: usize) -> Option<usize> {
         let most = repositories.max(1) as u64;
-        table.integer(key, 1..=most, "repositories").map_or(repositories, |copies| copies as usize)
+        table.integer(key, 1..=most, "repositories").map(|copies| copies as usize)
     }
 
     fn backup(&self, table: Option<Table<'_, '_>>) -> BackupSettings {

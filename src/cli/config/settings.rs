@@ -82,7 +82,8 @@ pub struct SourceSettings {
     pub policy: Option<String>,
     /// Names of the repositories that hold it, each a key of [`Settings::repositories`], in the order given.
     pub repositories: Vec<String>,
-    /// How many of them must hold a file of the log before it counts as archived, and a backup before it counts as taken.
+    /// How many of them must hold a file of the log before it counts as archived, and a backup before it counts as taken,
+    /// where the file says so: ask [`Settings::log_copies`] and [`Settings::backup_copies`].
     pub copies: Copies,
 }
 
@@ -90,9 +91,9 @@ pub struct SourceSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copies {
     /// A file of the log.
-    pub log: usize,
+    pub log: Option<usize>,
     /// A backup.
-    pub backup: usize,
+    pub backup: Option<usize>,
 }
 
 /// What a source is.
