@@ -79,13 +79,16 @@ pub async fn reports(context: &Context, settings: &Settings, sources: &[&SourceS
 async fn report(context: &Context, settings: &Settings, source: &SourceSettings) -> Result<StatusReport> {
     let SourceKind::Postgres(postgres) = &source.kind;
     let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let mut policy = settings.policy_of(source)?;
-    let mut copies_wanted = CopiesWanted { log: source.copies.log, backup: source.copies.backup };
-    if context.global.repository.is_some() {
+    // Only looked at: a policy that contradicts itself still has objectives, and the facts tell whether they are met.
+    let policy = source.policy.as_deref().map(|name| settings.policy(name)).transpose()?;
+    let copies_wanted = match context.global.repository {
         // Of the others nothing is asked, so nothing is missed there.
-        copies_wanted = CopiesWanted { log: 1, backup: 1 };
-        policy.iter_mut().for_each(|policy| (policy.copies.log, policy.copies.backup) = (None, None));
-    }
+        Some(_) => CopiesWanted { log: 1, backup: 1 },
+        None => {
+            let (log, backup) = (settings.log_copies(source), settings.backup_copies(source));
+            CopiesWanted { log: log.repositories, backup: backup.repositories }
+        }
+    };
     let places = chosen.into_iter().map(async |chosen| {
         let layers = scope::layers(context, chosen, Use::Brief);
         Place {

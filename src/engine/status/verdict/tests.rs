@@ -181,7 +181,7 @@ fn what_keeps_the_objectives_is_looked_after() {
     assert_eq!(after(|facts| held(facts, 1).backups.clear()), (Verdict::AtRisk, vec![Copies]));
     let one_is_enough = |facts: &mut Facts| {
         held(facts, 1).backups.clear();
-        facts.policy.as_mut().unwrap().copies.backup = Some(1);
+        facts.copies_wanted.backup = 1;
     };
     assert_eq!(after(one_is_enough), (Verdict::Ok, vec![]));
     assert_eq!(after(|facts| held(facts, 0).split_brains.push("0001".to_owned())), (Verdict::AtRisk, vec![Gap]));
