@@ -36,9 +36,11 @@ pub fn format_duration(duration: Duration) -> String {
     }
 }
 
-/// Parses `30s`, `15m`, `15min`, `4h`, `1d`, `2w`, `500ms`, also in sequence: `1h30m`, `1 h 30 min`.
+/// Parses `30s`, `15m`, `15min`, `4h`, `1d`, `2w`, `7y`, `500ms`, also in sequence: `1h30m`, `1 h 30 min`.
+///
+/// A year has 366 days, so that a minimum that the law sets in years is never short.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let explain = || format!("'{text}' is not a duration; write 30s, 15m, 4h, 1d or 2w");
+    let explain = || format!("'{text}' is not a duration; write 30s, 15m, 4h, 1d, 2w or 7y");
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {
@@ -56,6 +58,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
             "h" | "hour" | "hours" => 3_600_000,
             "d" | "day" | "days" => 86_400_000,
             "w" | "week" | "weeks" => 604_800_000,
+            "y" | "year" | "years" => 366 * 86_400_000,
             _ => return Err(explain()),
         };
         rest = rest[letters..].trim_start();
@@ -156,6 +159,7 @@ mod tests {
     fn durations_are_read_with_units_only() {
         assert_eq!(parse_duration("1h30m").unwrap(), Duration::from_secs(5400));
         assert_eq!(parse_duration("15 min").unwrap(), Duration::from_secs(900));
+        assert_eq!(parse_duration("7y").unwrap(), Duration::from_secs(7 * 366 * 86_400));
         assert_eq!(parse_duration("500ms").unwrap(), Duration::from_millis(500));
         for bad in ["", "15", "m", "-5m", "5 parsecs", "99999999999999999999s", "18446744073709551615w"] {
             assert!(parse_duration(bad).is_err(), "{bad}");

@@ -91,7 +91,8 @@ impl Guard {
     ///
     /// In doubt it is [`Guard::ArchiveGet`]: a person loses nothing by reading 255 instead of 2.
     pub fn of_words(words: &[OsString]) -> Self {
-        if words.iter().any(|word| word == "status") && words.iter().any(|word| word == "nagios" || word == "--format=nagios") {
+        let has = |wanted: &str| words.iter().any(|word| word == wanted);
+        if has("status") && (has("nagios") || has("--format=nagios")) && !has("archive") && !has("get") {
             return Self::Nagios;
         }
         let mut after = words.iter().skip_while(|word| *word != "archive");
@@ -190,6 +191,7 @@ mod tests {
             ("status --format nagios --oops", Guard::Nagios),
             ("--config f status orders --format=nagios x y", Guard::Nagios),
             ("status --format text --oops", Guard::Ordinary),
+            ("arcive get status nagios", Guard::ArchiveGet),
             ("backup", Guard::Ordinary),
             ("", Guard::Ordinary),
         ] {

@@ -133,10 +133,18 @@ pub fn writing(settings: &Settings) -> Result<Writing> {
         Sealing::To(recipients) => Some(recipients.to_vec()),
         Sealing::Off => None,
     };
+    Ok(Writing { signer: signer(settings)?, recipients, compression_level: settings.backup.compression_level })
+}
+
+/// The key that this host signs with.
+///
+/// # Errors
+/// Usage errors when the configuration names none, or it cannot be read.
+pub fn signer(settings: &Settings) -> Result<Signer> {
     let Some(key_file) = &settings.signing_key_file else {
         return Err(Error::usage(format!("{} names no signing key", settings.config_file.display()))
             .detail("needed", "[signing] key_file = \"…\", the key that this host signs with")
             .hint("lifeboat init --generate-keys DIR   makes one"));
     };
-    Ok(Writing { signer: Signer::read(key_file)?, recipients, compression_level: settings.backup.compression_level })
+    Signer::read(key_file)
 }

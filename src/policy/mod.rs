@@ -3,6 +3,7 @@
 //!
 //! A policy is a TOML file ([`parse::parse`]); `policies/` holds working examples.
 
+pub mod contradictions;
 pub mod cron;
 pub mod parse;
 
@@ -62,6 +63,19 @@ pub struct Schedule {
     pub drill: Option<Cron>,
 }
 
+impl Schedule {
+    /// Its jobs by the names of their keys, those that are not scheduled too.
+    pub fn jobs(&self) -> [(&'static str, Option<&Cron>); 5] {
+        [
+            ("full", self.full.as_ref()),
+            ("diff", self.diff.as_ref()),
+            ("incr", self.incr.as_ref()),
+            ("verify", self.verify.as_ref()),
+            ("drill", self.drill.as_ref()),
+        ]
+    }
+}
+
 /// How the change log reaches the repositories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogMode {
@@ -71,6 +85,17 @@ pub enum LogMode {
     Segments,
     /// Continuously, by streaming replication.
     Stream,
+}
+
+impl LogMode {
+    /// `none`, `segments` or `stream`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Segments => "segments",
+            Self::Stream => "stream",
+        }
+    }
 }
 
 /// `[log]`.
@@ -86,7 +111,7 @@ pub struct LogPolicy {
 /// `[retention]`. A backup stays while any of these wants it, and so does what it builds on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Every moment of this long back can be restored.
+    /// Every moment of this long back can be restored. Without a log zero unless the policy says otherwise.
     pub window: Duration,
     /// So many of the newest chains stay.
     pub keep_chains: u32,
@@ -117,7 +142,7 @@ pub struct Copies {
     pub repositories: Vec<String>,
     /// Those of them whose objects must be locked, so that nobody with the host's credentials can delete them.
     pub locked: Vec<String>,
-    /// Storage class that the backups lie in, when it takes time to read from: for the arithmetic of the RTO.
+    /// How long the storage class that the backups lie in takes before it can be read: for the arithmetic of the RTO.
     pub thaw: Option<Duration>,
 }
 

@@ -12,6 +12,8 @@ use crate::base::units::{parse_duration, parse_rate};
 use crate::base::{DrillLevel, Result};
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// The longest month, and time for a drill that is late.
+const DEFAULT_DRILL_MAX_AGE: Duration = Duration::from_secs(35 * 86_400);
 
 /// Reads `text`, the content of the file `path`, as the policy `name`; complaints are collected and returned together.
 ///
@@ -23,12 +25,13 @@ pub fn parse(name: &str, path: &Path, text: &str) -> Result<Policy> {
     let root = document.root(&parsed);
     let reader = Reader { document: &document };
     let objectives = reader.objectives(&root);
+    let log = reader.log(root.table("log"), &objectives);
     let policy = Policy {
         name: name.to_owned(),
         objectives,
         schedule: reader.schedule(root.table("schedule")),
-        log: reader.log(root.table("log"), &objectives),
-        retention: reader.retention(root.table("retention")),
+        log,
+        retention: reader.retention(root.table("retention"), log.mode),
         copies: reader.copies(root.table("copies")),
         drill: reader.drill(root.table("drill")),
     };
@@ -74,7 +77,7 @@ impl Reader<'_, '_> {
     }
 
     fn objectives(&self, root: &Table<'_, '_>) -> Objectives {
-        let none = Objectives { rto: DAY, rpo: DAY, detection: Duration::ZERO, drill_max_age: 30 * DAY };
+        let none = Objectives { rto: DAY, rpo: DAY, detection: Duration::ZERO, drill_max_age: DEFAULT_DRILL_MAX_AGE };
         let Some(table) = root.table("objectives") else {
             self.document.complain(
                 &(0..0),
@@ -120,7 +123,7 @@ impl Reader<'_, '_> {
     fn log(&self, table: Option<Table<'_, '_>>, objectives: &Objectives) -> LogPolicy {
         let none = LogPolicy { mode: LogMode::Segments, max_lag: objectives.rpo / 2 };
         let Some(table) = table else { return none };
-        let modes = [("none", LogMode::None), ("segments", LogMode::Segments), ("stream", LogMode::Stream)];
+        let modes = [LogMode::None, LogMode::Segments, LogMode::Stream].map(|mode| (mode.as_str(), mode));
         let log = LogPolicy {
             mode: table.string("mode").and_then(|found| self.choice(&found, "mode", &modes)).unwrap_or(none.mode),
             max_lag: self.duration(&table, "max_lag").unwrap_or(none.max_lag),
@@ -129,9 +132,9 @@ impl Reader<'_, '_> {
         log
     }
 
-    fn retention(&self, table: Option<Table<'_, '_>>) -> Retention {
+    fn retention(&self, table: Option<Table<'_, '_>>, mode: LogMode) -> Retention {
         let none = Retention {
-            window: 7 * DAY,
+            window: if mode == LogMode::None { Duration::ZERO } else { 7 * DAY },
             keep_chains: 2,
             keep_for: None,
             daily: 0,

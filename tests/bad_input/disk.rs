@@ -1,45 +1,13 @@
 //! Full disks: a tmpfs of a few MiB below the repository, and below the restore's target. Needs root.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use crate::stage::{BACKUP, assert_all_is_well, one_row};
-use crate::support::dirs;
 use crate::support::listing::backups;
 use crate::support::postgres::{Cluster, RECOVERY_TIMEOUT};
 use crate::support::scenario::SOURCE;
-
-/// A mounted tmpfs, unmounted on drop.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    /// `None`, aloud, where nothing may be mounted.
-    fn mount(at: &Path, size_mib: u32) -> Option<Self> {
-        let (uid, gid) = dirs::server_user().unwrap_or_default();
-        let options = format!("size={size_mib}m,mode=0700,uid={uid},gid={gid}");
-        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).status();
-        if status.is_ok_and(|status| status.success()) {
-            return Some(Self(at.to_owned()));
-        }
-        println!("skipped: only root can mount a small tmpfs");
-        None
-    }
-
-    fn grow(&self, size_mib: u32) {
-        let status = Command::new("mount").args(["-o", &format!("remount,size={size_mib}m")]).arg(&self.0).status();
-        assert!(status.is_ok_and(|status| status.success()), "remount {}", self.0.display());
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        // Lazily: a server may still have its directory there.
-        let status = Command::new("umount").arg("-l").arg(&self.0).status();
-        if !status.is_ok_and(|status| status.success()) {
-            println!("not unmounted: {}", self.0.display());
-        }
-    }
-}
+use crate::support::tmpfs::Tmpfs;
 
 #[test]
 fn a_full_repository_commits_nothing() {

@@ -21,3 +21,4 @@ pub mod repository;
 pub mod s3;
 pub mod scenario;
 pub mod sql;
+pub mod tmpfs;

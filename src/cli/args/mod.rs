@@ -1,6 +1,7 @@
 //! The command line's grammar. Help says units and defaults; examples are in the long help (`--help`).
 
 mod copy;
+mod drill;
 mod expire;
 mod parsers;
 mod queue;
@@ -16,6 +17,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use crate::base::{Incarnation, SourceName};
 
 pub use copy::CopyArgs;
+pub use drill::{DrillArgs, DrillMoment};
 pub use expire::ExpireArgs;
 pub use queue::QueueArgs;
 pub use report::{ReportArgs, RunbookArgs};
@@ -52,6 +54,7 @@ in it count from the file. All it may say:
   [encryption]
   recipients = [\"age1…\", \"age1…\"]    # operations, and one kept offline
   # identity_file = \"…\"              # on restore hosts only
+  # identity_command = \"…\"           # for drills: prints the identity
   # mode = \"off\"                     # or: store everything in the clear
 
   [signing]
@@ -79,6 +82,9 @@ in it count from the file. All it may say:
   # name = \"…\"
   # role = \"on call\"
   # reach = \"+41 …\"
+
+  [drill]
+  # scratch_dir = \"…\"                # default: in state_dir
 
   # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
   # for root, ~/.local/state/lifeboat for others
@@ -175,8 +181,9 @@ pub struct Cli {
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0 done, 1 failed, 2 usage, 20 repository unreachable, 21 busy,
-  22 damaged data found, 130 interrupted; 'archive get' has its own
+  0 done, 1 failed, 2 usage, 10 objective broken, 11 at risk, 12 unproven,
+  20 repository unreachable, 21 busy, 22 damaged data found, 130 interrupted;
+  'archive get' has its own
 
 Start here:
   lifeboat demo             the whole story on a throw-away cluster
@@ -251,6 +258,9 @@ pub enum Verb {
     /// Show what some repositories still lack, and deliver it
     #[command(after_long_help = queue::HELP)]
     Queue(QueueArgs),
+    /// Rehearse the disaster, time it, and keep signed evidence
+    #[command(after_long_help = drill::HELP)]
+    Drill(DrillArgs),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::drill::DrillMoment;
 use super::restore::RestoreMoment;
 use crate::base::units::parse_duration;
 use crate::base::{TimelineId, Timestamp};
@@ -13,6 +14,14 @@ pub(super) fn moment(text: &str) -> Result<RestoreMoment, String> {
         return Ok(RestoreMoment::Latest);
     }
     Timestamp::parse_human(text, Timestamp::now()).map(RestoreMoment::At)
+}
+
+/// `random`, or what [`moment`] reads.
+pub(super) fn drill_moment(text: &str) -> Result<DrillMoment, String> {
+    match text.trim().eq_ignore_ascii_case("random") {
+        true => Ok(DrillMoment::Random),
+        false => moment(text).map(DrillMoment::As),
+    }
 }
 
 /// A length of time: `24h`, `15m`, `0s`.

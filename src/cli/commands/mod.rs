@@ -6,6 +6,7 @@ mod check;
 mod completions;
 mod copy;
 mod demo;
+mod drill;
 mod expire;
 mod init;
 mod list;
@@ -46,6 +47,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Queue(args) => long(queue::run(&args, context)),
         Verb::Report(args) => long(report::run(&args, context)),
         Verb::Runbook(args) => long(runbook::run(&args, context)),
+        Verb::Drill(args) => drill::run(&args, context),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

@@ -163,8 +163,7 @@ impl Book<'_> {
     }
 
     fn major(&self) -> Option<u32> {
-        let newest = self.facts.drills.iter().rev().find_map(|kept| kept.evidence.restored.as_ref())?;
-        newest.incarnation.to_string().strip_prefix("pg")?.split_once('-')?.0.parse().ok()
+        self.frontier().map(|(_, frontier)| frontier.server_version / 10_000)
     }
 
     fn decide(&self) -> String {

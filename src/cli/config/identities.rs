@@ -33,8 +33,16 @@ fn read(path: &Path) -> Result<Vec<Identity>> {
             .caused_by(error)
             .hint("[encryption] identity_file in lifeboat.toml names it; is the disk that holds it mounted?")
     })?;
+    parse(&format!("the identity file {}", path.display()), &text)
+}
+
+/// The identities in `text`, which came from `origin`. Nothing of the text is ever shown.
+///
+/// # Errors
+/// A usage error when it holds none, or something else.
+pub fn parse(origin: &str, text: &str) -> Result<Vec<Identity>> {
     if text.starts_with("age-encryption.org/v1") || text.starts_with("-----BEGIN AGE ENCRYPTED FILE-----") {
-        return Err(Error::usage(format!("the identity file {} is protected by a passphrase", path.display()))
+        return Err(Error::usage(format!("{origin} is protected by a passphrase"))
             .hint("decrypt it to a private place first: age --decrypt --output FILE …"));
     }
     let mut identities = Vec::new();
@@ -44,14 +52,13 @@ fn read(path: &Path) -> Result<Vec<Identity>> {
             continue;
         }
         // The line may be a secret with a slip in it: it is not shown.
-        let identity = line.parse().map_err(|why| {
-            Error::usage(format!("{}:{}: not an age identity (AGE-SECRET-KEY-1…): {why}", path.display(), index + 1))
-        })?;
+        let identity = line
+            .parse()
+            .map_err(|why| Error::usage(format!("{origin}:{}: not an age identity (AGE-SECRET-KEY-1…): {why}", index + 1)))?;
         identities.push(identity);
     }
     if identities.is_empty() {
-        return Err(Error::usage(format!("the identity file {} holds no identity", path.display()))
-            .hint("lifeboat init --generate-keys DIR"));
+        return Err(Error::usage(format!("{origin} holds no identity")).hint("lifeboat init --generate-keys DIR"));
     }
     Ok(identities)
 }

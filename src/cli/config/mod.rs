@@ -3,7 +3,7 @@
 //! Every mistake in the file is a usage error that names file and line. Relative paths count from the file.
 
 mod identities;
-mod policies;
+pub mod policies;
 mod repositories;
 mod resolve;
 pub mod settings;
@@ -12,7 +12,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Result};
+use crate::engine::drill::run::IDENTITY_VARIABLE;
 
+pub use identities::parse as parse_identities;
 pub use settings::{
     BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
 };
@@ -22,6 +24,8 @@ pub use settings::{
 pub struct Environment {
     /// `$LIFEBOAT_CONFIG`.
     pub config_file: Option<PathBuf>,
+    /// `$LIFEBOAT_IDENTITY_FILE`: wins over what the file says. A drill gives it to the server that it restores.
+    pub identity_file: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
     pub config_home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
@@ -40,6 +44,7 @@ impl Environment {
         let absolute = |name: &str| path(name).filter(|path| path.is_absolute());
         Self {
             config_file: path("LIFEBOAT_CONFIG"),
+            identity_file: path(IDENTITY_VARIABLE),
             config_home: absolute("XDG_CONFIG_HOME"),
             state_home: absolute("XDG_STATE_HOME"),
             home: std::env::home_dir().filter(|home| home.is_absolute()),
@@ -77,7 +82,25 @@ pub fn load(explicit: Option<&Path>, environment: &Environment) -> Result<Settin
     })
 }
 
+/// The configuration's path, found as [`load`] finds it; none when nobody names one and the usual places have none.
+///
+/// # Errors
+/// When the file that is named does not exist, or cannot be read.
+pub fn locate(explicit: Option<&Path>, environment: &Environment) -> Result<Option<PathBuf>> {
+    Ok(find_if_any(explicit, environment)?.map(|(path, _)| path))
+}
+
 fn find(explicit: Option<&Path>, environment: &Environment) -> Result<(PathBuf, String)> {
+    if let Some(found) = find_if_any(explicit, environment)? {
+        return Ok(found);
+    }
+    let places: Vec<String> = environment.usual_places().iter().map(|path| path.display().to_string()).collect();
+    Err(Error::usage("there is no configuration file lifeboat.toml")
+        .detail("looked for", places.join("\n"))
+        .hint("lifeboat init --help shows a complete one; --config FILE names another place"))
+}
+
+fn find_if_any(explicit: Option<&Path>, environment: &Environment) -> Result<Option<(PathBuf, String)>> {
     let named = match (explicit, &environment.config_file) {
         (Some(path), _) => Some((path, "--config")),
         (None, Some(path)) => Some((path.as_path(), "LIFEBOAT_CONFIG")),
@@ -87,18 +110,14 @@ fn find(explicit: Option<&Path>, environment: &Environment) -> Result<(PathBuf, 
         let text = read(path)?.ok_or_else(|| {
             Error::usage(format!("there is no configuration file {}", path.display())).detail("named by", origin)
         })?;
-        return Ok((path.to_owned(), text));
+        return Ok(Some((path.to_owned(), text)));
     }
-    let places = environment.usual_places();
-    for path in &places {
-        if let Some(text) = read(path)? {
-            return Ok((path.clone(), text));
+    for path in environment.usual_places() {
+        if let Some(text) = read(&path)? {
+            return Ok(Some((path, text)));
         }
     }
-    let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-    Err(Error::usage("there is no configuration file lifeboat.toml")
-        .detail("looked for", places.join("\n"))
-        .hint("lifeboat init --help shows a complete one; --config FILE names another place"))
+    Ok(None)
 }
 
 /// `None` when there is no such file.

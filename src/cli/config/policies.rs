@@ -1,53 +1,145 @@
 //! The policy that a source names: a file, or one of those that come with the program.
+//!
+//! Who acts on a policy gets none that contradicts itself. How many copies are needed is answered whatever the policy is
+//! like: with one that cannot be used, all of them, as without a policy.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{Settings, SourceSettings};
 use crate::base::document::{beside, nearest};
-use crate::base::{Error, Result};
-use crate::policy::{Policy, parse};
+use crate::base::{Error, Result, Timestamp};
+use crate::policy::contradictions::{Finding, Severity, against_repositories, contradictions};
+use crate::policy::{Copies, Policy, parse};
 
 /// The policies that come with the program, by name.
-pub const READY: &[(&str, &str)] = &[];
+pub const READY: &[(&str, &str)] = &[
+    ("critical-banking", include_str!("../../../policies/critical-banking.toml")),
+    ("e-commerce", include_str!("../../../policies/e-commerce.toml")),
+    ("corporate-site", include_str!("../../../policies/corporate-site.toml")),
+    ("analytics", include_str!("../../../policies/analytics.toml")),
+    ("archive", include_str!("../../../policies/archive.toml")),
+    ("internet-bank-transactions", include_str!("../../../policies/internet-bank-transactions.toml")),
+    ("internet-bank-documents", include_str!("../../../policies/internet-bank-documents.toml")),
+];
+
+/// How many repositories must hold something before it counts as stored.
+#[derive(Debug)]
+pub struct Needed {
+    /// So many.
+    pub repositories: usize,
+    /// Why that is all of them although the source has a policy.
+    pub doubt: Option<String>,
+}
 
 impl Settings {
-    /// The policy of `source`, read from its file now; none when the source names none.
-    ///
-    /// A name with a slash, or that ends in `.toml`, is a path beside the configuration; any other is `policies/NAME.toml`
-    /// beside it when there is such a file, else one of those that come with the program.
+    /// The policy of `source`, read from its file now, to act on; none when the source names none.
     ///
     /// # Errors
-    /// Usage errors when there is no such policy, or something in it is wrong.
+    /// Usage errors when there is no such policy, when something in it is wrong, or when it contradicts itself or the
+    /// source's repositories.
     pub fn policy_of(&self, source: &SourceSettings) -> Result<Option<Policy>> {
-        source.policy.as_deref().map(|name| self.policy(name)).transpose()
+        let Some(name) = &source.policy else { return Ok(None) };
+        let policy = self.policy(name)?;
+        let findings = [contradictions(&policy, Timestamp::now()), against_repositories(&policy, &source.repositories)];
+        match refusal(name, &findings.concat()) {
+            Some(refusal) => Err(refusal.detail("source", source.name.to_string())),
+            None => Ok(Some(policy)),
+        }
     }
 
-    /// The policy called `name`, as [`Settings::policy_of`] finds it.
+    /// The policy called `name`, to look at: it may contradict itself.
     ///
     /// # Errors
-    /// As [`Settings::policy_of`].
+    /// As [`load`].
     pub fn policy(&self, name: &str) -> Result<Policy> {
-        let path = if name.contains('/') || name.ends_with(".toml") { name.to_owned() } else { format!("policies/{name}.toml") };
-        let path = beside(&self.config_file, &path);
-        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-        match std::fs::read_to_string(&path) {
-            Ok(text) => parse::parse(&stem, &path, &text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => match READY.iter().find(|(ready, _)| *ready == name) {
-                Some((ready, text)) => parse::parse(ready, &PathBuf::from(format!("policies/{ready}.toml")), text),
-                None => Err(unknown(name, &path)),
-            },
-            Err(error) => Err(Error::usage(format!("cannot read the policy {}", path.display())).caused_by(error)),
+        load(name, Some(&self.config_file)).map(|(policy, _)| policy)
+    }
+
+    /// How many repositories must hold a file of the log of `source` before it counts as archived: what the configuration
+    /// says, else the policy, else all.
+    pub fn log_copies(&self, source: &SourceSettings) -> Needed {
+        self.needed(source, source.copies.log, |copies| copies.log)
+    }
+
+    /// As [`Settings::log_copies`], for a backup.
+    pub fn backup_copies(&self, source: &SourceSettings) -> Needed {
+        self.needed(source, source.copies.backup, |copies| copies.backup)
+    }
+
+    fn needed(&self, source: &SourceSettings, said: Option<usize>, declared: impl Fn(&Copies) -> Option<usize>) -> Needed {
+        let all = source.repositories.len();
+        let (Some(name), None) = (&source.policy, said) else {
+            return Needed { repositories: said.unwrap_or(all), doubt: None };
+        };
+        let count = self.policy(name).map_err(|error| error.summary()).and_then(|policy| {
+            match against_repositories(&policy, &source.repositories).into_iter().next() {
+                Some(finding) => Err(sentence(&finding)),
+                None => Ok(declared(&policy.copies)),
+            }
+        });
+        match count {
+            Ok(count) => Needed { repositories: count.unwrap_or(all), doubt: None },
+            Err(why) => {
+                let doubt =
+                    format!("source {}: policy {name} cannot be used, so all repositories are needed: {why}", source.name);
+                Needed { repositories: all, doubt: Some(doubt) }
+            }
         }
     }
 }
 
-fn unknown(name: &str, path: &std::path::Path) -> Error {
+/// The policy called `name`, with the file that it is in (none for one that comes with the program).
+///
+/// A name with a slash, or that ends in `.toml`, is a path beside the configuration; any other is `policies/NAME.toml`
+/// beside it when there is such a file, else one of those that come with the program. Without a configuration, paths
+/// count from the present directory.
+///
+/// # Errors
+/// Usage errors when there is no such policy, or something in it is wrong.
+pub fn load(name: &str, config_file: Option<&Path>) -> Result<(Policy, Option<PathBuf>)> {
+    let path = if is_path(name) { name.to_owned() } else { format!("policies/{name}.toml") };
+    let path = beside(config_file.unwrap_or(Path::new("")), &path);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            parse::parse(&stem, &path, &text).map(|policy| (policy, Some(path)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => match READY.iter().find(|(ready, _)| *ready == name) {
+            Some((ready, text)) => {
+                let path = PathBuf::from(format!("policies/{ready}.toml"));
+                parse::parse(ready, &path, text).map(|policy| (policy, None))
+            }
+            None => Err(unknown(name, &path)),
+        },
+        Err(error) => Err(Error::usage(format!("cannot read the policy {}", path.display())).caused_by(error)),
+    }
+}
+
+/// Whether a policy's name is that of a file.
+pub fn is_path(name: &str) -> bool {
+    name.contains('/') || name.ends_with(".toml")
+}
+
+/// A finding in one line.
+pub fn sentence(finding: &Finding) -> String {
+    format!("{}: {} ({})", finding.key, finding.sentence, finding.arithmetic)
+}
+
+/// Why nothing acts on the policy called `name`; none when nothing is refused.
+fn refusal(name: &str, findings: &[Finding]) -> Option<Error> {
+    let mut refused = findings.iter().filter(|finding| finding.severity == Severity::Refused);
+    let error = Error::usage(format!("policy {name} contradicts itself: {}", sentence(refused.next()?)));
+    let error = refused.fold(error, |error, finding| error.detail("also", sentence(finding)));
+    Some(error.hint(format!("lifeboat policy check {name}   shows all of it")))
+}
+
+fn unknown(name: &str, path: &Path) -> Error {
     let known: Vec<&str> = READY.iter().map(|(ready, _)| *ready).collect();
     let error = Error::usage(format!("there is no policy '{name}'"))
         .detail("looked for", path.display().to_string())
-        .detail("ready", known.join(", "));
+        .detail("ready", known.join("\n"));
     match nearest(name, known.into_iter()) {
         Some(near) => error.hint(format!("did you mean '{near}'?")),
-        None => error.hint("lifeboat policy check FILE   reads a policy and says what is wrong with it"),
+        None => error.hint("lifeboat policy list   shows those that there are"),
     }
 }

@@ -30,18 +30,36 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
     let state_dir = reader.state_dir(&root, environment);
     let repositories = reader.repositories(&root);
     let sources = reader.sources(&root, &repositories);
-    let encryption = root.table("encryption").map(|table| reader.encryption(&table)).unwrap_or_default();
+    let mut encryption = root.table("encryption").map(|table| reader.encryption(&table)).unwrap_or_default();
+    if let Some(file) = &environment.identity_file {
+        encryption.identity_files = vec![file.clone()];
+    }
     let signing_key_file = root.table("signing").and_then(|table| {
         let file = table.required_string("key_file", "key_file = \"signing.key\"").map(|file| reader.path(&file));
         table.reject_unknown_keys();
         file
     });
     let backup = reader.backup(root.table("backup"));
+    let drill_scratch_dir = root.table("drill").and_then(|table| {
+        let directory = table.string("scratch_dir").map(|directory| reader.path(&directory));
+        table.reject_unknown_keys();
+        directory
+    });
     let contacts = root.tables("contact").iter().filter_map(contact).collect();
     root.reject_unknown_keys();
 
     document.finish()?;
-    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup, contacts })
+    Ok(Settings {
+        config_file,
+        state_dir,
+        repositories,
+        encryption,
+        signing_key_file,
+        sources,
+        backup,
+        drill_scratch_dir,
+        contacts,
+    })
 }
 
 /// `None` after a complaint.
@@ -110,8 +128,9 @@ impl Reader<'_, '_> {
         }
         let identity_files = table.string_or_strings("identity_file");
         let identity_files = identity_files.map(|files| files.value.iter().map(|file| self.path(file)).collect());
+        let identity_command = table.string("identity_command").map(|command| command.value);
         table.reject_unknown_keys();
-        Encryption { off, recipients, identity_files: identity_files.unwrap_or_default() }
+        Encryption { off, recipients, identity_files: identity_files.unwrap_or_default(), identity_command }
     }
 
     /// Never shows what stands there: a secret key pasted into the wrong place must not end up in a log.
@@ -193,10 +212,10 @@ impl Reader<'_, '_> {
         chosen
     }
 
-    /// How many of `repositories` must hold something; all of them unless the file says so.
-    fn copies(&self, table: &Table<'_, '_>, key: &'static str, repositories: usize) -> usize {
+    /// How many of `repositories` must hold something, if the file says so.
+    fn copies(&self, table: &Table<'_, '_>, key: &'static str, repositories: usize) -> Option<usize> {
         let most = repositories.max(1) as u64;
-        table.integer(key, 1..=most, "repositories").map_or(repositories, |copies| copies as usize)
+        table.integer(key, 1..=most, "repositories").map(|copies| copies as usize)
     }
 
     fn backup(&self, table: Option<Table<'_, '_>>) -> BackupSettings {

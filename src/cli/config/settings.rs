@@ -26,6 +26,8 @@ pub struct Settings {
     pub sources: BTreeMap<SourceName, SourceSettings>,
     /// How backups are taken.
     pub backup: BackupSettings,
+    /// Where drills restore, unless their command line says otherwise.
+    pub drill_scratch_dir: Option<PathBuf>,
     /// Whom to call in a disaster, in the order of the file.
     pub contacts: Vec<Contact>,
 }
@@ -69,6 +71,8 @@ pub struct Encryption {
     pub recipients: Vec<Recipient>,
     /// Files with age identities, read only when something must be decrypted.
     pub identity_files: Vec<PathBuf>,
+    /// For drills: a shell command that prints an age identity.
+    pub identity_command: Option<String>,
 }
 
 /// What a verb that writes does to the bytes.
@@ -91,7 +95,8 @@ pub struct SourceSettings {
     pub policy: Option<String>,
     /// Names of the repositories that hold it, each a key of [`Settings::repositories`], in the order given.
     pub repositories: Vec<String>,
-    /// How many of them must hold a file of the log before it counts as archived, and a backup before it counts as taken.
+    /// How many of them must hold a file of the log before it counts as archived, and a backup before it counts as taken,
+    /// where the file says so: ask [`Settings::log_copies`] and [`Settings::backup_copies`].
     pub copies: Copies,
 }
 
@@ -99,9 +104,9 @@ pub struct SourceSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Copies {
     /// A file of the log.
-    pub log: usize,
+    pub log: Option<usize>,
     /// A backup.
-    pub backup: usize,
+    pub backup: Option<usize>,
 }
 
 /// What a source is.

@@ -57,9 +57,7 @@ impl Checker<'_, '_> {
             let judged = self.stoppable(self.query(check, state)).await?;
             self.note(&check.name, true, began, judged);
         }
-        self.amcheck().await?;
-        self.stopwatch.lap(PhaseKind::Checks, None);
-        Ok(())
+        self.amcheck().await
     }
 
     /// The answer of some work, unless somebody asks to stop meanwhile.

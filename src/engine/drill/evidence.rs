@@ -70,7 +70,7 @@ impl Circumstances {
     }
 
     /// The record of a drill that only read what is stored.
-    pub fn of_verification(&self, report: &SourceReport, deep: bool) -> Evidence {
+    pub fn of_verification(&self, report: &SourceReport) -> Evidence {
         let verified: Vec<BackupId> = report.backups.iter().filter(|b| b.intact).map(|b| b.id.clone()).collect();
         let damage = report.findings.iter().filter(|finding| finding.is_damage());
         let mut why: Vec<String> = damage.map(|finding| format!("{}: {}", finding.key, finding.what)).collect();
@@ -78,8 +78,7 @@ impl Circumstances {
             why.push("there is no backup that could be restored".to_owned());
         }
         let outcome = if why.is_empty() { DrillOutcome::Passed } else { DrillOutcome::Failed };
-        let key_use = if deep { self.key_use } else { KeyUse::None };
-        Evidence { outcome, verified, why, key_use, ..self.empty() }
+        Evidence { outcome, verified, why, ..self.empty() }
     }
 
     /// The record of a drill for which no plan could be made.

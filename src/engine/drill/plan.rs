@@ -6,9 +6,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::base::units::format_bytes;
-use crate::base::{Error, Result, Timestamp};
+use crate::base::{DrillLevel, Error, Result, Timestamp};
 use crate::engine::restore::plan::RestorePlan;
 use crate::engine::window::Interval;
+use crate::repo::evidence::Record;
 
 /// What a restored server writes besides: its log, temporary files, the first checkpoint.
 const SLACK_BYTES: u64 = 64 << 20;
@@ -51,6 +52,12 @@ pub fn random_moment(intervals: &[Interval], seed: u64) -> Option<Timestamp> {
         left -= own;
     }
     None
+}
+
+/// Of several levels the one that was drilled the longest ago, or never; in doubt the first.
+pub fn next_level(levels: &[DrillLevel], record: &Record) -> DrillLevel {
+    let last = |level: &DrillLevel| record.kept.iter().rposition(|kept| kept.evidence.level == *level);
+    levels.iter().copied().min_by_key(last).unwrap_or(DrillLevel::Component)
 }
 
 #[cfg(test)]

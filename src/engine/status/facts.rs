@@ -31,6 +31,8 @@ pub struct Facts {
     pub evidence_problems: Vec<String>,
     /// What earlier runs saw, oldest first.
     pub history: Vec<Sample>,
+    /// What this host could not look up or remember.
+    pub warnings: Vec<String>,
 }
 
 /// How many repositories must hold what.
@@ -129,6 +131,8 @@ pub struct Window {
 pub struct Frontier {
     /// The backup.
     pub backup: BackupId,
+    /// Version number of the server that it was taken from, `150018`.
+    pub server_version: u32,
     /// End of the log that follows it without a gap.
     pub end_lsn: Lsn,
     /// Everything that was committed by then is there.

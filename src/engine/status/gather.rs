@@ -85,7 +85,11 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     let repositories = archive::measure(&loaded, own, directory).await;
     let offset_micros = server.as_ref().map_or(0, |(_, _, offset_micros)| *offset_micros);
     let here = Timestamp::now();
-    let history = history::load(&history::path(subject.state_dir, subject.source)).unwrap_or_default();
+    let mut warnings: Vec<String> = loaded.iter().flatten().filter_map(|loaded| loaded.warning.clone()).collect();
+    let history = history::load(&history::path(subject.state_dir, subject.source)).unwrap_or_else(|error| {
+        warnings.push(format!("what earlier runs saw is not known: {}", error.summary()));
+        Vec::new()
+    });
     Facts {
         source: subject.source.clone(),
         now: Timestamp::from_unix_micros(here.unix_micros() + offset_micros).unwrap_or(here),
@@ -112,6 +116,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         drills,
         evidence_problems,
         history,
+        warnings,
     }
 }
 

@@ -347,12 +347,11 @@ fn copies(facts: &Facts) -> CopiesHeld {
         let rpo = facts.policy.as_ref().map_or(0.0, |policy| policy.objectives.rpo.as_secs_f64());
         Some(frontier.end_lsn) == end || frontier.exposure.seconds(facts.now) <= verdict::RPO_AT_RISK * rpo
     };
-    let declared = facts.policy.as_ref().map(|policy| &policy.copies);
     CopiesHeld {
         backup_held: held().filter(|held| holds(&held.backups)).count(),
-        backup_wanted: declared.and_then(|copies| copies.backup).unwrap_or(facts.copies_wanted.backup),
+        backup_wanted: facts.copies_wanted.backup,
         log_held: frontiers().filter(|frontier| in_time(frontier)).count(),
-        log_wanted: declared.and_then(|copies| copies.log).unwrap_or(facts.copies_wanted.log),
+        log_wanted: facts.copies_wanted.log,
     }
 }
 

@@ -104,9 +104,9 @@ pub struct ScopeFacts {
     pub is_judged: bool,
     /// What survives.
     pub survival: Survival,
-    /// The worst of the last 24 hours, as far as is known.
+    /// The worst of the last 24 hours; none while a repository that counts does not answer, or there is no backup.
     pub worst_24h: Option<Duration>,
-    /// The worst of the last 30 days, as far as is known.
+    /// The worst of the last 30 days, likewise.
     pub worst_30d: Option<Duration>,
 }
 
@@ -145,10 +145,16 @@ fn assess(facts: &Facts, scope: Scope) -> ScopeFacts {
         Survival::Best { exposure: Exposure::Since(first), .. } => Some(facts.now.since(*first)),
         _ => None,
     };
+    let thinned = facts.policy.as_ref().map(|policy| policy.retention).filter(|retention| retention.thin_log);
+    let is_whole = members.iter().all(|member| member.held.is_ok());
     let worst_of = |days: u64| {
-        let from = facts.now.minus(Duration::from_secs(days * 86_400));
+        let asked = Duration::from_secs(days * 86_400);
+        // Log that was let go between two old backups is no gap.
+        let from = facts.now.minus(thinned.map_or(asked, |retention| asked.min(retention.window)));
         let seen = facts.history.iter().filter(|sample| sample.time >= from).filter_map(|sample| sample.exposure_of(scope));
-        worst(&coverages, from, facts.now).into_iter().chain(seen).chain(open).max()
+        // What one that does not answer had in time would be told as lost.
+        let archived = is_whole.then(|| worst(&coverages, from, facts.now)).flatten()?;
+        seen.chain(open).chain([archived]).max()
     };
     ScopeFacts { scope, is_judged, worst_24h: worst_of(1), worst_30d: worst_of(30), survival }
 }

@@ -127,7 +127,11 @@ fn look(own: &OwnLog, segment: Segment, from: Lsn, carry: &Carry) -> Found {
         Ok(ControlFlow::Break(time)) => Found::Commit(time),
         Ok(ControlFlow::Continue(end)) => match end.stop {
             Stop::SegmentEnd => Found::Nothing(end.carry),
-            _ if own.end_lsn.is_none_or(|log_end| log_end <= segment.end(own.size)) => Found::End,
+            // The server as well takes damage for the end of its log.
+            _ if own.end_lsn.is_none() => Found::End,
+            // Everything before that end was written before it was asked for, but for a record that is only begun.
+            Stop::EndOfLog { at, .. } | Stop::Damaged { at, .. } if own.end_lsn.is_some_and(|end| at >= end) => Found::End,
+            Stop::EndOfLog { .. } if own.end_lsn.is_some_and(|end| end <= segment.end(own.size)) => Found::End,
             Stop::EndOfLog { at, fault } | Stop::Damaged { at, fault } => {
                 Found::Unreadable(format!("{name} cannot be read beyond {at}: {fault}"))
             }

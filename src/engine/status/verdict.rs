@@ -149,6 +149,9 @@ pub fn reasons(facts: &Facts, findings: &Findings<'_>) -> Vec<Reason> {
     reasons
 }
 
+#[cfg(test)]
+mod tests;
+
 struct Judge<'a> {
     facts: &'a Facts,
     objectives: Option<Objectives>,
@@ -279,7 +282,8 @@ impl Judge<'_> {
             return None;
         }
         let message = "the recovery key was never fetched from where it is kept: every drill used a file at hand";
-        Some(self.reason(Verdict::AtRisk, Class::Key, message, self.command("drill --help", "")))
+        let command = self.command("drill SOURCE --identity-command 'COMMAND'", "   COMMAND prints the key");
+        Some(self.reason(Verdict::AtRisk, Class::Key, message, command))
     }
 
     fn archiver(&self) -> Option<Reason> {

@@ -91,30 +91,14 @@ impl Cron {
         timestamp(best?)
     }
 
-    /// The longest pause between two runs within the 28 years (one round of the calendar) after `from`; `None` when there
-    /// are not two runs until the year 2100.
+    /// The longest pause between two runs, as [`longest_gap`].
     pub fn longest_gap(&self, from: Timestamp, zone: Tz) -> Option<Duration> {
-        let end = from.plus(CALENDAR_ROUND);
-        let (mut longest, mut an_ordinary_day_was_seen) = (None, false);
-        let mut next_day = self.days.next(local(utc(from), zone));
-        while let Some(day) = next_day {
-            let begin = first_moment(day, zone)?;
-            let before = timestamp(begin - TimeDelta::microseconds(1))?;
-            let Some(mut run) = self.next_after(before, zone).filter(|run| *run <= end) else { break };
-            longest = longest.max(self.last_until(before, zone).map(|last| run.since(last)));
-            // All ordinary days of the line look the same inside: one is enough.
-            let tomorrow = day + Days::new(1);
-            let clock_changes = offset_seconds(begin, zone) != offset_seconds(first_moment(tomorrow, zone)?, zone);
-            if clock_changes || !an_ordinary_day_was_seen {
-                while let Some(next) = self.next_after(run, zone).filter(|next| local(utc(*next), zone) < tomorrow) {
-                    longest = longest.max(Some(next.since(run)));
-                    run = next;
-                }
-                an_ordinary_day_was_seen |= !clock_changes;
-            }
-            next_day = self.days.next(day);
-        }
-        longest
+        longest_gap(&[self], from, zone)
+    }
+
+    /// Whether `day`, a midnight, is one of its days.
+    fn runs_on(&self, day: NaiveDateTime) -> bool {
+        self.days.next(day - TimeDelta::seconds(1)) == Some(day)
     }
 
     /// When the local time `time` comes as a run: never, once or twice.
@@ -127,6 +111,38 @@ impl Cron {
             MappedLocalTime::None => first_moment(time, zone).into_iter().collect(),
         }
     }
+}
+
+/// The longest pause between two runs of any of `lines` within the 28 years (one round of the calendar) after `from`;
+/// `None` when there are not two runs until the year 2100.
+pub fn longest_gap(lines: &[&Cron], from: Timestamp, zone: Tz) -> Option<Duration> {
+    let next_after = |time| lines.iter().filter_map(|line| line.next_after(time, zone)).min();
+    let last_until = |time| lines.iter().filter_map(|line| line.last_until(time, zone)).max();
+    let next_day = |day| lines.iter().filter_map(|line| line.days.next(day)).min();
+    let end = from.plus(CALENDAR_ROUND);
+    let (mut longest, mut seen) = (None, Vec::new());
+    let mut coming = next_day(local(utc(from), zone));
+    while let Some(day) = coming {
+        let begin = first_moment(day, zone)?;
+        let before = timestamp(begin - TimeDelta::microseconds(1))?;
+        let Some(mut run) = next_after(before).filter(|run| *run <= end) else { break };
+        longest = longest.max(last_until(before).map(|last| run.since(last)));
+        // Ordinary days on which the same lines run look the same inside: one is enough.
+        let tomorrow = day + Days::new(1);
+        let clock_changes = offset_seconds(begin, zone) != offset_seconds(first_moment(tomorrow, zone)?, zone);
+        let pattern: Vec<bool> = lines.iter().map(|line| line.runs_on(day)).collect();
+        if clock_changes || !seen.contains(&pattern) {
+            while let Some(next) = next_after(run).filter(|next| local(utc(*next), zone) < tomorrow) {
+                longest = longest.max(Some(next.since(run)));
+                run = next;
+            }
+            if !clock_changes {
+                seen.push(pattern);
+            }
+        }
+        coming = next_day(day);
+    }
+    longest
 }
 
 /// The moment, its local time, and how far that local time lies from its repetition (zero when it comes once).

@@ -7,7 +7,7 @@ use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
 use proptest::prelude::*;
 
-use super::Cron;
+use super::{Cron, longest_gap};
 use crate::base::Timestamp;
 
 fn at(text: &str) -> Timestamp {
@@ -160,6 +160,11 @@ fn the_longest_pause_is_found() {
     let lord_howe: Tz = "Australia/Lord_Howe".parse().unwrap();
     assert_eq!(cron("@hourly").longest_gap(at("2026-11-21T13:00:00Z"), lord_howe), Some(Duration::from_secs(5400)));
     assert_eq!(cron("0 0 29 2 *").longest_gap(at("2097-01-01T00:00:00Z"), Tz::UTC), None);
+    assert_eq!(longest_gap(&[], at("2026-11-21T13:00:00Z"), Tz::UTC), None);
+    // Together: a full on Sunday, increments on the other days, the last of them in the evening.
+    let together = [&cron("0 3 * * SUN"), &cron("0 3,21 * * MON-SAT")];
+    let gap = longest_gap(&together, at("2026-11-21T13:00:00Z"), Tz::UTC);
+    assert_eq!(gap, Some(Duration::from_secs(24 * HOUR)), "Sunday 03:00 to Monday 03:00");
 }
 
 #[test]
@@ -292,18 +297,22 @@ proptest! {
     fn the_longest_pause_is_that_of_the_runs_one_by_one(
         // Few enough runs that all of 28 years can be walked.
         minute in 0..60_u32, hours in prop::collection::btree_set(0..24_u32, 1..3), day in field(1, 31), weekday in field(0, 6),
-        zone in prop::sample::select(&ZONES[..])
+        other_hour in 0..24_u32, other_weekday in field(0, 6), zone in prop::sample::select(&ZONES[..])
     ) {
         let hours: Vec<String> = hours.iter().map(u32::to_string).collect();
-        let line = format!("{minute} {} {} * {}", hours.join(","), day.0, weekday.0);
-        let (cron, zone) = (cron(&line), zone.parse::<Tz>().unwrap());
+        let lines = [
+            format!("{minute} {} {} * {}", hours.join(","), day.0, weekday.0),
+            format!("15 {other_hour} * * {}", other_weekday.0),
+        ];
+        let crons = [cron(&lines[0]), cron(&lines[1])];
+        let (crons, zone) = ([&crons[0], &crons[1]], zone.parse::<Tz>().unwrap());
         let from = at("2026-11-21T13:53:27Z");
         let end = from.plus(super::CALENDAR_ROUND);
-        let (mut longest, mut time) = (None, cron.last_until(from, zone).unwrap());
-        while let Some(next) = cron.next_after(time, zone).filter(|next| *next <= end) {
+        let (mut longest, mut time) = (None, crons.iter().filter_map(|cron| cron.last_until(from, zone)).max().unwrap());
+        while let Some(next) = crons.iter().filter_map(|cron| cron.next_after(time, zone)).min().filter(|next| *next <= end) {
             longest = longest.max(Some(next.since(time)));
             time = next;
         }
-        prop_assert_eq!(cron.longest_gap(from, zone), longest, "{} in {}", &line, zone);
+        prop_assert_eq!(longest_gap(&crons, from, zone), longest, "{:?} in {}", &lines, zone);
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::wal::{Carry, Event, Stop, scan};
 use crate::base::{Error, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 
-/// The time of the first transaction that ended between `after` and `until` on `timeline`; `Ok(None)` when none did.
+/// The time of the first transaction whose end was recorded from `after` up to `until` on `timeline`; `Ok(None)` when none did.
 ///
 /// # Errors
 /// When a segment is not there any more, or cannot be read: then nothing is known.
@@ -30,6 +30,10 @@ pub fn first_commit_between(
             ControlFlow::Break(time) => return Ok(Some(time)),
             ControlFlow::Continue(end) => end,
         };
+        // A record that straddles in, and ends here, may be a commit's.
+        if segment.start(size) >= after && end.head_unknown {
+            return Err(Error::failed(format!("{} begins inside a record whose beginning is not known", path.display())));
+        }
         match end.stop {
             Stop::SegmentEnd => {}
             // A record may be written in part: it is nobody's commit yet.

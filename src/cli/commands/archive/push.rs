@@ -47,7 +47,11 @@ pub async fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let needed = source.copies.log.min(repositories.len());
+    let copies = settings.log_copies(source);
+    if let Some(doubt) = &copies.doubt {
+        context.progress.warn(doubt);
+    }
+    let needed = copies.repositories.min(repositories.len());
     let (archived, mut errors) = push_to_enough(args, context, &settings, &repositories, needed).await;
     // Two servers that write one log must not go on, however many repositories have seen only one of them.
     if let Some(at) = errors.iter().position(|(_, error)| error.kind() == ErrorKind::Contradicted) {

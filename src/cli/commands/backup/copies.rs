@@ -38,7 +38,7 @@ impl Copied {
     }
 }
 
-/// Copies the backup `id` to `others` until as many repositories hold it as must, and leaves the rest to the background.
+/// Copies the backup `id` to `others` until `needed` repositories hold it, with the one that has it already, and leaves the rest to the background.
 ///
 /// # Errors
 /// When it cannot be queued, or somebody asked to stop.
@@ -48,6 +48,7 @@ pub(super) async fn spread(
     source: &SourceSettings,
     others: impl Iterator<Item = &RepositorySettings>,
     id: &BackupId,
+    needed: usize,
 ) -> Result<Vec<Copied>> {
     let item = Item::Backup { id: id.clone() };
     let queue_of = |chosen: &RepositorySettings| Queue::new(&settings.state_dir, &source.name, &chosen.name);
@@ -58,7 +59,7 @@ pub(super) async fn spread(
     let (mut copies, mut held) = (Vec::new(), 1);
     for chosen in others {
         let mut copy = Copied { repository: chosen.name.clone(), held: false, error: None };
-        if held < source.copies.backup {
+        if held < needed {
             match deliver_one(context, settings, source, chosen, &queue_of(chosen), &item).await {
                 Ok(None) => copy.held = true,
                 Ok(why) => copy.error = why,

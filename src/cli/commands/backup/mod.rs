@@ -102,14 +102,24 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let id = summary.id.clone();
     let taken = Taken { repository: chosen.name.clone(), summary, reason, warnings, requests: metrics.requests() };
     let others = repositories.into_iter().filter(|other| other.name != chosen.name);
-    let copies = copies::spread(context, &settings, source, others, &id).await?;
+    let needed = needed(context, &settings, source);
+    let copies = copies::spread(context, &settings, source, others, &id, needed).await?;
     let held = 1 + copies.iter().filter(|copy| copy.held).count();
     let document = Document { source: source.name.to_string(), backups: vec![taken], copies };
     context.result("backup", 1, &document, || text(&document))?;
-    match held < source.copies.backup.min(1 + document.copies.len()) {
-        true => Err(copies::too_few(&document.source, &id, held, source.copies.backup)),
+    match held < needed.min(1 + document.copies.len()) {
+        true => Err(copies::too_few(&document.source, &id, held, needed)),
         false => Ok(Outcome::Done),
     }
+}
+
+/// How many repositories must hold the backup. A policy that is wrong costs no backup: then all of them.
+fn needed(context: &Context, settings: &Settings, source: &SourceSettings) -> usize {
+    let needed = settings.backup_copies(source);
+    if let Some(doubt) = &needed.doubt {
+        context.progress.warn(doubt);
+    }
+    needed.repositories
 }
 
 /// The first repository that can be opened. Those before it are told of, and get the backup later.

@@ -93,7 +93,16 @@ async fn report(context: &Context, settings: &Settings, source: &SourceSettings)
 pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettings) -> Result<Facts> {
     let SourceKind::Postgres(postgres) = &source.kind;
     let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let policy = settings.policy_of(source)?;
+    // Only looked at: a policy that contradicts itself still has objectives, and the facts tell whether they are met.
+    let policy = source.policy.as_deref().map(|name| settings.policy(name)).transpose()?;
+    let copies_wanted = match context.global.repository {
+        // Of the others nothing is asked, so nothing is missed there.
+        Some(_) => CopiesWanted { log: 1, backup: 1 },
+        None => {
+            let (log, backup) = (settings.log_copies(source), settings.backup_copies(source));
+            CopiesWanted { log: log.repositories, backup: backup.repositories }
+        }
+    };
     let places = chosen.into_iter().map(async |chosen| {
         let layers = scope::layers(context, chosen, Use::Brief);
         Place {
@@ -108,13 +117,15 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
         source: &source.name,
         site: source.site.clone(),
         policy,
-        copies_wanted: CopiesWanted { log: source.copies.log, backup: source.copies.backup },
+        copies_wanted,
         conninfo: &postgres.conninfo,
         data_directory: postgres.data_directory.clone(),
         repositories: future::join_all(places).await,
         state_dir: &settings.state_dir,
     };
-    Ok(gather::gather(subject).await)
+    let facts = gather::gather(subject).await;
+    facts.warnings.iter().for_each(|warning| context.progress.warn(warning));
+    Ok(facts)
 }
 
 /// The worst of several.

@@ -59,7 +59,8 @@ fn measured(report: &StatusReport) -> Vec<String> {
     let value = |seconds: Option<f64>| seconds.map_or_else(|| "U".to_owned(), |seconds| format!("{seconds:.3}s"));
     let mut measured: Vec<String> = Vec::new();
     for scope in report.scopes.iter().filter(|scope| scope.kind != Kind::NotAssessed) {
-        measured.push(format!("'{source}_{}_rpo'={};{rpo}", scope.scope, value(scope.rpo_seconds)));
+        let limits = if scope.verdict.is_some() { &rpo } else { ";;0" };
+        measured.push(format!("'{source}_{}_rpo'={};{limits}", scope.scope, value(scope.rpo_seconds)));
     }
     measured.push(format!("'{source}_rto'={};{rto}", value(report.rto.predicted_seconds)));
     measured

@@ -29,6 +29,8 @@ pub(super) struct Loaded {
     scope: Scope,
     log: CommitLog,
     problems: Vec<String>,
+    /// What this host could not look up or remember.
+    pub(super) warning: Option<String>,
     /// The cluster that is protected now, if this repository knows it.
     identity: Option<Identity>,
     catalog: LogCatalog,
@@ -47,7 +49,9 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
     let seen = head::look(scope).await?;
     let (identities, damaged) = identity::survey(&scope.repository, &scope.source).await?;
     let log = seen.log;
-    let mut problems: Vec<String> = log.problems.iter().chain(&damaged).map(|(key, why)| format!("{key}: {why}")).collect();
+    // What was fenced off was meant to be: it calls for nothing.
+    let of_log = if log.is_whole() { &[][..] } else { &log.problems };
+    let mut problems: Vec<String> = of_log.iter().chain(&damaged).map(|(key, why)| format!("{key}: {why}")).collect();
     problems.extend(log.broken().map(|(backup, broken)| format!("{}: {broken}", backup.id)));
     problems.extend(seen.wound_back.map(|wound_back| wound_back.text()));
     let identity = match running {
@@ -77,7 +81,7 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
         None => None,
     };
     let record = Record::load(&scope.repository, &scope.source).await?;
-    Ok(Loaded { scope: scope.clone(), log, problems, identity, catalog, arrivals, record, probe })
+    Ok(Loaded { scope: scope.clone(), log, problems, warning: seen.warning, identity, catalog, arrivals, record, probe })
 }
 
 /// What each repository holds, with what would be lost beyond it. `own` is the server's log when it answers, `directory` its
@@ -179,6 +183,7 @@ impl Loaded {
         let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
         Frontier {
             backup: backup.id.clone(),
+            server_version: backup.server_version,
             end_lsn: reach.end_lsn,
             reaches: time,
             exposure,

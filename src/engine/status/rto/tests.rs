@@ -56,6 +56,7 @@ pub fn drill(phases: Vec<Phase>) -> Evidence {
         phases,
         rto_seconds: Some(in_rto + 0.1),
         rpo_seconds: None,
+        rpo_is_upper_bound: false,
         checks: Vec::new(),
         key_use: KeyUse::Command,
         why: Vec::new(),

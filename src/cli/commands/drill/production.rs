@@ -1,0 +1,78 @@
+//! What the source's own server had committed when the disaster was declared: what a recovery would have lost.
+//!
+//! Asked with one session and by reading its `pg_wal`; nothing is written there.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::base::{Incarnation, Lsn, Result, SegmentSize, TimelineId, Timestamp};
+use crate::cli::config::{SourceKind, SourceSettings};
+use crate::engine::drill::evidence::Loss;
+use crate::engine::drill::run::Drilled;
+use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
+use crate::source::postgres::connect::connect;
+use crate::source::postgres::log_tail::first_commit_between;
+
+/// A server that does not answer in this time is as good as lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The server as it was just before the declaration.
+#[derive(Clone, Debug)]
+pub(super) struct Production {
+    incarnation: Incarnation,
+    timeline: TimelineId,
+    log_end: Lsn,
+    segment_size: SegmentSize,
+    data_directory: PathBuf,
+}
+
+impl Production {
+    /// Asks the server; none when it cannot be reached.
+    pub async fn ask(source: Option<&SourceSettings>) -> Option<Self> {
+        let SourceKind::Postgres(postgres) = &source?.kind;
+        let ask = async {
+            let session = connect(postgres.primary_conninfo.as_deref().unwrap_or(&postgres.conninfo)).await?;
+            let info = session.info().await?;
+            let log_end = session.log_end().await?;
+            Result::<Self>::Ok(Self {
+                incarnation: Incarnation::postgres(info.major, info.system_identifier),
+                timeline: info.timeline,
+                log_end,
+                segment_size: info.wal_segment_size,
+                data_directory: postgres.data_directory.clone().unwrap_or(info.data_directory),
+            })
+        };
+        tokio::time::timeout(PATIENCE, ask).await.ok()?.ok()
+    }
+
+    /// The first commit that `plan` does not bring back; none when it cannot be known.
+    pub fn first_lost(&self, plan: &RestorePlan) -> Option<FirstLost> {
+        let RecoveryStop::Record { lsn, inclusive } = plan.stop else { return None };
+        if self.incarnation != plan.backup.incarnation || self.timeline != plan.timeline {
+            return None;
+        }
+        let first = |after| {
+            let stretch = (after, self.log_end);
+            first_commit_between(&self.data_directory, self.timeline, stretch, self.segment_size).ok().map(FirstLost)
+        };
+        // The server may have recycled the segment that is archived already; then the next one must tell.
+        let next = plan.segments.last().map(|last| last.end(self.segment_size));
+        first(if inclusive { lsn.plus(1) } else { lsn }).or_else(|| first(next?))
+    }
+}
+
+/// When the first commit was made that would be lost; none when none would be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FirstLost(Option<Timestamp>);
+
+/// What would have been lost; none when nothing was restored.
+pub(super) fn loss(declared: Timestamp, plan: &RestorePlan, first_lost: Option<FirstLost>, drilled: &Drilled) -> Option<Loss> {
+    let restored = drilled.restored.as_ref().filter(|restored| restored.reached_lsn.is_some())?;
+    if let Some(FirstLost(first)) = first_lost {
+        let seconds = first.map_or(0.0, |first| declared.since(first).as_secs_f64());
+        return Some(Loss { seconds, is_upper_bound: false });
+    }
+    // Without a commit in the log, everything up to the backup's end is there.
+    let last = restored.last_commit.unwrap_or(plan.backup.stop_time);
+    Some(Loss { seconds: declared.since(last).as_secs_f64(), is_upper_bound: true })
+}

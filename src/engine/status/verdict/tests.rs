@@ -1,0 +1,241 @@
+use super::*;
+use crate::base::{BackupType, DrillLevel, Lsn, Segment, TimelineId};
+use crate::engine::status::StatusReport;
+use crate::engine::status::facts::{ArchiverFacts, BackupPoint, CopiesWanted, Frontier, QueueFacts, ServerFacts, Window};
+use crate::engine::status::report::Kind;
+use crate::engine::status::rpo::Exposure;
+use crate::engine::status::rto::tests::drill;
+use crate::engine::window::Interval;
+use crate::policy::{Policy, parse};
+use crate::repo::evidence::{Phase, PhaseKind};
+
+const DAY: u64 = 86_400;
+
+fn now() -> Timestamp {
+    Timestamp::parse_compact("20261120T120000Z").unwrap()
+}
+
+fn ago(seconds: u64) -> Timestamp {
+    now().minus(Duration::from_secs(seconds))
+}
+
+fn policy(more: &str) -> Policy {
+    let text = format!("[objectives]\nrpo = \"100s\"\nrto = \"100s\"\ndrill_max_age = \"30d\"\n{more}");
+    parse::parse("gold", std::path::Path::new("gold.toml"), &text).unwrap()
+}
+
+fn passed(seconds: f64, age_seconds: u64) -> Evidence {
+    let mut evidence = drill(vec![Phase { phase: PhaseKind::Plan, seconds: seconds - 0.1, bytes: None }]);
+    (evidence.declared, evidence.finished) = (ago(age_seconds), ago(age_seconds));
+    evidence
+}
+
+fn repository(name: &str) -> RepositoryFacts {
+    let backup = BackupPoint {
+        id: "20261119T120000Z-full-k3fq".parse().unwrap(),
+        backup_type: BackupType::Full,
+        started: ago(DAY),
+        stopped: ago(DAY - 60),
+        raw_bytes: 1 << 30,
+        expired: false,
+    };
+    let frontier = Frontier {
+        server_version: 150_018,
+        backup: backup.id.clone(),
+        end_lsn: Lsn(5 << 24),
+        reaches: ago(1),
+        exposure: Exposure::Nothing,
+        replay_bytes: 1 << 20,
+        fetch_bytes: 1 << 28,
+        write_bytes: 1 << 30,
+    };
+    let held = Held { frontier: Some(frontier), backups: vec![backup], ..Held::default() };
+    RepositoryFacts {
+        name: name.to_owned(),
+        site: None,
+        protected_by: None,
+        clock_skew_seconds: None,
+        queue: Ok(QueueFacts::default()),
+        held: Ok(held),
+    }
+}
+
+/// Everything as it should be.
+fn facts() -> Facts {
+    let archiver = ArchiverFacts { failing: false, failed_count: 0, last_failed_file: None, last_failed_time: None };
+    Facts {
+        source: "orders".parse().unwrap(),
+        now: now(),
+        site: None,
+        policy: Some(policy("")),
+        copies_wanted: CopiesWanted { log: 2, backup: 2 },
+        server: Ok(ServerFacts { wal_lsn: Lsn(5 << 24), clock_skew_seconds: 0.0, archiver: Some(archiver) }),
+        repositories: vec![repository("main"), repository("far")],
+        drills: vec![passed(50.0, DAY)],
+        evidence_problems: Vec::new(),
+        history: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+fn held(facts: &mut Facts, at: usize) -> &mut Held {
+    facts.repositories[at].held.as_mut().unwrap()
+}
+
+fn expose(facts: &mut Facts, exposure: &Exposure) {
+    for at in 0..2 {
+        held(facts, at).frontier.as_mut().unwrap().exposure = exposure.clone();
+    }
+}
+
+/// What follows from one change to facts that are as they should be.
+#[track_caller]
+fn after(change: impl FnOnce(&mut Facts)) -> (Verdict, Vec<Class>) {
+    let mut facts = facts();
+    change(&mut facts);
+    let report = StatusReport::of(&facts);
+    let is_told =
+        |reason: &Reason| !reason.message.is_empty() && reason.command.contains("orders") || reason.command.contains("--help");
+    assert!(report.reasons.iter().all(is_told), "{:?}", report.reasons);
+    (report.verdict, report.reasons.iter().map(|reason| reason.class).collect())
+}
+
+#[test]
+fn exposure_is_held_against_the_rpo() {
+    let bound = |seconds| Exposure::AtMostSince { frontier: ago(seconds), why: "nobody can say".to_owned() };
+    for (exposure, expected) in [
+        (Exposure::Nothing, (Verdict::Ok, vec![])),
+        (Exposure::Since(ago(75)), (Verdict::Ok, vec![])),
+        (Exposure::Since(ago(76)), (Verdict::AtRisk, vec![Class::Rpo])),
+        (Exposure::Since(ago(100)), (Verdict::AtRisk, vec![Class::Rpo])),
+        (Exposure::Since(ago(101)), (Verdict::Breach, vec![Class::Rpo])),
+        (bound(75), (Verdict::Ok, vec![])),
+        (bound(76), (Verdict::AtRisk, vec![Class::Rpo])),
+        (bound(9000), (Verdict::AtRisk, vec![Class::Rpo])),
+    ] {
+        assert_eq!(after(|facts| expose(facts, &exposure)), expected, "{exposure:?}");
+    }
+    // The better repository counts, and the other is too far behind to be a copy.
+    let one = |facts: &mut Facts| {
+        let frontier = held(facts, 1).frontier.as_mut().unwrap();
+        (frontier.exposure, frontier.end_lsn) = (Exposure::Since(ago(500)), Lsn(4 << 24));
+    };
+    assert_eq!(after(one), (Verdict::AtRisk, vec![Class::Copies]));
+}
+
+#[test]
+fn nothing_to_restore_is_a_breach_of_whatever_was_declared() {
+    let nothing = |facts: &mut Facts| {
+        for at in 0..2 {
+            *held(facts, at) = Held { no_frontier: Some("there is no backup".to_owned()), ..Held::default() };
+        }
+    };
+    assert_eq!(after(nothing), (Verdict::Breach, vec![Class::Backup]));
+    let undeclared = |facts: &mut Facts| {
+        nothing(facts);
+        facts.policy = None;
+    };
+    assert_eq!(after(undeclared), (Verdict::AtRisk, vec![Class::Backup, Class::Policy]));
+}
+
+#[test]
+fn recovery_is_held_against_the_rto_with_detection() {
+    use Class::Rto;
+    assert_eq!(after(|facts| facts.drills = vec![passed(80.0, 60)]), (Verdict::Ok, vec![]));
+    assert_eq!(after(|facts| facts.drills = vec![passed(81.0, 60)]), (Verdict::AtRisk, vec![Rto]));
+    assert_eq!(
+        after(|facts| facts.drills = vec![passed(101.0, 60)]),
+        (Verdict::Breach, vec![Rto, Rto]),
+        "predicted and measured"
+    );
+    let detected_late = |facts: &mut Facts| {
+        facts.policy.as_mut().unwrap().objectives.detection = Duration::from_secs(51);
+    };
+    assert_eq!(after(detected_late), (Verdict::Breach, vec![Rto, Rto]));
+}
+
+#[test]
+fn only_drills_that_restored_and_passed_lately_prove_anything() {
+    use Class::{DrillFailed, Evidence as Record, Inconclusive, Key, StaleDrill};
+    let with = |outcome, age| Evidence { outcome, ..passed(50.0, age) };
+    assert_eq!(after(|facts| facts.drills.clear()), (Verdict::Unproven, vec![StaleDrill]));
+    let verified = Evidence { level: DrillLevel::Verify, ..passed(50.0, 60) };
+    assert_eq!(after(|facts| facts.drills = vec![verified]), (Verdict::Unproven, vec![StaleDrill]));
+    assert_eq!(after(|facts| facts.drills = vec![with(DrillOutcome::Inconclusive, 60)]), (Verdict::Unproven, vec![Inconclusive]));
+    assert_eq!(after(|facts| facts.drills = vec![passed(50.0, 31 * DAY)]), (Verdict::Unproven, vec![StaleDrill]));
+    let old = |facts: &mut Facts| facts.drills = vec![passed(50.0, 31 * DAY), with(DrillOutcome::Inconclusive, 60)];
+    assert_eq!(after(old), (Verdict::Unproven, vec![Inconclusive]));
+    assert_eq!(after(|facts| facts.drills.push(with(DrillOutcome::Failed, 60))), (Verdict::AtRisk, vec![DrillFailed]));
+    let with_a_file = Evidence { key_use: KeyUse::File, ..passed(50.0, 60) };
+    assert_eq!(after(|facts| facts.drills = vec![with_a_file.clone()]), (Verdict::AtRisk, vec![Key]));
+    assert_eq!(after(|facts| facts.drills.push(with_a_file)), (Verdict::Ok, vec![]), "an earlier one tested it");
+    assert_eq!(after(|facts| facts.evidence_problems.push("x".to_owned())), (Verdict::AtRisk, vec![Record]));
+}
+
+#[test]
+fn what_keeps_the_objectives_is_looked_after() {
+    use Class::{Archiver, Backup, Copies, Gap, Policy, Repository};
+    let archiver = |facts: &mut Facts| facts.server.as_mut().unwrap().archiver.as_mut().unwrap().failing = true;
+    assert_eq!(after(archiver), (Verdict::AtRisk, vec![Archiver]));
+    assert_eq!(after(|facts| facts.server = Err("it is away".to_owned())), (Verdict::Ok, vec![]), "what is known is enough");
+    let away = |facts: &mut Facts| facts.repositories[1].held = Err("no route".to_owned());
+    assert_eq!(after(away), (Verdict::AtRisk, vec![Repository, Copies, Copies]));
+    let all_away = |facts: &mut Facts| facts.repositories.iter_mut().for_each(|one| one.held = Err("no route".to_owned()));
+    assert_eq!(after(all_away), (Verdict::AtRisk, vec![Repository; 3]));
+    let given_up = |facts: &mut Facts| facts.repositories[1].queue = Ok(QueueFacts { given_up: 1, ..QueueFacts::default() });
+    assert_eq!(after(given_up), (Verdict::AtRisk, vec![Copies]));
+    assert_eq!(after(|facts| held(facts, 1).backups.clear()), (Verdict::AtRisk, vec![Copies]));
+    let one_is_enough = |facts: &mut Facts| {
+        held(facts, 1).backups.clear();
+        facts.copies_wanted.backup = 1;
+    };
+    assert_eq!(after(one_is_enough), (Verdict::Ok, vec![]));
+    assert_eq!(after(|facts| held(facts, 0).split_brains.push("0001".to_owned())), (Verdict::AtRisk, vec![Gap]));
+    assert_eq!(after(|facts| held(facts, 0).problems.push("x: y".to_owned())), (Verdict::AtRisk, vec![Repository]));
+    assert_eq!(after(|facts| facts.policy = None), (Verdict::Unproven, vec![Policy]));
+    let hourly = |facts: &mut Facts| facts.policy = Some(policy("[schedule]\nfull = \"0 * * * *\""));
+    assert_eq!(after(hourly), (Verdict::AtRisk, vec![Backup]));
+}
+
+#[test]
+fn a_gap_counts_inside_the_window_that_was_declared() {
+    let stretch = |from, to| Window {
+        interval: Interval {
+            from: ago(from),
+            to: ago(to),
+            end_lsn: Lsn(0),
+            backups: Vec::new(),
+            missing: Segment { timeline: TimelineId(1), number: 3 },
+        },
+        missing: "000000010000000000000003".to_owned(),
+    };
+    let gap = |facts: &mut Facts| held(facts, 0).window = vec![stretch(9 * DAY, 8 * DAY), stretch(6 * DAY, 0)];
+    assert_eq!(after(gap), (Verdict::AtRisk, vec![Class::Gap]), "the window is seven days by default");
+    let before = |facts: &mut Facts| held(facts, 0).window = vec![stretch(9 * DAY, 8 * DAY), stretch(7 * DAY + 1, 0)];
+    assert_eq!(after(before), (Verdict::Ok, vec![]));
+}
+
+#[test]
+fn scopes_are_judged_where_they_are_declared() {
+    let mut facts = facts();
+    facts.repositories[1].protected_by = Some("object lock, compliance".to_owned());
+    held(&mut facts, 1).frontier.as_mut().unwrap().exposure = Exposure::Since(ago(500));
+    let scope = |facts: &Facts, name: &str| {
+        let scopes = StatusReport::of(facts).scopes;
+        scopes.into_iter().find(|scope| scope.scope == name).map(|scope| (scope.kind, scope.verdict, scope.rpo_seconds)).unwrap()
+    };
+    assert_eq!(scope(&facts, "host_lost"), (Kind::Exact, Some(Verdict::Ok), Some(0.0)));
+    assert_eq!(scope(&facts, "site_lost"), (Kind::NotAssessed, None, None));
+    assert_eq!(scope(&facts, "credentials_stolen"), (Kind::Exact, None, Some(500.0)), "shown, not judged");
+    facts.policy = Some(policy("[copies]\nlocked = [\"far\"]"));
+    assert_eq!(scope(&facts, "credentials_stolen"), (Kind::Exact, Some(Verdict::Breach), Some(500.0)));
+    facts.site = Some("cellar".to_owned());
+    assert_eq!(scope(&facts, "site_lost"), (Kind::NotAssessed, None, None), "no repository says where it stands");
+    facts.repositories[0].site = Some("cellar".to_owned());
+    facts.repositories[1].site = Some("attic".to_owned());
+    assert_eq!(scope(&facts, "site_lost"), (Kind::Exact, Some(Verdict::Breach), Some(500.0)));
+    facts.repositories[1].held = Err("no route".to_owned());
+    assert_eq!(scope(&facts, "site_lost"), (Kind::Unknown, Some(Verdict::AtRisk), None));
+    facts.repositories[1].site = Some("cellar".to_owned());
+    assert_eq!(scope(&facts, "site_lost"), (Kind::Infinite, Some(Verdict::Breach), None));
+}

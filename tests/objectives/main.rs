@@ -1,0 +1,11 @@
+//! What `status` says of a real cluster, against what the test knows to be true.
+
+mod bad_input;
+mod evidence;
+mod exposition;
+mod exposure;
+mod formats;
+mod sites;
+mod stage;
+#[path = "../support/mod.rs"]
+mod support;
