@@ -3,6 +3,7 @@
 mod copy;
 mod expire;
 mod parsers;
+mod policy;
 mod queue;
 mod restore;
 
@@ -15,6 +16,7 @@ use crate::base::{Incarnation, SourceName};
 
 pub use copy::CopyArgs;
 pub use expire::ExpireArgs;
+pub use policy::{PolicyCheckArgs, PolicyShowArgs, PolicyVerb};
 pub use queue::QueueArgs;
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
 
@@ -58,8 +60,9 @@ in it count from the file. All it may say:
   # primary_conninfo = \"…\"           # when conninfo names a standby
   # data_directory = \"…\"             # when not where the server says
   # repositories = [\"main\"]          # default: all
+  # policy = \"e-commerce\"            # lifeboat policy list
   # log_copies = 1                   # so many must have a file of the log
-  # backup_copies = 1                # and a backup; default: all
+  # backup_copies = 1                # and a backup; default: policy, else all
   # archive_timeout_seconds = 300
 
   [backup]
@@ -117,9 +120,9 @@ Examples:
 
 const PUSH_HELP: &str = "\
 Exits with 0 only once the file is durable in every repository of the source,
-or in as many as its log_copies says, else with a code from 1 to 125: PostgreSQL
-keeps the file and tries again. The other repositories get it in the background
-(lifeboat queue). Segments that wait behind it are stored at the same time.
+or in as many as its log_copies or its policy says, else with a code from 1 to
+125: PostgreSQL keeps the file and tries again. The other repositories get it in
+the background (lifeboat queue). Segments that wait behind it are stored at the same time.
 
 Example (postgresql.conf):
   archive_mode = on
@@ -230,6 +233,9 @@ pub enum Verb {
     /// Show what some repositories still lack, and deliver it
     #[command(after_long_help = queue::HELP)]
     Queue(QueueArgs),
+    /// Check and show what is declared of the sources
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

@@ -10,6 +10,7 @@ mod expire;
 mod init;
 mod list;
 mod man;
+mod policy;
 mod queue;
 mod restore;
 mod verify;
@@ -40,6 +41,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Copy(args) => long(copy::run(&args, context)),
         Verb::Queue(args) => long(queue::run(&args, context)),
+        Verb::Policy(verb) => policy::run(&verb, context),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }
