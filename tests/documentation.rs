@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
+use lifeboat::base::Timestamp;
 use lifeboat::cli::args::Cli;
 use lifeboat::cli::config::{self, Environment};
+use lifeboat::policy::contradictions::contradictions;
+use lifeboat::policy::parse;
 
 use support::ledger::Ledger;
 use support::postgres::{Installation, Options, RECOVERY_TIMEOUT};
@@ -82,6 +85,55 @@ fn every_configuration_loads() {
         }
     }
     assert!(loaded >= 4, "only {loaded} configurations were found");
+}
+
+#[test]
+fn every_policy_is_one_in_which_nothing_contradicts() {
+    let mut examples = 0;
+    for (path, page) in pages() {
+        for block in split(&page).0.iter().filter(|block| block.language == "toml policy") {
+            let policy = parse::parse("example", &path, &block.text);
+            let policy = policy.unwrap_or_else(|error| panic!("{}, block at line {}: {error}", path.display(), block.line));
+            assert_eq!(contradictions(&policy, Timestamp::now()), [], "{}, block at line {}", path.display(), block.line);
+            examples += 1;
+        }
+    }
+    assert!(examples >= 1, "there is no example of a policy");
+}
+
+/// The keys that the parser knows in a section, by its own words.
+fn keys_known_in(header: &str) -> Vec<String> {
+    let text = match header {
+        "[objectives]" => "[objectives]\nrto = '1h'\nrpo = '1h'\nzzqq = 1\n".to_owned(),
+        _ => format!("[objectives]\nrto = '1h'\nrpo = '1h'\n{header}\nzzqq = 1\n"),
+    };
+    let error = parse::parse("keys", Path::new("keys.toml"), &text).expect_err("there is no key zzqq");
+    let told = error.hints().iter().chain(error.details().iter().map(|(_, value)| value));
+    let known = told.filter_map(|text| text.split_once("known here: ")).map(|(_, keys)| keys.trim_end_matches(')'));
+    let section = header.trim_matches(['[', ']']);
+    known.flat_map(|keys| keys.split(", ")).map(|key| format!("{section}.{key}")).collect()
+}
+
+#[test]
+fn every_key_of_a_policy_is_explained_and_no_other() {
+    let page = fs::read_to_string(root().join("docs/POLICIES.md")).expect("there is a page");
+    let mut explained = Vec::new();
+    let rows = page.lines().skip_while(|line| !line.starts_with("| key |")).skip(2).take_while(|line| line.starts_with('|'));
+    for cell in rows.filter_map(|row| row.split('|').nth(1)) {
+        let mut section = String::new();
+        for key in cell.split('`').skip(1).step_by(2) {
+            let key = if key.starts_with('.') { format!("{section}{key}") } else { key.to_owned() };
+            section = key.rsplit_once('.').expect("each key is in a section").0.to_owned();
+            explained.push(key);
+        }
+    }
+    let sections = ["[objectives]", "[schedule]", "[log]", "[retention]", "[copies]", "[drill]", "[[drill.check]]"];
+    let mut known: Vec<String> = sections.into_iter().flat_map(keys_known_in).collect();
+    // `check` in [drill] is the section after it.
+    known.retain(|key| key != "drill.check");
+    explained.sort();
+    known.sort();
+    assert_eq!(explained, known);
 }
 
 /// The words after `lifeboat` in a line of shell, up to what ends the command.

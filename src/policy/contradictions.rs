@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cron::longest_gap;
 use super::{LogMode, Policy};
-use crate::base::units::{format_bytes, format_duration};
+use crate::base::units::{format_bytes, format_duration as time};
 use crate::base::{DrillLevel, Timestamp};
 
 /// PostgreSQL advises no shorter `archive_timeout` than a minute or so: every segment is stored whole.
@@ -158,7 +158,7 @@ impl Examiner<'_> {
             let sum = if rpo > SHORTEST_ARCHIVE_TIMEOUT {
                 format!("until then archive_timeout = {max_lag} keeps the RPO of {limit}")
             } else {
-                format!("archive_timeout {shortest} + storing, more than the RPO of {limit}: not met yet")
+                format!("archive_timeout {shortest} + storing, and the RPO is {limit}: not met yet")
             };
             self.warn("log.mode", sentence, sum);
         } else if log.max_lag < SHORTEST_ARCHIVE_TIMEOUT && !log.max_lag.is_zero() {
@@ -278,6 +278,5 @@ impl Examiner<'_> {
     }
 }
 
-fn time(duration: Duration) -> String {
-    if duration.is_zero() { "0 s".to_owned() } else { format_duration(duration) }
-}
+#[cfg(test)]
+mod tests;

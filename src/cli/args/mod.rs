@@ -4,6 +4,7 @@ mod copy;
 mod drill;
 mod expire;
 mod parsers;
+mod policy;
 mod queue;
 mod report;
 mod restore;
@@ -19,6 +20,7 @@ use crate::base::{Incarnation, SourceName};
 pub use copy::CopyArgs;
 pub use drill::{DrillArgs, DrillMoment};
 pub use expire::ExpireArgs;
+pub use policy::{PolicyCheckArgs, PolicyShowArgs, PolicyVerb};
 pub use queue::QueueArgs;
 pub use report::{ReportArgs, RunbookArgs};
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
@@ -68,8 +70,9 @@ in it count from the file. All it may say:
   # policy = \"NAME\"                  # objectives: policies/NAME.toml
   # site = \"cellar\"                  # then status tells what a lost site loses
   # repositories = [\"main\"]          # default: all
+  # policy = \"e-commerce\"            # lifeboat policy list
   # log_copies = 1                   # so many must have a file of the log
-  # backup_copies = 1                # and a backup; default: all
+  # backup_copies = 1                # and a backup; default: policy, else all
   # archive_timeout_seconds = 300
 
   [backup]
@@ -135,9 +138,9 @@ Examples:
 
 const PUSH_HELP: &str = "\
 Exits with 0 only once the file is durable in every repository of the source,
-or in as many as its log_copies says, else with a code from 1 to 125: PostgreSQL
-keeps the file and tries again. The other repositories get it in the background
-(lifeboat queue). Segments that wait behind it are stored at the same time.
+or in as many as its log_copies or its policy says, else with a code from 1 to
+125: PostgreSQL keeps the file and tries again. The other repositories get it in
+the background (lifeboat queue). Segments that wait behind it are stored at the same time.
 
 Example (postgresql.conf):
   archive_mode = on
@@ -261,6 +264,9 @@ pub enum Verb {
     /// Rehearse the disaster, time it, and keep signed evidence
     #[command(after_long_help = drill::HELP)]
     Drill(DrillArgs),
+    /// Check and show what is declared of the sources
+    #[command(subcommand)]
+    Policy(PolicyVerb),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::base::{Error, Result};
 use crate::cli::args::CheckArgs;
-use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceKind, SourceSettings};
+use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceKind, SourceSettings, policies};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -14,6 +14,7 @@ use crate::codec::encrypt::Identity;
 use crate::engine::IdentitySource;
 use crate::engine::check::{self, Finding, Level, Subject};
 use crate::engine::{Scope, head};
+use crate::policy::contradictions::{Finding as Contradiction, Severity};
 use crate::repo::probe::{ProbeReport, Recorded};
 use crate::repo::queue::Queue;
 
@@ -57,8 +58,11 @@ pub async fn run(args: &CheckArgs, context: &Context) -> Result<Outcome> {
     };
     let (mut checks, mut probes) = (Vec::new(), Probes::new());
     for source in sources {
+        // Said once, however many repositories hold the source.
+        let mut of_policy = policy_findings(&settings, source);
         for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
             let mut findings = findings(context, &settings, source, chosen, &mut probes).await?;
+            findings.append(&mut of_policy);
             findings.extend(queue_finding(&settings, source, chosen));
             let findings = findings.into_iter().map(found).collect();
             let probed = probes.get(&chosen.name).and_then(|outcome| outcome.as_ref().ok());
@@ -109,6 +113,30 @@ async fn findings(
     }
     findings.extend(check::run(&scope, &seen.log, &subject, context.progress.as_ref(), &context.cancel).await?);
     Ok(findings)
+}
+
+/// What is wrong with the policy of `source`.
+fn policy_findings(settings: &Settings, source: &SourceSettings) -> Vec<Finding> {
+    let examined = match settings.examined_policy_of(source) {
+        Ok(examined) => examined,
+        Err(error) => return vec![Finding::of_error(Level::Fault, "policy", &error)],
+    };
+    let Some(examined) = examined else { return Vec::new() };
+    let finding = |found: &Contradiction| Finding {
+        level: match found.severity {
+            Severity::Refused => Level::Fault,
+            Severity::Warned => Level::Warning,
+        },
+        subject: "policy",
+        message: format!("{}: {}", examined.name, policies::sentence(found)),
+        hints: Vec::new(),
+    };
+    let mut findings: Vec<Finding> = examined.findings.iter().map(finding).collect();
+    // One hint is enough for all of them.
+    if let Some(last) = findings.last_mut() {
+        last.hints.push(format!("lifeboat policy show {}   shows what it declares", examined.name));
+    }
+    findings
 }
 
 /// What the repository still lacks, by this host's queue.

@@ -11,6 +11,7 @@ mod expire;
 mod init;
 mod list;
 mod man;
+mod policy;
 mod queue;
 mod report;
 mod restore;
@@ -48,6 +49,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Report(args) => long(report::run(&args, context)),
         Verb::Runbook(args) => long(runbook::run(&args, context)),
         Verb::Drill(args) => drill::run(&args, context),
+        Verb::Policy(verb) => policy::run(&verb, context),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

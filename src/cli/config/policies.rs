@@ -22,6 +22,18 @@ pub const READY: &[(&str, &str)] = &[
     ("internet-bank-documents", include_str!("../../../policies/internet-bank-documents.toml")),
 ];
 
+/// A source's policy, looked at closely.
+pub struct Examined {
+    /// As the source names it.
+    pub name: String,
+    /// What it declares.
+    pub policy: Policy,
+    /// The file that it is in; none when it comes with the program.
+    pub file: Option<PathBuf>,
+    /// What does not fit.
+    pub findings: Vec<Finding>,
+}
+
 /// How many repositories must hold something before it counts as stored.
 #[derive(Debug)]
 pub struct Needed {
@@ -38,13 +50,25 @@ impl Settings {
     /// Usage errors when there is no such policy, when something in it is wrong, or when it contradicts itself or the
     /// source's repositories.
     pub fn policy_of(&self, source: &SourceSettings) -> Result<Option<Policy>> {
-        let Some(name) = &source.policy else { return Ok(None) };
-        let policy = self.policy(name)?;
-        let findings = [contradictions(&policy, Timestamp::now()), against_repositories(&policy, &source.repositories)];
-        match refusal(name, &findings.concat()) {
+        let Some(examined) = self.examined_policy_of(source)? else { return Ok(None) };
+        match refusal(&examined) {
             Some(refusal) => Err(refusal.detail("source", source.name.to_string())),
-            None => Ok(Some(policy)),
+            None => Ok(Some(examined.policy)),
         }
+    }
+
+    /// The policy of `source`, and all that does not fit in it or with the source.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn examined_policy_of(&self, source: &SourceSettings) -> Result<Option<Examined>> {
+        let Some(name) = source.policy.clone() else { return Ok(None) };
+        let (policy, file) = load(&name, Some(&self.config_file))?;
+        let mut findings = contradictions(&policy, Timestamp::now());
+        findings.extend(against_repositories(&policy, &source.repositories));
+        findings.extend(overridden("log_copies", source.copies.log, "copies.log", policy.copies.log));
+        findings.extend(overridden("backup_copies", source.copies.backup, "copies.backup", policy.copies.backup));
+        Ok(Some(Examined { name, policy, file, findings }))
     }
 
     /// The policy called `name`, to look at: it may contradict itself.
@@ -125,8 +149,19 @@ pub fn sentence(finding: &Finding) -> String {
     format!("{}: {} ({})", finding.key, finding.sentence, finding.arithmetic)
 }
 
-/// Why nothing acts on the policy called `name`; none when nothing is refused.
-fn refusal(name: &str, findings: &[Finding]) -> Option<Error> {
+/// That the configuration asks for fewer copies than the policy.
+fn overridden(said_key: &str, said: Option<usize>, key: &'static str, declared: Option<usize>) -> Option<Finding> {
+    let (said, declared) = (said?, declared?);
+    (said < declared).then(|| Finding {
+        severity: Severity::Warned,
+        key,
+        sentence: format!("the configuration says {said_key}, and that is what counts"),
+        arithmetic: format!("{said_key} {said}, less than the {declared} of the policy"),
+    })
+}
+
+/// Why nothing acts on the policy; none when nothing is refused.
+fn refusal(Examined { name, findings, .. }: &Examined) -> Option<Error> {
     let mut refused = findings.iter().filter(|finding| finding.severity == Severity::Refused);
     let error = Error::usage(format!("policy {name} contradicts itself: {}", sentence(refused.next()?)));
     let error = refused.fold(error, |error, finding| error.detail("also", sentence(finding)));
