@@ -216,7 +216,7 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
 
     let head = scenario.repository.read(&format!("{SOURCE}/commit/00000003.json"));
     let tombstone =
-        Tombstone { backups: vec![first.parse::<BackupId>().expect("an id")], marks: Vec::new(), log_floors: Vec::new() };
+        Tombstone { backups: vec![first.parse::<BackupId>().expect("an id")], marks: Vec::new(), log_floors: Vec::new(), log_ranges: Vec::new() };
     let entry = CommitEntry {
         number: 4,
         previous: Some(lifeboat::codec::Sha256Digest::of(&head)),

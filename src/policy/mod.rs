@@ -5,6 +5,7 @@
 
 pub mod cron;
 pub mod parse;
+pub mod retention;
 
 use std::time::Duration;
 
