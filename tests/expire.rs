@@ -5,6 +5,10 @@ mod support;
 
 #[path = "expire/faults.rs"]
 mod faults;
+#[path = "expire/policy.rs"]
+mod policy;
+#[path = "expire/thinned.rs"]
+mod thinned;
 #[allow(dead_code)]
 #[path = "verify/fixture.rs"]
 mod fixture;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::base::{BackupId, Incarnation, Lsn, SegmentSize, TimelineId, Timestamp};
+use crate::base::{BackupId, Incarnation, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::engine::timeline::TimelinePath;
 use crate::policy::Retention;
 use crate::policy::retention::{self, Begun, Branch, Extent, Facts, Holding, LogVerdict, Verdict};
@@ -57,7 +57,7 @@ impl Rules<'_> {
         let log = |(incarnation, (size, catalog)): (&Incarnation, &(SegmentSize, LogCatalog))| {
             let from = catalog.segments.keys().map(|segment| segment.start(*size)).min();
             let to = catalog.segments.keys().map(|segment| segment.end(*size)).max();
-            Some(Extent { incarnation: incarnation.clone(), from: from?, to: to? })
+            Some(Extent { incarnation: incarnation.clone(), from: from?, to: to?, segment_bytes: size.bytes() })
         };
         Facts {
             backups: present.backups.iter().map(|backup| holding(backup, present)).collect(),
@@ -105,13 +105,10 @@ fn branches(present: &Present<'_>, incarnation: &Incarnation, start: Timestamp) 
             Ok(path) => path.contains(backup.timeline, backup.stop_lsn),
             Err(_) => backup.timeline == timeline,
         };
-        Branch {
-            incarnation: incarnation.clone(),
-            timeline,
-            backups: own.iter().filter(is_on_way).map(|backup| backup.id.clone()).collect(),
-            latest,
-            window_lsn: path.ok().and_then(|path| window_lsn(catalog, &path, start, present.now)),
-        }
+        let on_way: Vec<&BackupSummary> = own.iter().filter(is_on_way).copied().collect();
+        let late = path.as_ref().map(|path| late(catalog, path, &on_way, start, present.now)).unwrap_or_default();
+        let backups = on_way.iter().map(|backup| backup.id.clone()).collect();
+        Branch { incarnation: incarnation.clone(), timeline, backups, late, latest }
     };
     latest.into_iter().map(branch).collect()
 }
@@ -128,11 +125,33 @@ fn latest_moments(catalog: &LogCatalog, now: Timestamp) -> BTreeMap<TimelineId, 
     latest
 }
 
-/// Where the first segment on the way begins that holds a transaction of the window which began at `start`.
-fn window_lsn(catalog: &LogCatalog, path: &TimelinePath, start: Timestamp, now: Timestamp) -> Option<Lsn> {
+/// The backups on the way of which the log tells that they may have ended after `start`: they hold a transaction that ended
+/// later, of their own time or of the time before.
+///
+/// A transaction from the future counts only for a backup in whose own log it is: replay to any moment would stop there.
+fn late(
+    catalog: &LogCatalog,
+    path: &TimelinePath,
+    backups: &[&BackupSummary],
+    start: Timestamp,
+    now: Timestamp,
+) -> BTreeSet<BackupId> {
     let size = path.segment_size();
-    let in_window = |moment: Timestamp| moment > start && moment <= now;
-    let on_way = catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
-    let holds = on_way.filter(|(_, object)| object.name.last.known().is_some_and(in_window));
-    holds.map(|(segment, _)| segment.start(size)).min()
+    let ends_later = |segment: &Segment| {
+        let told = catalog.segments.get(segment).and_then(|object| object.name.last.known());
+        told.filter(|told| *told > start)
+    };
+    let on_way = catalog.segments.keys().filter(|segment| path.segment(segment.number) == **segment);
+    let in_window = on_way.filter(|segment| ends_later(segment).is_some_and(|told| told <= now));
+    let window_lsn = in_window.map(|segment| segment.start(size)).min();
+    let is_late = |backup: &&&BackupSummary| {
+        let mut numbers = backup.start_lsn.0 / size.bytes()..=backup.stop_lsn.0.saturating_sub(1) / size.bytes();
+        let own = |number| [path.segment(number), Segment { timeline: backup.timeline, number }];
+        window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn)
+            || numbers.any(|number| own(number).iter().any(|segment| ends_later(segment).is_some()))
+    };
+    backups.iter().filter(is_late).map(|backup| backup.id.clone()).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,18 +84,18 @@ fn window(retention: &Retention, facts: &Facts, log: &Extent) -> Vec<Need> {
     needs
 }
 
-/// The extent of a log, cut where what is needed begins and ends.
+/// The extent of a log, cut between segments where what is needed begins and ends.
 fn verdicts(log: &Extent, mut needs: Vec<Need>) -> Vec<LogVerdict> {
     needs.sort_by_key(|need| (need.from, need.to.is_some()));
     let mut found: Vec<LogVerdict> = Vec::new();
     let mut at = log.from;
     let verdict = |from, to, kept, why| LogVerdict { incarnation: log.incarnation.clone(), from, to, kept, why };
     for need in needs {
-        let to = need.to.map_or(log.to, |to| to.min(log.to));
+        let to = need.to.map_or(log.to, |to| Lsn(to.0.next_multiple_of(log.segment_bytes)).min(log.to));
         if to <= at {
             continue;
         }
-        let from = need.from.clamp(at, log.to);
+        let from = Lsn(need.from.0 - need.from.0 % log.segment_bytes).clamp(at, log.to);
         if from > at {
             let why = if at == log.from { "older than all that is kept" } else { "between kept backups, before the window" };
             found.push(verdict(at, from, false, why.to_owned()));

@@ -52,9 +52,8 @@ pub struct Branch {
     pub backups: BTreeSet<BackupId>,
     /// The last moment of which the timeline itself knows.
     pub latest: Timestamp,
-    /// The position at or after which the window begins on the way, where the log tells: what ends after it may have ended in
-    /// the window, whatever the clock said that timed it.
-    pub window_lsn: Option<Lsn>,
+    /// Those of them that may have ended in the window by what the log tells, whatever the clock said that timed them.
+    pub late: BTreeSet<BackupId>,
 }
 
 /// A backup that was begun and not committed.
@@ -77,6 +76,8 @@ pub struct Extent {
     pub from: Lsn,
     /// Where it ends.
     pub to: Lsn,
+    /// Bytes of a segment: what goes goes in whole ones.
+    pub segment_bytes: u64,
 }
 
 /// All that is decided upon.
@@ -121,7 +122,7 @@ impl Retention {
 impl Branch {
     /// Whether a backup on it ended in the window that begins at `start`, or may have.
     fn ends_in_window(&self, backup: &Holding, start: Timestamp) -> bool {
-        backup.stop_time > start || self.window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn)
+        backup.stop_time > start || self.late.contains(&backup.id)
     }
 
     /// The backup from which the window's first moments on it are restored: the last that can be and ended before.
