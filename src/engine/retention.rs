@@ -72,7 +72,10 @@ impl Rules<'_> {
 /// The backups that drills which passed restored or read whole.
 pub fn proven(record: &Record) -> BTreeSet<BackupId> {
     let passed = record.kept.iter().map(|kept| &kept.evidence).filter(|evidence| evidence.outcome == DrillOutcome::Passed);
-    passed.flat_map(|evidence| evidence.restored.iter().map(|restored| &restored.backup).chain(&evidence.verified)).cloned().collect()
+    passed
+        .flat_map(|evidence| evidence.restored.iter().map(|restored| &restored.backup).chain(&evidence.verified))
+        .cloned()
+        .collect()
 }
 
 fn holding(backup: &BackupSummary, present: &Present<'_>) -> Holding {

@@ -79,7 +79,10 @@ fn what_a_policy_promises_restores_and_the_rest_goes() {
     let at_proven = ledger.oracle();
     ledger.commit_one();
     scenario.archive_now();
-    let doomed = [taken(&scenario, "full"), { ledger.commit_one(); taken(&scenario, "incr") }];
+    let doomed = [taken(&scenario, "full"), {
+        ledger.commit_one();
+        taken(&scenario, "incr")
+    }];
     ledger.commit_one();
     scenario.archive_now();
     scenario.archive_now();

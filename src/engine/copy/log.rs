@@ -12,9 +12,9 @@ use crate::base::{Cancel, Incarnation, Lsn, Result, SegmentSize, SourceName, Tim
 use crate::codec::Sha256Digest;
 use crate::engine::reread::content_to_store;
 use crate::engine::{Scope, joined};
-use crate::repo::log::{LogCatalog, LogCut};
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::name::parse_auxiliary;
+use crate::repo::log::{LogCatalog, LogCut};
 use crate::repo::{Repository, layout};
 use crate::store::{ObjectInfo, PutOutcome, list_all};
 

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::delete::{delete, ordered, total_bytes, without_locked};
-use super::plan::{self, Fate, Verdict, log_floors};
 use super::log::{self, LogAccount};
+use super::plan::{self, Fate, Verdict, log_floors};
 use super::rules::{self, Judgement};
 use super::survey::{Survey, locked, require_whole};
 use crate::base::cancel::Cancel;
@@ -139,11 +139,8 @@ async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish<'_>) -> Result<Decis
         let is_asked_for = wish.only.is_empty() || wish.only.contains(id);
         is_asked_for && wish.except.as_ref() != Some(&mark.mark) && !(mark.by_policy && is_wanted_again(id))
     };
-    let marks: BTreeMap<BackupId, Standing> = standing
-        .iter()
-        .filter(|(id, mark)| counts(id, mark))
-        .map(|(id, standing)| (id.clone(), standing.clone()))
-        .collect();
+    let marks: BTreeMap<BackupId, Standing> =
+        standing.iter().filter(|(id, mark)| counts(id, mark)).map(|(id, standing)| (id.clone(), standing.clone())).collect();
     let now = Timestamp::now();
     let locked = locked(scope, log, |id| marks.get(id).is_some_and(|mark| mark.due <= now)).await?;
     let mut verdicts = plan::decide(&survey.situation(log, &marks, &locked, wish.allow_none));
@@ -182,12 +179,7 @@ async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish<'_>) -> Result<Decis
 }
 
 /// What stays without a mark that counts does so for what the rules say.
-fn give_reasons(
-    verdicts: &mut [Verdict],
-    judgement: &Judgement,
-    standing: &Marks,
-    counting: &BTreeMap<BackupId, Standing>,
-) {
+fn give_reasons(verdicts: &mut [Verdict], judgement: &Judgement, standing: &Marks, counting: &BTreeMap<BackupId, Standing>) {
     for verdict in verdicts.iter_mut().filter(|verdict| !counting.contains_key(&verdict.id)) {
         if let Some(why) = judgement.keeps(&verdict.id) {
             let was_marked = standing.standing.get(&verdict.id).is_some_and(|mark| mark.by_policy);

@@ -59,14 +59,7 @@ struct World {
 
 impl World {
     fn random(seed: u64) -> Self {
-        let line = Line {
-            incarnation: 0,
-            id: TimelineId(1),
-            parent: None,
-            commits: vec![],
-            end: SIZE,
-            arrived: BTreeMap::new(),
-        };
+        let line = Line { incarnation: 0, id: TimelineId(1), parent: None, commits: vec![], end: SIZE, arrived: BTreeMap::new() };
         let mut random = StdRng::seed_from_u64(seed);
         let steps = random.random_bool(0.3);
         let mut world = Self { random, time: 400 * 24 * HOUR, skew: 0, steps, lines: vec![line], current: 0, taken: vec![] };
@@ -183,7 +176,11 @@ impl World {
             return;
         }
         let from = self.lines[parent].parent.map_or(SIZE, |(_, at)| at);
-        let at = if self.random.random_bool(0.6) { self.lines[parent].end } else { self.random.random_range(from..=self.lines[parent].end) };
+        let at = if self.random.random_bool(0.6) {
+            self.lines[parent].end
+        } else {
+            self.random.random_range(from..=self.lines[parent].end)
+        };
         let id = TimelineId(others.len() as u32 + 1);
         let line = Line { incarnation: own, id, parent: Some((parent, at)), commits: vec![], end: at, arrived: BTreeMap::new() };
         self.lines.push(line);
@@ -269,7 +266,8 @@ impl World {
 
     fn has_chain(&self, backup: &BackupSummary, present: &BTreeSet<BackupId>) -> bool {
         let base = |id: &BackupId| self.taken.iter().map(|taken| &taken.summary).find(|other| other.id == *id);
-        present.contains(&backup.id) && backup.base.as_ref().is_none_or(|id| base(id).is_some_and(|base| self.has_chain(base, present)))
+        present.contains(&backup.id)
+            && backup.base.as_ref().is_none_or(|id| base(id).is_some_and(|base| self.has_chain(base, present)))
     }
 
     /// Whether a backup restores by itself, on its own timeline.
@@ -370,13 +368,10 @@ impl Case {
         let now = world.now(&retention);
         let all: BTreeSet<BackupId> = world.taken.iter().map(|taken| taken.summary.id.clone()).collect();
         let none = Cuts::new();
-        let restorable: BTreeSet<BackupId> = world
-            .taken
-            .iter()
-            .filter(|taken| world.restores(taken, &all, &none))
-            .map(|taken| taken.summary.id.clone())
-            .collect();
-        let mut some = |share: f64| -> BTreeSet<BackupId> { all.iter().filter(|_| world.random.random_bool(share)).cloned().collect() };
+        let restorable: BTreeSet<BackupId> =
+            world.taken.iter().filter(|taken| world.restores(taken, &all, &none)).map(|taken| taken.summary.id.clone()).collect();
+        let mut some =
+            |share: f64| -> BTreeSet<BackupId> { all.iter().filter(|_| world.random.random_bool(share)).cloned().collect() };
         let (proven, locked, bases) = (some(0.15), some(0.05), some(0.05));
         let begun: Vec<Begun> = bases.into_iter().take(1).map(|base| in_flight(&world, base)).collect();
         let catalogs = world.catalogs();
@@ -500,10 +495,13 @@ impl Case {
             key(id) > key(than)
         };
         let all: Vec<&BackupId> = self.world.taken.iter().map(|taken| &taken.summary.id).filter(|id| counts(id)).collect();
-        let members = || self.world.taken.iter().filter(|taken| taken.summary.id == root || self.ancestors(&taken.summary.id).contains(&root));
+        let members = || {
+            self.world.taken.iter().filter(|taken| taken.summary.id == root || self.ancestors(&taken.summary.id).contains(&root))
+        };
         let by_chain = counts(&root) && {
             let ahead: Vec<&&BackupId> = all.iter().filter(|other| newer(other, &root)).collect();
-            let young = self.retention.keep_for.is_some_and(|age| members().any(|taken| taken.summary.stop_time > now.minus(age)));
+            let young =
+                self.retention.keep_for.is_some_and(|age| members().any(|taken| taken.summary.stop_time > now.minus(age)));
             ahead.len() < self.retention.keep_chains as usize
                 || young
                 || PERIODS.iter().any(|(format, places, is_legal)| {
@@ -583,7 +581,7 @@ fn what_the_window_promises_stays_and_what_nothing_wants_goes() {
     };
     println!("LIFEBOAT_TEST_SEED={seed}");
     let (mut moments, mut gone, mut thinned, mut kept) = (0, 0, 0, 0);
-    for history in 0..1500 {
+    for history in 0..500 {
         let seed = seed.wrapping_add(history);
         println!("history {history}: LIFEBOAT_TEST_SEED={seed}");
         let case = Case::random(seed);
@@ -595,5 +593,5 @@ fn what_the_window_promises_stays_and_what_nothing_wants_goes() {
         thinned += case.cuts.len();
     }
     println!("{moments} moments, {gone} backups gone, {kept} kept, {thinned} logs cut");
-    assert!(moments > 5000 && gone > 1000 && thinned > 500 && kept > 2000, "{moments} {gone} {thinned} {kept}");
+    assert!(moments > 2000 && gone > 500 && thinned > 200 && kept > 1000, "{moments} {gone} {thinned} {kept}");
 }

@@ -8,9 +8,9 @@ use super::plan::{self, Check, LogKind, LogObject, Stored};
 use super::run::Run;
 use crate::base::{BackupId, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId};
 use crate::codec::encrypt::Opener;
-use crate::repo::log::{LogCatalog, LogCut};
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::resolution::{self, Resolution};
+use crate::repo::log::{LogCatalog, LogCut};
 use crate::repo::{BackupSummary, layout};
 use crate::store::list_all;
 

@@ -71,14 +71,17 @@ fn window(retention: &Retention, facts: &Facts, log: &Extent) -> Vec<Need> {
     needs.extend(within.map(|backup| need(backup.start_lsn, None, format!("{} ended within the {window} window", backup.id))));
     for branch in facts.branches_in_window(start).filter(|branch| branch.incarnation == log.incarnation) {
         let base = branch.base(facts, start);
-        let first = branch.holdings(facts).filter(|backup| branch.ends_in_window(backup, start)).map(|backup| backup.start_lsn).min();
+        let first =
+            branch.holdings(facts).filter(|backup| branch.ends_in_window(backup, start)).map(|backup| backup.start_lsn).min();
         needs.push(match (base, first) {
             (Some(base), first) => {
                 let from = first.map_or(base.start_lsn, |first| first.min(base.start_lsn));
                 need(from, None, format!("the {window} window needs it, from {} on", base.id))
             }
             (None, Some(first)) => need(first, None, format!("the {window} window needs it")),
-            (None, None) => need(Lsn(0), None, format!("timeline {} reaches into the window, and has no backup", branch.timeline)),
+            (None, None) => {
+                need(Lsn(0), None, format!("timeline {} reaches into the window, and has no backup", branch.timeline))
+            }
         });
     }
     needs

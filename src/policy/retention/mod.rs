@@ -199,12 +199,8 @@ fn unwanted(retention: &Retention, backup: &Holding) -> String {
     if !backup.restorable {
         return format!("it cannot be restored, and is {window}");
     }
-    let places = [
-        ("daily", retention.daily),
-        ("weekly", retention.weekly),
-        ("monthly", retention.monthly),
-        ("yearly", retention.yearly),
-    ];
+    let places =
+        [("daily", retention.daily), ("weekly", retention.weekly), ("monthly", retention.monthly), ("yearly", retention.yearly)];
     let places: Vec<&str> = places.iter().filter(|(_, count)| *count > 0).map(|(name, _)| *name).collect();
     let mut why = window;
     if retention.keep_chains > 0 {

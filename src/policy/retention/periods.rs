@@ -35,7 +35,9 @@ pub(super) fn places<'c, 'a>(retention: &Retention, chains: &'c [Chain<'a>], now
             let legal = retention.legal_minimum.filter(|least| kind.is_legal && now.since(chain.full.stop_time) < *least);
             match legal {
                 _ if index < kind.places as usize => found.push((chain, format!("{place} ({} of {})", index + 1, kind.places))),
-                Some(least) => found.push((chain, format!("{place}, younger than the legal minimum of {}", format_duration(least)))),
+                Some(least) => {
+                    found.push((chain, format!("{place}, younger than the legal minimum of {}", format_duration(least))))
+                }
                 None => {}
             }
         }

@@ -53,7 +53,9 @@ fn facts(backups: Vec<Holding>, now: &str) -> Facts {
 fn stays(retention: Retention, days: &[&str], now: &str, part: &str) -> Vec<String> {
     let facts = facts(days.iter().map(|day| full(day)).collect(), now);
     let verdicts = decide(&retention, &facts).into_iter();
-    let told = verdicts.filter_map(|verdict| Some(format!("{} {}", &verdict.id.as_str()[..8], verdict.why.iter().find(|why| why.contains(part))?)));
+    let told = verdicts.filter_map(|verdict| {
+        Some(format!("{} {}", &verdict.id.as_str()[..8], verdict.why.iter().find(|why| why.contains(part))?))
+    });
     told.collect()
 }
 
@@ -63,7 +65,10 @@ fn a_leap_day_is_a_day_and_ends_its_month() {
     let daily = stays(Retention { daily: 2, ..NOTHING }, &days, "20280309", "daily");
     assert_eq!(daily, ["20280229 daily, the newest of 2028-02-29 (2 of 2)", "20280301 daily, the newest of 2028-03-01 (1 of 2)"]);
     let monthly = stays(Retention { monthly: 12, ..NOTHING }, &days, "20280309", "monthly");
-    assert_eq!(monthly, ["20280229 monthly, the newest of 2028-02 (2 of 12)", "20280301 monthly, the newest of 2028-03 (1 of 12)"]);
+    assert_eq!(
+        monthly,
+        ["20280229 monthly, the newest of 2028-02 (2 of 12)", "20280301 monthly, the newest of 2028-03 (1 of 12)"]
+    );
 }
 
 #[test]

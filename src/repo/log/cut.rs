@@ -50,7 +50,8 @@ impl LogCut {
 
     /// What is in both.
     pub fn and(&self, other: &Self) -> Self {
-        let pairs = self.ranges.iter().flat_map(|own| other.ranges.iter().map(move |other| (own.0.max(other.0), own.1.min(other.1))));
+        let pairs =
+            self.ranges.iter().flat_map(|own| other.ranges.iter().map(move |other| (own.0.max(other.0), own.1.min(other.1))));
         Self::new(Lsn(0), pairs)
     }
 

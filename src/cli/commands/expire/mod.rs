@@ -154,7 +154,8 @@ impl Desk<'_> {
             wish.except = marking.mark.clone();
             (part.policy, part.marked) = (Some(by_policy), Some(marking));
         }
-        let report = carry_out::run(self.scope, self.operator, &wish, self.context.progress.clone(), &self.context.cancel).await?;
+        let report =
+            carry_out::run(self.scope, self.operator, &wish, self.context.progress.clone(), &self.context.cancel).await?;
         for (key, why) in &report.unused_marks {
             self.context.progress.warn(&format!("{key} is not used: {why}"));
         }

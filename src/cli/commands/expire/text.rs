@@ -20,7 +20,8 @@ pub(super) fn text(document: &Document) -> String {
             }
             (_, marking, report) => {
                 text.push('\n');
-                text += &marking.as_ref().map(|marking| marking_text(marking, &part.source, document.dry_run)).unwrap_or_default();
+                text +=
+                    &marking.as_ref().map(|marking| marking_text(marking, &part.source, document.dry_run)).unwrap_or_default();
                 text += &report.as_ref().map(|report| report_text(report, document.dry_run)).unwrap_or_default();
             }
         }
