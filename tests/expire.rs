@@ -8,6 +8,10 @@ mod faults;
 #[allow(dead_code)]
 #[path = "verify/fixture.rs"]
 mod fixture;
+#[path = "expire/policy.rs"]
+mod policy;
+#[path = "expire/thinned.rs"]
+mod thinned;
 
 use lifeboat::base::{BackupId, SourceName, Timestamp};
 use lifeboat::repo::commit::{CommitEntry, Committed};
@@ -215,8 +219,12 @@ fn marks_wait_for_their_grace_can_be_withdrawn_and_cannot_be_forged() {
     assert!(verified.contains("20200101T000000.000000Z-forg.json") && verified.contains("counts for nothing"), "{verified}");
 
     let head = scenario.repository.read(&format!("{SOURCE}/commit/00000003.json"));
-    let tombstone =
-        Tombstone { backups: vec![first.parse::<BackupId>().expect("an id")], marks: Vec::new(), log_floors: Vec::new() };
+    let tombstone = Tombstone {
+        backups: vec![first.parse::<BackupId>().expect("an id")],
+        marks: Vec::new(),
+        log_floors: Vec::new(),
+        log_ranges: Vec::new(),
+    };
     let entry = CommitEntry {
         number: 4,
         previous: Some(lifeboat::codec::Sha256Digest::of(&head)),

@@ -58,6 +58,11 @@ impl Timestamp {
         DateTime::from_timestamp_micros(self.0).expect("range is checked on construction")
     }
 
+    /// The day on which it lies, in UTC.
+    pub fn date_utc(self) -> NaiveDate {
+        self.to_chrono().date_naive()
+    }
+
     /// The form used in object names, to the microsecond: `20261120T214002.123456Z`.
     pub fn compact(self) -> String {
         self.to_chrono().format("%Y%m%dT%H%M%S%.6fZ").to_string()

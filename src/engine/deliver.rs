@@ -219,12 +219,12 @@ impl Delivery<'_> {
             return Ok(left);
         }
         let Ok(seen) = head::look(holder).await else { return Ok(left) };
-        let floor = seen.log.log_floor(incarnation);
+        let cut = seen.log.log_cut(incarnation);
         let mut still_left = Vec::new();
         for lacking in left {
             let segment = lacking.named.file.get(..24).and_then(|name| Segment::parse(name, size));
             match segment {
-                Some(segment) if is_missing(&lacking) && segment.end(size) <= floor => {
+                Some(segment) if is_missing(&lacking) && cut.covers_segment(segment, size) => {
                     self.settle(&lacking.queued, Ok(()), account)?;
                 }
                 _ => still_left.push(lacking),

@@ -18,6 +18,7 @@ pub mod list;
 pub mod locks;
 mod reread;
 pub mod restore;
+pub mod retention;
 pub mod status;
 pub mod timeline;
 pub mod verify;

@@ -6,13 +6,16 @@
 pub mod contradictions;
 pub mod cron;
 pub mod parse;
+pub mod retention;
 
+use std::fmt;
 use std::time::Duration;
 
 use chrono_tz::Tz;
 
 use self::cron::Cron;
 use crate::base::DrillLevel;
+use crate::base::units::format_duration;
 
 /// Everything that one policy declares, with every default filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,4 +201,16 @@ pub enum Expect {
     Rows,
     /// One timestamp with time zone, at most this long before the moment that was restored: a canary.
     FreshWithin(Duration),
+}
+
+impl fmt::Display for Expect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(value) => write!(f, "'{value}'"),
+            Self::AtLeast(least) => write!(f, "at least {least}"),
+            Self::NoRows => f.write_str("no rows"),
+            Self::Rows => f.write_str("rows"),
+            Self::FreshWithin(age) => write!(f, "a time at most {} before the target", format_duration(*age)),
+        }
+    }
 }

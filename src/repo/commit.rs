@@ -15,6 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::keyring::Role;
+use super::log::{LogCut, LogRange};
 use super::signed::{self, Place, SignedError, Signer};
 use super::{Repository, layout};
 use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, SegmentSize, SourceName, TimelineId, Timestamp};
@@ -86,6 +87,9 @@ pub struct Tombstone {
     pub marks: Vec<String>,
     /// The log that no backup needs any more.
     pub log_floors: Vec<LogFloor>,
+    /// Log between backups that stay, which none of them needs; what is missing there is a gap, and not damage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_ranges: Vec<LogRange>,
 }
 
 /// Where the log of one incarnation begins to be needed, on every timeline: what lies before may be deleted.
@@ -327,6 +331,13 @@ impl CommitLog {
     pub fn log_floor(&self, incarnation: &Incarnation) -> Lsn {
         let floors = self.entries.iter().filter_map(CommitEntry::tombstone).flat_map(|tombstone| &tombstone.log_floors);
         floors.filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).max().unwrap_or_default()
+    }
+
+    /// All log of `incarnation` that was let go, by the tombstones.
+    pub fn log_cut(&self, incarnation: &Incarnation) -> LogCut {
+        let ranges = self.entries.iter().filter_map(CommitEntry::tombstone).flat_map(|tombstone| &tombstone.log_ranges);
+        let own = ranges.filter(|range| range.incarnation == *incarnation);
+        LogCut::new(self.log_floor(incarnation), own.map(|range| (range.from, range.to)))
     }
 
     /// Backups of which nothing that they build on is missing, oldest first: those that can be restored.

@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::keyring::Role;
+use super::log::{LogCut, LogRange};
 use super::signed::{self, KeyId, Place, Signer};
 use super::{Repository, layout};
-use crate::base::{BackupId, Error, Result, SourceName, Timestamp};
+use crate::base::{BackupId, Error, Incarnation, Result, SourceName, Timestamp};
 use crate::store::{PutOutcome, list_all};
 
 /// Backups that are to go.
@@ -19,6 +20,12 @@ use crate::store::{PutOutcome, list_all};
 pub struct Mark {
     /// The backups.
     pub backups: Vec<BackupId>,
+    /// Log between backups that is to go.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log_ranges: Vec<LogRange>,
+    /// The policy that wants it; none when an operator named the backups. What a policy marked stays when it wants it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// When they were marked, by the clock of the host on which that was done.
     pub marked: Timestamp,
     /// Seconds from then on during which it can be withdrawn and nothing is deleted.
@@ -34,6 +41,9 @@ pub struct Withdrawal {
     pub marks: Vec<String>,
     /// The backups.
     pub backups: Vec<BackupId>,
+    /// Whether these marks no longer count for log either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub log: bool,
     /// When, by the clock of the host on which that was done.
     pub withdrawn: Timestamp,
     /// That host's name, for people.
@@ -66,6 +76,19 @@ pub struct Standing {
     /// The first moment at which it may be carried out: its grace counted from the later of what the marking host's clock
     /// and the store's clock said.
     pub due: Timestamp,
+    /// Whether every mark that stands for the backup is a policy's.
+    pub by_policy: bool,
+}
+
+/// A mark that was not withdrawn for log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandingLog {
+    /// The mark's name.
+    pub mark: String,
+    /// As [`Standing::due`].
+    pub due: Timestamp,
+    /// The log that is to go.
+    pub ranges: Vec<LogRange>,
 }
 
 /// All marks of a source.
@@ -73,6 +96,8 @@ pub struct Standing {
 pub struct Marks {
     /// The marks that stand, by backup; of several the one that is due first.
     pub standing: BTreeMap<BackupId, Standing>,
+    /// The marks that stand for log, by name.
+    pub log: Vec<StandingLog>,
     /// Documents that are not used: key and why.
     pub problems: Vec<(String, String)>,
     /// All that verified, by name.
@@ -125,19 +150,30 @@ impl Marks {
         let is_withdrawn = |name: &String, id: &BackupId| {
             withdrawals.iter().any(|withdrawal| withdrawal.marks.contains(name) && withdrawal.backups.contains(id))
         };
-        let mut standing: BTreeMap<BackupId, Standing> = BTreeMap::new();
+        let (mut standing, mut log): (BTreeMap<BackupId, Standing>, Vec<StandingLog>) = Default::default();
         for (name, (expiry, stored)) in &self.documents {
             let Expiry::Mark(mark) = expiry else { continue };
             let due = mark.marked.max(*stored).plus(std::time::Duration::from_secs(mark.grace_seconds));
             for id in mark.backups.iter().filter(|id| !is_withdrawn(name, id)) {
-                let own = Standing { mark: name.clone(), due };
+                let own = Standing { mark: name.clone(), due, by_policy: mark.policy.is_some() };
                 let earliest = standing.entry(id.clone()).or_insert_with(|| own.clone());
+                let by_policy = own.by_policy && earliest.by_policy;
                 if due < earliest.due {
                     *earliest = own;
                 }
+                earliest.by_policy = by_policy;
+            }
+            let is_withdrawn = withdrawals.iter().any(|withdrawal| withdrawal.log && withdrawal.marks.contains(name));
+            if !mark.log_ranges.is_empty() && !is_withdrawn {
+                log.push(StandingLog { mark: name.clone(), due, ranges: mark.log_ranges.clone() });
             }
         }
-        self.standing = standing;
+        (self.standing, self.log) = (standing, log);
+    }
+
+    /// The log of `incarnation` that is marked, by the marks among those that stand for which `counts` holds.
+    pub fn marked_log(&self, incarnation: &Incarnation, counts: impl Fn(&StandingLog) -> bool) -> LogCut {
+        LogCut::of(incarnation, self.log.iter().filter(|mark| counts(mark)).flat_map(|mark| &mark.ranges))
     }
 
     /// Names of all marks that stand for `id`.
@@ -178,6 +214,7 @@ pub async fn store(repository: &Repository, source: &SourceName, signer: &Signer
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Lsn;
 
     fn id(letter: &str) -> BackupId {
         format!("20261120T214002Z-full-{}", letter.repeat(4)).parse().unwrap()
@@ -187,9 +224,14 @@ mod tests {
         Timestamp::parse_compact("20261120T214002Z").unwrap().plus(std::time::Duration::from_secs(seconds))
     }
 
+    fn range() -> LogRange {
+        LogRange { incarnation: Incarnation::postgres(15, 1), from: Lsn(10), to: Lsn(20) }
+    }
+
     fn mark(backups: &[&str], marked: u64) -> Expiry {
         let backups = backups.iter().map(|letter| id(letter)).collect();
-        Expiry::Mark(Mark { backups, marked: at(marked), grace_seconds: 100, host: "here".into() })
+        let (log_ranges, policy) = (vec![range()], None);
+        Expiry::Mark(Mark { backups, log_ranges, policy, marked: at(marked), grace_seconds: 100, host: "here".into() })
     }
 
     fn judged(documents: Vec<(&str, Expiry, u64)>) -> Marks {
@@ -206,20 +248,37 @@ mod tests {
     }
 
     #[test]
+    fn what_an_operator_marked_as_well_is_not_the_policys_alone() {
+        let by_policy = |marked| match mark(&["a"], marked) {
+            Expiry::Mark(mark) => Expiry::Mark(Mark { policy: Some("gold".into()), ..mark }),
+            withdrawal => withdrawal,
+        };
+        let alone = judged(vec![("m", by_policy(10), 0), ("n", by_policy(5), 0)]);
+        assert_eq!(alone.standing[&id("a")], Standing { mark: "n".into(), due: at(105), by_policy: true });
+        for operators in [0, 20] {
+            let both = judged(vec![("m", by_policy(10), 0), ("n", mark(&["a"], operators), 0)]);
+            assert!(!both.standing[&id("a")].by_policy);
+        }
+    }
+
+    #[test]
     fn a_withdrawal_ends_the_marks_it_names_for_the_backups_it_names() {
         let withdrawal = |marks: &[&str], backups: &[&str]| {
             Expiry::Withdrawal(Withdrawal {
                 marks: marks.iter().map(|mark| (*mark).to_owned()).collect(),
                 backups: backups.iter().map(|letter| id(letter)).collect(),
+                log: true,
                 withdrawn: at(50),
                 host: "here".into(),
             })
         };
         let marks = judged(vec![("m", mark(&["a", "b"], 0), 0), ("w", withdrawal(&["m"], &["a"]), 50)]);
         assert_eq!(marks.standing.keys().collect::<Vec<_>>(), [&id("b")]);
+        assert_eq!(marks.log, []);
         // A mark that was made anew stands.
         let marks = judged(vec![("m", mark(&["a"], 0), 0), ("n", mark(&["a"], 60), 60), ("w", withdrawal(&["m"], &["a"]), 50)]);
-        assert_eq!(marks.standing[&id("a")], Standing { mark: "n".into(), due: at(160) });
+        assert_eq!(marks.standing[&id("a")], Standing { mark: "n".into(), due: at(160), by_policy: false });
+        assert_eq!(marks.log, [StandingLog { mark: "n".into(), due: at(160), ranges: vec![range()] }]);
         assert_eq!(marks.names_for(&id("a")), ["m", "n"]);
     }
 }

@@ -38,7 +38,7 @@ async fn marked(made: &Fabricated, backup: &BackupSummary) {
 
 async fn carried_out(made: &Fabricated, acting: bool) -> Report {
     let scope = made.scope(Some(TERMS)).await;
-    let wish = Wish { only: BTreeSet::new(), allow_none: true };
+    let wish = Wish { allow_none: true, ..Wish::default() };
     let operator = acting.then_some(&made.signer);
     carry_out::run(&scope, operator, &wish, Arc::new(Silent), &Cancel::new()).await.unwrap()
 }
@@ -137,7 +137,8 @@ fn a_run_that_finds_its_tombstone_overtaken_by_a_lock_goes_on_later() {
         let full = made.backup(FULL, None, None, true).await;
         let scope = made.scope(None).await;
         let floor = LogFloor { incarnation: incarnation(), lsn: Lsn(11 * SEGMENT.bytes()) };
-        let tombstone = Tombstone { backups: vec![full.id.clone()], marks: Vec::new(), log_floors: vec![floor] };
+        let tombstone =
+            Tombstone { backups: vec![full.id.clone()], marks: Vec::new(), log_floors: vec![floor], log_ranges: Vec::new() };
         let author = Author { signer: &made.signer, host: "operator", lease_token: 0 };
         commit::append_decided(&scope.repository, &source(), author, async |_| Ok(Committed::Tombstone(tombstone.clone())))
             .await

@@ -60,7 +60,12 @@ async fn forgeries(scenario: &Scenario, full: &str, incr: &str) -> Vec<(String, 
         let found = log.find(id).expect("committed").clone();
         Committed::Backup(Box::new(BackupSummary { manifest_sha256: nothing, packs_sha256: nothing, ..found }))
     };
-    let tombstone = Tombstone { backups: vec![full.clone(), incr.clone()], marks: vec!["m".into()], log_floors: Vec::new() };
+    let tombstone = Tombstone {
+        backups: vec![full.clone(), incr.clone()],
+        marks: vec!["m".into()],
+        log_floors: Vec::new(),
+        log_ranges: Vec::new(),
+    };
     let mut planted = vec![
         entry(Committed::Tombstone(tombstone), 0),
         entry(other(&full), 0),

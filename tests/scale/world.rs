@@ -73,7 +73,7 @@ impl World {
         }
         let gone = summaries[..EXPIRED].iter().map(|backup| backup.id.clone()).collect();
         let floor = LogFloor { incarnation, lsn: Lsn(FIRST * SIZE.bytes()) };
-        let tombstone = Tombstone { backups: gone, marks: vec![], log_floors: vec![floor] };
+        let tombstone = Tombstone { backups: gone, marks: vec![], log_floors: vec![floor], log_ranges: Vec::new() };
         let committed = summaries.into_iter().map(|backup| Committed::Backup(Box::new(backup)));
         let committed = committed.chain([Committed::Tombstone(tombstone)]).collect();
         objects.extend(entries(&repository, &signer, committed));

@@ -9,20 +9,23 @@ use super::parsers;
 use crate::base::{BackupId, SourceName};
 
 pub(super) const HELP: &str = "\
-Two steps. With --backup it marks: nothing is deleted, and the mark can be
-withdrawn. Given again after the grace, with or without --backup, it carries out
-what is due: what is there then is looked at afresh, and every backup that stays
-is told with the reason. Readers take an expired backup for gone at once; if the
-deletion is interrupted, the next run goes on with it.
+Two steps. First it marks what the source's policy does not keep, or what
+--backup names: nothing is deleted, and the mark can be withdrawn. Given again
+after the grace, it carries out what is due: what is there then is looked at
+afresh, and every backup that stays is told with the reason; what the policy
+marked and wants again stays. Readers take an expired backup for gone at once;
+if the deletion is interrupted, the next run goes on with it. Without a SOURCE
+all are looked at; one without a policy has done what was marked.
 
 A backup goes only with all that build on it, the last that can be restored only
 with --allow-none, and log only when no backup that stays needs it.
 
 --key names the operator's private key, which lifeboat init made and no
-protected host has. --dry-run needs none.
+protected host has. --dry-run and --explain need none.
 
 Examples:
-  lifeboat expire orders --dry-run
+  lifeboat expire --dry-run
+  lifeboat expire orders --explain
   lifeboat expire orders --backup 20261120T214002Z-full-k3fq --chain --key FILE
   lifeboat expire orders --key FILE
   lifeboat expire orders --backup ID --withdraw --key FILE
@@ -31,10 +34,10 @@ Examples:
 /// `lifeboat expire`.
 #[derive(Args, Debug)]
 pub struct ExpireArgs {
-    /// The source
-    pub source: SourceName,
+    /// The source [default: all]
+    pub source: Option<SourceName>,
     /// A backup to let go; may be repeated
-    #[arg(long = "backup", value_name = "ID")]
+    #[arg(long = "backup", value_name = "ID", requires = "source")]
     pub backups: Vec<BackupId>,
     /// Also what builds on it
     #[arg(long, requires = "backups")]
@@ -60,7 +63,10 @@ pub struct ExpireArgs {
     /// Say what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Say everything that the policy has to say of each backup and of the log, and do nothing
+    #[arg(long, conflicts_with_all = ["backups", "orphans", "allow_none"])]
+    pub explain: bool,
     /// The operator's private key
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present = "dry_run")]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, required_unless_present_any = ["dry_run", "explain"])]
     pub key: Option<PathBuf>,
 }

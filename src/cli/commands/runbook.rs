@@ -16,7 +16,7 @@ use crate::cli::output;
 use crate::engine::status::StatusReport;
 use crate::engine::status::facts::{Facts, Frontier};
 use crate::engine::status::rto;
-use crate::policy::{Expect, Policy, SqlCheck};
+use crate::policy::Policy;
 
 /// Writes the plan to the file asked for, else to standard output.
 ///
@@ -219,7 +219,7 @@ impl Book<'_> {
                     before it is started again, or the newest rows of a busy table.\n";
         let checks = self.facts.policy.as_ref().map(|policy| policy.drill.checks.as_slice()).unwrap_or_default();
         for (number, check) in (3..).zip(checks) {
-            let _ = writeln!(text, "{number}. {}, in database `{}`: {}.\n", check.name, check.database, answer(check));
+            let _ = writeln!(text, "{number}. {}, in database `{}`: must answer {}.\n", check.name, check.database, check.expect);
             let _ = writeln!(text, "       {}", check.sql.trim().replace('\n', "\n       "));
         }
         if checks.is_empty() {
@@ -260,17 +260,6 @@ impl Book<'_> {
                 stock tools.\n\
              5. What is stored looks damaged: `lifeboat verify {name} --deep` says what.\n"
         )
-    }
-}
-
-/// What the query of a check must answer.
-fn answer(check: &SqlCheck) -> String {
-    match &check.expect {
-        Expect::Value(value) => format!("must answer `{value}`"),
-        Expect::AtLeast(least) => format!("must answer {least} or more"),
-        Expect::NoRows => "must find no row".to_owned(),
-        Expect::Rows => "must find a row".to_owned(),
-        Expect::FreshWithin(age) => format!("must answer a time less than {} before the target", format_duration(*age)),
     }
 }
 

@@ -12,9 +12,9 @@ use crate::base::{Cancel, Incarnation, Lsn, Result, SegmentSize, SourceName, Tim
 use crate::codec::Sha256Digest;
 use crate::engine::reread::content_to_store;
 use crate::engine::{Scope, joined};
-use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::name::parse_auxiliary;
+use crate::repo::log::{LogCatalog, LogCut};
 use crate::repo::{Repository, layout};
 use crate::store::{ObjectInfo, PutOutcome, list_all};
 
@@ -46,8 +46,8 @@ struct LogFile {
     /// When it arrived, by the store's clock.
     arrived: Timestamp,
     digest: String,
-    /// The last LSN of it; none for what is no segment.
-    end: Option<Lsn>,
+    /// Where it begins and ends; none for what is no segment.
+    span: Option<(Lsn, Lsn)>,
 }
 
 /// Everything of a log, by name, with what cannot be used.
@@ -68,7 +68,8 @@ impl LogFiles {
             files.push((history.key.clone(), file, history.name.digest.clone(), None));
         }
         for (segment, object) in &catalog.segments {
-            files.push((object.key.clone(), segment.name(size), object.name.digest.clone(), Some(segment.end(size))));
+            let span = (segment.start(size), segment.end(size));
+            files.push((object.key.clone(), segment.name(size), object.name.digest.clone(), Some(span)));
         }
         let prefix = layout::log(source, incarnation);
         let mut listed: BTreeMap<String, ObjectInfo> = BTreeMap::new();
@@ -81,9 +82,9 @@ impl LogFiles {
             }
             listed.insert(object.key.clone(), object);
         }
-        let described = files.into_iter().filter_map(|(key, file, digest, end)| {
+        let described = files.into_iter().filter_map(|(key, file, digest, span)| {
             let object = listed.get(&key)?;
-            Some(LogFile { file, stored_bytes: object.size_bytes, arrived: object.modified, key, digest, end })
+            Some(LogFile { file, stored_bytes: object.size_bytes, arrived: object.modified, key, digest, span })
         });
         Ok(Self { files: described.collect(), contradicted })
     }
@@ -96,12 +97,12 @@ impl LogFiles {
 
 impl Run<'_> {
     /// Copies what is missing of the log of `incarnation`, but not what has expired there.
-    pub(super) async fn copy_log(&mut self, incarnation: &Incarnation, size: SegmentSize, floor: Lsn) -> Result<LogAccount> {
+    pub(super) async fn copy_log(&mut self, incarnation: &Incarnation, size: SegmentSize, cut: &LogCut) -> Result<LogAccount> {
         let source = self.from.source.clone();
         self.carrier.progress.phase(&format!("listing the log of {incarnation}"), None);
         let ours = LogFiles::load(&self.from.repository, &source, incarnation, size).await?;
         let theirs = LogFiles::load(&self.to.repository, &source, incarnation, size).await?;
-        let (missing, mut present) = self.sort_out(&ours, &theirs, floor);
+        let (missing, mut present) = self.sort_out(&ours, &theirs, cut);
         let total_bytes = missing.iter().map(|file| file.stored_bytes).sum();
         let mut account = LogAccount {
             incarnation: incarnation.clone(),
@@ -125,7 +126,7 @@ impl Run<'_> {
     }
 
     /// What is to be copied, and what is there. What is contradicted is found fault with.
-    fn sort_out(&mut self, ours: &LogFiles, theirs: &LogFiles, floor: Lsn) -> (Vec<LogFile>, Vec<LogFile>) {
+    fn sort_out(&mut self, ours: &LogFiles, theirs: &LogFiles, cut: &LogCut) -> (Vec<LogFile>, Vec<LogFile>) {
         for file in &ours.contradicted {
             self.fault(file.clone(), "it was archived with different contents, and nobody decided between them".to_owned());
         }
@@ -137,12 +138,12 @@ impl Run<'_> {
         let (mut missing, mut present) = (Vec::new(), Vec::new());
         for file in &ours.files {
             let there = known.get(file.file.as_str());
-            let is_auxiliary = file.end.is_none() && !file.file.ends_with(".history");
+            let is_auxiliary = file.span.is_none() && !file.file.ends_with(".history");
             if there.is_some_and(|digests| digests.contains(file.digest.as_str())) {
                 present.push(file.clone());
             } else if theirs.contradicted.contains(&file.file) || (there.is_some() && !is_auxiliary) {
                 self.fault(file.key.clone(), "the other repository has another content of this file".to_owned());
-            } else if file.end.is_none_or(|end| end > floor) {
+            } else if file.span.is_none_or(|(from, to)| !cut.covers(from, to)) {
                 missing.push(file.clone());
             }
         }

@@ -136,7 +136,8 @@ mod tests {
     #[test]
     fn what_expired_there_stays_expired_with_all_that_builds_on_it() {
         let all = CommitLog::of(backups(&[0, 1, 2, 3]));
-        let gone = Tombstone { backups: vec![NAMES[1].parse().unwrap()], marks: vec![], log_floors: vec![] };
+        let gone =
+            Tombstone { backups: vec![NAMES[1].parse().unwrap()], marks: vec![], log_floors: vec![], log_ranges: Vec::new() };
         let there = CommitLog::of([backups(&[0, 1]), vec![Committed::Tombstone(gone)]].concat());
         let found = fates(&all, &there);
         assert_eq!((&found[0].1, &found[1].1, &found[3].1), (&Fate::Present, &Fate::Expired, &Fate::Copied));

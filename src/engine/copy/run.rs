@@ -115,7 +115,7 @@ impl Run<'_> {
         let (mut logs, mut catalogs) = (Vec::new(), BTreeMap::new());
         for (incarnation, size) in self.incarnations().await? {
             if self.only.is_none() {
-                logs.push(self.copy_log(&incarnation, size, there.log_floor(&incarnation)).await?);
+                logs.push(self.copy_log(&incarnation, size, &there.log_cut(&incarnation)).await?);
                 killpoint::reach("copy.log-copied");
             }
             if !self.dry_run {

@@ -1,11 +1,14 @@
 //! Which objects go, and in what order: of a backup first what makes it readable, last what says that it was begun; of
 //! the log the oldest first. Everything here was declared gone by a tombstone, or was never committed.
 
+use std::collections::BTreeSet;
+
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Lsn, Result, Segment, SegmentSize, SourceName, Timestamp, killpoint};
+use crate::base::{BackupId, Result, Segment, SegmentSize, SourceName, TimelineId, Timestamp, killpoint};
 use crate::engine::{Scope, locks};
 use crate::repo::layout;
+use crate::repo::log::LogCut;
 use crate::repo::log::name::{SegmentName, parse_auxiliary};
 use crate::store::{Lock, ObjectInfo};
 
@@ -26,35 +29,53 @@ pub(super) fn ordered(source: &SourceName, id: &BackupId, mut objects: Vec<Objec
     objects
 }
 
-/// The objects of a log, listed below `prefix`, that hold nothing from `floor` on, whatever their timeline. Histories, keys
-/// and resolutions stay: they are small, and some are needed by what comes later.
-pub(super) fn below_floor(prefix: &str, listing: &[ObjectInfo], size: SegmentSize, floor: Lsn) -> Vec<ObjectInfo> {
-    let ends_before = |segment: Segment| segment.end(size) <= floor;
+/// Which log of one incarnation goes.
+pub(super) struct LetGo {
+    /// What lies before its floor, on every timeline.
+    pub before: LogCut,
+    /// That, and ranges after it, on these timelines only: what another one needs was not asked when they were decided.
+    pub ranges: LogCut,
+    /// The timelines.
+    pub timelines: BTreeSet<TimelineId>,
+}
+
+impl LetGo {
+    /// Whether everything from one segment to another on the same timeline goes.
+    fn covers(&self, (from, to): (Segment, Segment), size: SegmentSize) -> bool {
+        let cut = if self.timelines.contains(&to.timeline) { &self.ranges } else { &self.before };
+        cut.covers(from.start(size), to.end(size))
+    }
+}
+
+/// The objects of a log, listed below `prefix`, that hold nothing but what goes. Histories, keys and resolutions stay: they
+/// are small, and some are needed by what comes later.
+pub(super) fn let_go(prefix: &str, listing: &[ObjectInfo], size: SegmentSize, going: &LetGo) -> Vec<ObjectInfo> {
     let goes = |object: &&ObjectInfo| {
         let relative = &object.key[prefix.len()..];
         let file = relative.rsplit('/').next().unwrap_or(relative);
-        match relative.split_once('/').map(|(directory, _)| directory) {
-            Some("key" | "resolution") | None => false,
-            Some("index") => last_indexed(file, size).is_some_and(ends_before),
+        let segments = match relative.split_once('/').map(|(directory, _)| directory) {
+            Some("key" | "resolution") | None => None,
+            Some("index") => indexed(file, size),
             Some(_) => match SegmentName::parse(file, size) {
-                Some(name) => ends_before(name.segment),
-                None => auxiliary_of(file, size).is_some_and(ends_before),
+                Some(name) => Some((name.segment, name.segment)),
+                None => auxiliary_of(file, size).map(|segment| (segment, segment)),
             },
-        }
+        };
+        segments.is_some_and(|segments| going.covers(segments, size))
     };
-    let mut going: Vec<ObjectInfo> = listing.iter().filter(goes).cloned().collect();
+    let mut found: Vec<ObjectInfo> = listing.iter().filter(goes).cloned().collect();
     // Signed digests go after what they vouch for.
     let is_index = |object: &ObjectInfo| object.key[prefix.len()..].starts_with("index/");
-    going.sort_by(|a, b| (is_index(a), &a.key).cmp(&(is_index(b), &b.key)));
-    going
+    found.sort_by(|a, b| (is_index(a), &a.key).cmp(&(is_index(b), &b.key)));
+    found
 }
 
-/// The last segment of which an index object speaks, when it speaks of one timeline only.
-fn last_indexed(file: &str, size: SegmentSize) -> Option<Segment> {
+/// The first and the last segment of which an index object speaks, when it speaks of one timeline only.
+fn indexed(file: &str, size: SegmentSize) -> Option<(Segment, Segment)> {
     let (range, _) = file.split_once('_')?;
     let (from, to) = range.split_once('-')?;
     let (from, to) = (segment_of(from, size)?, segment_of(to, size)?);
-    (from.timeline == to.timeline).then_some(to)
+    (from.timeline == to.timeline && from.number <= to.number).then_some((from, to))
 }
 
 /// The segment to which a `.partial` or `.backup` file belongs.
@@ -99,6 +120,7 @@ pub(super) fn total_bytes(objects: &[ObjectInfo]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Lsn;
 
     fn object(key: &str) -> ObjectInfo {
         ObjectInfo { key: key.to_owned(), size_bytes: 1, modified: Timestamp::now() }
@@ -138,14 +160,41 @@ mod tests {
         ];
         let listing: Vec<ObjectInfo> = stays.iter().chain(&goes).map(|name| object(&format!("{prefix}{name}"))).collect();
         // The floor lies inside segment 5.
-        let floor = Lsn(5 * SegmentSize::DEFAULT.bytes() + 40);
-        let found = below_floor(prefix, &listing, SegmentSize::DEFAULT, floor);
+        let before = |lsn: u64| {
+            let cut = LogCut::new(Lsn(lsn), []);
+            LetGo { before: cut.clone(), ranges: cut, timelines: BTreeSet::new() }
+        };
+        let found = let_go(prefix, &listing, SegmentSize::DEFAULT, &before(5 * SegmentSize::DEFAULT.bytes() + 40));
         let found: Vec<&str> = found.iter().map(|object| &object.key[prefix.len()..]).collect();
         let mut expected: Vec<&str> = goes.iter().map(String::as_str).collect();
         expected[..4].sort_unstable();
         assert_eq!(found, expected);
         // A segment that ends at the floor goes; the one in which the floor lies stays.
-        let at_boundary = below_floor(prefix, &listing, SegmentSize::DEFAULT, Lsn(4 * SegmentSize::DEFAULT.bytes()));
+        let at_boundary = let_go(prefix, &listing, SegmentSize::DEFAULT, &before(4 * SegmentSize::DEFAULT.bytes()));
         assert!(at_boundary.iter().all(|object| !object.key.contains("000000020000000000000004")), "{at_boundary:?}");
+    }
+
+    #[test]
+    fn of_a_range_goes_what_lies_wholly_in_it_on_the_timelines_that_were_asked_for() {
+        let (prefix, digest, size) = ("orders/log/pg15-1/", "0123456789abcdef", SegmentSize::DEFAULT);
+        let goes = [
+            format!("00000001/000000010000000000000004_-_-_0_{digest}.zst.age"),
+            format!("00000001/000000010000000000000005.00000028.backup_{digest}.zst.age"),
+            format!("index/000000010000000000000004-000000010000000000000005_{digest}.json"),
+        ];
+        let stays = [
+            format!("00000001/000000010000000000000003_-_-_0_{digest}.zst.age"),
+            format!("00000001/000000010000000000000006_-_-_0_{digest}.zst.age"),
+            format!("00000002/000000020000000000000004_-_-_0_{digest}.zst.age"),
+            format!("00000002_from-00000001-0000000004052A30_{digest}.history.zst.age"),
+            format!("index/000000010000000000000003-000000010000000000000005_{digest}.json"),
+            format!("index/000000010000000000000004-000000010000000000000006_{digest}.json"),
+        ];
+        let listing: Vec<ObjectInfo> = stays.iter().chain(&goes).map(|name| object(&format!("{prefix}{name}"))).collect();
+        let ranges = LogCut::new(Lsn(0), [(Lsn(3 * size.bytes() + 1), Lsn(7 * size.bytes() - 1))]);
+        let going = LetGo { before: LogCut::default(), ranges, timelines: BTreeSet::from([TimelineId(1)]) };
+        let found = let_go(prefix, &listing, size, &going);
+        let found: Vec<&str> = found.iter().map(|object| &object.key[prefix.len()..]).collect();
+        assert_eq!(found, goes.iter().map(String::as_str).collect::<Vec<_>>());
     }
 }

@@ -68,10 +68,9 @@ pub async fn mark(scope: &Scope, operator: Option<&Signer>, wish: &Wish) -> Resu
     let fresh: Vec<BackupId> = wanted.into_iter().filter(|id| !survey.marks.standing.contains_key(id)).collect();
     let name = match operator {
         Some(operator) if !fresh.is_empty() => {
-            let mark = Mark { backups: fresh.clone(), marked, grace_seconds: wish.grace.as_secs(), host: host_name() };
-            let name = expiry::store(&scope.repository, &scope.source, operator, Expiry::Mark(mark)).await?;
-            killpoint::reach("expire.marked");
-            Some(name)
+            let grace_seconds = wish.grace.as_secs();
+            let (backups, log_ranges, policy, host) = (fresh.clone(), Vec::new(), None, host_name());
+            Some(put_mark(scope, operator, Mark { backups, log_ranges, policy, marked, grace_seconds, host }).await?)
         }
         _ => None,
     };
@@ -94,24 +93,37 @@ pub async fn withdraw(scope: &Scope, operator: Option<&Signer>, ids: &[BackupId]
     let with_bases = named.iter().flat_map(|id| bases(&all, id).into_iter().chain([id.clone()]));
     let kept: BTreeSet<BackupId> = with_bases.filter(|id| marks.standing.contains_key(id)).collect();
     let backups: Vec<BackupId> = kept.into_iter().collect();
-    let names: BTreeSet<String> = backups.iter().flat_map(|id| marks.names_for(id)).collect();
     let name = match operator {
-        Some(operator) => {
-            let withdrawal = Withdrawal {
-                marks: names.into_iter().collect(),
-                backups: backups.clone(),
-                withdrawn: Timestamp::now(),
-                host: host_name(),
-            };
-            Some(expiry::store(&scope.repository, &scope.source, operator, Expiry::Withdrawal(withdrawal)).await?)
-        }
+        Some(operator) => Some(keep(scope, operator, &marks, backups.clone(), &BTreeSet::new()).await?),
         None => None,
     };
     Ok(Withdrawn { name, backups })
 }
 
+/// Puts a mark on record; its name.
+pub(super) async fn put_mark(scope: &Scope, operator: &Signer, mark: Mark) -> Result<String> {
+    let name = expiry::store(&scope.repository, &scope.source, operator, Expiry::Mark(mark)).await?;
+    killpoint::reach("expire.marked");
+    Ok(name)
+}
+
+/// Withdraws every mark on these backups, and for log the marks named in `log`; the withdrawal's name.
+pub(super) async fn keep(
+    scope: &Scope,
+    operator: &Signer,
+    marks: &Marks,
+    backups: Vec<BackupId>,
+    log: &BTreeSet<&str>,
+) -> Result<String> {
+    let names = backups.iter().flat_map(|id| marks.names_for(id));
+    let marks: BTreeSet<String> = names.chain(log.iter().map(|name| (*name).to_owned())).collect();
+    let (marks, withdrawn, host) = (marks.into_iter().collect(), Timestamp::now(), host_name());
+    let withdrawal = Withdrawal { marks, backups, log: !log.is_empty(), withdrawn, host };
+    expiry::store(&scope.repository, &scope.source, operator, Expiry::Withdrawal(withdrawal)).await
+}
+
 /// The commit log, whole and the one seen before, for an operator who may expire.
-async fn trusted_log(scope: &Scope, operator: Option<&Signer>) -> Result<CommitLog> {
+pub(super) async fn trusted_log(scope: &Scope, operator: Option<&Signer>) -> Result<CommitLog> {
     if let Some(operator) = operator {
         scope.repository.keyring().require(operator, Role::Expire)?;
     }
@@ -160,7 +172,7 @@ fn refuse_what_cannot_go(
     }
     // As if the grace of this mark and of those before it, and every lock, were over.
     let unlocked = BTreeMap::new();
-    let all_due = |id: &BackupId| (id.clone(), Standing { mark: String::new(), due: Timestamp::now() });
+    let all_due = |id: &BackupId| (id.clone(), Standing { mark: String::new(), due: Timestamp::now(), by_policy: false });
     let marks: BTreeMap<BackupId, Standing> = wanted.iter().chain(survey.marks.standing.keys()).map(all_due).collect();
     let verdicts = plan::decide(&survey.situation(log, &marks, &unlocked, wish.allow_none));
     let stuck = verdicts.iter().find(|verdict| wanted.contains(&verdict.id) && verdict.fate != Fate::Expired);

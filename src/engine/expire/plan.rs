@@ -254,7 +254,7 @@ mod tests {
             let is_restorable = |id: &BackupId| sound(id) && bases(&all, id).iter().all(sound);
             let restorable: BTreeSet<BackupId> = backups.iter().map(|backup| backup.id.clone()).filter(is_restorable).collect();
             let marks: BTreeMap<BackupId, Standing> = backups.iter().zip(&seeds).filter_map(|(backup, seed)| {
-                Some((backup.id.clone(), Standing { mark: "m".into(), due: moment(seed.due_seconds?) }))
+                Some((backup.id.clone(), Standing { mark: "m".into(), due: moment(seed.due_seconds?), by_policy: false }))
             }).collect();
             let locked: BTreeMap<BackupId, Lock> =
                 backups.iter().zip(&seeds).filter(|(_, seed)| seed.locked).map(|(backup, _)| (backup.id.clone(), lock())).collect();
@@ -330,7 +330,7 @@ mod tests {
         ];
         let backups = backups_of(&seeds);
         let marks = backups.iter().zip(&seeds).filter_map(|(backup, seed)| {
-            Some((backup.id.clone(), Standing { mark: "m".into(), due: moment(seed.due_seconds?) }))
+            Some((backup.id.clone(), Standing { mark: "m".into(), due: moment(seed.due_seconds?), by_policy: false }))
         });
         let marks = marks.collect();
         let restorable = backups.iter().map(|backup| backup.id.clone()).collect();

@@ -9,24 +9,31 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::delete::{below_floor, delete, ordered, total_bytes, without_locked};
+use super::delete::{delete, ordered, total_bytes, without_locked};
+use super::log::{self, LogAccount};
 use super::plan::{self, Fate, Verdict, log_floors};
-use super::survey::{Survey, in_flight, locked, require_whole, uncommitted};
+use super::rules::{self, Judgement};
+use super::survey::{Survey, locked, require_whole};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Error, Incarnation, Lsn, Result, SegmentSize, Timestamp, killpoint};
+use crate::base::{BackupId, Error, Result, Timestamp, killpoint};
 use crate::engine::backup::host_name;
+use crate::engine::retention::Rules;
 use crate::engine::{Scope, head};
-use crate::repo::commit::{self, Author, Committed, LogFloor};
-use crate::repo::expiry::Standing;
+use crate::repo::commit::{self, Author, Committed};
+use crate::repo::expiry::{Marks, Standing};
 use crate::repo::{BackupSummary, CommitLog, Role, Signer, Tombstone, layout};
-use crate::store::{ObjectInfo, list_all};
+use crate::store::list_all;
 
 /// What is to be carried out.
 #[derive(Clone, Debug, Default)]
-pub struct Wish {
+pub struct Wish<'a> {
     /// Only marks on these; all when it is empty.
     pub only: BTreeSet<BackupId>,
+    /// A mark that does not count yet: it was just made.
+    pub except: Option<String>,
+    /// Rules that may want what they marked to stay, and say which log goes.
+    pub rules: Option<Rules<'a>>,
     /// Whether nothing restorable may be left.
     pub allow_none: bool,
 }
@@ -50,27 +57,6 @@ pub struct Report {
     pub notes: Vec<String>,
 }
 
-/// What becomes of the log of one incarnation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct LogAccount {
-    /// The incarnation.
-    pub incarnation: Incarnation,
-    /// From here on it is kept.
-    pub floor_lsn: Lsn,
-    /// The backup whose start that is; none when it is another limit.
-    pub needed_by: Option<BackupId>,
-    /// Objects that went.
-    pub deleted_objects: u64,
-    /// Their bytes.
-    pub deleted_bytes: u64,
-    /// Objects that stay.
-    pub kept_objects: u64,
-    /// Those of them that nothing needs and a lock holds.
-    pub locked_objects: u64,
-    /// When the last of these locks ends.
-    pub locked_until: Option<Timestamp>,
-}
-
 /// What was decided on one state of the commit log.
 struct Decision {
     verdicts: Vec<Verdict>,
@@ -82,7 +68,8 @@ struct Decision {
 impl Decision {
     /// Whether there is anything to put on record.
     fn is_empty(&self) -> bool {
-        self.tombstone.backups.is_empty() && self.tombstone.log_floors.is_empty()
+        let Tombstone { backups, log_floors, log_ranges, .. } = &self.tombstone;
+        backups.is_empty() && log_floors.is_empty() && log_ranges.is_empty()
     }
 }
 
@@ -94,7 +81,7 @@ impl Decision {
 pub async fn run(
     scope: &Scope,
     operator: Option<&Signer>,
-    wish: &Wish,
+    wish: &Wish<'_>,
     progress: Arc<dyn Progress>,
     cancel: &Cancel,
 ) -> Result<Report> {
@@ -134,42 +121,32 @@ pub async fn run(
     let gone: Vec<BackupSummary> =
         log.expired().chain(log.backups().filter(|backup| going.contains(&backup.id))).cloned().collect();
     delete_backups(scope, &gone, acting, &progress, cancel, &mut report).await?;
-    let kept: Vec<&BackupSummary> = log.backups().filter(|backup| !going.contains(&backup.id)).collect();
-    // Looked at again: something may have begun since it was decided. What does not say which log it needs needs all of it.
-    let Some(in_flight) = in_flight(&uncommitted(scope, &log).await?) else { return Ok(report) };
-    let floors = floors(&log, &gone, &decision.tombstone.log_floors, &kept, &in_flight);
-    for (incarnation, (floor, size)) in floors {
-        let remaining = log.backups().filter(|backup| !going.contains(&backup.id));
-        let needed_by =
-            remaining.filter(|backup| backup.incarnation == incarnation && backup.start_lsn == floor).map(|b| b.id.clone());
-        let needed_by = needed_by.min();
-        let account = LogAccount {
-            incarnation,
-            floor_lsn: floor,
-            needed_by,
-            deleted_objects: 0,
-            deleted_bytes: 0,
-            kept_objects: 0,
-            locked_objects: 0,
-            locked_until: None,
-        };
-        report.logs.push(delete_log(scope, account, size, acting, &progress, cancel).await?);
-    }
+    report.logs = log::delete_all(scope, &log, &decision.tombstone, wish.rules, acting, &progress, cancel).await?;
     Ok(report)
 }
 
 /// Decides on one state of the commit log and of everything else.
-async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish) -> Result<Decision> {
+async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish<'_>) -> Result<Decision> {
     require_whole(scope, log)?;
     let survey = Survey::of(scope, log).await?;
+    let judgement = match wish.rules {
+        Some(rules) => Some(rules::judge(scope, log, &survey, rules).await?),
+        None => None,
+    };
     let standing = &survey.marks.standing;
-    let marks: BTreeMap<BackupId, Standing> = standing
-        .iter()
-        .filter(|(id, _)| wish.only.is_empty() || wish.only.contains(*id))
-        .map(|(id, standing)| (id.clone(), standing.clone()))
-        .collect();
-    let locked = locked(scope, log, &marks).await?;
-    let verdicts = plan::decide(&survey.situation(log, &marks, &locked, wish.allow_none));
+    let is_wanted_again = |id: &BackupId| judgement.as_ref().is_some_and(|judgement| judgement.keeps(id).is_some());
+    let counts = |id: &BackupId, mark: &Standing| {
+        let is_asked_for = wish.only.is_empty() || wish.only.contains(id);
+        is_asked_for && wish.except.as_ref() != Some(&mark.mark) && !(mark.by_policy && is_wanted_again(id))
+    };
+    let marks: BTreeMap<BackupId, Standing> =
+        standing.iter().filter(|(id, mark)| counts(id, mark)).map(|(id, standing)| (id.clone(), standing.clone())).collect();
+    let now = Timestamp::now();
+    let locked = locked(scope, log, |id| marks.get(id).is_some_and(|mark| mark.due <= now)).await?;
+    let mut verdicts = plan::decide(&survey.situation(log, &marks, &locked, wish.allow_none));
+    if let Some(judgement) = &judgement {
+        give_reasons(&mut verdicts, judgement, &survey.marks, &marks);
+    }
     let going: BTreeSet<&BackupId> =
         verdicts.iter().filter(|verdict| verdict.fate == Fate::Expired).map(|verdict| &verdict.id).collect();
     let (going_now, remaining): (Vec<&BackupSummary>, Vec<&BackupSummary>) =
@@ -187,13 +164,29 @@ async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish) -> Result<Decision>
             Vec::new()
         }
     };
+    let log_ranges = match wish.rules {
+        Some(rules) => log::due_ranges(log, &survey, remaining, &floors, rules, wish.except.as_deref()),
+        None => Vec::new(),
+    };
     let names: BTreeSet<String> = going.iter().filter_map(|id| Some(marks.get(*id)?.mark.clone())).collect();
     let tombstone = Tombstone {
         backups: going_now.iter().map(|backup| backup.id.clone()).collect(),
         marks: names.into_iter().collect(),
         log_floors: floors,
+        log_ranges,
     };
     Ok(Decision { verdicts, tombstone, notes, unused_marks: survey.marks.problems })
+}
+
+/// What stays without a mark that counts does so for what the rules say.
+fn give_reasons(verdicts: &mut [Verdict], judgement: &Judgement, standing: &Marks, counting: &BTreeMap<BackupId, Standing>) {
+    for verdict in verdicts.iter_mut().filter(|verdict| !counting.contains_key(&verdict.id)) {
+        if let Some(why) = judgement.keeps(&verdict.id) {
+            let was_marked = standing.standing.get(&verdict.id).is_some_and(|mark| mark.by_policy);
+            let before = if was_marked { "was marked by the policy, which wants it now: " } else { "" };
+            verdict.why = format!("{before}{why}");
+        }
+    }
 }
 
 /// Deletes, or counts, what is left of the backups that are gone.
@@ -231,54 +224,4 @@ async fn delete_backups(
         }
     }
     Ok(())
-}
-
-/// Where the log of each incarnation that lost backups begins to be needed: by the tombstones on record and the one that
-/// would be put, but never after the start of a backup that is there or being taken. One may have come to lie before a
-/// recorded floor, by a copy from another repository or because the server was wound back.
-fn floors(
-    log: &CommitLog,
-    gone: &[BackupSummary],
-    planned: &[LogFloor],
-    kept: &[&BackupSummary],
-    in_flight: &[LogFloor],
-) -> BTreeMap<Incarnation, (Lsn, SegmentSize)> {
-    let mut floors = BTreeMap::new();
-    for backup in gone {
-        let incarnation = &backup.incarnation;
-        let of = |floors: &[LogFloor]| -> Vec<Lsn> {
-            floors.iter().filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).collect()
-        };
-        let declared = log.log_floor(incarnation).max(of(planned).into_iter().max().unwrap_or_default());
-        let kept = kept.iter().filter(|kept| kept.incarnation == *incarnation).map(|kept| kept.start_lsn);
-        let floor = kept.chain(of(in_flight)).min().map_or(declared, |needed| declared.min(needed));
-        floors.insert(incarnation.clone(), (floor, backup.segment_bytes));
-    }
-    floors
-}
-
-/// Deletes, or counts, the log of one incarnation that lies before its floor.
-async fn delete_log(
-    scope: &Scope,
-    mut account: LogAccount,
-    size: SegmentSize,
-    acting: bool,
-    progress: &Arc<dyn Progress>,
-    cancel: &Cancel,
-) -> Result<LogAccount> {
-    let prefix = layout::log(&scope.source, &account.incarnation);
-    let listing: Vec<ObjectInfo> = list_all(scope.repository.store(), &prefix, None).await?;
-    let going = below_floor(&prefix, &listing, size, account.floor_lsn);
-    let (going, held) = without_locked(scope, going).await?;
-    if let Some((count, lock)) = held {
-        (account.locked_objects, account.locked_until) = (count, Some(lock.until));
-    }
-    account.deleted_objects = going.len() as u64;
-    account.deleted_bytes = total_bytes(&going);
-    account.kept_objects = (listing.len() - going.len()) as u64;
-    if acting && !going.is_empty() {
-        progress.phase(&format!("deleting the log before {}", account.floor_lsn), Some(account.deleted_bytes));
-        delete(scope, &going, "expire.log-object-deleted", progress.as_ref(), cancel).await?;
-    }
-    Ok(account)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::plan::Situation;
 use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, SegmentSize, Timestamp};
+use crate::engine::retention::Catalogs;
 use crate::engine::timeline::TimelinePath;
 use crate::engine::{Scope, locks};
 use crate::repo::commit::LogFloor;
@@ -22,6 +23,7 @@ pub(super) struct Survey {
     pub marks: Marks,
     pub restorable: BTreeSet<BackupId>,
     pub uncommitted: Vec<Uncommitted>,
+    pub catalogs: Catalogs,
 }
 
 /// The objects of something that was begun and has no commit entry.
@@ -29,6 +31,8 @@ pub(super) struct Survey {
 pub(super) struct Uncommitted {
     pub id: BackupId,
     pub objects: Vec<ObjectInfo>,
+    /// What it builds on, as far as it says.
+    pub base: Option<BackupId>,
     /// Where its log begins, as far as it says.
     pub log_start: Option<LogFloor>,
     /// Who took it, as far as it says.
@@ -60,9 +64,10 @@ impl Survey {
     /// Looks at everything that `log` does not say.
     pub async fn of(scope: &Scope, log: &CommitLog) -> Result<Self> {
         let marks = Marks::load(&scope.repository, &scope.source).await?;
-        let restorable = restorable(scope, log).await?;
+        let catalogs = catalogs(scope, log).await?;
+        let restorable = restorable(log, &catalogs);
         let uncommitted = uncommitted(scope, log).await?;
-        Ok(Self { marks, restorable, uncommitted })
+        Ok(Self { marks, restorable, uncommitted, catalogs })
     }
 
     /// The situation, as far as the marks concern `only`.
@@ -90,15 +95,15 @@ pub(super) fn in_flight(uncommitted: &[Uncommitted]) -> Option<Vec<LogFloor>> {
     flying.map(|begun| begun.log_start.clone()).collect()
 }
 
-/// The locks that hold on backups that are due, by backup: the one that ends last.
+/// The locks that hold on those of the backups that are asked for, by backup: the one that ends last.
 pub(super) async fn locked(
     scope: &Scope,
     log: &CommitLog,
-    marks: &BTreeMap<BackupId, crate::repo::expiry::Standing>,
+    is_asked_for: impl Fn(&BackupId) -> bool,
 ) -> Result<BTreeMap<BackupId, Lock>> {
     let (store, now) = (scope.repository.shared_store(), Timestamp::now());
     let mut found = BTreeMap::new();
-    for backup in log.backups().filter(|backup| marks.get(&backup.id).is_some_and(|mark| mark.due <= now)) {
+    for backup in log.backups().filter(|backup| is_asked_for(&backup.id)) {
         if !store.may_lock() {
             break;
         }
@@ -111,21 +116,26 @@ pub(super) async fn locked(
     Ok(found)
 }
 
-/// The backups whose chain is sound and whose own log is archived whole.
-async fn restorable(scope: &Scope, log: &CommitLog) -> Result<BTreeSet<BackupId>> {
-    let mut catalogs: BTreeMap<Incarnation, LogCatalog> = BTreeMap::new();
+/// The log of every incarnation that has backups, or had some.
+async fn catalogs(scope: &Scope, log: &CommitLog) -> Result<Catalogs> {
+    let mut catalogs = Catalogs::new();
     let sizes: BTreeMap<&Incarnation, SegmentSize> =
-        log.backups().map(|backup| (&backup.incarnation, backup.segment_bytes)).collect();
+        log.expired().chain(log.backups()).map(|backup| (&backup.incarnation, backup.segment_bytes)).collect();
     for (incarnation, size) in sizes {
         let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, size).await?;
-        catalogs.insert(incarnation.clone(), catalog);
+        catalogs.insert(incarnation.clone(), (size, catalog));
     }
+    Ok(catalogs)
+}
+
+/// The backups whose chain is sound and whose own log is archived whole.
+fn restorable(log: &CommitLog, catalogs: &Catalogs) -> BTreeSet<BackupId> {
     let has_log = |backup: &&BackupSummary| {
-        let Some(catalog) = catalogs.get(&backup.incarnation) else { return false };
+        let Some((_, catalog)) = catalogs.get(&backup.incarnation) else { return false };
         let path = TimelinePath::to(backup.timeline, catalog, backup.segment_bytes);
         path.is_ok_and(|path| path.serves(catalog, backup))
     };
-    Ok(log.restorable().filter(has_log).map(|backup| backup.id.clone()).collect())
+    log.restorable().filter(has_log).map(|backup| backup.id.clone()).collect()
 }
 
 /// Everything that was begun and never committed.
@@ -145,8 +155,8 @@ pub(super) async fn uncommitted(scope: &Scope, log: &CommitLog) -> Result<Vec<Un
         };
         let objects = list_all(store, &layout::backup(&scope.source, &id), None).await?;
         let Some(newest) = objects.iter().map(|object| object.modified).max() else { continue };
-        let (log_start, host) = begin.map_or((None, None), |begin| (begin.log_start, Some(begin.host)));
-        found.push(Uncommitted { id, objects, log_start, host, newest });
+        let (base, log_start, host) = begin.map_or((None, None, None), |begin| (begin.base, begin.log_start, Some(begin.host)));
+        found.push(Uncommitted { id, objects, base, log_start, host, newest });
     }
     Ok(found)
 }

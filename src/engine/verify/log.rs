@@ -6,11 +6,11 @@ use super::finding::{Finding, LogVerdict};
 use super::keys::Openers;
 use super::plan::{self, Check, LogKind, LogObject, Stored};
 use super::run::Run;
-use crate::base::{BackupId, ErrorKind, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{BackupId, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId};
 use crate::codec::encrypt::Opener;
-use crate::repo::log::LogCatalog;
 use crate::repo::log::index::{self, IndexLine};
 use crate::repo::log::resolution::{self, Resolution};
+use crate::repo::log::{LogCatalog, LogCut};
 use crate::repo::{BackupSummary, layout};
 use crate::store::list_all;
 
@@ -58,19 +58,21 @@ impl Run<'_> {
         let objects = plan::log_objects(&prefix, &listing, size, &catalog.strangers);
         let (lines, mut gone) = plan::match_index(&objects, &index.lines);
         // What no backup needed any more was deleted, by right of a tombstone.
-        let floor = self.floors.get(incarnation).copied().unwrap_or_default();
-        gone.retain(|line| !lies_before(&line.file, size, floor));
+        let cut = self.cuts.get(incarnation).cloned().unwrap_or_default();
+        gone.retain(|line| !was_let_go(&line.file, size, &cut));
         self.contradictions(&catalog, &prefix, size, backups);
         let segments: BTreeSet<Segment> = catalog.segments.keys().copied().collect();
         self.absent(&prefix, size, backups, &segments, &gone, &resolutions);
         self.keys_of_log(incarnation, &objects, openers);
         let histories: Vec<_> = catalog.histories.values().map(|history| history.name.clone()).collect();
         let from = backups.iter().map(|backup| *plan::needed(backup).start()).min().unwrap_or(0);
+        let mut gaps = plan::gaps(&segments, &histories, from, size);
+        gaps.retain(|gap| !was_let_go(&gap.first, size, &cut) || !was_let_go(&gap.last, size, &cut));
         self.report.logs.push(LogVerdict {
             incarnation: incarnation.clone(),
             segments: segments.len() as u64,
             uncovered: lines.iter().filter(|lines| lines.is_empty()).count() as u64,
-            gaps: plan::gaps(&segments, &histories, from, size),
+            gaps,
         });
         let signed: Vec<Signed<'_>> =
             objects.into_iter().zip(lines).map(|(object, lines)| signed(object, lines, backups)).collect();
@@ -163,10 +165,10 @@ fn signed<'l>(object: LogObject, lines: Vec<&'l IndexLine>, backups: &[&BackupSu
     Signed { check: Check { key: object.key.clone(), expected, backups: useless }, object, lines }
 }
 
-/// Whether a segment, or a partial one or a label of one, ends before `floor`.
-fn lies_before(file: &str, size: SegmentSize, floor: Lsn) -> bool {
+/// Whether a segment, or a partial one or a label of one, was let go.
+fn was_let_go(file: &str, size: SegmentSize, cut: &LogCut) -> bool {
     let segment = file.get(..24).and_then(|name| Segment::parse(name, size));
-    segment.is_some_and(|segment| segment.end(size) <= floor)
+    segment.is_some_and(|segment| cut.covers_segment(segment, size))
 }
 
 /// The backups that cannot be restored without `segment`.

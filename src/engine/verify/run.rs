@@ -12,10 +12,11 @@ use super::manifest::KeptManifests;
 use super::plan::{self, Chains, Check, Stored};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, ErrorKind, Incarnation, Lsn, Result, SegmentSize, SourceName};
+use crate::base::{BackupId, ErrorKind, Incarnation, Result, SegmentSize, SourceName};
 use crate::codec::encrypt::Identity;
 use crate::engine::{IdentitySource, Scope, head, joined};
 use crate::repo::expiry::Marks;
+use crate::repo::log::LogCut;
 use crate::repo::pack::PackLine;
 use crate::repo::{BackupSummary, Repository, backup, identity, layout, lease};
 use crate::store::{Store, list_all};
@@ -37,8 +38,8 @@ pub(super) struct Run<'a> {
     pub chains: Chains,
     /// Backups that are gone by a tombstone.
     pub expired: BTreeSet<BackupId>,
-    /// From where on the log of incarnations that lost backups is kept.
-    pub floors: BTreeMap<Incarnation, Lsn>,
+    /// The log that was let go, by right of a tombstone, of each incarnation that lost any.
+    pub cuts: BTreeMap<Incarnation, LogCut>,
     /// Manifests that later backups refer to.
     pub manifests: KeptManifests,
     pub report: SourceReport,
@@ -76,8 +77,8 @@ pub async fn run(
     let identities = identities.map(IdentitySource::identities).transpose()?;
     let report = SourceReport::new(&scope.source);
     let (chains, manifests) = (Chains::default(), KeptManifests::default());
-    let (expired, floors) = (BTreeSet::new(), BTreeMap::new());
-    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, expired, floors, manifests, report };
+    let (expired, cuts) = (BTreeSet::new(), BTreeMap::new());
+    let mut run = Run { scope, progress, cancel: cancel.clone(), identities, chains, expired, cuts, manifests, report };
     run.source_of_scope().await?;
     Ok(run.report)
 }
@@ -134,7 +135,8 @@ impl Run<'_> {
         }
         self.chains = Chains::of(log);
         self.expired = log.expired().map(|backup| backup.id.clone()).collect();
-        self.floors = log.expired().map(|backup| (backup.incarnation.clone(), log.log_floor(&backup.incarnation))).collect();
+        let all = log.entries.iter().filter_map(|entry| Some(&entry.backup()?.incarnation));
+        self.cuts = all.map(|incarnation| (incarnation.clone(), log.log_cut(incarnation))).collect();
         self.report.checked_objects += log.entries.len() as u64;
         let mut known = BTreeSet::new();
         Ok(log.backups().filter(|backup| known.insert(backup.id.clone())).cloned().collect())

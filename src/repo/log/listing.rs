@@ -10,7 +10,7 @@
 //! |---|---|
 //! | a segment, a timeline or a history arrives | at once: the listing goes on at the newest [`MARGIN_SEGMENTS`] of each timeline, up to the first segment of the next one |
 //! | a segment arrives late, where one was missing | at once: every hole is asked about |
-//! | log expires | at once: what lies before the floor of the newest tombstone is forgotten, and what is left of it is asked for |
+//! | log expires | at once: what the tombstones let go is forgotten, and what is left of it is asked for |
 //! | the repository is wound back, or is another one | at once: the last commit entry seen then is not in the log any more |
 //! | a second content of a segment that lies further back, or one that is deleted without a tombstone | within [`WHOLE_AFTER`], when everything is listed again; by whatever decides, at once |
 //!
@@ -111,8 +111,8 @@ pub async fn catalog(place: Place<'_>, log: &CommitLog) -> Result<LogCatalog> {
     };
     let known = read(&path, &prefix).filter(|(facts, _)| fits(facts, &fresh, log, now));
     let (listed_whole, before) = known.map_or((now, Vec::new()), |(facts, objects)| (facts.listed_whole, objects));
-    let floor = log.log_floor(incarnation);
-    let is_needed = |segment: Segment| segment.end(size) > floor;
+    let cut = log.log_cut(incarnation);
+    let is_needed = |segment: Segment| !cut.covers_segment(segment, size);
     let mut objects = before.clone();
     objects.retain(|object| segment_of(&object.key[prefix.len()..], size).is_none_or(is_needed));
     let questions = questions(&prefix, &objects, size);

@@ -4,6 +4,7 @@
 //! digests. A reader needs only the first two.
 
 pub mod catalog;
+pub mod cut;
 pub mod index;
 pub mod keys;
 pub mod listing;
@@ -11,4 +12,5 @@ pub mod name;
 pub mod resolution;
 
 pub use catalog::{LogCatalog, SegmentObject, TimelineHistory};
+pub use cut::{LogCut, LogRange};
 pub use name::{CommitTime, HistoryName, SegmentName};

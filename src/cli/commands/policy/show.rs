@@ -14,7 +14,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output::{Align, table};
 use crate::policy::contradictions::{Severity, contradictions};
-use crate::policy::{Expect, Policy};
+use crate::policy::Policy;
 
 /// So many runs of each job are shown.
 const RUNS: usize = 5;
@@ -173,12 +173,7 @@ fn document(name: &str, file: Option<String>, policy: &Policy, now: Timestamp, r
 }
 
 fn check(check: &crate::policy::SqlCheck) -> Check {
-    let expect = match &check.expect {
-        Expect::Value(value) => format!("'{value}'"),
-        Expect::AtLeast(least) => format!("at least {least}"),
-        Expect::NoRows => "no rows".to_owned(),
-        Expect::Rows => "rows".to_owned(),
-    };
+    let expect = check.expect.to_string();
     Check { name: check.name.clone(), database: check.database.clone(), sql: check.sql.clone(), expect }
 }
 

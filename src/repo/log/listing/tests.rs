@@ -80,7 +80,7 @@ impl Stage {
     /// Has everything before segment `number` expire, in the commit log alone.
     fn expire_before(&mut self, number: u64) {
         let floor = LogFloor { incarnation: self.incarnation.clone(), lsn: Lsn(number * SIZE.bytes()) };
-        let tombstone = Tombstone { backups: vec![], marks: vec![], log_floors: vec![floor] };
+        let tombstone = Tombstone { backups: vec![], marks: vec![], log_floors: vec![floor], log_ranges: Vec::new() };
         self.log = CommitLog::of(vec![Committed::Tombstone(tombstone)]);
     }
 

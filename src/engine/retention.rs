@@ -1,0 +1,160 @@
+//! From what a repository holds to what a policy makes of it: the facts for [`crate::policy::retention`]. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::base::{BackupId, Incarnation, Segment, SegmentSize, TimelineId, Timestamp};
+use crate::engine::timeline::TimelinePath;
+use crate::policy::Retention;
+use crate::policy::retention::{self, Begun, Branch, Extent, Facts, Holding, LogVerdict, Verdict};
+use crate::repo::BackupSummary;
+use crate::repo::evidence::{DrillOutcome, Record};
+use crate::repo::log::LogCatalog;
+
+/// The rules of one policy.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// The policy's name.
+    pub policy: &'a str,
+    /// What it keeps.
+    pub retention: &'a Retention,
+}
+
+/// The archived logs of a source, by incarnation.
+pub type Catalogs = BTreeMap<Incarnation, (SegmentSize, LogCatalog)>;
+
+/// What a repository holds of a source.
+#[derive(Clone, Debug)]
+pub struct Present<'a> {
+    /// The backups, in the order in which they were committed.
+    pub backups: Vec<&'a BackupSummary>,
+    /// Those whose chain and own log are whole.
+    pub restorable: &'a BTreeSet<BackupId>,
+    /// Those that a drill has proven.
+    pub proven: BTreeSet<BackupId>,
+    /// Until when backups are locked.
+    pub locked_until: BTreeMap<BackupId, Timestamp>,
+    /// What may be in flight.
+    pub begun: Vec<Begun>,
+    /// The log.
+    pub catalogs: &'a Catalogs,
+    /// The present moment.
+    pub now: Timestamp,
+}
+
+impl Rules<'_> {
+    /// Which of the backups stay, and why.
+    pub fn judge(&self, present: &Present<'_>) -> Vec<Verdict> {
+        retention::decide(self.retention, &self.facts(present))
+    }
+
+    /// Which log stays when all these backups do, and why.
+    pub fn judge_log(&self, present: &Present<'_>) -> Vec<LogVerdict> {
+        retention::decide_log(self.retention, &self.facts(present))
+    }
+
+    fn facts(&self, present: &Present<'_>) -> Facts {
+        let start = self.retention.window_start(present.now);
+        let log = |(incarnation, (size, catalog)): (&Incarnation, &(SegmentSize, LogCatalog))| {
+            let from = catalog.segments.keys().map(|segment| segment.start(*size)).min();
+            let to = catalog.segments.keys().map(|segment| segment.end(*size)).max();
+            Some(Extent { incarnation: incarnation.clone(), from: from?, to: to?, segment_bytes: size.bytes() })
+        };
+        Facts {
+            backups: present.backups.iter().map(|backup| holding(backup, present)).collect(),
+            branches: present.catalogs.keys().flat_map(|incarnation| branches(present, incarnation, start)).collect(),
+            begun: present.begun.clone(),
+            logs: present.catalogs.iter().filter_map(log).collect(),
+            now: present.now,
+        }
+    }
+}
+
+/// The backups that drills which passed restored or read whole.
+pub fn proven(record: &Record) -> BTreeSet<BackupId> {
+    let passed = record.kept.iter().map(|kept| &kept.evidence).filter(|evidence| evidence.outcome == DrillOutcome::Passed);
+    passed
+        .flat_map(|evidence| evidence.restored.iter().map(|restored| &restored.backup).chain(&evidence.verified))
+        .cloned()
+        .collect()
+}
+
+fn holding(backup: &BackupSummary, present: &Present<'_>) -> Holding {
+    Holding {
+        id: backup.id.clone(),
+        base: backup.base.clone(),
+        incarnation: backup.incarnation.clone(),
+        start_lsn: backup.start_lsn,
+        stop_lsn: backup.stop_lsn,
+        stop_time: backup.stop_time,
+        restorable: present.restorable.contains(&backup.id),
+        proven: present.proven.contains(&backup.id),
+        locked_until: present.locked_until.get(&backup.id).copied(),
+    }
+}
+
+/// Every timeline of an incarnation, whether it has log or only backups.
+fn branches(present: &Present<'_>, incarnation: &Incarnation, start: Timestamp) -> Vec<Branch> {
+    let Some((size, catalog)) = present.catalogs.get(incarnation) else { return Vec::new() };
+    let own: Vec<&BackupSummary> = present.backups.iter().filter(|backup| backup.incarnation == *incarnation).copied().collect();
+    let mut latest = latest_moments(catalog, present.now);
+    for backup in &own {
+        let moment = latest.entry(backup.timeline).or_insert(backup.stop_time);
+        *moment = backup.stop_time.max(*moment);
+    }
+    let branch = |(timeline, latest): (TimelineId, Timestamp)| {
+        let path = TimelinePath::to(timeline, catalog, *size);
+        // Without its history nothing is known of the way: then only what was taken on the timeline itself.
+        let is_on_way = |backup: &&&BackupSummary| match &path {
+            Ok(path) => path.contains(backup.timeline, backup.stop_lsn),
+            Err(_) => backup.timeline == timeline,
+        };
+        let on_way: Vec<&BackupSummary> = own.iter().filter(is_on_way).copied().collect();
+        let late = path.as_ref().map(|path| late(catalog, path, &on_way, start, present.now)).unwrap_or_default();
+        let backups = on_way.iter().map(|backup| backup.id.clone()).collect();
+        Branch { incarnation: incarnation.clone(), timeline, backups, late, latest }
+    };
+    latest.into_iter().map(branch).collect()
+}
+
+/// The last moment that each timeline's own segments tell: of a transaction's end, else of their arrival. A name from the
+/// future tells nothing.
+fn latest_moments(catalog: &LogCatalog, now: Timestamp) -> BTreeMap<TimelineId, Timestamp> {
+    let mut latest: BTreeMap<TimelineId, Timestamp> = BTreeMap::new();
+    for (segment, object) in &catalog.segments {
+        let told = object.name.last.known().filter(|told| *told <= now).max(Some(object.arrived)).unwrap_or(object.arrived);
+        let moment = latest.entry(segment.timeline).or_insert(told);
+        *moment = told.max(*moment);
+    }
+    latest
+}
+
+/// The backups on the way of which the log tells that they may have ended after `start`: they hold a transaction that ended
+/// later, of their own time or of the time before.
+///
+/// A transaction from the future counts only for a backup in whose own log it is: replay to any moment would stop there.
+fn late(
+    catalog: &LogCatalog,
+    path: &TimelinePath,
+    backups: &[&BackupSummary],
+    start: Timestamp,
+    now: Timestamp,
+) -> BTreeSet<BackupId> {
+    let size = path.segment_size();
+    let ends_later = |segment: &Segment| {
+        let told = catalog.segments.get(segment).and_then(|object| object.name.last.known());
+        told.filter(|told| *told > start)
+    };
+    let on_way = catalog.segments.keys().filter(|segment| path.segment(segment.number) == **segment);
+    let in_window = on_way.filter(|segment| ends_later(segment).is_some_and(|told| told <= now));
+    let window_lsn = in_window.map(|segment| segment.start(size)).min();
+    let is_late = |backup: &&&BackupSummary| {
+        let mut numbers = backup.start_lsn.0 / size.bytes()..=backup.stop_lsn.0.saturating_sub(1) / size.bytes();
+        let own = |number| [path.segment(number), Segment { timeline: backup.timeline, number }];
+        window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn)
+            || numbers.any(|number| own(number).iter().any(|segment| ends_later(segment).is_some()))
+    };
+    backups.iter().filter(is_late).map(|backup| backup.id.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests;
