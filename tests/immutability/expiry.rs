@@ -1,6 +1,5 @@
 //! Expiry leaves what is locked, says until when, and goes on when the locks are over.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -52,7 +52,7 @@ fn facts(backups: Vec<Holding>, now: &str) -> Facts {
 /// The days of what stays for this reason, and the reason.
 fn stays(retention: Retention, days: &[&str], now: &str, part: &str) -> Vec<String> {
     let facts = facts(days.iter().map(|day| full(day)).collect(), now);
-    let verdicts = decide(&retention, &facts).into_iter();
+    let verdicts = decide(&retention, &facts).into_iter().filter(|verdict| verdict.kept);
     let told = verdicts.filter_map(|verdict| {
         Some(format!("{} {}", &verdict.id.as_str()[..8], verdict.why.iter().find(|why| why.contains(part))?))
     });

@@ -97,7 +97,7 @@ mod tests {
         let (own, other) = (cut(100, &[(200, 300), (400, 500)]), cut(50, &[(90, 210), (290, 410), (490, 600)]));
         assert_eq!(own.and(&other), cut(50, &[(90, 100), (200, 210), (290, 300), (400, 410), (490, 500)]));
         assert_eq!(own.or(&own.and(&other)), own);
-        assert_eq!(own.or(&other), cut(100, &[(200, 600)]));
+        assert_eq!(own.or(&other), cut(600, &[]));
         assert_eq!(own.and(&cut(0, &[])), cut(0, &[]));
     }
 }
