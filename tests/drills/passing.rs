@@ -65,13 +65,24 @@ fn a_component_drill_passes_and_the_source_does_not_notice(major: u32) {
 
     assert_eq!(look_at_source(&stage), before);
     let evidence = &document["evidence"];
-    assert_eq!((&evidence["outcome"], &evidence["key_use"], &evidence["policy"]), (&"passed".into(), &"file".into(), &"gold".into()));
+    assert_eq!(
+        (&evidence["outcome"], &evidence["key_use"], &evidence["policy"]),
+        (&"passed".into(), &"file".into(), &"gold".into())
+    );
     assert_eq!(phases(&document), ["plan", "fetch", "start", "replay", "promote", "firstcheck", "checks"]);
     let sum: f64 = evidence["phases"].as_array().unwrap()[..6].iter().map(|phase| seconds(&phase["seconds"])).sum();
     assert!((sum - seconds(&evidence["rto_seconds"])).abs() < 0.05, "the phases up to the first check are the RTO: {evidence:#}");
     assert!(seconds(&evidence["rpo_seconds"]) == 0.0 && evidence["rpo_is_upper_bound"] == false, "nothing was lost");
-    let names: Vec<String> = checks(&document).into_iter().map(|(name, passed)| { assert!(passed, "{name}"); name }).collect();
-    for name in ["takes writes", "replay reached the target", "the ledger is balanced", "amcheck of database postgres", "page checksums"] {
+    let names: Vec<String> = checks(&document)
+        .into_iter()
+        .map(|(name, passed)| {
+            assert!(passed, "{name}");
+            name
+        })
+        .collect();
+    for name in
+        ["takes writes", "replay reached the target", "the ledger is balanced", "amcheck of database postgres", "page checksums"]
+    {
         assert!(names.iter().any(|found| found == name), "{name} is missing: {names:?}");
     }
     assert_eq!(document["objectives"], "met");
@@ -89,7 +100,8 @@ fn a_failover_drill_passes(major: u32) {
 fn what_was_lost_is_measured_where_it_can_be_and_bounded_where_not() {
     let Some(mut stage) = Stage::start(15) else { return };
     stage.book(1);
-    let lost = stage.scenario.cluster.sql().value("SELECT min(booked) FROM (SELECT booked FROM ledger ORDER BY id DESC LIMIT 2) t");
+    let lost =
+        stage.scenario.cluster.sql().value("SELECT min(booked) FROM (SELECT booked FROM ledger ORDER BY id DESC LIMIT 2) t");
     let lost = Timestamp::parse_human(&format!("{lost}:00"), Timestamp::now()).expect("a time");
     let evidence = stage.json(&[], 0)["evidence"].clone();
     let (rpo, since) = (seconds(&evidence["rpo_seconds"]), time(&evidence["declared"]).since(lost).as_secs_f64());

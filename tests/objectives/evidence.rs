@@ -13,7 +13,9 @@ const MIB: f64 = 1048576.0;
 
 #[test]
 fn drills_prove_predict_grow_old_and_fail() {
-    let Some(stage) = Stage::start("rpo = \"10min\"\nrto = \"1min\"\ndetection = \"10s\"\ndrill_max_age = \"2h\"") else { return };
+    let Some(stage) = Stage::start("rpo = \"10min\"\nrto = \"1min\"\ndetection = \"10s\"\ndrill_max_age = \"2h\"") else {
+        return;
+    };
     let status = stage.status();
     assert!(has_reason(&status, "stale_drill") && status["rto"]["predicted_seconds"].is_null(), "{status:#}");
     stage.gate().exits(12);

@@ -30,7 +30,8 @@ pub fn parse(text: &str) -> BTreeMap<Key, f64> {
 }
 
 fn is_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_alphabetic()) && name.chars().all(|sign| sign.is_ascii_alphanumeric() || sign == '_')
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(|sign| sign.is_ascii_alphanumeric() || sign == '_')
 }
 
 #[track_caller]
@@ -78,7 +79,14 @@ fn the_reader_is_strict() {
     let labels = BTreeMap::from([("l".to_owned(), "x\"\\\n,}".to_owned()), ("m".to_owned(), String::new())]);
     let read = parse(&format!("{head}a_b{{l=\"x\\\"\\\\\\n,}}\",m=\"\"}} +Inf\n"));
     assert_eq!(read, BTreeMap::from([(("a_b".to_owned(), labels), f64::INFINITY)]));
-    for wrong in ["a_b 1\n", "a_b{l=\"x\"} inf\n", "a_c{l=\"x\"} 1\n", "a_b{l=\"x} 1\n", "a_b{l=\"x\"} 1\na_b{l=\"x\"} 1\n", "a_b{l=\"x\"} 1"] {
+    for wrong in [
+        "a_b 1\n",
+        "a_b{l=\"x\"} inf\n",
+        "a_c{l=\"x\"} 1\n",
+        "a_b{l=\"x} 1\n",
+        "a_b{l=\"x\"} 1\na_b{l=\"x\"} 1\n",
+        "a_b{l=\"x\"} 1",
+    ] {
         let text = format!("{head}{wrong}");
         assert!(std::panic::catch_unwind(|| parse(&text)).is_err(), "accepted: {wrong}");
     }

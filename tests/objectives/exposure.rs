@@ -14,7 +14,11 @@ const OBJECTIVES: &str = "rpo = \"6s\"\nrto = \"30min\"";
 fn a_stopped_archiver_is_a_risk_then_a_breach_and_is_remembered_once_it_works_again() {
     let Some(mut stage) = Stage::start(OBJECTIVES) else { return };
     let before = stage.status();
-    assert_eq!((&scope(&before, "host_lost")["rpo_seconds"], &before["verdict"]), (&0.0.into(), &"unproven".into()), "{before:#}");
+    assert_eq!(
+        (&scope(&before, "host_lost")["rpo_seconds"], &before["verdict"]),
+        (&0.0.into(), &"unproven".into()),
+        "{before:#}"
+    );
 
     stage.stop_archiving();
     let first_lost = stage.commit();

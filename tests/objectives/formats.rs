@@ -76,7 +76,10 @@ fn every_format_tells_the_same() {
     assert_eq!(exposition::parse(&fs::read_to_string(&textfile).expect("it was written")).len(), samples.len());
     assert_eq!(fs::metadata(&textfile).expect("it was written").permissions().mode() & 0o777, 0o644);
     host.run(&["status", "--textfile", "/proc/nowhere.prom"]).exits(1);
-    assert!(fs::read_to_string(host.state_dir().join("status/orders.jsonl")).expect("a history").lines().count() == 1, "one a minute");
+    assert!(
+        fs::read_to_string(host.state_dir().join("status/orders.jsonl")).expect("a history").lines().count() == 1,
+        "one a minute"
+    );
 }
 
 #[test]

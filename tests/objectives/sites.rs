@@ -51,12 +51,20 @@ fn what_only_one_site_holds_is_lost_with_it() {
     stage.scenario.archive_now();
     stage.sql.execute("CHECKPOINT");
     let status = stage.status();
-    assert_near(&scope(&status, "site_lost")["rpo_seconds"], earliest.since(first_lost), stage.clock().since(first_lost), "again");
+    assert_near(
+        &scope(&status, "site_lost")["rpo_seconds"],
+        earliest.since(first_lost),
+        stage.clock().since(first_lost),
+        "again",
+    );
 
     fs::rename(second.path(), second.path().with_extension("away")).expect("own directory");
     let away = stage.status();
     assert_eq!(scope(&away, "host_lost")["rpo_seconds"], 0.0, "the one that is away hides nothing: {away:#}");
-    assert_eq!((&scope(&away, "site_lost")["kind"], &scope(&away, "site_lost")["verdict"]), (&"unknown".into(), &"at_risk".into()));
+    assert_eq!(
+        (&scope(&away, "site_lost")["kind"], &scope(&away, "site_lost")["verdict"]),
+        (&"unknown".into(), &"at_risk".into())
+    );
     assert!(has_reason(&away, "repository") && has_reason(&away, "copies"), "{away:#}");
     stage.gate().exits(11);
     stage.host().run(&["status", "--format", "nagios"]).exits(1);
@@ -73,7 +81,10 @@ fn what_only_one_site_holds_is_lost_with_it() {
 fn what_is_not_declared_is_not_assessed_and_what_is_declared_as_locked_must_be() {
     let Some(stage) = Stage::start("rpo = \"6s\"\nrto = \"30min\"\n[copies]\nlocked = [\"main\"]") else { return };
     let status = stage.status();
-    assert_eq!((&scope(&status, "site_lost")["kind"], &scope(&status, "site_lost")["verdict"]), (&"not_assessed".into(), &Value::Null));
+    assert_eq!(
+        (&scope(&status, "site_lost")["kind"], &scope(&status, "site_lost")["verdict"]),
+        (&"not_assessed".into(), &Value::Null)
+    );
     let stolen = scope(&status, "credentials_stolen");
     assert_eq!((&stolen["kind"], &stolen["verdict"]), (&"infinite".into(), &"breach".into()), "{status:#}");
     assert!(has_reason(&status, "copies"), "{status:#}");
@@ -83,5 +94,8 @@ fn what_is_not_declared_is_not_assessed_and_what_is_declared_as_locked_must_be()
     let text = stage.host().configuration().replace("[repository.main]\n", "[repository.main]\nsite = \"cellar\"\n");
     stage.host().configure_text(&text);
     let status = stage.status();
-    assert_eq!((&scope(&status, "site_lost")["kind"], &scope(&status, "site_lost")["verdict"]), (&"infinite".into(), &"breach".into()));
+    assert_eq!(
+        (&scope(&status, "site_lost")["kind"], &scope(&status, "site_lost")["verdict"]),
+        (&"infinite".into(), &"breach".into())
+    );
 }

@@ -52,12 +52,7 @@ pub fn growth(sizes: &[Size], now: Timestamp) -> Option<Growth> {
 
 /// When a recovery that takes `rto_seconds(bytes)`, which never falls, takes longer than `objective_seconds`; none when it
 /// does already, or not within two years.
-pub fn breach(
-    growth: Growth,
-    now: Timestamp,
-    objective_seconds: f64,
-    rto_seconds: impl Fn(u64) -> f64,
-) -> Option<Timestamp> {
+pub fn breach(growth: Growth, now: Timestamp, objective_seconds: f64, rto_seconds: impl Fn(u64) -> f64) -> Option<Timestamp> {
     let breaks = |days: f64| rto_seconds((growth.bytes_now + growth.bytes_per_day * days).max(0.0) as u64) > objective_seconds;
     if breaks(0.0) || !breaks(HORIZON_DAYS) {
         return None;
@@ -104,7 +99,11 @@ mod tests {
     fn nothing_is_said_of_growth_that_is_not_certain() {
         assert_eq!(growth(&sizes(30, |_| 70.0), now()), None, "it does not grow");
         assert_eq!(growth(&sizes(30, |day| 70.0 - day), now()), None, "it shrinks");
-        assert_eq!(growth(&sizes(30, |day| if day as u32 % 2 == 0 { 70.0 } else { 90.0 } + 0.05 * day), now()), None, "it swings");
+        assert_eq!(
+            growth(&sizes(30, |day| if day as u32 % 2 == 0 { 70.0 } else { 90.0 } + 0.05 * day), now()),
+            None,
+            "it swings"
+        );
         assert_eq!(growth(&sizes(2, |day| 70.0 + day), now()), None, "too few");
         assert_eq!(growth(&[], now()), None);
         let noisy = sizes(30, |day| 70.0 + day + (day * 1.7).sin());

@@ -264,8 +264,7 @@ impl StatusReport {
         let kept: Vec<BackupPoint> = backups.iter().filter(|backup| !backup.expired).cloned().collect();
         let schedule = schedule::standings(facts.policy.as_ref().map(|policy| &policy.schedule), &kept, facts.now);
         let copies = copies(facts);
-        let findings =
-            Findings { scopes: &scopes, prediction: prediction.as_ref(), declared, schedule: &schedule, copies };
+        let findings = Findings { scopes: &scopes, prediction: prediction.as_ref(), declared, schedule: &schedule, copies };
         let reasons = verdict::reasons(facts, &findings);
         Self {
             source: facts.source.to_string(),
@@ -327,7 +326,8 @@ fn best_repository<'f>(facts: &'f Facts, scopes: &[ScopeFacts]) -> Option<&'f Re
 /// The backups of all repositories, each once; expired only where it expired everywhere.
 fn backups(facts: &Facts) -> Vec<BackupPoint> {
     let mut all: BTreeMap<BackupId, BackupPoint> = BTreeMap::new();
-    for backup in facts.repositories.iter().filter_map(|repository| repository.held.as_ref().ok()).flat_map(|held| &held.backups) {
+    for backup in facts.repositories.iter().filter_map(|repository| repository.held.as_ref().ok()).flat_map(|held| &held.backups)
+    {
         let known = all.entry(backup.id.clone()).or_insert_with(|| backup.clone());
         known.expired &= backup.expired;
     }
@@ -469,8 +469,7 @@ fn server(facts: &Facts) -> ServerReport {
 /// From the sizes of all backups, expired ones too, and from what earlier runs saw of others.
 fn forecast(facts: &Facts, backups: &[BackupPoint], work: Work, declared: Declared) -> Option<ForecastReport> {
     let objective = facts.policy.as_ref()?.objectives.rto;
-    let mut sizes: Vec<Size> =
-        backups.iter().map(|backup| Size { time: backup.stopped, raw_bytes: backup.raw_bytes }).collect();
+    let mut sizes: Vec<Size> = backups.iter().map(|backup| Size { time: backup.stopped, raw_bytes: backup.raw_bytes }).collect();
     let mut previous = None;
     for sample in &facts.history {
         // Until the next backup every run sees the size of the same one.

@@ -267,7 +267,8 @@ fn first_commit(points: &[&SegmentPoint]) -> Option<Option<Timestamp>> {
 /// never was.
 fn earliest(coverages: &[&Coverage]) -> BTreeMap<u64, Option<Timestamp>> {
     let mut numbers: BTreeMap<u64, Option<Timestamp>> = BTreeMap::new();
-    let known: std::collections::BTreeSet<u64> = coverages.iter().flat_map(|coverage| coverage.segments.keys().copied()).collect();
+    let known: std::collections::BTreeSet<u64> =
+        coverages.iter().flat_map(|coverage| coverage.segments.keys().copied()).collect();
     let mut previous: Option<u64> = None;
     for number in known {
         if let Some(gap) = previous.map(|previous| previous + 1).filter(|gap| *gap < number) {

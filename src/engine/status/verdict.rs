@@ -264,9 +264,8 @@ impl Judge<'_> {
     fn stale(&self, passed: Timestamp) -> Option<String> {
         let most = self.objectives?.drill_max_age;
         let age = self.facts.now.since(passed);
-        (age > most).then(|| {
-            format!("the last drill that passed is {} old, {} is allowed", format_duration(age), format_duration(most))
-        })
+        (age > most)
+            .then(|| format!("the last drill that passed is {} old, {} is allowed", format_duration(age), format_duration(most)))
     }
 
     /// Drills that passed with a key at hand say nothing of the key that a disaster would need.

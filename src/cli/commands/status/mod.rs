@@ -134,7 +134,8 @@ fn outcome(verdict: Verdict) -> Outcome {
 }
 
 fn nothing_answers(report: &StatusReport) -> Error {
-    let error = Error::unreachable(format!("no repository of {} answers: what is told of it is not known to be so", report.source));
+    let error =
+        Error::unreachable(format!("no repository of {} answers: what is told of it is not known to be so", report.source));
     let told = report.repositories.iter().filter_map(|repository| Some((&repository.repository, repository.error.clone()?)));
     let error = told.fold(error, |error, (name, why)| error.detail(name.clone(), why));
     error.hint(format!("lifeboat check {}   tells more", report.source))
@@ -143,9 +144,7 @@ fn nothing_answers(report: &StatusReport) -> Error {
 fn rendered(reports: &[StatusReport], format: StatusFormat) -> String {
     match format {
         StatusFormat::Text => text::text(reports),
-        StatusFormat::Json => {
-            output::document("status", 1, &Document { verdict: verdict(reports), sources: reports }) + "\n"
-        }
+        StatusFormat::Json => output::document("status", 1, &Document { verdict: verdict(reports), sources: reports }) + "\n",
         StatusFormat::Prometheus => prometheus(reports),
         StatusFormat::Nagios => nagios::nagios(reports),
     }

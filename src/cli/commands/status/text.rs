@@ -224,7 +224,18 @@ fn skew(whose: &str, seconds: Option<f64>) -> String {
 /// `March 2027`.
 fn month(time: crate::base::Timestamp) -> String {
     const NAMES: [&str; 12] = [
-        "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
     ];
     let text = time.rfc3339();
     let number: usize = text[5..7].parse().unwrap_or(1);

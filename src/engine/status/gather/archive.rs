@@ -174,9 +174,8 @@ impl Loaded {
         let named: Vec<(u64, FirstCommit)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
         let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, first)| *first == FirstCommit::Unknown);
         let named: BTreeMap<u64, FirstCommit> = unknown.into_iter().chain(known).collect();
-        let looking = tokio::task::spawn_blocking(move || {
-            unarchived::exposure(&own, reached, |number| named.get(&number).copied())
-        });
+        let looking =
+            tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, |number| named.get(&number).copied()));
         let exposure = looking.await.unwrap_or_else(|_| Exposure::AtMostSince {
             frontier: time,
             why: "reading the server's log was broken off".to_owned(),

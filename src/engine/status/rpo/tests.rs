@@ -91,7 +91,8 @@ fn random_histories_agree_with_a_walk_through_time() {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..300 {
-        let firsts: BTreeMap<u64, i64> = (1..=12).map(|number| (number, number as i64 * 20 + random.random_range(0..10))).collect();
+        let firsts: BTreeMap<u64, i64> =
+            (1..=12).map(|number| (number, number as i64 * 20 + random.random_range(0..10))).collect();
         let mut repositories = Vec::new();
         for _ in 0..random.random_range(1..3) {
             let mut archive = Coverage::default();
@@ -106,7 +107,8 @@ fn random_histories_agree_with_a_walk_through_time() {
             }
             repositories.push(archive);
         }
-        let counted_after = repositories.iter().flat_map(|archive| &archive.backups).min_by_key(|backup| backup.committed).unwrap();
+        let counted_after =
+            repositories.iter().flat_map(|archive| &archive.backups).min_by_key(|backup| backup.committed).unwrap();
         let exposure = |time: i64| {
             let first_lost = repositories.iter().map(|archive| {
                 let restorable = archive.backups.iter().filter(|backup| backup.committed <= at(time));

@@ -93,7 +93,8 @@ fn after(change: impl FnOnce(&mut Facts)) -> (Verdict, Vec<Class>) {
     let mut facts = facts();
     change(&mut facts);
     let report = StatusReport::of(&facts);
-    let is_told = |reason: &Reason| !reason.message.is_empty() && reason.command.contains("orders") || reason.command.contains("--help");
+    let is_told =
+        |reason: &Reason| !reason.message.is_empty() && reason.command.contains("orders") || reason.command.contains("--help");
     assert!(report.reasons.iter().all(is_told), "{:?}", report.reasons);
     (report.verdict, report.reasons.iter().map(|reason| reason.class).collect())
 }
@@ -141,7 +142,11 @@ fn recovery_is_held_against_the_rto_with_detection() {
     use Class::Rto;
     assert_eq!(after(|facts| facts.drills = vec![passed(80.0, 60)]), (Verdict::Ok, vec![]));
     assert_eq!(after(|facts| facts.drills = vec![passed(81.0, 60)]), (Verdict::AtRisk, vec![Rto]));
-    assert_eq!(after(|facts| facts.drills = vec![passed(101.0, 60)]), (Verdict::Breach, vec![Rto, Rto]), "predicted and measured");
+    assert_eq!(
+        after(|facts| facts.drills = vec![passed(101.0, 60)]),
+        (Verdict::Breach, vec![Rto, Rto]),
+        "predicted and measured"
+    );
     let detected_late = |facts: &mut Facts| {
         facts.policy.as_mut().unwrap().objectives.detection = Duration::from_secs(51);
     };
