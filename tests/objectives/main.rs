@@ -5,6 +5,7 @@ mod evidence;
 mod exposition;
 mod exposure;
 mod formats;
+mod rehearsal;
 mod sites;
 mod stage;
 #[path = "../support/mod.rs"]

@@ -36,7 +36,13 @@ impl Stage {
     /// As [`Stage::start`], without the backup.
     #[track_caller]
     pub fn without_backup(objectives: &str) -> Option<Self> {
-        let options = Options { wal_segment_mib: 1, ..Options::default() }.with("track_commit_timestamp = on");
+        Self::with_segments(1, objectives)
+    }
+
+    /// As [`Stage::without_backup`], with segments of so many MiB.
+    #[track_caller]
+    pub fn with_segments(wal_segment_mib: u32, objectives: &str) -> Option<Self> {
+        let options = Options { wal_segment_mib, ..Options::default() }.with("track_commit_timestamp = on");
         let installation = crate::support::postgres::Installation::require(15)?;
         let scenario = Scenario::start_in(Place::Directory, &installation, &options);
         for host in [&scenario.protected, &scenario.rescue] {

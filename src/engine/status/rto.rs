@@ -1,8 +1,9 @@
 //! How long a recovery would take: predicted for the plan of today from what this source's own drills took. Pure.
 //!
 //! Each phase of the passed drills is modelled by itself. One that depends on bytes is a line, `fixed + bytes ÷ rate`, neither
-//! part negative; while all drills handled about as much it is a rate alone: one size does not tell the two parts apart. The
-//! others are the mean of the latest few. What a drill took beside its phases counts as one more.
+//! part negative, nor the fixed one large while their sizes are close; while all drills handled about as much it is a rate alone: one size does not tell the two parts apart. So is
+//! the first check by the size of the database, which counts as fixed until drills differ in it. The others are the mean of
+//! the latest few. What a drill took beside its phases counts as one more.
 
 use std::time::Duration;
 
@@ -15,6 +16,11 @@ const DRILLS: usize = 10;
 const LATEST: usize = 3;
 /// How much more the largest must have handled than the smallest before a line is drawn.
 const SPREAD: f64 = 1.2;
+/// How much more it must have handled before the fixed part of a line is believed whatever it is …
+const WIDE: f64 = 4.0;
+/// … and the part of what the largest took that it is at most until then: a slow small drill would promise that size does
+/// not matter.
+const MOST_FIXED: f64 = 1.0 / 3.0;
 
 /// What a restore to the latest moment would have to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +76,7 @@ pub fn predict<D: AsRef<Evidence>>(drills: &[D], work: Work, declared: Declared)
         let samples: Vec<Sample> = recent.iter().filter_map(|drill| sample(drill, kind)).collect();
         if !samples.is_empty() {
             let bytes = if kind == PhaseKind::Replay { work.replay_bytes } else { work.write_bytes };
-            parts.push((name, model(&samples).seconds(bytes as f64)));
+            parts.push((name, model(kind, &samples).seconds(bytes as f64)));
         }
     }
     let beside: Vec<f64> = recent.iter().map(|drill| beside_phases(drill)).collect();
@@ -105,12 +111,15 @@ struct Sample {
 }
 
 fn sample(drill: &Evidence, kind: PhaseKind) -> Option<Sample> {
-    let found = drill.phases.iter().filter(|phase| phase.phase == kind);
-    found.fold(None, |sum, phase| {
-        let before = sum.unwrap_or(Sample { seconds: 0.0, bytes: None });
-        let bytes = phase.bytes.map(|bytes| bytes as f64 + before.bytes.unwrap_or(0.0)).or(before.bytes);
-        Some(Sample { seconds: before.seconds + phase.seconds, bytes })
-    })
+    let found: Vec<_> = drill.phases.iter().filter(|phase| phase.phase == kind).collect();
+    if found.is_empty() {
+        return None;
+    }
+    let told = found.iter().filter_map(|phase| phase.bytes).reduce(|a, b| a + b);
+    // A check reads the data, more of it in a larger database, but nobody counts how much.
+    let restored = drill.restored.as_ref().map(|restored| restored.raw_bytes).filter(|_| kind == PhaseKind::FirstCheck);
+    let seconds = found.iter().map(|phase| phase.seconds).sum();
+    Some(Sample { seconds, bytes: told.or(restored).map(|bytes| bytes as f64) })
 }
 
 fn beside_phases(drill: &Evidence) -> f64 {
@@ -131,7 +140,7 @@ impl Line {
     }
 }
 
-fn model(samples: &[Sample]) -> Line {
+fn model(kind: PhaseKind, samples: &[Sample]) -> Line {
     let points: Vec<(f64, f64)> =
         samples.iter().filter_map(|sample| Some((sample.bytes.filter(|bytes| *bytes > 0.0)?, sample.seconds))).collect();
     let seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
@@ -141,13 +150,27 @@ fn model(samples: &[Sample]) -> Line {
     }
     let sizes = || points.iter().map(|(bytes, _)| *bytes);
     let (smallest, largest) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
-    if largest >= smallest * SPREAD { nonnegative_line(&points) } else { proportional(&points) }
+    match largest >= smallest * SPREAD {
+        true if largest >= smallest * WIDE => nonnegative_line(&points),
+        true => believable(nonnegative_line(&points), &points),
+        false if kind == PhaseKind::FirstCheck => fixed,
+        false => proportional(&points),
+    }
 }
 
 /// The line through the origin.
 fn proportional(points: &[(f64, f64)]) -> Line {
     let (bytes, seconds) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0, y + point.1));
     Line { fixed_seconds: 0.0, seconds_per_byte: seconds / bytes }
+}
+
+/// `line`, or one to the same place at the largest of `points`, with the largest fixed part that is believed.
+fn believable(line: Line, points: &[(f64, f64)]) -> Line {
+    let (bytes, seconds) = points.iter().copied().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap_or((1.0, 0.0));
+    // A line that does not rise misses the largest by what made the smaller ones slow.
+    let at_largest = if line.seconds_per_byte > 0.0 { line.seconds(bytes) } else { seconds };
+    let fixed_seconds = line.fixed_seconds.min(at_largest * MOST_FIXED);
+    Line { fixed_seconds, seconds_per_byte: (at_largest - fixed_seconds) / bytes }
 }
 
 /// The least-squares line of which neither part is negative. `points` differ in their first number.

@@ -109,7 +109,8 @@ fn drills_of_one_size_give_a_rate_and_never_a_negative_part() {
     // The larger one was quicker: a warm cache. No line falls.
     let mut warm = MACHINE.drill(work(200.0, 10.0), || 0.0);
     warm.phases[1].seconds = one.phases[1].seconds / 2.0;
-    assert!(fetch(&[one.clone(), warm], 10_000.0) > 0.0);
+    let seconds = warm.phases[1].seconds;
+    assert!(fetch(&[one.clone(), warm], 2000.0) > seconds * 10.0 * 0.6, "size matters all the same");
     // The larger one took much longer: what would be a negative fixed part is none.
     let mut cold = MACHINE.drill(work(200.0, 10.0), || 0.0);
     cold.phases[1].seconds = one.phases[1].seconds * 10.0;
