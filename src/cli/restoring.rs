@@ -58,7 +58,12 @@ pub fn repositories<'a>(source: &SourceName, context: &Context, settings: &'a Se
 ///
 /// # Errors
 /// The first refusal.
-pub async fn plan(wanted: &Wanted<'_>, context: &Context, settings: &Settings, repositories: &[&RepositorySettings]) -> Result<Plan> {
+pub async fn plan(
+    wanted: &Wanted<'_>,
+    context: &Context,
+    settings: &Settings,
+    repositories: &[&RepositorySettings],
+) -> Result<Plan> {
     let is_latest = matches!(wanted.request.target, Target::Latest);
     let ask_all = is_latest || wanted.request.timeline.is_none();
     let (mut best, mut failures): (Option<Plan>, Vec<(&str, Error)>) = (None, Vec::new());

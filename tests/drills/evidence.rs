@@ -12,7 +12,8 @@ use crate::support::scenario::SOURCE;
 /// The commands of `docs/FORMAT.md` for evidence.
 fn documented_commands() -> String {
     let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/FORMAT.md")).expect("a page");
-    let section = page.split("\n## ").find(|section| section.starts_with("&lt;source&gt;/drill/")).expect("a section on evidence");
+    let section =
+        page.split("\n## ").find(|section| section.starts_with("&lt;source&gt;/drill/")).expect("a section on evidence");
     let block = section.split("```bash\n").nth(1).and_then(|rest| rest.split("```").next());
     block.expect("the section has commands").to_owned()
 }
@@ -39,7 +40,8 @@ fn evidence_is_chained_listed_and_verified_by_the_documented_commands() {
 
     let list: Value = serde_json::from_str(&stage.drill(&["--list", "--output", "json"]).success().stdout).expect("JSON");
     let drills = list["repositories"][0]["drills"].as_array().expect("a list").clone();
-    let told: Vec<_> = drills.iter().map(|drill| (drill["evidence"]["level"].as_str(), drill["evidence"]["outcome"].as_str())).collect();
+    let told: Vec<_> =
+        drills.iter().map(|drill| (drill["evidence"]["level"].as_str(), drill["evidence"]["outcome"].as_str())).collect();
     assert_eq!(told, [(Some("component"), Some("passed")), (Some("verify"), Some("passed"))]);
     let shown = stage.drill(&["--list"]).success();
     assert!(shown.stdout.contains("component  passed"), "{shown}");

@@ -104,7 +104,8 @@ fn without_a_look_at_data_it_is_inconclusive() {
     let whole = elsewhere.bin.parent().expect("bin lies in it");
     let copied = std::process::Command::new("cp").arg("-a").arg(whole).arg(&copy).status().expect("cp runs");
     assert!(copied.success());
-    let gone = std::process::Command::new("find").arg(&copy).args(["-name", "amcheck.control", "-delete"]).status().expect("find runs");
+    let gone =
+        std::process::Command::new("find").arg(&copy).args(["-name", "amcheck.control", "-delete"]).status().expect("find runs");
     assert!(gone.success());
     let mut command = stage.command(&["--output", "json"]);
     let path = std::env::var("PATH").expect("a path");

@@ -39,7 +39,12 @@ fn keys_come_from_a_command_and_are_never_shown_or_kept() {
     let secret = fs::read_to_string(&identity).expect("own file").trim().to_owned();
     let hidden = host.write("safe.txt", &format!("{secret}\n"));
     fs::remove_file(&identity).expect("own file");
-    let without = host.configuration().lines().filter(|line| !line.starts_with("identity_file")).map(|line| format!("{line}\n")).collect::<String>();
+    let without = host
+        .configuration()
+        .lines()
+        .filter(|line| !line.starts_with("identity_file"))
+        .map(|line| format!("{line}\n"))
+        .collect::<String>();
     host.configure_text(&without);
 
     stage.drill(&[]).refuses(2, &["no age identity"]);
@@ -49,7 +54,9 @@ fn keys_come_from_a_command_and_are_never_shown_or_kept() {
     failing.refuses(1, &["identity command failed"]);
     stage.drill(&["--identity-command", "echo nonsense"]).refuses(2, &["not an age identity"]);
 
-    host.configure_text(&without.replace("[encryption]\n", &format!("[encryption]\nidentity_command = \"cat {}\"\n", hidden.display())));
+    host.configure_text(
+        &without.replace("[encryption]\n", &format!("[encryption]\nidentity_command = \"cat {}\"\n", hidden.display())),
+    );
     let running = stage.start_drill(&["--output", "json"]);
     let output = running.finish(std::time::Duration::from_secs(60)).success();
     assert!(output.stdout.contains("\"key_use\": \"command\"") && !output.to_string().contains(&secret), "{output}");

@@ -135,5 +135,8 @@ impl Stage {
 /// The checks of a drill by name, and whether they passed.
 pub fn checks(document: &Value) -> Vec<(String, bool)> {
     let checks = document["evidence"]["checks"].as_array().expect("a list");
-    checks.iter().map(|check| (check["name"].as_str().expect("text").to_owned(), check["passed"].as_bool().expect("a truth"))).collect()
+    checks
+        .iter()
+        .map(|check| (check["name"].as_str().expect("text").to_owned(), check["passed"].as_bool().expect("a truth")))
+        .collect()
 }

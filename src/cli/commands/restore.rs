@@ -11,10 +11,10 @@ use crate::cli::config::RepositorySettings;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::restoring::{self, Plan, Wanted};
+use crate::engine::Scope;
 use crate::engine::restore::plan::RecoveryStop;
 use crate::engine::restore::prepare::{Prepared, Request};
 use crate::engine::restore::run::{self, RestoreOptions, RestoreReport};
-use crate::engine::Scope;
 use crate::source::postgres::recovery_config::TargetAction;
 use crate::store::layer::metrics::Requests;
 

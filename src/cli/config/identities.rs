@@ -52,9 +52,9 @@ pub fn parse(origin: &str, text: &str) -> Result<Vec<Identity>> {
             continue;
         }
         // The line may be a secret with a slip in it: it is not shown.
-        let identity = line.parse().map_err(|why| {
-            Error::usage(format!("{origin}:{}: not an age identity (AGE-SECRET-KEY-1…): {why}", index + 1))
-        })?;
+        let identity = line
+            .parse()
+            .map_err(|why| Error::usage(format!("{origin}:{}: not an age identity (AGE-SECRET-KEY-1…): {why}", index + 1)))?;
         identities.push(identity);
     }
     if identities.is_empty() {

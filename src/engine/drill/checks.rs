@@ -137,7 +137,8 @@ impl Checker<'_, '_> {
                     return Ok(());
                 }
                 outcome => {
-                    let judged = outcome.map_err(|error| error.summary()).and_then(|sound| sound_or_not(&sound.unwrap_or_default()));
+                    let judged =
+                        outcome.map_err(|error| error.summary()).and_then(|sound| sound_or_not(&sound.unwrap_or_default()));
                     self.note(&format!("amcheck of database {database}"), true, began, judged);
                 }
             }

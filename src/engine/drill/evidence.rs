@@ -129,7 +129,8 @@ pub fn standing(evidence: &Evidence, objectives: &Objectives) -> Standing {
         Some(seconds) => {
             let total_seconds = seconds + objectives.detection.as_secs_f64();
             if total_seconds > objectives.rto.as_secs_f64() {
-                broken.push(format!("RTO: {total_seconds:.1} s with detection, {:.1} s are allowed", objectives.rto.as_secs_f64()));
+                broken
+                    .push(format!("RTO: {total_seconds:.1} s with detection, {:.1} s are allowed", objectives.rto.as_secs_f64()));
             }
         }
         None => unproven.push("no RTO was measured".to_owned()),
@@ -137,7 +138,8 @@ pub fn standing(evidence: &Evidence, objectives: &Objectives) -> Standing {
     if let Some(seconds) = evidence.rpo_seconds.filter(|seconds| *seconds > objectives.rpo.as_secs_f64()) {
         let allowed = objectives.rpo.as_secs_f64();
         if evidence.rpo_is_upper_bound {
-            unproven.push(format!("RPO: at most {seconds:.1} s, {allowed:.1} s are allowed; the source's server could not be asked"));
+            unproven
+                .push(format!("RPO: at most {seconds:.1} s, {allowed:.1} s are allowed; the source's server could not be asked"));
         } else {
             broken.push(format!("RPO: {seconds:.1} s, {allowed:.1} s are allowed"));
         }
@@ -184,8 +186,12 @@ mod tests {
             key_use: KeyUse::None,
         };
         let stands = |rto: Option<f64>, rpo: Option<f64>, bound: bool| {
-            let evidence =
-                Evidence { rto_seconds: rto, rpo_seconds: rpo, rpo_is_upper_bound: bound, ..circumstances.of_refusal("x".into()) };
+            let evidence = Evidence {
+                rto_seconds: rto,
+                rpo_seconds: rpo,
+                rpo_is_upper_bound: bound,
+                ..circumstances.of_refusal("x".into())
+            };
             standing(&evidence, &objectives)
         };
         assert_eq!(stands(Some(40.0), Some(10.0), false), Standing::Met);

@@ -23,7 +23,11 @@ pub(super) fn judge(expect: &Expect, rows: &Rows, moment: Timestamp) -> Result<S
         Expect::AtLeast(least) => {
             let found = single(rows)?;
             let number: f64 = found.parse().map_err(|_| "its answer is no number".to_owned())?;
-            if number >= *least as f64 { Ok(format!("answers {found}")) } else { Err(format!("answers {found}, less than {least}")) }
+            if number >= *least as f64 {
+                Ok(format!("answers {found}"))
+            } else {
+                Err(format!("answers {found}, less than {least}"))
+            }
         }
         Expect::FreshWithin(limit) => {
             let found = single(rows)?;

@@ -24,7 +24,12 @@ const FIRST_DATABASE: &str = "template1";
 ///
 /// # Errors
 /// When it ends, refuses everybody, pauses or does not get on; on the wish to stop.
-pub(super) async fn recover(job: &Job<'_>, server: &mut ScratchServer, stopwatch: &mut Stopwatch, standby: bool) -> Result<Session> {
+pub(super) async fn recover(
+    job: &Job<'_>,
+    server: &mut ScratchServer,
+    stopwatch: &mut Stopwatch,
+    standby: bool,
+) -> Result<Session> {
     server.launch()?;
     job.progress.phase("replaying the log", None);
     let mut recovery = Recovery { job, server, stopwatch, session: None, ready_since: None, replaying: false, replayed: false };

@@ -3,6 +3,7 @@
 //! No repository, no store and no printing here: the engine holds those.
 
 pub mod changes;
+pub mod cluster_pages;
 pub mod connect;
 pub mod conninfo;
 pub mod control;
@@ -12,11 +13,10 @@ pub mod history;
 pub mod inventory;
 pub mod label;
 pub mod live;
+pub mod log_tail;
 pub mod page;
 mod pgpass;
 pub mod recovery_config;
-pub mod cluster_pages;
-pub mod log_tail;
 pub mod scratch_checks;
 pub mod scratch_server;
 pub mod server;

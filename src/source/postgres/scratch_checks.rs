@@ -127,7 +127,8 @@ impl Session {
         for sql in MAKE_AMCHECK.split("; ") {
             self.rows("make the extension amcheck on", sql, &[]).await?;
         }
-        let place = "SELECT n.nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'amcheck'";
+        let place =
+            "SELECT n.nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'amcheck'";
         let schema: String = column(&self.row("find the extension amcheck on", place, &[]).await?, 0)?;
         let schema = format!("\"{}\"", schema.replace('"', "\"\""));
         let mut soundness = Soundness::default();

@@ -207,8 +207,7 @@ impl<'a> Drill<'a> {
         let plan = Plan { scope, ..plan };
         let summary = &plan.prepared.plan.backup;
         circumstances.key_use = key.key_use(summary.encrypted);
-        let restore_command =
-            restoring::restore_command(&self.args.source, self.context, self.settings, &summary.incarnation)?;
+        let restore_command = restoring::restore_command(&self.args.source, self.context, self.settings, &summary.incarnation)?;
         stopwatch.lap(crate::repo::evidence::PhaseKind::Plan, None);
         Ok(Prepared { circumstances, stopwatch, key, plan, target_time, restore_command })
     }

@@ -111,10 +111,7 @@ impl Document {
 
     fn restored(&self) -> Vec<String> {
         let Some(restored) = &self.evidence.restored else { return Vec::new() };
-        let mut lines = vec![
-            format!("  target       {}", self.evidence.target),
-            format!("  backup       {}", restored.backup),
-        ];
+        let mut lines = vec![format!("  target       {}", self.evidence.target), format!("  backup       {}", restored.backup)];
         lines.extend(restored.last_commit.map(|time| format!("  last commit  {}", time.human())));
         lines.extend(self.evidence.seed.map(|seed| format!("  seed         {seed}")));
         lines
