@@ -36,8 +36,8 @@ pub fn first_commit_between(
         }
         match end.stop {
             Stop::SegmentEnd => {}
-            // A record may be written in part: it is nobody's commit yet.
-            Stop::EndOfLog { .. } if until <= segment.end(size) => return Ok(None),
+            Stop::EndOfLog { at, .. } if at >= until => return Ok(None),
+            // Written in part, or another server's shorter log: what comes then is not known.
             Stop::EndOfLog { at, .. } | Stop::Damaged { at, .. } => {
                 return Err(Error::failed(format!("{} cannot be read beyond {at}", path.display())));
             }
