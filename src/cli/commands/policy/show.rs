@@ -7,13 +7,13 @@ use chrono_tz::Tz;
 use serde::Serialize;
 
 use super::{place, shown, typed};
-use crate::base::units::{format_bytes, format_duration as time};
+use crate::base::units::format_bytes;
 use crate::base::{DrillLevel, Result, Timestamp};
 use crate::cli::args::PolicyShowArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output::{Align, table};
-use crate::policy::contradictions::{Severity, contradictions};
+use crate::policy::contradictions::{Severity, contradictions, time};
 use crate::policy::{Expect, Policy};
 
 /// So many runs of each job are shown.
