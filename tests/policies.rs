@@ -4,6 +4,7 @@
 mod support;
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use lifeboat::base::Timestamp;
@@ -123,6 +124,9 @@ fn a_policy_is_shown_with_its_defaults_and_its_next_runs() {
     }
 }
 
+/// A configuration with no policies beside it.
+const ELSEWHERE: &str = "/nowhere/lifeboat.toml";
+
 /// Name, RTO and RPO of each ready policy.
 const PROMISES: [(&str, &str, &str); 7] = [
     ("critical-banking", "1min", "1min"),
@@ -137,12 +141,12 @@ const PROMISES: [(&str, &str, &str); 7] = [
 #[test]
 fn the_ready_policies_keep_what_they_promise_and_contradict_nothing() {
     assert_eq!(READY.len(), PROMISES.len());
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
     let files = fs::read_dir(directory).expect("there is a directory").flatten();
     let files = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "toml")).count();
     assert_eq!(files, READY.len(), "every file in policies/ comes with the program");
     for (name, rto, rpo) in PROMISES {
-        let (policy, file) = policies::load(name, None).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let (policy, file) = policies::load(name, Some(Path::new(ELSEWHERE))).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(file, None, "{name}");
         let wanted = (parse_duration(rto).expect("a duration"), parse_duration(rpo).expect("a duration"));
         assert_eq!((policy.objectives.rto, policy.objectives.rpo), wanted, "{name}");
@@ -154,7 +158,7 @@ fn the_ready_policies_keep_what_they_promise_and_contradict_nothing() {
         assert_eq!(found, expected, "{name}: {findings:?}");
     }
     for name in ["internet-bank-transactions", "internet-bank-documents"] {
-        let policy = policies::load(name, None).expect("read above").0;
+        let policy = policies::load(name, Some(Path::new(ELSEWHERE))).expect("read above").0;
         assert_eq!(policy.retention.legal_minimum, Some(Duration::from_secs(7 * 366 * 86_400)), "{name}");
         assert_eq!(policy.copies.repositories, ["primary", "second", "archive"], "{name}");
     }
@@ -240,7 +244,10 @@ fn the_policy_says_how_many_copies_are_needed_and_a_broken_one_wants_all() {
         let refused = kept.push().exits(20);
         assert!(refused.stderr.contains("all repositories are needed") && refused.stderr.contains(why), "{why}: {refused}");
     }
+    // The log goes on, so that the backup need not wait for it.
+    host.configure_text(&configuration.replace("policy = \"own\"", "policy = \"own\"\nlog_copies = 1"));
     let refused = host.run(&["backup", SOURCE, "--type", "full"]).exits(20);
+    host.configure_text(&configuration);
     assert!(refused.stderr.contains("all repositories are needed"), "the backup stands, and is told of: {refused}");
     fs::remove_file(host.dir().join("policies/own.toml")).expect("own file");
     let refused = kept.push().exits(20);

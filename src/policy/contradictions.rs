@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cron::longest_gap;
 use super::{LogMode, Policy};
-use crate::base::units::{format_bytes, format_duration as time};
+use crate::base::units::{format_bytes, format_duration};
 use crate::base::{DrillLevel, Timestamp};
 
 /// PostgreSQL advises no shorter `archive_timeout` than a minute or so: every segment is stored whole.
@@ -145,8 +145,12 @@ impl Examiner<'_> {
         if log.mode == LogMode::None {
             return self.no_log();
         }
+        if rpo.is_zero() {
+            // Refused already.
+            return;
+        }
         let (max_lag, limit) = (time(log.max_lag), time(rpo));
-        if log.max_lag.is_zero() && !rpo.is_zero() {
+        if log.max_lag.is_zero() {
             self.refuse("log.max_lag", "nothing is stored in no time", format!("max_lag {max_lag}"));
         } else if log.max_lag > rpo {
             let sum = format!("max_lag {max_lag}, more than the RPO of {limit}");
@@ -276,6 +280,11 @@ impl Examiner<'_> {
             self.warn("drill.levels", "nothing is restored: the RTO is never measured", sum);
         }
     }
+}
+
+/// A declared time: measured ones have fractions, a declared zero has none.
+pub fn time(duration: Duration) -> String {
+    if duration.is_zero() { "0 s".to_owned() } else { format_duration(duration) }
 }
 
 #[cfg(test)]

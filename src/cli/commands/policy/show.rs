@@ -7,14 +7,14 @@ use chrono_tz::Tz;
 use serde::Serialize;
 
 use super::{place, shown, typed};
-use crate::base::units::{format_bytes, format_duration as time};
+use crate::base::units::format_bytes;
 use crate::base::{DrillLevel, Result, Timestamp};
 use crate::cli::args::PolicyShowArgs;
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output::{Align, table};
-use crate::policy::contradictions::{Severity, contradictions};
 use crate::policy::Policy;
+use crate::policy::contradictions::{Severity, contradictions, time};
 
 /// So many runs of each job are shown.
 const RUNS: usize = 5;
