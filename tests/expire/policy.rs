@@ -43,6 +43,7 @@ fn prove(scenario: &Scenario, id: &str) {
         phases: vec![],
         rto_seconds: None,
         rpo_seconds: None,
+        rpo_is_upper_bound: false,
         checks: vec![],
         key_use: KeyUse::File,
         why: vec![],

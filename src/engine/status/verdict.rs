@@ -94,7 +94,7 @@ pub enum Class {
 /// Why a verdict is what it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Reason {
-    /// What follows from it.
+    /// What follows from it; `ok` for what is only told.
     pub verdict: Verdict,
     /// What it is about.
     pub class: Class,
@@ -275,7 +275,8 @@ impl Judge<'_> {
             .then(|| format!("the last drill that passed is {} old, {} is allowed", format_duration(age), format_duration(most)))
     }
 
-    /// Drills that passed with a key at hand say nothing of the key that a disaster would need.
+    /// Drills that passed with a key at hand say nothing of the key that a disaster would need. Told, and not held against
+    /// the source: the file may be where the key is kept.
     fn key(&self) -> Option<Reason> {
         let tested = |drill: &&Evidence| drill.key_use != KeyUse::File;
         if rto::telling(&self.facts.drills).iter().any(tested) {
@@ -283,7 +284,7 @@ impl Judge<'_> {
         }
         let message = "the recovery key was never fetched from where it is kept: every drill used a file at hand";
         let command = self.command("drill SOURCE --identity-command 'COMMAND'", "   COMMAND prints the key");
-        Some(self.reason(Verdict::AtRisk, Class::Key, message, command))
+        Some(self.reason(Verdict::Ok, Class::Key, message, command))
     }
 
     fn archiver(&self) -> Option<Reason> {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::engine::status::StatusReport;
 use crate::engine::status::report::{DrillReport, Kind, RepositoryReport, ScopeReport};
+use crate::engine::status::{StatusReport, Verdict};
 use crate::repo::evidence::DrillOutcome;
 
 const COLUMNS: usize = 80;
@@ -58,7 +58,10 @@ fn next(report: &StatusReport) -> String {
     }
     let mut text = "what to do next\n".to_owned();
     for reason in &report.reasons {
-        let verdict = reason.verdict.as_str().replace('_', " ");
+        let verdict = match reason.verdict {
+            Verdict::Ok => "note".to_owned(),
+            verdict => verdict.as_str().replace('_', " "),
+        };
         text += &wrapped(&format!("  {verdict:<10}"), 12, &reason.message);
         text += &format!("{:14}{}\n", "", reason.command);
     }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::{BackupType, DrillLevel, Lsn, Segment, TimelineId};
+use crate::codec::Sha256Digest;
 use crate::engine::status::StatusReport;
 use crate::engine::status::facts::{ArchiverFacts, BackupPoint, CopiesWanted, Frontier, QueueFacts, ServerFacts, Window};
 use crate::engine::status::report::Kind;
@@ -7,7 +8,7 @@ use crate::engine::status::rpo::Exposure;
 use crate::engine::status::rto::tests::drill;
 use crate::engine::window::Interval;
 use crate::policy::{Policy, parse};
-use crate::repo::evidence::{Phase, PhaseKind};
+use crate::repo::evidence::{Kept, Phase, PhaseKind};
 
 const DAY: u64 = 86_400;
 
@@ -24,10 +25,17 @@ fn policy(more: &str) -> Policy {
     parse::parse("gold", std::path::Path::new("gold.toml"), &text).unwrap()
 }
 
-fn passed(seconds: f64, age_seconds: u64) -> Evidence {
+fn passed(seconds: f64, age_seconds: u64) -> Kept {
     let mut evidence = drill(vec![Phase { phase: PhaseKind::Plan, seconds: seconds - 0.1, bytes: None }]);
     (evidence.declared, evidence.finished) = (ago(age_seconds), ago(age_seconds));
-    evidence
+    Kept { key: "orders/drill/x.json".to_owned(), sha256: Sha256Digest::of(b""), evidence }
+}
+
+/// One that passed, but for what `change` does to it.
+fn but(change: impl FnOnce(&mut Evidence), age_seconds: u64) -> Kept {
+    let mut kept = passed(50.0, age_seconds);
+    change(&mut kept.evidence);
+    kept
 }
 
 fn repository(name: &str) -> RepositoryFacts {
@@ -157,17 +165,21 @@ fn recovery_is_held_against_the_rto_with_detection() {
 #[test]
 fn only_drills_that_restored_and_passed_lately_prove_anything() {
     use Class::{DrillFailed, Evidence as Record, Inconclusive, Key, StaleDrill};
-    let with = |outcome, age| Evidence { outcome, ..passed(50.0, age) };
+    let with = |outcome, age| but(|evidence| evidence.outcome = outcome, age);
     assert_eq!(after(|facts| facts.drills.clear()), (Verdict::Unproven, vec![StaleDrill]));
-    let verified = Evidence { level: DrillLevel::Verify, ..passed(50.0, 60) };
+    let verified = but(|evidence| evidence.level = DrillLevel::Verify, 60);
     assert_eq!(after(|facts| facts.drills = vec![verified]), (Verdict::Unproven, vec![StaleDrill]));
     assert_eq!(after(|facts| facts.drills = vec![with(DrillOutcome::Inconclusive, 60)]), (Verdict::Unproven, vec![Inconclusive]));
     assert_eq!(after(|facts| facts.drills = vec![passed(50.0, 31 * DAY)]), (Verdict::Unproven, vec![StaleDrill]));
     let old = |facts: &mut Facts| facts.drills = vec![passed(50.0, 31 * DAY), with(DrillOutcome::Inconclusive, 60)];
     assert_eq!(after(old), (Verdict::Unproven, vec![Inconclusive]));
     assert_eq!(after(|facts| facts.drills.push(with(DrillOutcome::Failed, 60))), (Verdict::AtRisk, vec![DrillFailed]));
-    let with_a_file = Evidence { key_use: KeyUse::File, ..passed(50.0, 60) };
-    assert_eq!(after(|facts| facts.drills = vec![with_a_file.clone()]), (Verdict::AtRisk, vec![Key]));
+    let with_a_file = but(|evidence| evidence.key_use = KeyUse::File, 60);
+    assert_eq!(
+        after(|facts| facts.drills = vec![with_a_file.clone()]),
+        (Verdict::Ok, vec![Key]),
+        "told, and no gate falls over it"
+    );
     assert_eq!(after(|facts| facts.drills.push(with_a_file)), (Verdict::Ok, vec![]), "an earlier one tested it");
     assert_eq!(after(|facts| facts.evidence_problems.push("x".to_owned())), (Verdict::AtRisk, vec![Record]));
 }
