@@ -72,7 +72,10 @@ fn a_component_drill_passes_and_the_source_does_not_notice(major: u32) {
     assert_eq!(phases(&document), ["plan", "fetch", "start", "replay", "promote", "firstcheck", "checks"]);
     let sum: f64 = evidence["phases"].as_array().unwrap()[..6].iter().map(|phase| seconds(&phase["seconds"])).sum();
     assert!((sum - seconds(&evidence["rto_seconds"])).abs() < 0.05, "the phases up to the first check are the RTO: {evidence:#}");
-    assert!(seconds(&evidence["rpo_seconds"]) == 0.0 && evidence["rpo_is_upper_bound"] == false, "nothing was lost");
+    assert!(
+        seconds(&evidence["rpo_seconds"]) == 0.0 && evidence["rpo_is_upper_bound"] == false,
+        "nothing was lost: {evidence:#}"
+    );
     let names: Vec<String> = checks(&document)
         .into_iter()
         .map(|(name, passed)| {

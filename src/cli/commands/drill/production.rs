@@ -11,7 +11,8 @@ use crate::engine::drill::evidence::Loss;
 use crate::engine::drill::run::Drilled;
 use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
 use crate::source::postgres::connect::connect;
-use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::control::{ClusterState, ControlFile};
+use crate::source::postgres::live::leader;
 use crate::source::postgres::log_tail::first_commit_between;
 
 /// A server that does not answer in this time is as good as lost.
@@ -61,7 +62,8 @@ impl Production {
         }
         // The server may be another host's, and the directory of that name here another cluster's.
         let here = ControlFile::read(&self.data_directory).ok()?;
-        if Incarnation::postgres(self.major, here.system_identifier) != self.incarnation {
+        let same = Incarnation::postgres(self.major, here.system_identifier) == self.incarnation;
+        if !same || here.state != ClusterState::InProduction || leader(&self.data_directory).ok()?.is_none() {
             return None;
         }
         let first = |after| {
