@@ -15,7 +15,7 @@ const TOLERANCE_FACTOR: f64 = 2.5;
 
 const DRILL_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// Adds so many copies of what nothing can compress, 12 MiB each, and a full backup with everything archived.
+/// Adds so many copies of what nothing can compress, 6 MiB each, and a full backup with everything archived.
 fn grow(stage: &mut Stage, copies: u32) {
     stage.sql.execute(&format!("INSERT INTO filler SELECT payload FROM seed, generate_series(1, {copies})"));
     stage.scenario.full_backup();
@@ -45,13 +45,13 @@ fn two_drills_predict_the_third_on_a_database_grown_tenfold() {
     stage.sql.execute(
         "CREATE TABLE filler (payload text);
          CREATE TABLE seed AS SELECT string_agg(md5(random()::text), '') AS payload
-         FROM generate_series(1, 40000) n, generate_series(1, 8) m GROUP BY n",
+         FROM generate_series(1, 20000) n, generate_series(1, 8) m GROUP BY n",
     );
     for copies in [1, 2] {
         grow(&mut stage, copies);
         drill(&stage);
     }
-    grow(&mut stage, 32);
+    grow(&mut stage, 48);
     let status = stage.status();
     let predicted = status["rto"]["predicted_seconds"].as_f64().expect("predicted");
     assert!(!has_reason(&status, "stale_drill") && has_reason(&status, "key"), "a file at hand proves no key: {status:#}");

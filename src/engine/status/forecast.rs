@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(growth(&sizes(30, |_| 70.0), now()), None, "it does not grow");
         assert_eq!(growth(&sizes(30, |day| 70.0 - day), now()), None, "it shrinks");
         assert_eq!(
-            growth(&sizes(30, |day| if day as u32 % 2 == 0 { 70.0 } else { 90.0 } + 0.05 * day), now()),
+            growth(&sizes(30, |day| if (day as u32).is_multiple_of(2) { 70.0 } else { 90.0 } + 0.05 * day), now()),
             None,
             "it swings"
         );

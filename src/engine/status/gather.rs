@@ -15,7 +15,7 @@ use crate::policy::Policy;
 use crate::repo::evidence::Kept;
 use crate::repo::queue::Queue;
 use crate::source::postgres::connect;
-use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::server::{ArchiveMode, ServerInfo};
 
 use super::facts::{ArchiverFacts, CopiesWanted, Facts, QueueFacts, RepositoryFacts, ServerFacts};
@@ -37,7 +37,7 @@ pub struct Subject<'a> {
     pub policy: Option<Policy>,
     /// How many repositories must hold what.
     pub copies_wanted: CopiesWanted,
-    /// How to connect to its server.
+    /// How to connect to its primary: a standby does not know what that has committed.
     pub conninfo: &'a str,
     /// Where its data directory is, when not where the server says.
     pub data_directory: Option<PathBuf>,
@@ -79,7 +79,9 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         directory: directory.clone(),
         system_identifier: info.system_identifier,
         timeline: info.timeline,
-        end_lsn: Some(facts.wal_lsn),
+        // A standby's log ends before its primary's does.
+        end_lsn: Some(facts.wal_lsn).filter(|_| !info.in_recovery),
+        is_whole: !info.in_recovery,
         size: info.wal_segment_size,
     });
     let repositories = archive::measure(&loaded, own, directory).await;
@@ -151,8 +153,11 @@ async fn ask_server(conninfo: &str) -> Result<(ServerInfo, ServerFacts, i64)> {
 fn own_directory(subject: &Subject<'_>, info: Option<&ServerInfo>) -> Option<PathBuf> {
     let data = subject.data_directory.clone().or_else(|| Some(info?.data_directory.clone()))?;
     if let Some(info) = info {
-        // On another host the same path may hold another cluster.
-        ControlFile::read(&data).ok().filter(|control| control.system_identifier == info.system_identifier)?;
+        // On another host the same path may hold another cluster, or a standby of this one.
+        let is_its_own = |control: &ControlFile| {
+            control.system_identifier == info.system_identifier && control.state == ClusterState::InProduction
+        };
+        ControlFile::read(&data).ok().filter(is_its_own)?;
     }
     Some(data.join("pg_wal"))
 }

@@ -25,6 +25,8 @@ pub struct OwnLog {
     pub timeline: TimelineId,
     /// Where the server's log ended before anything was read; none when the server does not answer.
     pub end_lsn: Option<Lsn>,
+    /// Whether what is not in it was not committed; a standby's is not.
+    pub is_whole: bool,
     /// Size of its segments.
     pub size: SegmentSize,
 }
@@ -53,6 +55,16 @@ enum Found {
 
 /// What would be lost beyond `reached`. `named` tells what some repository knows of a segment by its name.
 pub fn exposure(own: &OwnLog, reached: Reached, named: impl Fn(u64) -> Option<FirstCommit>) -> Exposure {
+    match found(own, reached, named) {
+        Exposure::Nothing if !own.is_whole => Exposure::AtMostSince {
+            frontier: reached.time,
+            why: "a standby does not know what its primary has committed".to_owned(),
+        },
+        exposure => exposure,
+    }
+}
+
+fn found(own: &OwnLog, reached: Reached, named: impl Fn(u64) -> Option<FirstCommit>) -> Exposure {
     let bound = |why: String| Exposure::AtMostSince { frontier: reached.time, why };
     if own.timeline < reached.timeline {
         return bound(format!("the server writes timeline {}, the archive goes on with {}", own.timeline, reached.timeline));

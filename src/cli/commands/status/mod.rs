@@ -118,8 +118,9 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
         site: source.site.clone(),
         policy,
         copies_wanted,
-        conninfo: &postgres.conninfo,
-        data_directory: postgres.data_directory.clone(),
+        conninfo: postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo),
+        // That of the server that is backed up, which is then a standby.
+        data_directory: postgres.data_directory.clone().filter(|_| postgres.primary_conninfo.is_none()),
         repositories: future::join_all(places).await,
         state_dir: &settings.state_dir,
     };

@@ -241,7 +241,7 @@ impl Loaded {
 fn silent(identity: &Identity, path: &TimelinePath, directory: Option<&PathBuf>) -> OwnLog {
     let (timeline, size): (TimelineId, SegmentSize) = (path.timeline(), identity.segment_bytes);
     let system_identifier = identity.system_identifier.parse().unwrap_or_default();
-    OwnLog { directory: directory.cloned(), system_identifier, timeline, end_lsn: None, size }
+    OwnLog { directory: directory.cloned(), system_identifier, timeline, end_lsn: None, is_whole: true, size }
 }
 
 fn first_commit(name: &SegmentName) -> FirstCommit {
