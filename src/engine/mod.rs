@@ -17,6 +17,7 @@ pub mod list;
 pub mod locks;
 mod reread;
 pub mod restore;
+pub mod slots;
 pub mod timeline;
 pub mod verify;
 pub mod window;

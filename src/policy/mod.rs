@@ -3,8 +3,10 @@
 //!
 //! A policy is a TOML file ([`parse::parse`]); `policies/` holds working examples.
 
+pub mod cadence;
 pub mod cron;
 pub mod parse;
+pub mod turn;
 
 use std::time::Duration;
 

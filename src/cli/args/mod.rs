@@ -5,6 +5,8 @@ mod expire;
 mod parsers;
 mod queue;
 mod restore;
+mod run;
+mod schedule;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +19,8 @@ pub use copy::CopyArgs;
 pub use expire::ExpireArgs;
 pub use queue::QueueArgs;
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
+pub use run::RunArgs;
+pub use schedule::{ScheduleFormat, SchedulePrintArgs, ScheduleVerb};
 
 /// A configuration that works once names and places are put in.
 const INIT_HELP: &str = "\
@@ -61,12 +65,19 @@ in it count from the file. All it may say:
   # log_copies = 1                   # so many must have a file of the log
   # backup_copies = 1                # and a backup; default: all
   # archive_timeout_seconds = 300
+  # policy = \"…\"                     # objectives and schedule
 
   [backup]
   # workers = 4                      # default: one a core, at most 4
   # compression_level = 3            # 1 to 19
   # pack_size_mib = 32               # 1 to 64; default: by the source's size
   # lease_ttl_seconds = 120          # 3 to 3600: a lost host is waited for
+
+  [run]                              # lifeboat run
+  # metrics_listen = \"127.0.0.1:9187\" # or \"9187\"; default: no metrics
+  # jobs_at_once = 4                 # over all sources
+  # expire_key_file = \"…\"            # not on a protected host; see expire
+  # expire = \"17 5 * * *\"            # when, in each policy's time zone
 
   # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
   # for root, ~/.local/state/lifeboat for others
@@ -80,7 +91,8 @@ Types:
   full  everything
   diff  what changed since the last full
   incr  what changed since the last backup of any type
-  auto  a full when the last one is a week old or there is none, else an incr
+  auto  what the policy's schedule asks for now, more when the RTO asks for it;
+        without a policy a full once a week, else an incr
 
 Where it is not certain what changed, a full is taken instead, and the reason
 said. A backup that was interrupted goes on in the next run of the same type.
@@ -230,6 +242,12 @@ pub enum Verb {
     /// Show what some repositories still lack, and deliver it
     #[command(after_long_help = queue::HELP)]
     Queue(QueueArgs),
+    /// Run what the policies schedule, until it is stopped
+    #[command(after_long_help = run::HELP)]
+    Run(RunArgs),
+    /// Have cron or systemd run what the policies schedule
+    #[command(subcommand)]
+    Schedule(ScheduleVerb),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

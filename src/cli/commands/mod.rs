@@ -12,9 +12,11 @@ mod list;
 mod man;
 mod queue;
 mod restore;
+mod run;
+mod schedule;
 mod verify;
 
-use super::args::{ArchiveVerb, Verb};
+use super::args::{ArchiveVerb, ScheduleVerb, Verb};
 use super::context::Context;
 use super::exit::Outcome;
 use super::runtime::{brief, long};
@@ -40,6 +42,8 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Copy(args) => long(copy::run(&args, context)),
         Verb::Queue(args) => long(queue::run(&args, context)),
+        Verb::Run(args) => long(run::run(&args, context)),
+        Verb::Schedule(ScheduleVerb::Print(args)) => schedule::run(&args, context),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

@@ -6,6 +6,7 @@ mod identities;
 mod policies;
 mod repositories;
 mod resolve;
+mod run;
 pub mod settings;
 
 use std::io;
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 use crate::base::{Error, Result};
 
 pub use settings::{
-    BackupSettings, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
+    BackupSettings, Encryption, PostgresSettings, RepositorySettings, RunSettings, Sealing, Settings, SourceKind, SourceSettings,
 };
 
 /// What of the process's environment decides where files are.

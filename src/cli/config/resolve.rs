@@ -37,10 +37,11 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
         file
     });
     let backup = reader.backup(root.table("backup"));
+    let run = reader.run(root.table("run"));
     root.reject_unknown_keys();
 
     document.finish()?;
-    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup })
+    Ok(Settings { config_file, state_dir, repositories, encryption, signing_key_file, sources, backup, run })
 }
 
 /// What the readers of the sections share.
