@@ -80,7 +80,10 @@ pub fn ending(job: Job, exit_code: Option<i32>) -> Ending {
 }
 
 /// What was done of the kind of `job`, with the moments at which it began, by the clocks of the hosts that did it.
-async fn done(scope: &Scope, job: Job) -> Result<BTreeSet<(Job, Timestamp)>> {
+///
+/// # Errors
+/// When the repository does not answer.
+pub(super) async fn done(scope: &Scope, job: Job) -> Result<BTreeSet<(Job, Timestamp)>> {
     match job {
         Job::Full | Job::Diff | Job::Incr => {
             let log = CommitLog::load(&scope.repository, &scope.source).await?;

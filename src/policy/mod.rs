@@ -4,6 +4,7 @@
 //! A policy is a TOML file ([`parse::parse`]); `policies/` holds working examples.
 
 pub mod cadence;
+pub mod choice;
 pub mod cron;
 pub mod parse;
 pub mod turn;

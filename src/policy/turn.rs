@@ -10,7 +10,7 @@ use super::cadence::backoff;
 use crate::base::Timestamp;
 
 /// How often to look whether another host's attempt has ended.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long a claim counts whose host gives no sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,13 +113,13 @@ mod tests {
     #[test]
     fn a_claim_counts_while_its_host_may_live() {
         let other = attempt(1, 100, None);
-        assert_eq!(turn_at(&[other], 399), Turn::Wait(at(429)));
+        assert_eq!(turn_at(&[other], 399), Turn::Wait(at(409)));
         assert_eq!(turn_at(&[other], 400), Turn::Take(2));
-        assert_eq!(turn(&[other], true, Patience::SHORT, at(100_000)), Turn::Wait(at(100_030)), "it holds the lease");
-        assert_eq!(turn(&[other], false, Patience::LONG, at(80_000)), Turn::Wait(at(80_030)));
+        assert_eq!(turn(&[other], true, Patience::SHORT, at(100_000)), Turn::Wait(at(100_010)), "it holds the lease");
+        assert_eq!(turn(&[other], false, Patience::LONG, at(80_000)), Turn::Wait(at(80_010)));
         let own = Attempt { is_over: true, ..other };
         assert_eq!(turn_at(&[own], 101), Turn::Take(2));
-        assert_eq!(turn(&[own], true, Patience::SHORT, at(101)), Turn::Wait(at(131)), "its child may live on");
+        assert_eq!(turn(&[own], true, Patience::SHORT, at(101)), Turn::Wait(at(111)), "its child may live on");
         // A second death in a row is waited after.
         let again = Attempt { is_over: true, ..attempt(2, 200, None) };
         assert_eq!(turn_at(&[own, again], 201), Turn::Wait(at(260)));

@@ -1,5 +1,6 @@
 //! `backup`: everything of a source, or what changed since another backup, into a new one.
 
+pub mod auto;
 mod assemble;
 mod base;
 mod begin;
