@@ -24,7 +24,7 @@ use crate::repo::run_claim::{self, Claim, End, Found};
 use crate::repo::{CommitLog, Signer, layout};
 use crate::store::{PutOutcome, StoreError};
 
-/// Claims of slots older than this are removed.
+/// Claims of earlier slots are removed when they are older than this.
 const CLAIMS_KEPT: Duration = Duration::from_secs(31 * 86_400);
 
 /// What the repository says of a slot.
@@ -32,8 +32,8 @@ const CLAIMS_KEPT: Duration = Duration::from_secs(31 * 86_400);
 pub struct Look {
     /// Whose turn it is.
     pub turn: Turn,
-    /// Jobs of the same kind that were done, and when they began: of backups all, by their type. Empty when the turn is
-    /// to wait.
+    /// Jobs of the same kind that were done, and when they began: of backups all, by their type. Empty while somebody
+    /// holds the lease for an attempt.
     pub done: BTreeSet<(Job, Timestamp)>,
     /// Claims that are not used: key and why.
     pub problems: Vec<(String, String)>,
@@ -52,8 +52,8 @@ pub async fn look(scope: &Scope, job: Job, slot: Timestamp, now: Timestamp) -> R
     let leased = takes_lease && may_be_at_work && lease::is_held(scope).await?;
     let patience = if takes_lease { Patience::SHORT } else { Patience::LONG };
     let turn = turn(&attempts, leased, patience, now);
-    // What another host is at work on is asked for again and again: the facts are not needed for that.
-    let done = if matches!(turn, Turn::Wait(_)) { BTreeSet::new() } else { done(scope, job).await? };
+    // Who holds the lease is at work: the facts are asked for when it is given back, for its host may have died then.
+    let done = if leased { BTreeSet::new() } else { done(scope, job).await? };
     Ok(Look { turn, done, problems })
 }
 
@@ -92,7 +92,8 @@ pub(super) async fn done(scope: &Scope, job: Job) -> Result<BTreeSet<(Job, Times
                 BackupType::Diff => Job::Diff,
                 BackupType::Incr => Job::Incr,
             };
-            let backups = log.entries.iter().filter(|entry| !log.fenced.contains(&entry.number)).filter_map(|entry| entry.backup());
+            let backups =
+                log.entries.iter().filter(|entry| !log.fenced.contains(&entry.number)).filter_map(|entry| entry.backup());
             Ok(backups.map(|backup| (of_type(backup.backup_type), backup.id.start())).collect())
         }
         Job::Drill | Job::Verify => {
@@ -175,18 +176,18 @@ impl Claimed {
     }
 }
 
-/// Removes the claims of slots of `job` that lie a month back, up to a thousand; where these credentials may not delete,
-/// they stay.
+/// Removes month-old claims of slots of `job` before `slot`, of the first thousand; where these credentials may not
+/// delete, they stay.
 ///
 /// # Errors
 /// When the repository does not answer, or does not let go.
-pub async fn forget_old(scope: &Scope, job: Job, now: Timestamp) -> Result<()> {
+pub async fn forget_old(scope: &Scope, job: Job, slot: Timestamp, now: Timestamp) -> Result<()> {
     let store = scope.repository.store();
     let limit = now.minus(CLAIMS_KEPT);
     for object in store.list(&layout::run_job(&scope.source, job), None).await?.objects {
-        match run_claim::slot_of(&scope.source, job, &object.key) {
-            Some(slot) if slot < limit => store.delete(&object.key).await?,
-            _ => break,
+        let is_earlier = run_claim::slot_of(&scope.source, job, &object.key).is_some_and(|of| of < slot);
+        if is_earlier && object.modified < limit {
+            store.delete(&object.key).await?;
         }
     }
     Ok(())

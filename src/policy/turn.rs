@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::cadence::backoff;
 use crate::base::Timestamp;
 
-/// How often to look whether another host's attempt has ended.
+/// How often to look whether another host's attempt has ended, and of jobs that may take a day.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_SELDOM: Duration = Duration::from_secs(60);
 
 /// How long a claim counts whose host gives no sign of life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +55,9 @@ pub enum Turn {
     Settled,
     /// Claim the attempt of this number.
     Take(u32),
-    /// Look again at this moment: it is run elsewhere, or failed a moment ago.
+    /// Look again at this moment: it is being run.
+    Busy(Timestamp),
+    /// Look again at this moment: it failed a moment ago.
     Wait(Timestamp),
 }
 
@@ -69,8 +72,11 @@ pub fn turn(attempts: &[Attempt], leased: bool, patience: Patience, now: Timesta
     let from = match last.end {
         Some((Ending::Failed, ended)) => after(ended, last.number),
         Some((_, ended)) => after(ended, last.number - 1),
-        None if leased => return Turn::Wait(now.plus(LOOK_AGAIN)),
-        None if !last.is_over && now.since(last.claimed) < patience.0 => return Turn::Wait(now.plus(LOOK_AGAIN)),
+        None if leased => return Turn::Busy(now.plus(LOOK_AGAIN)),
+        None if !last.is_over && now.since(last.claimed) < patience.0 => {
+            let pause = if patience == Patience::LONG { LOOK_SELDOM } else { LOOK_AGAIN };
+            return Turn::Busy(now.plus(pause));
+        }
         None => after(last.claimed, last.number - 1),
     };
     // Noted by a clock that was wrong: nobody waits for that moment.
@@ -113,13 +119,13 @@ mod tests {
     #[test]
     fn a_claim_counts_while_its_host_may_live() {
         let other = attempt(1, 100, None);
-        assert_eq!(turn_at(&[other], 399), Turn::Wait(at(409)));
+        assert_eq!(turn_at(&[other], 399), Turn::Busy(at(409)));
         assert_eq!(turn_at(&[other], 400), Turn::Take(2));
-        assert_eq!(turn(&[other], true, Patience::SHORT, at(100_000)), Turn::Wait(at(100_010)), "it holds the lease");
-        assert_eq!(turn(&[other], false, Patience::LONG, at(80_000)), Turn::Wait(at(80_010)));
+        assert_eq!(turn(&[other], true, Patience::SHORT, at(100_000)), Turn::Busy(at(100_010)), "it holds the lease");
+        assert_eq!(turn(&[other], false, Patience::LONG, at(80_000)), Turn::Busy(at(80_060)));
         let own = Attempt { is_over: true, ..other };
         assert_eq!(turn_at(&[own], 101), Turn::Take(2));
-        assert_eq!(turn(&[own], true, Patience::SHORT, at(101)), Turn::Wait(at(111)), "its child may live on");
+        assert_eq!(turn(&[own], true, Patience::SHORT, at(101)), Turn::Busy(at(111)), "its child may live on");
         // A second death in a row is waited after.
         let again = Attempt { is_over: true, ..attempt(2, 200, None) };
         assert_eq!(turn_at(&[own, again], 201), Turn::Wait(at(260)));

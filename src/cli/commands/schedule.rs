@@ -41,7 +41,8 @@ pub fn run(args: &SchedulePrintArgs, context: &Context) -> Result<Outcome> {
         None => settings.sources.values().collect(),
     };
     let program = std::env::current_exe().map_err(|error| Error::failed("cannot find this program").caused_by(error))?;
-    let fixed = vec![program.display().to_string(), "--config".into(), settings.config_file.display().to_string(), "--quiet".into()];
+    let fixed =
+        vec![program.display().to_string(), "--config".into(), settings.config_file.display().to_string(), "--quiet".into()];
     let mut files = Vec::new();
     for source in sources {
         files.extend(files_of(args.format, &settings, source, &fixed)?);
@@ -104,9 +105,7 @@ fn text(format: ScheduleFormat, document: &Document) -> String {
             let head = "# CRON_TZ is for cronie; Debian's cron reads all times in the system's zone\n";
             head.to_owned() + &files.map(|file| file.content.as_str()).collect::<String>()
         }
-        ScheduleFormat::Systemd => {
-            files.map(|file| format!("# {}\n{}", file.path, file.content)).collect::<Vec<_>>().join("\n")
-        }
+        ScheduleFormat::Systemd => files.map(|file| format!("# {}\n{}", file.path, file.content)).collect::<Vec<_>>().join("\n"),
     }
 }
 

@@ -45,7 +45,8 @@ fn type_of(job: Job) -> Option<BackupType> {
 fn rates(drills: &[&Evidence]) -> Rates {
     let counts = |drill: &&&Evidence| drill.outcome == DrillOutcome::Passed && drill.level != DrillLevel::Verify;
     let measured: Vec<&&Evidence> = drills.iter().rev().filter(counts).take(DRILLS_MEASURED).collect();
-    let of = |kind: PhaseKind| measured.iter().flat_map(move |drill| drill.phases.iter().filter(move |phase| phase.phase == kind));
+    let of =
+        |kind: PhaseKind| measured.iter().flat_map(move |drill| drill.phases.iter().filter(move |phase| phase.phase == kind));
     let rate = |kind: PhaseKind| {
         let with_bytes = || of(kind).filter_map(|phase| Some((phase.bytes? as f64, phase.seconds)));
         let (bytes, seconds) = with_bytes().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));

@@ -9,7 +9,7 @@
 //!   schedule stands still for no longer than that.
 //! - A job that failed is due again after [`backoff`], also when its next slot comes before that.
 //! - Of jobs that are due together the one that does most runs first; what it covers is due no more then. While it waits
-//!   after a failure the lighter ones run: a light backup is better than none.
+//!   after a failure the lighter ones run: a light backup is better than none. While it runs elsewhere they do not.
 
 #[cfg(test)]
 mod tests;
@@ -110,6 +110,8 @@ struct History {
     /// Failures in a row, and when the next attempt may be made.
     failures: u32,
     not_before: Option<Timestamp>,
+    /// It is being run elsewhere, or nobody knows: to be looked at again then.
+    held: Option<Timestamp>,
     /// Slots up to here were looked at: those that were missed are told.
     judged: Option<Timestamp>,
     /// The latest moment that was not believed, and told.
@@ -164,10 +166,15 @@ impl Record {
         history.not_before = Some(at.plus(backoff(history.failures)));
     }
 
-    /// No attempt is to be made before `until`.
+    /// It failed elsewhere: no attempt is to be made before `until`.
     pub fn wait(&mut self, job: Job, until: Timestamp) {
         let history = self.of_mut(job);
         history.not_before = history.not_before.max(Some(until));
+    }
+
+    /// `job` is being run elsewhere, or it cannot be known: until then neither it nor what it covers is due.
+    pub fn hold(&mut self, job: Job, until: Timestamp) {
+        self.of_mut(job).held = Some(until);
     }
 
     /// The slots of `job` up to `slot` were looked at: they count as missed no more.
@@ -191,6 +198,8 @@ impl Record {
         for (job, history) in &mut self.jobs {
             // A pause that follows a failure may rightly end later than the trust reaches.
             let pause = history.not_before.filter(|until| *until > limit.plus(LONGEST_PAUSE));
+            // Nobody is held for long.
+            history.held = history.held.filter(|until| *until <= limit);
             let noted = history.settled.last().max(history.began.last()).copied().max(history.judged).max(pause);
             let Some(latest) = noted.filter(|moment| *moment > limit) else { continue };
             history.judged = history.judged.filter(|moment| *moment <= limit);
@@ -279,11 +288,17 @@ pub struct Plan {
 /// What is due at `now`.
 pub fn plan(table: &Timetable, record: &Record, now: Timestamp) -> Plan {
     let mut plan = Plan { due: Vec::new(), wake: None };
-    let mut waiting: Vec<Job> = Vec::new();
+    let (mut waiting, mut held): (Vec<Job>, Vec<Job>) = (Vec::new(), Vec::new());
     for job in table.jobs() {
         plan.wake = earlier(plan.wake, table.next(job, now));
         let Some(slot) = table.slot(job, now).filter(|slot| !record.is_settled(job, *slot, now)) else { continue };
-        if let Some(until) = record.of(job).and_then(|history| history.not_before).filter(|until| *until > now) {
+        let later = |moment: fn(&History) -> Option<Timestamp>| record.of(job).and_then(moment).filter(|until| *until > now);
+        if let Some(until) = later(|history| history.held) {
+            plan.wake = earlier(plan.wake, Some(until));
+            held.push(job);
+        } else if held.iter().any(|heavier| heavier.covers(job)) {
+            // What runs elsewhere may do this as well.
+        } else if let Some(until) = later(|history| history.not_before) {
             plan.wake = earlier(plan.wake, Some(until));
             waiting.push(job);
         } else if !plan.due.iter().any(|due| due.job.covers(job)) {

@@ -73,6 +73,15 @@ fn while_a_full_waits_after_a_failure_the_lighter_ones_run() {
 }
 
 #[test]
+fn while_a_full_runs_elsewhere_the_lighter_ones_wait_for_it() {
+    let (table, mut record) = (weekly(), Record::default());
+    let sunday = 2 * DAY + 2 * HOUR;
+    record.hold(Job::Full, at(sunday + 10));
+    assert_eq!(plan(&table, &record, at(sunday + 1)), Plan { due: vec![], wake: Some(at(sunday + 10)) });
+    assert_eq!(due(&table, &record, at(sunday + 10)), [(Job::Full, at(sunday))]);
+}
+
+#[test]
 fn a_failure_is_waited_after_although_the_next_slot_comes_first() {
     let (table, mut record) = (table(&[(Job::Incr, "* * * * *")]), Record::default());
     let mut now = MINUTE;

@@ -41,7 +41,8 @@ impl Cron {
 
 /// `MON,TUE` as `Mon,Tue`.
 fn capitalised(words: &str) -> String {
-    let one = |word: &str| word.chars().enumerate().map(|(at, c)| if at == 0 { c } else { c.to_ascii_lowercase() }).collect::<String>();
+    let one =
+        |word: &str| word.chars().enumerate().map(|(at, c)| if at == 0 { c } else { c.to_ascii_lowercase() }).collect::<String>();
     words.split(',').map(one).collect::<Vec<_>>().join(",")
 }
 

@@ -128,7 +128,8 @@ mod tests {
         let (source, at): (SourceName, _) = ("orders".parse().unwrap(), Timestamp::parse_compact("20261120T000000Z").unwrap());
         let line = |event| Line { time: at, source: source.clone(), job: Job::Full, slot: at, event };
         let ended = |exit_code| Event::Ended { began: at, exit_code, settled: exit_code == Some(0), error: None };
-        let board = Board::new(&[line(ended(Some(0))), line(ended(Some(20))), line(Event::Missed { count: 3, first: at, last: at })]);
+        let board =
+            Board::new(&[line(ended(Some(0))), line(ended(Some(20))), line(Event::Missed { count: 3, first: at, last: at })]);
         board.running(&source, Job::Full, true);
         board.next(&source, Job::Incr, Some(at));
         let metrics = board.metrics();

@@ -18,7 +18,9 @@ pub(super) fn timetable(settings: &Settings, policy: &Policy, jobs: &[Job]) -> T
 /// Every job of `source` with its line and the arguments of its verb: what a scheduler without a memory runs.
 pub(crate) fn scheduled(settings: &Settings, policy: &Policy, source: &SourceName) -> Vec<(Job, Cron, Vec<String>)> {
     let table = timetable(settings, policy, &Job::ALL);
-    let job = |job: Job| Some((job, table.line(job)?.clone(), arguments(settings, policy, source, Wanted { job, explicit: false, drills: 0 })));
+    let job = |job: Job| {
+        Some((job, table.line(job)?.clone(), arguments(settings, policy, source, Wanted { job, explicit: false, drills: 0 })))
+    };
     table.jobs().filter_map(job).collect()
 }
 

@@ -13,8 +13,8 @@ use super::{Config, Shared, child, pause};
 use crate::base::units::format_duration;
 use crate::base::{Error, ErrorKind, Job, Result, SourceName, Timestamp};
 use crate::cli::scope::{self, Use};
-use crate::engine::slots::{self, Claimed, Look, ending};
 use crate::engine::Scope;
+use crate::engine::slots::{self, Claimed, Look, ending};
 use crate::policy::Policy;
 use crate::policy::cadence::{Due, Record, Timetable, plan};
 use crate::policy::turn::{Ending, Turn};
@@ -109,7 +109,7 @@ impl Lane<'_, '_> {
                 if error.kind() != ErrorKind::Interrupted {
                     self.tell_once(due.job, &error);
                 }
-                self.record.wait(due.job, Timestamp::now().plus(UNREACHABLE_PAUSE));
+                self.record.hold(due.job, Timestamp::now().plus(UNREACHABLE_PAUSE));
             }
         }
         Next::AtOnce
@@ -161,7 +161,7 @@ impl Lane<'_, '_> {
         let outcome = self.work(config, &scope, due, &claimed, &words).await;
         // Whatever came of it, what passed meanwhile was not missed: this lane runs one job at a time.
         self.record.passed(table, Timestamp::now());
-        self.tidy(&scope, due.job).await;
+        self.tidy(&scope, due).await;
         outcome
     }
 
@@ -182,26 +182,33 @@ impl Lane<'_, '_> {
 
     /// The number of the attempt to make at `due`, if one is to be made here and now.
     fn turn(&mut self, table: &Timetable, due: &Due, look: Look, now: Timestamp) -> Option<u32> {
-        if let Turn::Wait(until) = look.turn {
-            self.record.wait(due.job, until);
+        look.done.iter().for_each(|(job, began)| self.record.done(*job, *began));
+        if look.turn == Turn::Settled || self.record.is_settled(due.job, due.slot, now) {
+            self.tell_missed(table, due);
+            self.record.settled(due.job, due.slot);
+            self.note(due, Event::Elsewhere);
             return None;
         }
-        look.done.iter().for_each(|(job, began)| self.record.done(*job, *began));
+        match look.turn {
+            Turn::Busy(until) => self.record.hold(due.job, until),
+            Turn::Wait(until) => self.record.wait(due.job, until),
+            Turn::Settled => {}
+            Turn::Take(number) => {
+                self.tell_missed(table, due);
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Tells of the slots before `due` that nobody ran, once.
+    fn tell_missed(&mut self, table: &Timetable, due: &Due) {
         if let Some(missed) = self.record.missed(table, due.job, due.slot) {
             let (first, last) = (missed.first.human_seconds(), missed.last.human_seconds());
             self.say(Level::Warn, Some(due.job), &format!("missed {} times, from {first} to {last}", missed.count));
             self.note(due, Event::Missed { count: missed.count, first: missed.first, last: missed.last });
         }
         self.record.judged(due.job, due.slot);
-        let is_settled = look.turn == Turn::Settled || self.record.is_settled(due.job, due.slot, now);
-        match look.turn {
-            Turn::Take(number) if !is_settled => Some(number),
-            _ => {
-                self.record.settled(due.job, due.slot);
-                self.note(due, Event::Elsewhere);
-                None
-            }
-        }
     }
 
     /// Claims the attempt; none when another host has it, or this one was stopped meanwhile.
@@ -218,14 +225,7 @@ impl Lane<'_, '_> {
     }
 
     /// Runs the claimed attempt to its end.
-    async fn work(
-        &mut self,
-        config: &Config,
-        scope: &Scope,
-        due: &Due,
-        claimed: &Claimed,
-        words: &[String],
-    ) -> Result<()> {
+    async fn work(&mut self, config: &Config, scope: &Scope, due: &Due, claimed: &Claimed, words: &[String]) -> Result<()> {
         let (job, number, began) = (due.job, claimed.number(), Timestamp::now());
         self.say(Level::Info, Some(job), &format!("started: attempt {number} at {}", due.slot.human_seconds()));
         self.note(due, Event::Started { attempt: number });
@@ -233,11 +233,8 @@ impl Lane<'_, '_> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let ran = child::run(&config.settings.config_file, &words, &self.shared.context.cancel).await;
         self.shared.board.running(&self.source, job, false);
-        let ended = ran.unwrap_or_else(|error| child::Ended {
-            exit_code: Some(1),
-            error: Some(error.summary()),
-            left_running: None,
-        });
+        let ended =
+            ran.unwrap_or_else(|error| child::Ended { exit_code: Some(1), error: Some(error.summary()), left_running: None });
         if let Some(process) = ended.left_running {
             // Not ended: its claim stays open, and the next start waits for it.
             self.say(Level::Error, Some(job), &format!("process {process} did not stop: it is left running"));
@@ -276,12 +273,12 @@ impl Lane<'_, '_> {
     }
 
     /// Removes old claims now and then. A store that does not let go is no trouble.
-    async fn tidy(&mut self, scope: &Scope, job: Job) {
-        let now = Timestamp::now();
+    async fn tidy(&mut self, scope: &Scope, due: &Due) {
+        let (job, now) = (due.job, Timestamp::now());
         let is_time = self.tidied.get(&job).is_none_or(|tidied| now.since(*tidied) >= TIDY_EVERY);
         if is_time && !self.shared.context.cancel.is_cancelled() {
             self.tidied.insert(job, now);
-            let _ = slots::forget_old(scope, job, now).await;
+            let _ = slots::forget_old(scope, job, due.slot, now).await;
         }
     }
 }

@@ -73,7 +73,9 @@ fn rows(settings: &Settings, source: &SourceName, policy: &Policy, lines: &[Line
     let timetable = timetable(settings, policy, &[BACKUPS, DRILLS].concat());
     let row = |job: Job| {
         let own = || lines.iter().filter(move |line| line.source == *source && line.job == job);
-        let missed = || own().filter_map(|line| if let Event::Missed { count, last, .. } = line.event { Some((count, last)) } else { None });
+        let missed = || {
+            own().filter_map(|line| if let Event::Missed { count, last, .. } = line.event { Some((count, last)) } else { None })
+        };
         Some(Row {
             source: source.clone(),
             job,
@@ -103,8 +105,14 @@ fn text(document: &Document) -> String {
     if document.jobs.is_empty() {
         return "no source has a policy: nothing is scheduled\n".to_owned();
     }
-    let columns =
-        [("source", Align::Left), ("job", Align::Left), ("last", Align::Left), ("", Align::Left), ("next", Align::Left), ("missed", Align::Right)];
+    let columns = [
+        ("source", Align::Left),
+        ("job", Align::Left),
+        ("last", Align::Left),
+        ("", Align::Left),
+        ("next", Align::Left),
+        ("missed", Align::Right),
+    ];
     // Seconds, and the zone said once below: a line stays under 80 columns.
     let short = |moment: Timestamp| moment.human_seconds().trim_end_matches(" UTC").to_owned();
     let cells = |row: &Row| {

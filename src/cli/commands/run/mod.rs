@@ -58,8 +58,11 @@ impl Config {
             policies.extend(settings.policy_of(source)?.map(|policy| (source.name.clone(), policy)));
         }
         if policies.is_empty() {
-            return Err(Error::usage(format!("no source in {} has a policy: nothing is scheduled", settings.config_file.display()))
-                .hint("add policy = \"NAME\" to a [source.…]; policies/ holds examples"));
+            return Err(Error::usage(format!(
+                "no source in {} has a policy: nothing is scheduled",
+                settings.config_file.display()
+            ))
+            .hint("add policy = \"NAME\" to a [source.…]; policies/ holds examples"));
         }
         let signer = scope::writing(&settings)?.signer;
         Ok(Self { settings, policies, signer })
