@@ -270,8 +270,6 @@ pub struct Due {
     pub job: Job,
     /// For which slot.
     pub slot: Timestamp,
-    /// What was missed before it.
-    pub missed: Option<Missed>,
     /// Whether a job that does more is due as well, and waits after a failure.
     pub heavier_waits: bool,
 }
@@ -303,7 +301,7 @@ pub fn plan(table: &Timetable, record: &Record, now: Timestamp) -> Plan {
             waiting.push(job);
         } else if !plan.due.iter().any(|due| due.job.covers(job)) {
             let heavier_waits = waiting.iter().any(|heavier| heavier.covers(job));
-            plan.due.push(Due { job, slot, missed: record.missed(table, job, slot), heavier_waits });
+            plan.due.push(Due { job, slot, heavier_waits });
         }
     }
     plan

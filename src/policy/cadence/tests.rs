@@ -41,12 +41,12 @@ fn the_heaviest_job_comes_first_and_does_what_it_covers() {
 #[test]
 fn after_an_outage_the_newest_slot_alone_is_due_and_the_others_are_told() {
     let (table, mut record) = (table(&[(Job::Incr, "0 * * * *")]), Record::default());
-    assert_eq!(plan(&table, &record, at(HOUR)).due[0].missed, None, "nothing is known of the time before");
+    assert_eq!(record.missed(&table, Job::Incr, at(HOUR)), None, "nothing is known of the time before");
     record.settled(Job::Incr, at(HOUR));
     record.ran(Job::Incr, at(HOUR));
-    let plan = plan(&table, &record, at(6 * HOUR + 5));
-    let missed = Some(Missed { count: 4, first: at(2 * HOUR), last: at(5 * HOUR) });
-    assert_eq!(plan.due, [Due { job: Job::Incr, slot: at(6 * HOUR), missed, heavier_waits: false }]);
+    assert_eq!(due(&table, &record, at(6 * HOUR + 5)), [(Job::Incr, at(6 * HOUR))]);
+    let missed = Missed { count: 4, first: at(2 * HOUR), last: at(5 * HOUR) };
+    assert_eq!(record.missed(&table, Job::Incr, at(6 * HOUR)), Some(missed));
     // One by hand in between counts.
     record.ran(Job::Incr, at(3 * HOUR + 60));
     assert_eq!(record.missed(&table, Job::Incr, at(6 * HOUR)).unwrap().count, 3);

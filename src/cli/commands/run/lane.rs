@@ -44,6 +44,8 @@ struct Lane<'s, 'c> {
     record: Record,
     /// What was told of a trouble that lasts, so that it is told once.
     told: Option<String>,
+    /// Whether it was told that the store honours no conditions.
+    told_of_store: bool,
     /// When the claims of each job were tidied up.
     tidied: BTreeMap<Job, Timestamp>,
 }
@@ -51,7 +53,7 @@ struct Lane<'s, 'c> {
 /// Runs `jobs` of `source` as long as it has a policy.
 pub(super) async fn run(shared: &Shared<'_>, source: SourceName, jobs: &[Job]) {
     let record = known_before(&shared.before, &source);
-    let mut lane = Lane { shared, source, record, told: None, tidied: BTreeMap::new() };
+    let mut lane = Lane { shared, source, record, told: None, told_of_store: false, tidied: BTreeMap::new() };
     let mut watched = shared.config.clone();
     while !shared.context.cancel.is_cancelled() {
         let config = watched.borrow_and_update().clone();
@@ -220,6 +222,10 @@ impl Lane<'_, '_> {
                 () = self.shared.context.cancel.cancelled() => return Err(Error::interrupted()),
             }
         }
+        if !self.told_of_store && !scope.repository.store().honours_conditions().await? {
+            self.told_of_store = true;
+            self.say(Level::Warn, None, "the store honours no conditions: claims are waited on, and go by who came first");
+        }
         let claimed = slots::claim(scope, &config.signer, due.job, due.slot, number, None).await?;
         Ok(claimed.filter(|claimed| claimed.age(Timestamp::now()) < CLAIM_FRESH && !self.shared.context.cancel.is_cancelled()))
     }
@@ -230,7 +236,8 @@ impl Lane<'_, '_> {
         self.say(Level::Info, Some(job), &format!("started: attempt {number} at {}", due.slot.human_seconds()));
         self.note(due, Event::Started { attempt: number });
         self.shared.board.running(&self.source, job, true);
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
+        words.extend(self.shared.context.global.repository.iter().flat_map(|name| ["--repository", name]));
         let ran = child::run(&config.settings.config_file, &words, &self.shared.context.cancel).await;
         self.shared.board.running(&self.source, job, false);
         let ended =

@@ -84,7 +84,7 @@ fn rows(settings: &Settings, source: &SourceName, policy: &Policy, lines: &[Line
             last: own().rev().find_map(last),
             next: timetable.next(job, now),
             missed: missed().map(|(count, _)| u64::from(count)).sum(),
-            last_missed: missed().last().map(|(_, last)| last),
+            last_missed: missed().map(|(_, last)| last).max(),
         })
     };
     timetable.jobs().filter_map(row).collect()
