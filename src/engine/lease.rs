@@ -164,6 +164,21 @@ async fn is_free(scope: &Scope, found: Option<&Lease>, own: &Holder, watched: Du
     }
 }
 
+/// Whether some run holds the lease of `scope` and may be at work. A run of this host that died holds it no more: its
+/// lock is free.
+///
+/// # Errors
+/// When the repository does not answer, or the lease is damaged.
+pub async fn is_held(scope: &Scope) -> Result<bool> {
+    let found = lease::load(&scope.repository, &scope.source).await?.map(|(lease, _)| lease);
+    let Some(holder) = found.as_ref().and_then(|lease| lease.holder.as_ref()) else { return Ok(false) };
+    let own = Holder { installation: scope.state.installation(&scope.source)?, boot: boot(), ..holder.clone() };
+    if own == *holder {
+        return Ok(scope.state.lock_backup(&scope.source).is_err());
+    }
+    Ok(!is_free(scope, found.as_ref(), &own, Duration::ZERO).await?)
+}
+
 fn busy(scope: &Scope, found: Option<&Lease>, waited: Duration) -> Error {
     let source = &scope.source;
     let error = match found.and_then(|lease| Some((lease, lease.holder.as_ref()?))) {

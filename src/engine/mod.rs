@@ -19,6 +19,7 @@ pub mod locks;
 mod reread;
 pub mod restore;
 pub mod retention;
+pub mod slots;
 pub mod status;
 pub mod timeline;
 pub mod verify;

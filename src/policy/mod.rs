@@ -3,10 +3,13 @@
 //!
 //! A policy is a TOML file ([`parse::parse`]); `policies/` holds working examples.
 
+pub mod cadence;
+pub mod choice;
 pub mod contradictions;
 pub mod cron;
 pub mod parse;
 pub mod retention;
+pub mod turn;
 
 use std::fmt;
 use std::time::Duration;

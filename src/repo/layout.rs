@@ -3,7 +3,7 @@
 //! See `docs/FORMAT.md` for what each object holds. Names are unique or carry a digest of their content, so
 //! nothing is ever overwritten, but for the lease.
 
-use crate::base::{BackupId, Incarnation, SourceName, TimelineId, Timestamp};
+use crate::base::{BackupId, Incarnation, Job, SourceName, TimelineId, Timestamp};
 use crate::store::{Lifetime, LifetimeRule};
 
 /// The descriptor.
@@ -12,8 +12,8 @@ pub const DESCRIPTOR: &str = "lifeboat.json";
 /// Prefix of the versions of the public keys.
 pub const KEYS: &str = "keys/";
 
-/// How long each object lives: only the lease is rewritten; what a probe leaves and the pieces of a segment that is not
-/// yet whole are short-lived, everything else is there for as long as a backup.
+/// How long each object lives: only the lease is rewritten; what a probe leaves, the pieces of a segment that is not
+/// yet whole and the claims of scheduled runs are short-lived, everything else is there for as long as a backup.
 pub const LIFETIMES: LifetimeRule = LifetimeRule(lifetime);
 
 fn lifetime(key: &str) -> Lifetime {
@@ -21,7 +21,7 @@ fn lifetime(key: &str) -> Lifetime {
     let (first, second, third) = (components.next(), components.next(), components.next());
     match (first, second, third) {
         (_, Some("lease.json"), None) => Lifetime::Rewritten,
-        (Some("probe"), Some(_), _) | (_, Some("tail"), Some(_)) => Lifetime::Short,
+        (Some("probe"), Some(_), _) | (_, Some("tail" | "run"), Some(_)) => Lifetime::Short,
         _ => Lifetime::Lasting,
     }
 }
@@ -85,6 +85,22 @@ pub fn drills(source: &SourceName) -> String {
 /// The evidence of a drill declared at `time`, with the beginning of its own digest.
 pub fn drill(source: &SourceName, time: Timestamp, digest: &str) -> String {
     format!("{}{}-{digest}.json", drills(source), time.compact())
+}
+
+/// Prefix of the claims of all slots of a job.
+pub fn run_job(source: &SourceName, job: Job) -> String {
+    format!("{source}/run/{job}/")
+}
+
+/// What the keys of all claims of one slot begin with.
+pub fn run_slot(source: &SourceName, job: Job, slot: Timestamp) -> String {
+    format!("{}{}-", run_job(source, job), slot.compact_seconds())
+}
+
+/// The claim of attempt `number` of a slot; `letters` where the store cannot refuse a second writer.
+pub fn run_claim(source: &SourceName, job: Job, slot: Timestamp, number: u32, letters: Option<&str>) -> String {
+    let letters = letters.map(|letters| format!("-{letters}")).unwrap_or_default();
+    format!("{}{number:04}{letters}.json", run_slot(source, job, slot))
 }
 
 /// Who may write now: the only object that is ever rewritten.
@@ -201,6 +217,8 @@ mod tests {
             ("probe/20261120T214002Z-0123abcd.json", Lifetime::Short),
             ("probe/canary-0123abcd/B", Lifetime::Short),
             ("orders/tail/pg15-1/00000001/x/y", Lifetime::Short),
+            ("orders/run/full/20261120T214000Z-0001.json", Lifetime::Short),
+            ("run/commit/00000001.json", Lifetime::Lasting),
             ("tail/commit/00000001.json", Lifetime::Lasting),
             ("lifeboat.json", Lifetime::Lasting),
             ("keys/1.json", Lifetime::Lasting),

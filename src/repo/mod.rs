@@ -29,6 +29,8 @@ pub mod pack;
 pub mod probe;
 pub mod queue;
 pub mod resume;
+pub mod run_claim;
+pub mod run_record;
 pub mod signed;
 
 pub use commit::{BackupSummary, CommitLog, Tombstone};

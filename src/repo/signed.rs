@@ -120,7 +120,8 @@ impl Signer {
 pub struct Place {
     /// Repository format.
     pub format: u32,
-    /// `keys`, `commit`, `identity`, `begin`, `log-index`, `log-resolution`, `expire`, `drill` or `lease`.
+    /// `keys`, `commit`, `identity`, `begin`, `log-index`, `log-resolution`, `expire`, `drill`,
+    /// `run-claim`, `run-end` or `lease`.
     pub document: String,
     /// The repository's id.
     pub repository: String,

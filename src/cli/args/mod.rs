@@ -8,6 +8,8 @@ mod policy;
 mod queue;
 mod report;
 mod restore;
+mod run;
+mod schedule;
 mod status;
 
 use std::path::PathBuf;
@@ -24,6 +26,8 @@ pub use policy::{PolicyCheckArgs, PolicyShowArgs, PolicyVerb};
 pub use queue::QueueArgs;
 pub use report::{ReportArgs, RunbookArgs};
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
+pub use run::RunArgs;
+pub use schedule::{ScheduleFormat, SchedulePrintArgs, ScheduleVerb};
 pub use status::{StatusArgs, StatusFormat};
 
 /// A configuration that works once names and places are put in.
@@ -67,7 +71,6 @@ in it count from the file. All it may say:
   conninfo = \"host=/var/run/postgresql user=postgres\"
   # primary_conninfo = \"…\"           # when conninfo names a standby
   # data_directory = \"…\"             # when not where the server says
-  # policy = \"NAME\"                  # objectives: policies/NAME.toml
   # site = \"cellar\"                  # then status tells what a lost site loses
   # repositories = [\"main\"]          # default: all
   # policy = \"e-commerce\"            # lifeboat policy list
@@ -89,6 +92,12 @@ in it count from the file. All it may say:
   [drill]
   # scratch_dir = \"…\"                # default: in state_dir
 
+  [run]                              # lifeboat run
+  # metrics_listen = \"127.0.0.1:9187\" # or \"9187\"; default: no metrics
+  # jobs_at_once = 4                 # over all sources
+  # expire_key_file = \"…\"            # not on a protected host; see expire
+  # expire = \"17 5 * * *\"            # when, in each policy's time zone
+
   # state_dir = \"…\" stands above all sections; default: /var/lib/lifeboat
   # for root, ~/.local/state/lifeboat for others
 
@@ -101,7 +110,8 @@ Types:
   full  everything
   diff  what changed since the last full
   incr  what changed since the last backup of any type
-  auto  a full when the last one is a week old or there is none, else an incr
+  auto  what the policy's schedule asks for now, more when the RTO asks for it;
+        without a policy a full once a week, else an incr
 
 Where it is not certain what changed, a full is taken instead, and the reason
 said. A backup that was interrupted goes on in the next run of the same type.
@@ -267,6 +277,12 @@ pub enum Verb {
     /// Check and show what is declared of the sources
     #[command(subcommand)]
     Policy(PolicyVerb),
+    /// Run what the policies schedule, until it is stopped
+    #[command(after_long_help = run::HELP)]
+    Run(RunArgs),
+    /// Have cron or systemd run what the policies schedule
+    #[command(subcommand)]
+    Schedule(ScheduleVerb),
     /// Lose a throw-away PostgreSQL cluster and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell

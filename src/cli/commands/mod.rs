@@ -15,11 +15,13 @@ mod policy;
 mod queue;
 mod report;
 mod restore;
+mod run;
 mod runbook;
+mod schedule;
 pub mod status;
 mod verify;
 
-use super::args::{ArchiveVerb, Verb};
+use super::args::{ArchiveVerb, ScheduleVerb, Verb};
 use super::context::Context;
 use super::exit::Outcome;
 use super::runtime::{brief, long};
@@ -50,6 +52,8 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Runbook(args) => long(runbook::run(&args, context)),
         Verb::Drill(args) => drill::run(&args, context),
         Verb::Policy(verb) => policy::run(&verb, context),
+        Verb::Run(args) => long(run::run(&args, context)),
+        Verb::Schedule(ScheduleVerb::Print(args)) => schedule::run(&args, context),
         Verb::Demo(args) => long(demo::run(&args, context)),
         Verb::Verify(args) => long(verify::run(&args, context)),
     }

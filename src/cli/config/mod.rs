@@ -6,6 +6,7 @@ mod identities;
 pub mod policies;
 mod repositories;
 mod resolve;
+mod run;
 pub mod settings;
 
 use std::io;
@@ -16,7 +17,8 @@ use crate::engine::drill::run::IDENTITY_VARIABLE;
 
 pub use identities::parse as parse_identities;
 pub use settings::{
-    BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, Sealing, Settings, SourceKind, SourceSettings,
+    BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, RunSettings, Sealing, Settings, SourceKind,
+    SourceSettings,
 };
 
 /// What of the process's environment decides where files are.

@@ -45,6 +45,7 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
         table.reject_unknown_keys();
         directory
     });
+    let run = reader.run(root.table("run"));
     let contacts = root.tables("contact").iter().filter_map(contact).collect();
     root.reject_unknown_keys();
 
@@ -57,6 +58,7 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
         signing_key_file,
         sources,
         backup,
+        run,
         drill_scratch_dir,
         contacts,
     })

@@ -1,6 +1,7 @@
 //! What the configuration file says, checked and with every default filled in.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use age::x25519::Recipient;
 
 use crate::base::document::nearest;
 use crate::base::{Error, Result, SourceName};
+use crate::policy::cron::Cron;
 use crate::store::StoreOptions;
 
 /// Everything a verb may ask of the configuration. Has no `Debug`: connection strings may hold passwords.
@@ -26,6 +28,8 @@ pub struct Settings {
     pub sources: BTreeMap<SourceName, SourceSettings>,
     /// How backups are taken.
     pub backup: BackupSettings,
+    /// How the scheduler works.
+    pub run: RunSettings,
     /// Where drills restore, unless their command line says otherwise.
     pub drill_scratch_dir: Option<PathBuf>,
     /// Whom to call in a disaster, in the order of the file.
@@ -138,6 +142,19 @@ pub struct BackupSettings {
     pub pack_size_bytes: Option<u64>,
     /// How long a lease counts after each renewal.
     pub lease_ttl: Duration,
+}
+
+/// `[run]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunSettings {
+    /// Where metrics are served; nowhere when the file does not say.
+    pub metrics_listen: Option<SocketAddr>,
+    /// The operator's key with which backups are let go; no expiry is started without one.
+    pub expire_key_file: Option<PathBuf>,
+    /// When that is done, in the zone of each policy.
+    pub expire: Cron,
+    /// How many jobs may run at one time, over all sources.
+    pub jobs_at_once: usize,
 }
 
 impl Settings {

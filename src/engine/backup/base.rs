@@ -60,7 +60,7 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, audit: bool, moment: &Mome
             let copied = Base::new(lines, rules);
             Ok(Chosen { decision, base: Some(OpenBase { summary, owners: facts.owners, copied }), notes })
         }
-        Err(why) => Ok(Chosen { decision: Decision::full(wish, why), base: None, notes: Vec::new() }),
+        Err(why) => Ok(Chosen { decision: Decision::full(Wish::Type(decision.backup_type), why), base: None, notes: Vec::new() }),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `backup`: everything of a source, or what changed since another backup, into a new one.
 
 mod assemble;
+pub mod auto;
 mod base;
 mod begin;
 mod collect;

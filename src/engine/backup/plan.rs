@@ -6,8 +6,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::auto;
 use crate::base::{BackupId, BackupType, Incarnation, Lsn, SegmentSize, Timestamp};
 use crate::engine::timeline::TimelinePath;
+use crate::policy::choice::{self, AutoTerms};
 use crate::repo::BackupSummary;
 use crate::repo::commit;
 use crate::repo::log::LogCatalog;
@@ -16,12 +18,14 @@ use crate::repo::log::LogCatalog;
 const FULL_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What was asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wish {
     /// A certain type.
     Type(BackupType),
     /// A full when the last one is a week old or there is none to build on, otherwise an incr.
     Auto,
+    /// What the policy's schedule asks for, and more when the recovery time does.
+    ByPolicy(AutoTerms),
 }
 
 /// What will be taken.
@@ -31,7 +35,7 @@ pub struct Decision {
     pub backup_type: BackupType,
     /// What it builds on; none for a full.
     pub base: Option<BackupSummary>,
-    /// Why it is not the type that was asked for.
+    /// Why it is not the type that was asked for or scheduled.
     pub reason: Option<String>,
 }
 
@@ -65,7 +69,7 @@ impl Decision {
         let wanted = match wish {
             Wish::Type(BackupType::Full) => return Self { backup_type: BackupType::Full, base: None, reason: None },
             Wish::Type(other) => other,
-            Wish::Auto => BackupType::Incr,
+            Wish::Auto | Wish::ByPolicy(_) => BackupType::Incr,
         };
         let reason = Some(format!("a full instead of {}: {}", with_article(wanted), reason.into()));
         Self { backup_type: BackupType::Full, base: None, reason }
@@ -83,9 +87,18 @@ fn with_article(backup_type: BackupType) -> &'static str {
 /// Decides on the type of the next backup and its base: of those that fit, the newest.
 pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
     let last_full = now.backups.iter().rfind(|backup| backup.backup_type == BackupType::Full);
+    let mut why = None;
     let backup_type = match wish {
         Wish::Type(BackupType::Full) => return Decision::full(wish, ""),
         Wish::Type(backup_type) => backup_type,
+        Wish::ByPolicy(terms) => {
+            let choice = choice::choose(&terms, auto::newest(now).as_ref());
+            if choice.backup_type == BackupType::Full {
+                return Decision { backup_type: BackupType::Full, base: None, reason: choice.reason };
+            }
+            why = choice.reason;
+            choice.backup_type
+        }
         Wish::Auto => {
             let is_recent = |full: &&&BackupSummary| full.start_time.plus(FULL_EVERY) > now.start_time;
             if last_full.filter(is_recent).is_none() {
@@ -99,11 +112,11 @@ pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
     let mut first_reason = None;
     for base in candidates {
         match unfit(base, now) {
-            None => return Decision { backup_type, base: Some((*base).clone()), reason: None },
+            None => return Decision { backup_type, base: Some((*base).clone()), reason: why },
             Some(reason) => first_reason = first_reason.or(Some(reason)),
         }
     }
-    Decision::full(wish, first_reason.unwrap_or_else(|| "there is no backup to build on".to_owned()))
+    Decision::full(Wish::Type(backup_type), first_reason.unwrap_or_else(|| "there is no backup to build on".to_owned()))
 }
 
 /// Why nothing can build on `base` now; none when something can.

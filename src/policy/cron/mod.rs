@@ -11,6 +11,7 @@
 //! The crate `cron` finds the local times, on a calendar without zones; it ends with the year 2100.
 
 mod fields;
+mod foreign;
 #[cfg(test)]
 mod tests;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{BackupId, BackupType, Error, ErrorKind, Result};
+use crate::base::{BackupId, BackupType, Error, ErrorKind, Result, Timestamp};
 use crate::cli::args::{BackupArgs, BackupTypeArg, CheckpointMode, PageErrors};
 use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
@@ -81,11 +81,12 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let mut options = options(args, &settings, source);
     if args.dry_run {
-        return dry_run(args, context, &settings, source, &repositories, &options).await;
+        return dry_run(args, context, &settings, source, &repositories, options).await;
     }
     let writing = scope::writing(&settings)?;
     let (chosen, scope, metrics) = first_that_answers(args, context, &settings, &repositories).await?;
     let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
+    options.wish = by_policy(options.wish, &settings, source, &scope).await?;
     let seen = head::look(&scope).await.map_err(in_repository)?;
     if let Some(warning) = &seen.warning {
         context.progress.warn(warning);
@@ -170,19 +171,29 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
     }
 }
 
+/// With a policy, what it makes of `auto`; any other wish as it is.
+async fn by_policy(wish: Wish, settings: &Settings, source: &SourceSettings, scope: &Scope) -> Result<Wish> {
+    if wish != Wish::Auto {
+        return Ok(wish);
+    }
+    let Some(policy) = settings.policy_of(source)? else { return Ok(wish) };
+    Ok(Wish::ByPolicy(backup::auto::terms(scope, &policy, Timestamp::now()).await?))
+}
+
 async fn dry_run(
     args: &BackupArgs,
     context: &Context,
     settings: &Settings,
     source: &SourceSettings,
     repositories: &[&RepositorySettings],
-    options: &BackupOptions,
+    mut options: BackupOptions,
 ) -> Result<Outcome> {
     // Found now rather than when the backup is due.
     scope::writing(settings)?;
     let (chosen, scope, _) = first_that_answers(args, context, settings, repositories).await?;
+    options.wish = by_policy(options.wish, settings, source, &scope).await?;
     let preview = tokio::select! {
-        preview = backup::preview(&scope, options) => preview?,
+        preview = backup::preview(&scope, &options) => preview?,
         () = context.cancel.cancelled() => return Err(Error::interrupted()),
     };
     preview.notes.iter().for_each(|note| context.progress.warn(note));

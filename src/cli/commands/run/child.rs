@@ -1,0 +1,144 @@
+//! One job as a child process: started with this process's configuration, told to stop when this one is, its error kept.
+//!
+//! It is in a process group of its own, so that Ctrl-C reaches it once, from here. When this process dies it works on.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{Child, Command};
+
+use crate::base::{Cancel, Error, Result};
+
+/// How long a job that was told to stop is waited for.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// What is kept of its output: what comes after is read and forgotten.
+const KEPT_BYTES: usize = 256 << 10;
+
+/// Longest error that is kept, in characters.
+const ERROR_CHARACTERS: usize = 500;
+
+/// What became of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Its exit code; none when a signal ended it, or it did not end.
+    pub exit_code: Option<i32>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Its process id, if it still runs although it was told to stop.
+    pub left_running: Option<u32>,
+}
+
+/// `lifeboat` with `config_file` and `arguments`.
+fn command(config_file: &Path, arguments: &[&str]) -> Result<Command> {
+    let program = std::env::current_exe().map_err(|error| Error::failed("cannot find this program").caused_by(error))?;
+    let mut command = Command::new(program);
+    command.arg("--config").arg(config_file).arg("--quiet").args(arguments);
+    command.stdin(Stdio::null()).process_group(0);
+    Ok(command)
+}
+
+/// Runs a job to its end.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) async fn run(config_file: &Path, arguments: &[&str], cancel: &Cancel) -> Result<Ended> {
+    let mut command = command(config_file, &[&["--output", "json"], arguments].concat())?;
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(cannot_start)?;
+    let stderr = child.stderr.take();
+    // What it left in the background may hold its stderr: the end of the process counts, not that of its words.
+    let words = tokio::spawn(async move { kept(stderr).await });
+    let status = tokio::select! {
+        status = child.wait() => Some(status),
+        () = cancel.cancelled() => stop(&mut child).await,
+    };
+    let Some(status) = status else {
+        let error = Some(format!("it did not stop within {} seconds", STOP_WITHIN.as_secs()));
+        return Ok(Ended { exit_code: None, error, left_running: child.id() });
+    };
+    let status = status.map_err(|error| Error::failed("cannot wait for a job").caused_by(error))?;
+    if status.success() {
+        return Ok(Ended { exit_code: Some(0), error: None, left_running: None });
+    }
+    let words = tokio::time::timeout(Duration::from_secs(2), words).await;
+    let words = words.ok().and_then(|joined| joined.ok()).unwrap_or_default();
+    let error = first_error(&String::from_utf8_lossy(&words)).unwrap_or_else(|| status.to_string());
+    Ok(Ended { exit_code: status.code(), error: Some(error), left_running: None })
+}
+
+/// Asks it to stop, and waits for it; none when that takes too long.
+async fn stop(child: &mut Child) -> Option<std::io::Result<std::process::ExitStatus>> {
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) {
+        // It may have ended just now; then waiting tells.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    tokio::time::timeout(STOP_WITHIN, child.wait()).await.ok()
+}
+
+/// Runs a command for its output, for `at_most` so long; it is killed then.
+///
+/// # Errors
+/// When it cannot be started, fails, says too much or takes too long.
+pub(super) async fn output(config_file: &Path, arguments: &[&str], at_most: Duration) -> Result<String> {
+    let mut command = command(config_file, arguments)?;
+    command.kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(cannot_start)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let both = async { tokio::join!(kept(stdout), kept(stderr), child.wait()) };
+    let Ok((stdout, stderr, status)) = tokio::time::timeout(at_most, both).await else {
+        return Err(Error::failed(format!("it took longer than {} seconds", at_most.as_secs())));
+    };
+    let status = status.map_err(|error| Error::failed("cannot wait for it").caused_by(error))?;
+    // Objectives that are missed are what is asked for, and no failure.
+    if !matches!(status.code(), Some(0 | 10..=12)) {
+        let why = first_error(&String::from_utf8_lossy(&stderr)).unwrap_or_else(|| status.to_string());
+        return Err(Error::failed(why));
+    }
+    match stdout.len() < KEPT_BYTES {
+        true => Ok(String::from_utf8_lossy(&stdout).into_owned()),
+        false => Err(Error::failed("it says too much")),
+    }
+}
+
+fn cannot_start(error: std::io::Error) -> Error {
+    Error::failed("cannot start a job").caused_by(error)
+}
+
+/// The beginning of what comes, once all has come.
+async fn kept(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let (mut kept, mut buffer) = (Vec::new(), [0; 8192]);
+    let Some(mut pipe) = pipe else { return kept };
+    while let Ok(read @ 1..) = pipe.read(&mut buffer).await {
+        let room = KEPT_BYTES - kept.len();
+        kept.extend_from_slice(&buffer[..read.min(room)]);
+    }
+    kept
+}
+
+/// The error in what a job wrote to stderr: its error document, else its last line.
+fn first_error(words: &str) -> Option<String> {
+    let message = |line: &str| {
+        let document: serde_json::Value = serde_json::from_str(line).ok()?;
+        document["error"]["message"].as_str().map(str::to_owned)
+    };
+    let last = || words.lines().rfind(|line| !line.trim().is_empty()).map(|line| line.trim().to_owned());
+    let error = words.lines().find_map(message).or_else(last)?;
+    Some(error.chars().take(ERROR_CHARACTERS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_is_found_among_other_words() {
+        let words = "warning: something\n{\"lifeboat\":{\"document\":\"error\"},\"error\":{\"message\":\"no room\"}}\n";
+        assert_eq!(first_error(words), Some("no room".to_owned()));
+        assert_eq!(first_error("one\n two \n\n"), Some("two".to_owned()));
+        assert_eq!(first_error("\n"), None);
+        assert_eq!(first_error(&"x".repeat(5000)).unwrap().len(), ERROR_CHARACTERS);
+    }
+}

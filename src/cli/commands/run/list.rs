@@ -1,0 +1,146 @@
+//! `lifeboat run --list`: the last runs on this host, the next ones, and what was missed; read from this host alone.
+
+use serde::Serialize;
+
+use super::expected::timetable;
+use super::lane::{BACKUPS, DRILLS};
+use crate::base::{Job, Result, SourceName, Timestamp};
+use crate::cli::config::Settings;
+use crate::cli::context::Context;
+use crate::cli::exit::Outcome;
+use crate::cli::output::{Align, table};
+use crate::policy::Policy;
+use crate::repo::run_record::{self, Event, Line};
+
+/// Errors longer than this are cut in the table's lines.
+const ERROR_CHARACTERS: usize = 76;
+
+/// The document `run_list`, version 1.
+#[derive(Serialize)]
+struct Document {
+    /// Whether a scheduler works with this state directory.
+    running: bool,
+    /// Whether it lets backups go.
+    expires: bool,
+    jobs: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    source: SourceName,
+    job: Job,
+    schedule: String,
+    timezone: String,
+    /// The last run on this host.
+    last: Option<Last>,
+    next: Option<Timestamp>,
+    /// Times that nobody ran, as far as the record goes back.
+    missed: u64,
+    /// The last of them.
+    last_missed: Option<Timestamp>,
+}
+
+#[derive(Serialize)]
+struct Last {
+    slot: Timestamp,
+    began: Timestamp,
+    /// None while it runs, or when the scheduler died meanwhile.
+    ended: Option<Timestamp>,
+    exit_code: Option<i32>,
+    error: Option<String>,
+}
+
+/// Shows what the scheduler of this host did and will do.
+///
+/// # Errors
+/// Usage errors in the configuration or a policy; when the record cannot be read.
+pub(super) fn run(context: &Context) -> Result<Outcome> {
+    let settings = context.settings()?;
+    let lines = run_record::read(&settings.state_dir)?;
+    let running = run_record::is_held(&settings.state_dir);
+    let expires = settings.run.expire_key_file.is_some();
+    let mut document = Document { running, expires, jobs: Vec::new() };
+    for source in settings.sources.values() {
+        if let Some(policy) = settings.policy_of(source)? {
+            document.jobs.extend(rows(&settings, &source.name, &policy, &lines, Timestamp::now()));
+        }
+    }
+    context.result("run_list", 1, &document, || text(&document))?;
+    Ok(Outcome::Done)
+}
+
+fn rows(settings: &Settings, source: &SourceName, policy: &Policy, lines: &[Line], now: Timestamp) -> Vec<Row> {
+    let timetable = timetable(settings, policy, &[BACKUPS, DRILLS].concat());
+    let row = |job: Job| {
+        let own = || lines.iter().filter(move |line| line.source == *source && line.job == job);
+        let missed = || {
+            own().filter_map(|line| if let Event::Missed { count, last, .. } = line.event { Some((count, last)) } else { None })
+        };
+        Some(Row {
+            source: source.clone(),
+            job,
+            schedule: timetable.line(job)?.to_string(),
+            timezone: timetable.zone().to_string(),
+            last: own().rev().find_map(last),
+            next: timetable.next(job, now),
+            missed: missed().map(|(count, _)| u64::from(count)).sum(),
+            last_missed: missed().map(|(_, last)| last).max(),
+        })
+    };
+    timetable.jobs().filter_map(row).collect()
+}
+
+fn last(line: &Line) -> Option<Last> {
+    let slot = line.slot;
+    match &line.event {
+        Event::Started { .. } => Some(Last { slot, began: line.time, ended: None, exit_code: None, error: None }),
+        Event::Ended { began, exit_code, error, .. } => {
+            Some(Last { slot, began: *began, ended: Some(line.time), exit_code: *exit_code, error: error.clone() })
+        }
+        Event::Elsewhere | Event::Missed { .. } => None,
+    }
+}
+
+fn text(document: &Document) -> String {
+    if document.jobs.is_empty() {
+        return "no source has a policy: nothing is scheduled\n".to_owned();
+    }
+    let columns = [
+        ("source", Align::Left),
+        ("job", Align::Left),
+        ("last", Align::Left),
+        ("", Align::Left),
+        ("next", Align::Left),
+        ("missed", Align::Right),
+    ];
+    // Seconds, and the zone said once below: a line stays under 80 columns.
+    let short = |moment: Timestamp| moment.human_seconds().trim_end_matches(" UTC").to_owned();
+    let cells = |row: &Row| {
+        let outcome = match &row.last {
+            None => "",
+            Some(Last { ended: None, .. }) if document.running => "runs",
+            Some(Last { ended: None, .. }) => "died",
+            Some(Last { exit_code: Some(0), .. }) => "ok",
+            Some(Last { exit_code: Some(130) | None, .. }) => "stopped",
+            Some(_) => "failed",
+        };
+        let last = row.last.as_ref().map(|last| short(last.began)).unwrap_or_default();
+        let next = row.next.map_or("never".to_owned(), short);
+        vec![row.source.to_string(), row.job.to_string(), last, outcome.to_owned(), next, row.missed.to_string()]
+    };
+    let mut text = table(&columns, &document.jobs.iter().map(cells).collect::<Vec<_>>());
+    for row in &document.jobs {
+        if let Some(error) = row.last.as_ref().and_then(|last| last.error.as_deref()) {
+            let line: String = format!("  {} {}: {error}", row.source, row.job).chars().take(ERROR_CHARACTERS).collect();
+            text += &format!("{line}\n");
+        }
+    }
+    text += "times are UTC\n";
+    if !document.running {
+        text += "no scheduler runs with this state directory: lifeboat run\n";
+    }
+    if !document.expires {
+        text += "backups are not let go here; what is due: lifeboat expire SOURCE --dry-run\n";
+    }
+    text
+}

@@ -1,0 +1,204 @@
+//! `lifeboat run`: what the policies schedule, run as it falls due, until somebody stops it.
+//!
+//! Each source has lanes ([`lane`]) in which one job runs at a time: backups and their expiry; drills and verification,
+//! which may take hours and must not hold backups up; deliveries. Jobs are child processes, so that one that dies takes
+//! nothing with it. Who runs which slot is decided in the repository ([`crate::engine::slots`]): several hosts may follow
+//! one schedule, and the lease is free while nothing runs. What happens is logged on stderr and recorded in `state_dir`.
+
+mod board;
+mod child;
+mod deliveries;
+mod expected;
+mod lane;
+mod list;
+mod log;
+mod metrics;
+
+pub(super) use expected::scheduled;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+
+use self::board::Board;
+use self::log::{Level, Log};
+use crate::base::{Error, Result, SourceName, Timestamp};
+use crate::cli::args::RunArgs;
+use crate::cli::config::Settings;
+use crate::cli::context::Context;
+use crate::cli::exit::Outcome;
+use crate::cli::scope;
+use crate::policy::Policy;
+use crate::repo::Signer;
+use crate::repo::run_record::{Line, RunRecord};
+
+/// How often the scheduler shows that it is alive.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What the files say; read again on SIGHUP.
+struct Config {
+    settings: Settings,
+    policies: BTreeMap<SourceName, Policy>,
+    signer: Signer,
+}
+
+impl Config {
+    /// # Errors
+    /// Usage errors: in the configuration or a policy, no source with a policy, no signing key.
+    fn load(context: &Context) -> Result<Self> {
+        let settings = context.settings()?;
+        let mut policies = BTreeMap::new();
+        for source in settings.sources.values() {
+            policies.extend(settings.policy_of(source)?.map(|policy| (source.name.clone(), policy)));
+        }
+        if policies.is_empty() {
+            return Err(Error::usage(format!(
+                "no source in {} has a policy: nothing is scheduled",
+                settings.config_file.display()
+            ))
+            .hint("add policy = \"NAME\" to a [source.…]; policies/ holds examples"));
+        }
+        let signer = scope::writing(&settings)?.signer;
+        Ok(Self { settings, policies, signer })
+    }
+}
+
+/// What all lanes share.
+struct Shared<'c> {
+    context: &'c Context,
+    log: Log,
+    board: Arc<Board>,
+    record: Mutex<RunRecord>,
+    /// What was recorded before this start.
+    before: Vec<Line>,
+    /// Jobs that may start still.
+    permits: Semaphore,
+    /// Held by the job that starts: jobs start one after another.
+    gate: tokio::sync::Mutex<()>,
+    config: watch::Receiver<Arc<Config>>,
+}
+
+impl Shared<'_> {
+    fn record(&self, line: &Line) {
+        if let Err(error) = self.record.lock().unwrap_or_else(PoisonError::into_inner).append(line) {
+            self.log.say(Level::Error, Some(&line.source), Some(line.job), &error.summary());
+        }
+    }
+}
+
+/// Runs until it is told to stop, or shows what a scheduler on this host does.
+///
+/// # Errors
+/// Busy when another scheduler has the state directory; usage errors in the configuration; failed when a job did not stop
+/// in time at the end.
+pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
+    if args.list {
+        return list::run(context);
+    }
+    let config = Config::load(context)?;
+    let state_dir = config.settings.state_dir.clone();
+    let record = RunRecord::open(&state_dir)?;
+    let before = crate::repo::run_record::read(&state_dir)?;
+    let board = Arc::new(Board::new(&before));
+    let log = Log::new(context.global.output);
+    let hangup = signal(SignalKind::hangup()).map_err(|error| Error::failed("cannot listen for SIGHUP").caused_by(error))?;
+    if let Some(address) = config.settings.run.metrics_listen {
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            Error::failed(format!("cannot serve metrics on {address}"))
+                .caused_by(error)
+                .hint("[run] metrics_listen in lifeboat.toml names address and port")
+        })?;
+        let bound = listener.local_addr().unwrap_or(address);
+        log.say(Level::Info, None, None, &format!("metrics on http://{bound}/metrics"));
+        tokio::spawn(metrics::serve(listener, Arc::clone(&board), config.settings.config_file.clone(), log));
+    }
+    let permits = Semaphore::new(config.settings.run.jobs_at_once);
+    let (changed, watched) = watch::channel(Arc::new(config));
+    let gate = tokio::sync::Mutex::new(());
+    let shared = Shared { context, log, board, record: Mutex::new(record), before, permits, gate, config: watched };
+    log.say(Level::Info, None, None, &format!("started, with {}", state_dir.display()));
+    supervise(&shared, &changed, hangup).await;
+    let left = shared.board.left_behind();
+    match left.is_empty() {
+        true => {
+            log.say(Level::Info, None, None, "stopped");
+            Ok(Outcome::Done)
+        }
+        false => Err(Error::failed(format!("stopped, and left running: {}", left.join(", ")))
+            .hint("it ends by itself; the next start waits for it")),
+    }
+}
+
+type Running<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = SourceName> + 'a>>>;
+
+/// Keeps the lanes of every source with a policy going until somebody asks to stop, and waits for them then.
+async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mut hangup: Signal) {
+    let mut lanes: Running<'_> = FuturesUnordered::new();
+    let mut known = BTreeSet::new();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    let cancel = &shared.context.cancel;
+    loop {
+        let sources: Vec<SourceName> = changed.borrow().policies.keys().cloned().collect();
+        for source in sources {
+            if known.insert(source.clone()) {
+                lanes.push(Box::pin(lanes_of(shared, source)));
+            }
+        }
+        tokio::select! {
+            ended = lanes.next() => if let Some(source) = ended {
+                known.remove(&source);
+                shared.board.forget(&source);
+            },
+            _ = heartbeat.tick() => shared.board.beat(),
+            _ = hangup.recv() => reload(shared, changed),
+            () = cancel.cancelled() => break,
+        }
+    }
+    shared.log.say(Level::Info, None, None, "stopping: no new job starts");
+    while lanes.next().await.is_some() {}
+}
+
+/// All lanes of `source`, as long as it has a policy.
+async fn lanes_of(shared: &Shared<'_>, source: SourceName) -> SourceName {
+    let lane = |jobs| lane::run(shared, source.clone(), jobs);
+    tokio::join!(lane(lane::BACKUPS), lane(lane::DRILLS), deliveries::run(shared, &source));
+    source
+}
+
+/// Reads the configuration again. One with mistakes is told, and the old one stays.
+fn reload(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>) {
+    let fresh = Config::load(shared.context).and_then(|fresh| {
+        let old = changed.borrow();
+        let same = fresh.settings.state_dir == old.settings.state_dir
+            && fresh.settings.run.metrics_listen == old.settings.run.metrics_listen
+            && fresh.settings.run.jobs_at_once == old.settings.run.jobs_at_once;
+        if same { Ok(fresh) } else { Err(Error::usage("state_dir, metrics_listen and jobs_at_once change with a restart")) }
+    });
+    match fresh {
+        Ok(fresh) => {
+            changed.send_replace(Arc::new(fresh));
+            shared.log.say(Level::Info, None, None, "configuration read again");
+        }
+        Err(error) => {
+            let told = format!("configuration not read again, the old one stays: {}", error.summary());
+            shared.log.say(Level::Error, None, None, &told);
+        }
+    }
+}
+
+/// Sleeps until `until`, but no longer than `at_most`: a clock may step. Ends early when somebody asks to stop, or the
+/// configuration changes.
+async fn pause(shared: &Shared<'_>, config: &mut watch::Receiver<Arc<Config>>, until: Option<Timestamp>, at_most: Duration) {
+    let left = until.map_or(at_most, |until| until.since(Timestamp::now()).min(at_most));
+    tokio::select! {
+        () = tokio::time::sleep(left) => {}
+        _ = config.changed() => {}
+        () = shared.context.cancel.cancelled() => {}
+    }
+}

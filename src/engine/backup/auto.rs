@@ -1,0 +1,78 @@
+//! What `--type auto` goes by when a source has a policy: its schedule, and what its drills measured.
+
+use std::time::Duration;
+
+use super::plan::Situation;
+use crate::base::{BackupType, DrillLevel, Job, Result, Timestamp};
+use crate::engine::Scope;
+use crate::engine::slots;
+use crate::policy::Policy;
+use crate::policy::cadence::{Record, Timetable, plan};
+use crate::policy::choice::{AutoTerms, Newest, Rates};
+use crate::repo::commit;
+use crate::repo::evidence::{self, DrillOutcome, Evidence, PhaseKind};
+
+/// So many of the last drills tell the rates.
+const DRILLS_MEASURED: usize = 5;
+
+/// The terms for a backup of `scope` at `now`.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn terms(scope: &Scope, policy: &Policy, now: Timestamp) -> Result<AutoTerms> {
+    let table = Timetable::of(&policy.schedule, &[Job::Full, Job::Diff, Job::Incr]);
+    let mut record = Record::default();
+    for (job, began) in slots::done(scope, Job::Full).await? {
+        record.done(job, began);
+    }
+    let due = plan(&table, &record, now).due.first().and_then(|due| type_of(due.job));
+    let lightest = table.jobs().last().and_then(type_of).unwrap_or(BackupType::Incr);
+    let evidence = evidence::Record::load(&scope.repository, &scope.source).await?;
+    let drills: Vec<&Evidence> = evidence.kept.iter().map(|kept| &kept.evidence).collect();
+    Ok(AutoTerms { due, lightest, objectives: policy.objectives, rates: rates(&drills) })
+}
+
+fn type_of(job: Job) -> Option<BackupType> {
+    match job {
+        Job::Full => Some(BackupType::Full),
+        Job::Diff => Some(BackupType::Diff),
+        Job::Incr => Some(BackupType::Incr),
+        Job::Expire | Job::Drill | Job::Verify => None,
+    }
+}
+
+/// The rates of the last drills that passed and restored, oldest first in `drills`.
+fn rates(drills: &[&Evidence]) -> Rates {
+    let counts = |drill: &&&Evidence| drill.outcome == DrillOutcome::Passed && drill.level != DrillLevel::Verify;
+    let measured: Vec<&&Evidence> = drills.iter().rev().filter(counts).take(DRILLS_MEASURED).collect();
+    let of =
+        |kind: PhaseKind| measured.iter().flat_map(move |drill| drill.phases.iter().filter(move |phase| phase.phase == kind));
+    let rate = |kind: PhaseKind| {
+        let with_bytes = || of(kind).filter_map(|phase| Some((phase.bytes? as f64, phase.seconds)));
+        let (bytes, seconds) = with_bytes().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        (bytes > 0.0 && seconds > 0.0).then(|| bytes / seconds)
+    };
+    let seconds = |kind: PhaseKind| of(kind).map(|phase| phase.seconds).fold(0.0, f64::max);
+    let kinds = [PhaseKind::Plan, PhaseKind::Start, PhaseKind::Promote, PhaseKind::FirstCheck];
+    let besides = kinds.into_iter().map(seconds).sum();
+    Rates {
+        fetch_bytes_per_second: rate(PhaseKind::Fetch),
+        replay_bytes_per_second: rate(PhaseKind::Replay),
+        besides: Duration::try_from_secs_f64(besides).unwrap_or_default(),
+    }
+}
+
+/// The newest backup of this cluster, as the choice of a type looks at it; none when nothing can build on it.
+pub(super) fn newest(now: &Situation<'_>) -> Option<Newest> {
+    let backup = now.backups.iter().rfind(|backup| backup.incarnation == *now.incarnation)?;
+    let chain = commit::chain(backup, &now.backups).ok()?;
+    let links = || chain.iter().filter(|link| link.base.is_some()).map(|link| link.stored_bytes);
+    Some(Newest {
+        raw_bytes: backup.raw_bytes,
+        full_stored_bytes: chain.iter().find(|link| link.base.is_none())?.stored_bytes,
+        links_stored_bytes: links().sum(),
+        largest_link_stored_bytes: links().max().unwrap_or_default(),
+        links: links().count(),
+        wal_bytes: now.start_lsn.0.saturating_sub(backup.start_lsn.0),
+    })
+}

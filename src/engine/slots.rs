@@ -1,0 +1,211 @@
+//! The slots of a schedule that several hosts may follow: what was done, whose turn it is, claims and their ends.
+//!
+//! - A slot is run by whoever creates the claim of its next attempt ([`crate::repo::run_claim`]); one host alone does.
+//! - A slot is settled by the end of its run, or by facts: a backup that did as much and began later, a drill's evidence.
+//!   So a run whose host died between its commit and its end is not repeated.
+//! - While an attempt may be at work nobody claims the next one ([`crate::policy::turn`]). A host that is stopped between
+//!   its claim and its work, for longer than a claim is trusted, may double the work of another; the lease and the commit
+//!   log keep that from doing harm.
+//! - The claims lie in the repository that a backup would go to: the first of the source that answers. Two hosts of
+//!   which each reaches another repository only may both run a slot.
+//!
+//! On a store without conditional writes a claim is followed by a pause and a look at what stands there, as with a lease.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Scope;
+use super::backup::host_name;
+use super::lease::{self, Terms};
+use crate::base::{BackupType, DrillLevel, Job, Result, Timestamp};
+use crate::policy::turn::{Attempt, Ending, Patience, Turn, turn};
+use crate::repo::evidence::{self, DrillOutcome};
+use crate::repo::run_claim::{self, Claim, End, Found};
+use crate::repo::{CommitLog, Signer, layout};
+use crate::store::{PutOutcome, StoreError};
+
+/// Claims of earlier slots are removed when they are older than this.
+const CLAIMS_KEPT: Duration = Duration::from_secs(31 * 86_400);
+
+/// What the repository says of a slot.
+#[derive(Clone, Debug)]
+pub struct Look {
+    /// Whose turn it is.
+    pub turn: Turn,
+    /// Jobs of the same kind that were done, and when they began: of backups all, by their type. Empty while somebody
+    /// holds the lease for an attempt.
+    pub done: BTreeSet<(Job, Timestamp)>,
+    /// Claims that are not used: key and why.
+    pub problems: Vec<(String, String)>,
+}
+
+/// Looks at `slot` of `job`.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn look(scope: &Scope, job: Job, slot: Timestamp, now: Timestamp) -> Result<Look> {
+    let (found, problems) = run_claim::load(&scope.repository, &scope.source, job, slot).await?;
+    let own = scope.state.installation(&scope.source)?;
+    let attempts: Vec<Attempt> = found.iter().map(|found| attempt(found, &own)).collect();
+    let takes_lease = takes_lease(job);
+    let may_be_at_work = attempts.last().is_some_and(|last| last.end.is_none());
+    let leased = takes_lease && may_be_at_work && lease::is_held(scope).await?;
+    let patience = if takes_lease { Patience::SHORT } else { Patience::LONG };
+    let turn = turn(&attempts, leased, patience, now);
+    // Who holds the lease is at work: the facts are asked for when it is given back, for its host may have died then.
+    let done = if leased { BTreeSet::new() } else { done(scope, job).await? };
+    Ok(Look { turn, done, problems })
+}
+
+fn takes_lease(job: Job) -> bool {
+    !matches!(job, Job::Drill | Job::Verify)
+}
+
+fn attempt(found: &Found, own: &str) -> Attempt {
+    let Some(claim) = &found.claim else {
+        // Scribbled by somebody: it uses up its number and is not waited for.
+        return Attempt { number: found.attempt, claimed: found.stored, is_over: true, end: None };
+    };
+    let end = found.end.as_ref().map(|end| (ending(claim.job, end.exit_code), end.ended));
+    Attempt { number: found.attempt, claimed: found.stored, is_over: claim.installation == own, end }
+}
+
+/// What an exit code says of the job: objectives that are missed, or damage that was found, are no reason to look again.
+pub fn ending(job: Job, exit_code: Option<i32>) -> Ending {
+    match (job, exit_code) {
+        (_, Some(0)) | (Job::Drill | Job::Verify, Some(10..=12 | 22)) => Ending::Settled,
+        (_, Some(130) | None) => Ending::Interrupted,
+        _ => Ending::Failed,
+    }
+}
+
+/// What was done of the kind of `job`, with the moments at which it began, by the clocks of the hosts that did it.
+///
+/// # Errors
+/// When the repository does not answer.
+pub(super) async fn done(scope: &Scope, job: Job) -> Result<BTreeSet<(Job, Timestamp)>> {
+    match job {
+        Job::Full | Job::Diff | Job::Incr => {
+            let log = CommitLog::load(&scope.repository, &scope.source).await?;
+            let of_type = |backup_type| match backup_type {
+                BackupType::Full => Job::Full,
+                BackupType::Diff => Job::Diff,
+                BackupType::Incr => Job::Incr,
+            };
+            let backups =
+                log.entries.iter().filter(|entry| !log.fenced.contains(&entry.number)).filter_map(|entry| entry.backup());
+            Ok(backups.map(|backup| (of_type(backup.backup_type), backup.id.start())).collect())
+        }
+        Job::Drill | Job::Verify => {
+            let record = evidence::Record::load(&scope.repository, &scope.source).await?;
+            let drills = record.kept.iter().map(|kept| &kept.evidence).filter(|drill| drill.outcome != DrillOutcome::Failed);
+            let job_of = |level| if level == DrillLevel::Verify { Job::Verify } else { Job::Drill };
+            Ok(drills.map(|drill| (job_of(drill.level), drill.declared)).filter(|(of, _)| *of == job).collect())
+        }
+        Job::Expire => Ok(BTreeSet::new()),
+    }
+}
+
+/// An attempt that this host has claimed.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    key: String,
+    claim: Claim,
+}
+
+/// Claims attempt `number` of `slot`; none when another host was faster. `settle` is longer than any write takes.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn claim(
+    scope: &Scope,
+    signer: &Signer,
+    job: Job,
+    slot: Timestamp,
+    number: u32,
+    settle: Option<Duration>,
+) -> Result<Option<Claimed>> {
+    let (repository, source) = (&scope.repository, &scope.source);
+    let conditional = repository.store().honours_conditions().await?;
+    let letters = (!conditional).then(|| hex::encode(rand::random::<[u8; 8]>()));
+    let key = layout::run_claim(source, job, slot, number, letters.as_deref());
+    let claim = Claim {
+        job,
+        slot,
+        attempt: number,
+        host: host_name(),
+        installation: scope.state.installation(source)?,
+        claimed: Timestamp::now(),
+    };
+    let document = run_claim::claim_document(repository, source, signer, &claim);
+    let is_ours = match repository.store().put_if_absent(&key, document.clone().into()).await {
+        Ok(PutOutcome::Created) => true,
+        // An earlier attempt at this very put may have been answered by nobody.
+        Ok(PutOutcome::AlreadyExists) | Err(StoreError::Retryable { .. }) => repository.store().get(&key).await? == document,
+        Err(error) => return Err(error.into()),
+    };
+    let claimed = Claimed { key, claim };
+    if !is_ours || conditional {
+        return Ok(is_ours.then_some(claimed));
+    }
+    tokio::time::sleep(settle.unwrap_or(Terms::new(Terms::TTL).settle)).await;
+    let (found, _) = run_claim::load(repository, source, job, slot).await?;
+    Ok(found.iter().any(|found| found.key == claimed.key).then_some(claimed))
+}
+
+impl Claimed {
+    /// How long ago it was claimed.
+    pub fn age(&self, now: Timestamp) -> Duration {
+        now.since(self.claim.claimed)
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.claim.attempt
+    }
+
+    /// Notes how it ended.
+    ///
+    /// # Errors
+    /// When the repository does not answer: then others find out by the facts, or try again.
+    pub async fn end(&self, scope: &Scope, signer: &Signer, exit_code: Option<i32>) -> Result<()> {
+        let end = End { claim: self.claim.clone(), ended: Timestamp::now(), exit_code };
+        let document = run_claim::end_document(&scope.repository, &scope.source, signer, &end);
+        scope.repository.store().put_if_absent(&run_claim::end_of(&self.key), document.into()).await?;
+        Ok(())
+    }
+}
+
+/// Removes month-old claims of slots of `job` before `slot`, of the first thousand; where these credentials may not
+/// delete, they stay.
+///
+/// # Errors
+/// When the repository does not answer, or does not let go.
+pub async fn forget_old(scope: &Scope, job: Job, slot: Timestamp, now: Timestamp) -> Result<()> {
+    let store = scope.repository.store();
+    let limit = now.minus(CLAIMS_KEPT);
+    for object in store.list(&layout::run_job(&scope.source, job), None).await?.objects {
+        let is_earlier = run_claim::slot_of(&scope.source, job, &object.key).is_some_and(|of| of < slot);
+        if is_earlier && object.modified < limit {
+            store.delete(&object.key).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_of_a_drill_are_its_result_and_no_failure() {
+        assert_eq!(ending(Job::Incr, Some(0)), Ending::Settled);
+        assert_eq!(ending(Job::Incr, Some(22)), Ending::Failed);
+        assert_eq!(ending(Job::Verify, Some(22)), Ending::Settled);
+        assert_eq!(ending(Job::Drill, Some(10)), Ending::Settled);
+        assert_eq!(ending(Job::Drill, Some(1)), Ending::Failed);
+        assert_eq!(ending(Job::Full, Some(130)), Ending::Interrupted);
+        assert_eq!(ending(Job::Full, None), Ending::Interrupted);
+        assert_eq!(ending(Job::Full, Some(20)), Ending::Failed);
+    }
+}
