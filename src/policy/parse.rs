@@ -233,3 +233,34 @@ fn texts(list: Found<Vec<Found<String>>>) -> Vec<String> {
 fn default_database() -> String {
     "postgres".to_owned()
 }
+
+#[cfg(test)]
+mod drill_tests {
+    use super::*;
+
+    fn drill(keys: &str) -> Result<DrillPolicy> {
+        let text = format!("[objectives]\nrto = \"30min\"\nrpo = \"15min\"\n[drill]\n{keys}");
+        parse("gold", Path::new("gold.toml"), &text).map(|policy| policy.drill)
+    }
+
+    #[test]
+    fn canaries_spoils_and_limits_are_read() {
+        let policy = drill(
+            "statement_timeout = \"1min\"\npreload_libraries = [\"timescaledb\"]\nspoil = \"DELETE FROM t\"\n\
+             spoil_database = \"shop\"\n[[drill.check]]\nsql = \"SELECT max(seen) FROM canary\"\nfresh_within = \"10min\"\n",
+        );
+        let policy = policy.unwrap();
+        assert_eq!(policy.statement_timeout, Some(Duration::from_secs(60)));
+        assert_eq!(policy.preload_libraries, ["timescaledb"]);
+        assert_eq!(policy.spoil, Some(Spoil { sql: "DELETE FROM t".into(), database: "shop".into() }));
+        assert_eq!(policy.checks[0].expect, Expect::FreshWithin(Duration::from_secs(600)));
+        assert_eq!(drill("").unwrap().levels, [DrillLevel::Component]);
+    }
+
+    #[test]
+    fn a_check_says_one_thing_and_a_database_alone_spoils_nothing() {
+        let check = "[[drill.check]]\nsql = \"SELECT 1\"\nrows = true\nfresh_within = \"1h\"\n";
+        assert!(drill(check).unwrap_err().message().contains("one thing"));
+        assert!(drill("spoil_database = \"shop\"\n").unwrap_err().message().contains("spoil_database"));
+    }
+}

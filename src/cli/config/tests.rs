@@ -239,7 +239,7 @@ fn all_mistakes_of_a_file_are_told_at_once_in_line_order() {
         [
             "/etc/lifeboat/lifeboat.toml:3: unknown key 'coninfo' in [source.a] (did you mean 'conninfo'?)",
             "/etc/lifeboat/lifeboat.toml:5: unknown key 'wokers' in [backup] (did you mean 'workers'?)",
-            "/etc/lifeboat/lifeboat.toml:6: unknown key 'aaa' (known here: state_dir, repository, source, encryption, signing, backup)",
+            "/etc/lifeboat/lifeboat.toml:6: unknown key 'aaa' (known here: state_dir, repository, source, encryption, signing, backup, drill)",
         ]
     );
 }
@@ -331,4 +331,17 @@ fn the_configuration_in_the_help_is_accepted_whole() {
     assert_eq!(settings.backup.pack_size_bytes, Some(32 << 20));
     assert_eq!((settings.sources.len(), settings.repositories.len()), (1, 2));
     assert_eq!(settings.repositories["far"].options.s3.region.as_deref(), Some("eu-central-1"));
+}
+
+#[test]
+fn a_drills_keys_are_read_and_the_environments_identity_wins() {
+    let text = "state_dir = \"state\"\n[encryption]\nidentity_file = \"one\"\nidentity_command = \"pass show x\"\n\
+                [drill]\nscratch_dir = \"scratch\"\n";
+    let settings = parse_text(text).unwrap();
+    assert_eq!(settings.encryption.identity_command.as_deref(), Some("pass show x"));
+    assert_eq!(settings.drill_scratch_dir.as_deref(), Some(Path::new("/etc/lifeboat/scratch")));
+    let environment = Environment { identity_file: Some("/dev/shm/key".into()), ..environment() };
+    let settings = resolve::resolve(Path::new("/etc/lifeboat/lifeboat.toml"), text, &environment).unwrap();
+    assert_eq!(settings.encryption.identity_files, [Path::new("/dev/shm/key")]);
+    assert!(failure(&text.replace("scratch_dir", "scrach_dir")).message().contains("scrach_dir"));
 }

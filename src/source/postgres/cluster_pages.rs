@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::control::ControlFile;
-use super::page::{PAGE_BYTES, Page, PageState, page_lsn, verify_page};
+use super::page::{PAGE_BYTES, Page, PageState, is_in_rows, page_lsn, verify_page};
 use super::walk::{Walk, WalkOptions};
 use crate::base::{Cancel, Error, Result};
 use crate::source::{Entry, EntryKind, Fork};
@@ -18,7 +18,7 @@ const MOST_CANDIDATES: u32 = 4096;
 /// Lowest file number of what users make.
 const FIRST_USER_FILE: u32 = 16384;
 /// Where in the page the bit is flipped: among the rows, which grow from the page's end.
-const FLIPPED_BYTE: u64 = PAGE_BYTES as u64 - 100;
+const FLIPPED_BYTE: usize = PAGE_BYTES - 100;
 
 /// What the pages of a cluster are like.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,7 +87,8 @@ pub fn flip_bit(data: &Path, major: u32) -> Result<Option<SpoiledPage>> {
             looked_at += 1;
             let lsn = page_lsn(page);
             let older = oldest.as_ref().is_none_or(|(oldest, _)| lsn < *oldest);
-            if older && page[FLIPPED_BYTE as usize] != 0 && verify_page(page, first_block + at, false) == PageState::Good {
+            let good = verify_page(page, first_block + at, false) == PageState::Good;
+            if older && good && is_in_rows(page, FLIPPED_BYTE) {
                 oldest = Some((lsn, SpoiledPage { file: entry.location.clone(), page: at }));
             }
             looked_at < MOST_CANDIDATES
@@ -98,7 +99,7 @@ pub fn flip_bit(data: &Path, major: u32) -> Result<Option<SpoiledPage>> {
         }
     }
     let Some((_, spoiled)) = oldest else { return Ok(None) };
-    let offset = u64::from(spoiled.page) * PAGE_BYTES as u64 + FLIPPED_BYTE;
+    let offset = u64::from(spoiled.page) * PAGE_BYTES as u64 + FLIPPED_BYTE as u64;
     let flip = || {
         let file = OpenOptions::new().read(true).write(true).open(&spoiled.file)?;
         let mut byte = [0];

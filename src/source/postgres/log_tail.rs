@@ -5,10 +5,14 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use super::wal::{Carry, Event, Stop, scan};
+use super::wal::{Carry, Event, Stop, WAL_PAGE_BYTES, scan};
 use crate::base::{Error, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 
+const PAGE: u64 = WAL_PAGE_BYTES as u64;
+
 /// The time of the first transaction whose end was recorded from `after` up to `until` on `timeline`; `Ok(None)` when none did.
+///
+/// `data_directory` must be that of a running primary, and `until` a position up to which it had written.
 ///
 /// # Errors
 /// When a segment is not there any more, or cannot be read: then nothing is known.
@@ -36,8 +40,9 @@ pub fn first_commit_between(
         }
         match end.stop {
             Stop::SegmentEnd => {}
-            // A record may be written in part: it is nobody's commit yet.
-            Stop::EndOfLog { .. } if until <= segment.end(size) => return Ok(None),
+            Stop::EndOfLog { at, .. } if at >= until => return Ok(None),
+            // Pages are written as they fill up, so the last record may be there in part: it is nobody's commit yet.
+            Stop::EndOfLog { .. } if until.0.is_multiple_of(PAGE) && until <= segment.end(size) => return Ok(None),
             Stop::EndOfLog { at, .. } | Stop::Damaged { at, .. } => {
                 return Err(Error::failed(format!("{} cannot be read beyond {at}", path.display())));
             }

@@ -143,6 +143,11 @@ fn mix_row(sums: &mut [u32; SUMS], row: &[u8; 4 * SUMS]) {
     }
 }
 
+/// Whether the byte at `offset` belongs to a row: these grow from the special space down.
+pub fn is_in_rows(page: &Page, offset: usize) -> bool {
+    (usize::from(upper(page))..usize::from(half(page, 16))).contains(&offset)
+}
+
 fn header_is_sane(page: &Page) -> bool {
     let (flags, lower, upper, special) = (half(page, 10), half(page, 12), upper(page), half(page, 16));
     flags & !VALID_FLAGS == 0

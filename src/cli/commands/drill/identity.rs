@@ -26,12 +26,12 @@ impl<'a> Key<'a> {
         let output = output.map_err(|error| Error::failed("cannot run the identity command").caused_by(error))?;
         if !output.status.success() {
             return Err(Error::failed(format!("the identity command failed ({})", output.status))
-                .detail("command", command.clone())
                 .hint("in a disaster it would fail, too: run it by hand and see"));
         }
         let secret = String::from_utf8(output.stdout)
             .map_err(|_| Error::usage("the identity command printed something else than an age identity"))?;
-        let identities = parse_identities("the identity command's output", &secret)?;
+        let identities = parse_identities("the identity command's output", &secret)
+            .map_err(|error| error.hint("it must print AGE-SECRET-KEY-1…, as age-keygen writes it, and nothing else"))?;
         Ok(Self::Fetched { secret, identities })
     }
 

@@ -94,6 +94,10 @@ impl<'a> Drill<'a> {
             return Err(Error::usage("a failover goes to the end of the archive: --to says something else")
                 .hint(format!("lifeboat drill {} --level component --to …", args.source)));
         }
+        if args.level == Some(DrillLevel::Verify) && (args.to.is_some() || args.keep || args.self_test) {
+            return Err(Error::usage("the level verify restores nothing: --to, --keep and --self-test have no meaning there")
+                .hint(format!("lifeboat drill {} --level component …", args.source)));
+        }
         // Evidence that cannot be signed is noticed before hours of work.
         let signer = if args.self_test { None } else { Some(scope::signer(settings)?) };
         Ok(Self { args, context, settings, source, repositories, policy, signer })

@@ -11,6 +11,8 @@ use crate::engine::drill::evidence::Loss;
 use crate::engine::drill::run::Drilled;
 use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
 use crate::source::postgres::connect::connect;
+use crate::source::postgres::control::{ClusterState, ControlFile};
+use crate::source::postgres::live::leader;
 use crate::source::postgres::log_tail::first_commit_between;
 
 /// A server that does not answer in this time is as good as lost.
@@ -20,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct Production {
     incarnation: Incarnation,
+    major: u32,
     timeline: TimelineId,
     log_end: Lsn,
     segment_size: SegmentSize,
@@ -30,16 +33,22 @@ impl Production {
     /// Asks the server; none when it cannot be reached.
     pub async fn ask(source: Option<&SourceSettings>) -> Option<Self> {
         let SourceKind::Postgres(postgres) = &source?.kind;
+        // The configured directory is that of the server that is backed up, which may be a standby.
+        let (conninfo, configured) = match &postgres.primary_conninfo {
+            Some(primary) => (primary, None),
+            None => (&postgres.conninfo, postgres.data_directory.clone()),
+        };
         let ask = async {
-            let session = connect(postgres.primary_conninfo.as_deref().unwrap_or(&postgres.conninfo)).await?;
+            let session = connect(conninfo).await?;
             let info = session.info().await?;
             let log_end = session.log_end().await?;
             Result::<Self>::Ok(Self {
                 incarnation: Incarnation::postgres(info.major, info.system_identifier),
+                major: info.major,
                 timeline: info.timeline,
                 log_end,
                 segment_size: info.wal_segment_size,
-                data_directory: postgres.data_directory.clone().unwrap_or(info.data_directory),
+                data_directory: configured.unwrap_or(info.data_directory),
             })
         };
         tokio::time::timeout(PATIENCE, ask).await.ok()?.ok()
@@ -49,6 +58,12 @@ impl Production {
     pub fn first_lost(&self, plan: &RestorePlan) -> Option<FirstLost> {
         let RecoveryStop::Record { lsn, inclusive } = plan.stop else { return None };
         if self.incarnation != plan.backup.incarnation || self.timeline != plan.timeline {
+            return None;
+        }
+        // The server may be another host's, and the directory of that name here another cluster's.
+        let here = ControlFile::read(&self.data_directory).ok()?;
+        let same = Incarnation::postgres(self.major, here.system_identifier) == self.incarnation;
+        if !same || here.state != ClusterState::InProduction || leader(&self.data_directory).ok()?.is_none() {
             return None;
         }
         let first = |after| {
