@@ -243,7 +243,7 @@ fn all_mistakes_of_a_file_are_told_at_once_in_line_order() {
         [
             "/etc/lifeboat/lifeboat.toml:3: unknown key 'coninfo' in [source.a] (did you mean 'conninfo'?)",
             "/etc/lifeboat/lifeboat.toml:5: unknown key 'wokers' in [backup] (did you mean 'workers'?)",
-            "/etc/lifeboat/lifeboat.toml:6: unknown key 'aaa' (known here: state_dir, repository, source, encryption, signing, backup, drill)",
+            "/etc/lifeboat/lifeboat.toml:6: unknown key 'aaa' (known here: state_dir, repository, source, encryption, signing, backup, drill, run, contact)",
         ]
     );
 }

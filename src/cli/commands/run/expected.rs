@@ -46,9 +46,11 @@ pub(super) fn arguments(settings: &Settings, policy: &Policy, source: &SourceNam
         Job::Drill => {
             let restoring: Vec<DrillLevel> =
                 policy.drill.levels.iter().copied().filter(|level| *level != DrillLevel::Verify).collect();
-            // Each in turn.
-            let level = restoring.get(wanted.drills % restoring.len().max(1)).copied().unwrap_or(DrillLevel::Verify);
-            owned(&["drill", &source, "--level", level.as_str(), "--to", "random"])
+            // Each in turn; one that restores nothing has no moment to go to.
+            match restoring.get(wanted.drills % restoring.len().max(1)) {
+                Some(level) => owned(&["drill", &source, "--level", level.as_str(), "--to", "random"]),
+                None => owned(&["drill", &source, "--level", "verify"]),
+            }
         }
         Job::Expire => {
             let key = settings.run.expire_key_file.as_deref().map(|path| path.display().to_string());
