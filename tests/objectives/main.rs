@@ -5,6 +5,7 @@ mod evidence;
 mod exposition;
 mod exposure;
 mod formats;
+mod papers;
 mod rehearsal;
 mod sites;
 mod stage;

@@ -3,6 +3,7 @@
 //! Nothing in it is a guess: a duration stands there when drills measured it, and where nothing did it says so.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::base::Result;
@@ -26,7 +27,11 @@ pub async fn run(args: &RunbookArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
     let facts = status::facts(context, &settings, source).await?;
-    let book = Book { settings: &settings, source, facts: &facts, report: StatusReport::of(&facts) };
+    let lifeboat = match &context.global.config {
+        Some(_) => format!("lifeboat --config {}", word(&settings.config_file)),
+        None => "lifeboat".to_owned(),
+    };
+    let book = Book { settings: &settings, source, facts: &facts, report: StatusReport::of(&facts), lifeboat };
     let text = book.markdown();
     context.progress.finish();
     match &args.file {
@@ -41,6 +46,8 @@ struct Book<'a> {
     source: &'a SourceSettings,
     facts: &'a Facts,
     report: StatusReport,
+    /// The program, with the configuration when that is not where it is looked for.
+    lifeboat: String,
 }
 
 impl Book<'_> {
@@ -81,13 +88,13 @@ impl Book<'_> {
     }
 
     fn head(&self) -> String {
-        let name = self.name();
+        let (name, lifeboat) = (self.name(), &self.lifeboat);
         format!(
             "# Disaster recovery: {name}\n\n\
              Written {} by lifeboat {}, policy {}.\n\
              Make it anew when the configuration changes, and keep a copy where the\n\
              disaster does not reach:\n\n    \
-             lifeboat runbook {name} --file runbook-{name}.md\n",
+             {lifeboat} runbook {name} --file runbook-{name}.md\n",
             self.facts.now.human_seconds(),
             env!("CARGO_PKG_VERSION"),
             self.facts.policy.as_ref().map_or("(none is declared)", |policy| policy.name.as_str()),
@@ -134,8 +141,13 @@ impl Book<'_> {
 
     fn prerequisites(&self) -> String {
         let mut text = "## What is needed\n\n".to_owned();
-        let _ = writeln!(text, "- A host with lifeboat {} or later and its configuration:", env!("CARGO_PKG_VERSION"));
-        text += "  `[repository.…]` as below, `[encryption]` with the key, no `[signing]`.\n";
+        let _ = writeln!(
+            text,
+            "- A host with lifeboat {} or later, and on it {}",
+            env!("CARGO_PKG_VERSION"),
+            self.settings.config_file.display()
+        );
+        text += "  as on the protected host, with its policies beside it; `[encryption]` with\n  `identity_file = \"…\"`, no `[signing]`. Keep copies of both with this page.\n";
         for name in &self.source.repositories {
             let url = self.settings.repositories.get(name).map_or("", |repository| repository.url.as_str());
             let _ = writeln!(text, "- Credentials to read repository {name}: `{url}`");
@@ -167,31 +179,30 @@ impl Book<'_> {
     }
 
     fn decide(&self) -> String {
-        let name = self.name();
-        let mut text = "## 1. Decide\n\n".to_owned();
-        text += "1. Note the time: this is when the recovery began.\n\
-                 2. Keep the broken server from taking writes: stop it, or cut it off. Two\n   \
-                    servers with one archive contradict each other.\n\
-                 3. What can be brought back, and what is lost?\n\n       \
-                    lifeboat status ";
-        let _ = write!(text, "{name}\n       lifeboat list {name}\n\n");
-        match self.frontier() {
-            Some((repository, frontier)) => {
-                let _ = writeln!(
-                    text,
-                    "   When this was written: everything up to {}, from\n   repository {repository}.",
-                    frontier.reaches.human_seconds()
-                );
-            }
-            None => text += "   When this was written there was **nothing that could be restored**.\n",
-        }
-        text += "4. Somebody deleted or changed what they should not have? Then restore to the\n   \
-                    moment before it, with `--to`, and not to the latest.\n";
-        text
+        let (name, lifeboat) = (self.name(), &self.lifeboat);
+        let reach = match self.frontier() {
+            Some((repository, frontier)) => format!(
+                "When this was written: everything up to {}, from\n   repository {repository}.",
+                frontier.reaches.human_seconds()
+            ),
+            None => "When this was written there was **nothing that could be restored**.".to_owned(),
+        };
+        format!(
+            "## 1. Decide\n\n\
+             1. Note the time: this is when the recovery began.\n\
+             2. Keep the broken server from taking writes: stop it, or cut it off. Two\n   \
+                servers with one archive contradict each other.\n\
+             3. What can be brought back, and what is lost?\n\n       \
+                {lifeboat} status {name}\n       \
+                {lifeboat} list {name}\n\n   \
+                {reach}\n\
+             4. Somebody deleted or changed what they should not have? Then restore to the\n   \
+                moment before it, with `--to`, and not to the latest.\n"
+        )
     }
 
     fn restore(&self) -> String {
-        let name = self.name();
+        let (name, lifeboat) = (self.name(), &self.lifeboat);
         let moment = self.frontier().map_or(self.facts.now, |(_, frontier)| frontier.reaches).human_seconds();
         let bin = self.major().map_or_else(String::new, |major| format!("/usr/lib/postgresql/{major}/bin/"));
         let [all, fetch, start] =
@@ -199,15 +210,18 @@ impl Book<'_> {
                 .map(|names| self.expected(names));
         format!(
             "## 2. Restore ({all})\n\n\
-             1. What would be done, without doing it:\n\n       \
-                lifeboat restore {name} --into /srv/restored --dry-run\n\n\
-             2. Fetch and write it ({fetch}):\n\n       \
-                lifeboat restore {name} --into /srv/restored\n\n   \
+             1. As root, a place on a disk with enough room:\n\n       \
+                install -d -m 700 -o postgres -g postgres /srv/recovery\n\n   \
+                All that follows as the user postgres.\n\
+             2. What would be done, without doing it:\n\n       \
+                {lifeboat} restore {name} --into /srv/recovery/data --dry-run\n\n\
+             3. Fetch and write it ({fetch}):\n\n       \
+                {lifeboat} restore {name} --into /srv/recovery/data\n\n   \
                 or, to a moment, with its time zone:\n\n       \
-                lifeboat restore {name} --into /srv/restored --to '{moment}'\n\n\
-             3. Start it; it replays the log and then takes writes ({start}):\n\n       \
-                {bin}pg_ctl -D /srv/restored -l /srv/restored.log start\n\n   \
-                Follow /srv/restored.log. `archive recovery complete` is the end. If it\n   \
+                {lifeboat} restore {name} --into /srv/recovery/data --to '{moment}'\n\n\
+             4. Start it; it replays the log and then takes writes ({start}):\n\n       \
+                {bin}pg_ctl -D /srv/recovery/data -l /srv/recovery/log -t 86400 start\n\n   \
+                Follow /srv/recovery/log. `archive recovery complete` is the end. If it\n   \
                 stops, its last lines say which file is missing; it never skips one.\n"
         )
     }
@@ -229,21 +243,21 @@ impl Book<'_> {
     }
 
     fn go_live(&self) -> String {
-        let name = self.name();
+        let (name, lifeboat) = (self.name(), &self.lifeboat);
         format!(
             "## 4. Go live\n\n\
              1. Point the application at the new server.\n\
              2. Let it archive: `archive_mode = on`, and\n\n       \
-                archive_command = 'lifeboat archive push {name} %p'\n\n   \
+                archive_command = '{lifeboat} archive push {name} %p'\n\n   \
                 with a configuration that names the new server and has a `[signing]` key.\n\
              3. The new server is protected only from its first backup on:\n\n       \
-                lifeboat check {name}\n       lifeboat backup {name} --type full\n\n\
-             4. Note the time, and what was lost. Then rehearse again: `lifeboat drill {name}`.\n"
+                {lifeboat} check {name}\n       {lifeboat} backup {name} --type full\n\n\
+             4. Note the time, and what was lost. Then rehearse again: `{lifeboat} drill {name}`.\n"
         )
     }
 
     fn rollback(&self) -> String {
-        let name = self.name();
+        let (name, lifeboat) = (self.name(), &self.lifeboat);
         let others = if self.source.repositories.len() > 1 {
             format!("2. A repository is damaged or away: `--repository NAME`, one of {}.\n", self.source.repositories.join(", "))
         } else {
@@ -258,7 +272,7 @@ impl Book<'_> {
                 commits that were never archived: copy its `pg_wal` before anything else.\n\
              4. Without lifeboat: docs/RECOVERY-WITHOUT-LIFEBOAT.md does it with\n   \
                 stock tools.\n\
-             5. What is stored looks damaged: `lifeboat verify {name} --deep` says what.\n"
+             5. What is stored looks damaged: `{lifeboat} verify {name} --deep` says what.\n"
         )
     }
 }
@@ -270,4 +284,11 @@ fn duration(seconds: f64) -> String {
 /// A table's cell: a bar would end it.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
+}
+
+/// A path as one word of a shell command.
+fn word(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = text.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-+".contains(letter));
+    if is_plain { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }

@@ -3,6 +3,8 @@
 mod page;
 mod plot;
 
+use std::time::Duration;
+
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{Result, Timestamp};
 use crate::cli::args::ReportArgs;
@@ -91,21 +93,19 @@ fn place(repository: &RepositoryFacts) -> Place {
 
 /// RTO first, then what would be lost in each scope.
 fn objectives(facts: &Facts, report: &StatusReport) -> Vec<Objective> {
-    let promised = |choose: fn(&Policy) -> std::time::Duration| {
+    let promised = |choose: fn(&Policy) -> Duration| {
         facts.policy.as_ref().map_or_else(|| "–".to_owned(), |policy| format_duration(choose(policy)))
     };
-    let rto_verdict = report.reasons.iter().filter(|reason| reason.is_of_recovery()).map(|reason| reason.verdict).max();
-    let worst_drill = facts
-        .drills
-        .iter()
-        .filter_map(|kept| kept.evidence.rto_seconds)
-        .fold(None, |worst: Option<f64>, seconds| Some(worst.map_or(seconds, |worst| worst.max(seconds))));
     let mut lines = vec![Objective {
         name: "Recovery time (RTO)".to_owned(),
         promised: promised(|policy| policy.objectives.rto),
-        now: seconds_or(report.rto.predicted_seconds, "never rehearsed"),
-        worst: seconds_or(worst_drill, "–"),
-        verdict: rto_verdict.or_else(|| facts.policy.as_ref().map(|_| Verdict::Ok)),
+        now: match (report.rto.predicted_seconds, report.rto.write_bytes) {
+            (Some(seconds), _) => Unit::Seconds.text(seconds),
+            (None, Some(_)) => "never rehearsed".to_owned(),
+            (None, None) => "nothing to restore".to_owned(),
+        },
+        worst: seconds_or(worst_drill(facts), "–"),
+        verdict: recovery_verdict(facts, report),
     }];
     lines.extend(report.scopes.iter().map(|scope| Objective {
         name: format!("Loss (RPO), {}", scope.scope.replace('_', " ")),
@@ -115,6 +115,24 @@ fn objectives(facts: &Facts, report: &StatusReport) -> Vec<Objective> {
         verdict: scope.verdict,
     }));
     lines
+}
+
+/// Nobody says "ok" of what was never predicted.
+fn recovery_verdict(facts: &Facts, report: &StatusReport) -> Option<Verdict> {
+    let worst = report.reasons.iter().filter(|reason| reason.is_of_recovery()).map(|reason| reason.verdict).max();
+    let is_promised = facts.policy.is_some() && report.rto.predicted_seconds.is_some();
+    worst.or_else(|| is_promised.then_some(Verdict::Ok))
+}
+
+/// What the slowest drill of the last 30 days would have made of a disaster, declared times included.
+fn worst_drill(facts: &Facts) -> Option<f64> {
+    let declared = facts
+        .policy
+        .as_ref()
+        .map_or(Duration::ZERO, |policy| policy.objectives.detection + policy.copies.thaw.unwrap_or_default());
+    let since = facts.now.minus(Duration::from_secs(30 * 86_400));
+    let recent = facts.drills.iter().map(|kept| &kept.evidence).filter(|drill| drill.finished >= since);
+    recent.filter_map(|drill| drill.rto_seconds).reduce(f64::max).map(|seconds| seconds + declared.as_secs_f64())
 }
 
 fn loss(scope: &ScopeReport) -> String {
