@@ -158,7 +158,7 @@ impl Lane<'_, '_> {
         let Some(number) = self.turn(table, due, look, now) else { return Ok(()) };
         let Some(claimed) = self.claim(config, &scope, due, number).await? else { return Ok(()) };
         // While a heavier one waits after a failure, `auto` would choose that again.
-        let wanted = Wanted { job: due.job, explicit: due.heavier_waits, drills };
+        let wanted = Wanted { job: due.job, explicit: due.heavier_waits, drills: Some(drills) };
         let words = arguments(&config.settings, policy, &self.source, wanted);
         let outcome = self.work(config, &scope, due, &claimed, &words).await;
         // Whatever came of it, what passed meanwhile was not missed: this lane runs one job at a time.
