@@ -92,8 +92,7 @@ pub(super) async fn output(config_file: &Path, arguments: &[&str], at_most: Dura
         return Err(Error::failed(format!("it took longer than {} seconds", at_most.as_secs())));
     };
     let status = status.map_err(|error| Error::failed("cannot wait for it").caused_by(error))?;
-    // Objectives that are missed are what is asked for, and no failure.
-    if !matches!(status.code(), Some(0 | 10..=12)) {
+    if !is_told(status.code(), &stdout) {
         let why = first_error(&String::from_utf8_lossy(&stderr)).unwrap_or_else(|| status.to_string());
         return Err(Error::failed(why));
     }
@@ -101,6 +100,12 @@ pub(super) async fn output(config_file: &Path, arguments: &[&str], at_most: Dura
         true => Ok(String::from_utf8_lossy(&stdout).into_owned()),
         false => Err(Error::failed("it says too much")),
     }
+}
+
+/// Whether it said what was asked for: objectives that are missed are that, and no failure, and so is a repository that
+/// does not answer when the output says so.
+fn is_told(exit_code: Option<i32>, stdout: &[u8]) -> bool {
+    matches!(exit_code, Some(0 | 10..=12)) || (exit_code == Some(20) && !stdout.is_empty())
 }
 
 fn cannot_start(error: std::io::Error) -> Error {
@@ -132,6 +137,12 @@ fn first_error(words: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_repository_that_is_down_is_told_and_not_kept_quiet() {
+        assert!(is_told(Some(0), b"") && is_told(Some(11), b"x") && is_told(Some(20), b"lifeboat_up 0\n"));
+        assert!(!is_told(Some(20), b"") && !is_told(Some(2), b"x") && !is_told(None, b"x"));
+    }
 
     #[test]
     fn the_error_is_found_among_other_words() {
