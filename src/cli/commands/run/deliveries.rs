@@ -11,13 +11,16 @@ use crate::repo::queue::Queue;
 /// How often the queues are looked at; they are directories of this host.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
-/// Delivers as long as the source has a policy.
+/// Delivers, and idles while the source has no policy.
 pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
     let mut watched = shared.config.clone();
     let (mut failures, mut not_before) = (0, Timestamp::now());
     while !shared.context.cancel.is_cancelled() {
         let config = watched.borrow_and_update().clone();
-        let (Some(_), Ok(settings)) = (config.policies.get(source), config.settings.source(source)) else { return };
+        let (Some(_), Ok(settings)) = (config.policies.get(source), config.settings.source(source)) else {
+            pause(shared, &mut watched, None, LOOK_EVERY).await;
+            continue;
+        };
         let queue = |name: &String| Queue::new(&config.settings.state_dir, source, name);
         // One that cannot be read is for the delivery to tell.
         let waits = |queue: Queue| queue.waiting().map_or(true, |waiting| !waiting.is_empty());

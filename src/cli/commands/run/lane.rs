@@ -50,15 +50,24 @@ struct Lane<'s, 'c> {
     tidied: BTreeMap<Job, Timestamp>,
 }
 
-/// Runs `jobs` of `source` as long as it has a policy.
+/// Runs `jobs` of `source`, and idles while it has no policy: it may get one again, and another lane be at work still.
 pub(super) async fn run(shared: &Shared<'_>, source: SourceName, jobs: &[Job]) {
     let record = known_before(&shared.before, &source);
     let mut lane = Lane { shared, source, record, told: None, told_of_store: false, tidied: BTreeMap::new() };
-    let mut watched = shared.config.clone();
+    let (mut watched, mut was_away) = (shared.config.clone(), false);
     while !shared.context.cancel.is_cancelled() {
         let config = watched.borrow_and_update().clone();
-        let Some(policy) = config.policies.get(&lane.source) else { return };
+        let Some(policy) = config.policies.get(&lane.source) else {
+            was_away = true;
+            shared.board.forget(&lane.source);
+            pause(shared, &mut watched, None, LONGEST_SLEEP).await;
+            continue;
+        };
         let table = timetable(&config.settings, policy, jobs);
+        if std::mem::take(&mut was_away) {
+            // Nothing was scheduled, so nothing was missed.
+            lane.record.passed(&table, Timestamp::now());
+        }
         match lane.round(&config, policy, &table).await {
             Next::AtOnce => {}
             Next::Sleep(until) => pause(shared, &mut watched, until, LONGEST_SLEEP).await,

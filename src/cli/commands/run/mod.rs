@@ -135,9 +135,9 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
     }
 }
 
-type Running<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = SourceName> + 'a>>>;
+type Running<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + 'a>>>;
 
-/// Keeps the lanes of every source with a policy going until somebody asks to stop, and waits for them then.
+/// Keeps the lanes of every source that ever had a policy going until somebody asks to stop, and waits for them then.
 async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mut hangup: Signal) {
     let mut lanes: Running<'_> = FuturesUnordered::new();
     let mut known = BTreeSet::new();
@@ -151,10 +151,8 @@ async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mu
             }
         }
         tokio::select! {
-            ended = lanes.next() => if let Some(source) = ended {
-                known.remove(&source);
-                shared.board.forget(&source);
-            },
+            // They end when this does: nothing is to be done but to drive them.
+            Some(()) = lanes.next() => {}
             _ = heartbeat.tick() => shared.board.beat(),
             _ = hangup.recv() => reload(shared, changed),
             () = cancel.cancelled() => break,
@@ -164,11 +162,10 @@ async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mu
     while lanes.next().await.is_some() {}
 }
 
-/// All lanes of `source`, as long as it has a policy.
-async fn lanes_of(shared: &Shared<'_>, source: SourceName) -> SourceName {
+/// All lanes of `source`.
+async fn lanes_of(shared: &Shared<'_>, source: SourceName) {
     let lane = |jobs| lane::run(shared, source.clone(), jobs);
     tokio::join!(lane(lane::BACKUPS), lane(lane::DRILLS), deliveries::run(shared, &source));
-    source
 }
 
 /// Reads the configuration again. One with mistakes is told, and the old one stays.
