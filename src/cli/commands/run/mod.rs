@@ -49,13 +49,15 @@ struct Config {
 }
 
 impl Config {
+    /// The configuration, without the sources whose policy is refused, and these.
+    ///
     /// # Errors
-    /// Usage errors: in the configuration or a policy, no source with a policy, no signing key.
-    fn load(context: &Context) -> Result<Self> {
+    /// Usage errors: in the configuration or in every policy, no source with a policy, no signing key.
+    fn load(context: &Context) -> Result<(Self, Vec<(SourceName, Error)>)> {
         let settings = context.settings()?;
-        let mut policies = BTreeMap::new();
-        for source in settings.sources.values() {
-            policies.extend(settings.policy_of(source)?.map(|policy| (source.name.clone(), policy)));
+        let (policies, mut refused) = followed(&settings);
+        if policies.is_empty() && !refused.is_empty() {
+            return Err(refused.remove(0).1);
         }
         if policies.is_empty() {
             return Err(Error::usage(format!(
@@ -65,8 +67,20 @@ impl Config {
             .hint("add policy = \"NAME\" to a [source.…]; policies/ holds examples"));
         }
         let signer = scope::writing(&settings)?.signer;
-        Ok(Self { settings, policies, signer })
+        Ok((Self { settings, policies, signer }, refused))
     }
+}
+
+/// The policies of all sources, and those that are refused, with the reason.
+fn followed(settings: &Settings) -> (BTreeMap<SourceName, Policy>, Vec<(SourceName, Error)>) {
+    let (mut policies, mut refused) = (BTreeMap::new(), Vec::new());
+    for source in settings.sources.values() {
+        match settings.policy_of(source) {
+            Ok(policy) => policies.extend(policy.map(|policy| (source.name.clone(), policy))),
+            Err(error) => refused.push((source.name.clone(), error)),
+        }
+    }
+    (policies, refused)
 }
 
 /// What all lanes share.
@@ -101,12 +115,15 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
     if args.list {
         return list::run(context);
     }
-    let config = Config::load(context)?;
+    let (config, refused) = Config::load(context)?;
     let state_dir = config.settings.state_dir.clone();
     let record = RunRecord::open(&state_dir)?;
     let before = crate::repo::run_record::read(&state_dir)?;
     let board = Arc::new(Board::new(&before));
     let log = Log::new(context.global.output);
+    for (source, error) in refused {
+        log.say(Level::Error, Some(&source), None, &format!("not scheduled: {}", error.summary()));
+    }
     let hangup = signal(SignalKind::hangup()).map_err(|error| Error::failed("cannot listen for SIGHUP").caused_by(error))?;
     if let Some(address) = config.settings.run.metrics_listen {
         let listener = TcpListener::bind(address).await.map_err(|error| {
@@ -170,7 +187,10 @@ async fn lanes_of(shared: &Shared<'_>, source: SourceName) {
 
 /// Reads the configuration again. One with mistakes is told, and the old one stays.
 fn reload(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>) {
-    let fresh = Config::load(shared.context).and_then(|fresh| {
+    let fresh = Config::load(shared.context).and_then(|(fresh, refused)| {
+        if let Some((_, error)) = refused.into_iter().next() {
+            return Err(error);
+        }
         let old = changed.borrow();
         let same = fresh.settings.state_dir == old.settings.state_dir
             && fresh.settings.run.metrics_listen == old.settings.run.metrics_listen
@@ -197,5 +217,27 @@ async fn pause(shared: &Shared<'_>, config: &mut watch::Receiver<Arc<Config>>, u
         () = tokio::time::sleep(left) => {}
         _ = config.changed() => {}
         () = shared.context.cancel.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::config::{self, Environment};
+
+    #[test]
+    fn a_broken_policy_keeps_its_own_source_from_being_scheduled_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = |name| format!("[source.{name}]\nkind = \"postgres\"\nconninfo = \"host=/x\"\npolicy = \"{name}.toml\"\n");
+        let text =
+            "state_dir = \"state\"\n[repository.main]\nurl = \"file:///srv\"\n".to_owned() + &source("sound") + &source("torn");
+        let path = dir.path().join("lifeboat.toml");
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(dir.path().join("sound.toml"), "[objectives]\nrto = \"30min\"\nrpo = \"15min\"\n").unwrap();
+        std::fs::write(dir.path().join("torn.toml"), "[objectives]\nrto = \"soon\"\n").unwrap();
+        let settings = config::load(Some(&path), &Environment::of_process()).unwrap();
+        let (policies, refused) = followed(&settings);
+        assert_eq!(policies.keys().map(|name| name.to_string()).collect::<Vec<_>>(), ["sound"]);
+        assert_eq!(refused.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(), ["torn"]);
     }
 }
