@@ -150,21 +150,27 @@ impl Lane<'_, '_> {
     /// When the repository does not answer; then nothing was run.
     async fn attempt(&mut self, config: &Arc<Config>, policy: &Policy, table: &Timetable, due: &Due) -> Result<()> {
         let cancel = &self.shared.context.cancel;
-        let _permit = tokio::select! {
-            permit = self.shared.permits.acquire() => permit,
-            () = cancel.cancelled() => return Err(Error::interrupted()),
-        };
         let scope = tokio::select! {
             scope = self.open(config) => scope?,
             () = cancel.cancelled() => return Err(Error::interrupted()),
         };
-        let now = Timestamp::now();
-        let look = slots::look(&scope, due.job, due.slot, now).await?;
-        for (key, why) in &look.problems {
-            self.say(Level::Warn, Some(due.job), &format!("{key} is not used: {why}"));
-        }
-        let drills = look.done.len();
-        let Some(number) = self.turn(table, due, look, now) else { return Ok(()) };
+        let Some(mut taken) = self.look(&scope, table, due).await? else { return Ok(()) };
+        // Taken last: nobody holds one who only waits for another host.
+        let permits = self.shared.permits.of(due.job);
+        let _permit = match permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let permit = tokio::select! {
+                    permit = permits.acquire() => permit.expect("it is never closed"),
+                    () = cancel.cancelled() => return Err(Error::interrupted()),
+                };
+                // That may have taken hours.
+                let Some(again) = self.look(&scope, table, due).await? else { return Ok(()) };
+                taken = again;
+                permit
+            }
+        };
+        let (number, drills) = taken;
         let Some(claimed) = self.claim(config, &scope, due, number).await? else { return Ok(()) };
         // While a heavier one waits after a failure, `auto` would choose that again.
         let wanted = Wanted { job: due.job, explicit: due.heavier_waits, drills: Some(drills) };
@@ -189,6 +195,20 @@ impl Lane<'_, '_> {
             }
         }
         Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", self.source))))
+    }
+
+    /// The number of the attempt to make at `due`, if one is to be made here and now, and how many drills were done before.
+    ///
+    /// # Errors
+    /// When the repository does not answer.
+    async fn look(&mut self, scope: &Scope, table: &Timetable, due: &Due) -> Result<Option<(u32, usize)>> {
+        let now = Timestamp::now();
+        let look = slots::look(scope, due.job, due.slot, now).await?;
+        for (key, why) in &look.problems {
+            self.say(Level::Warn, Some(due.job), &format!("{key} is not used: {why}"));
+        }
+        let drills = look.done.len();
+        Ok(self.turn(table, due, look, now).map(|number| (number, drills)))
     }
 
     /// The number of the attempt to make at `due`, if one is to be made here and now.

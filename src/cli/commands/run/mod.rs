@@ -28,7 +28,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::board::Board;
 use self::log::{Level, Log};
-use crate::base::{Error, Result, SourceName, Timestamp};
+use crate::base::{Error, Job, Result, SourceName, Timestamp};
 use crate::cli::args::RunArgs;
 use crate::cli::config::Settings;
 use crate::cli::context::Context;
@@ -83,6 +83,22 @@ fn followed(settings: &Settings) -> (BTreeMap<SourceName, Policy>, Vec<(SourceNa
     (policies, refused)
 }
 
+/// Jobs that may start still, over all sources. Drills have their own: they take hours, for which no backup waits.
+struct Permits {
+    backups: Semaphore,
+    drills: Semaphore,
+}
+
+impl Permits {
+    fn new(jobs_at_once: usize) -> Self {
+        Self { backups: Semaphore::new(jobs_at_once), drills: Semaphore::new(jobs_at_once) }
+    }
+
+    fn of(&self, job: Job) -> &Semaphore {
+        if lane::DRILLS.contains(&job) { &self.drills } else { &self.backups }
+    }
+}
+
 /// What all lanes share.
 struct Shared<'c> {
     context: &'c Context,
@@ -91,8 +107,7 @@ struct Shared<'c> {
     record: Mutex<RunRecord>,
     /// What was recorded before this start.
     before: Vec<Line>,
-    /// Jobs that may start still.
-    permits: Semaphore,
+    permits: Permits,
     /// Held by the job that starts: jobs start one after another.
     gate: tokio::sync::Mutex<()>,
     config: watch::Receiver<Arc<Config>>,
@@ -135,7 +150,7 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
         log.say(Level::Info, None, None, &format!("metrics on http://{bound}/metrics"));
         tokio::spawn(metrics::serve(listener, Arc::clone(&board), config.settings.config_file.clone(), log));
     }
-    let permits = Semaphore::new(config.settings.run.jobs_at_once);
+    let permits = Permits::new(config.settings.run.jobs_at_once);
     let (changed, watched) = watch::channel(Arc::new(config));
     let gate = tokio::sync::Mutex::new(());
     let shared = Shared { context, log, board, record: Mutex::new(record), before, permits, gate, config: watched };
@@ -224,6 +239,15 @@ async fn pause(shared: &Shared<'_>, config: &mut watch::Receiver<Arc<Config>>, u
 mod tests {
     use super::*;
     use crate::cli::config::{self, Environment};
+
+    #[test]
+    fn drills_leave_the_permits_of_backups_alone() {
+        let permits = Permits::new(1);
+        let _drill = permits.of(Job::Drill).try_acquire().unwrap();
+        assert!(permits.of(Job::Verify).try_acquire().is_err());
+        let _backup = permits.of(Job::Full).try_acquire().unwrap();
+        assert!(permits.of(Job::Expire).try_acquire().is_err());
+    }
 
     #[test]
     fn a_broken_policy_keeps_its_own_source_from_being_scheduled_and_no_other() {
