@@ -69,7 +69,7 @@ fn is_drill(job: Job) -> bool {
 }
 
 fn takes_lease(job: Job) -> bool {
-    !is_drill(job)
+    !is_drill(job) && job != Job::Expire
 }
 
 fn attempt(found: &Found, own: &str) -> Attempt {
@@ -278,6 +278,18 @@ mod tests {
             after.done.iter().for_each(|(job, began)| known.done(*job, *began));
             assert!(known.is_settled(job, slot, later));
         }
+    }
+
+    #[tokio::test]
+    async fn an_expiry_at_work_is_not_judged_by_the_lease() {
+        let dir = tempfile::tempdir().unwrap();
+        let (scope, signer) = scope(dir.path()).await;
+        let slot = Timestamp::parse_compact(SLOT).unwrap();
+        claim(&scope, &signer, Job::Expire, slot, 1, None).await.unwrap().expect("the only one");
+        let other = Scope::new(scope.repository.clone(), scope.source.clone(), &dir.path().join("other"));
+        let hours = |hours: u64| Timestamp::now().plus(Duration::from_secs(3600 * hours));
+        assert!(matches!(look(&other, Job::Expire, slot, hours(23)).await.unwrap().turn, Turn::Busy(_)));
+        assert_eq!(look(&other, Job::Expire, slot, hours(25)).await.unwrap().turn, Turn::Take(2));
     }
 
     #[tokio::test]
