@@ -39,6 +39,19 @@ fn the_heaviest_job_comes_first_and_does_what_it_covers() {
 }
 
 #[test]
+fn expiry_does_not_wait_for_ever_behind_incrementals_that_outlast_their_interval() {
+    let mut table = Timetable::of(&Schedule { incr: Some("*/10 * * * *".parse().unwrap()), ..Schedule::default() }, &[Job::Incr]);
+    table.insert(Job::Expire, "17 5 * * *".parse().unwrap());
+    let now = Timestamp::parse_compact("20261120T053500Z").unwrap();
+    let due: Vec<Job> = plan(&table, &Record::default(), now).due.iter().map(|due| due.job).collect();
+    assert_eq!(due, [Job::Expire, Job::Incr]);
+    // Of one moment the backup comes first.
+    table.insert(Job::Expire, "30 5 * * *".parse().unwrap());
+    let due: Vec<Job> = plan(&table, &Record::default(), now).due.iter().map(|due| due.job).collect();
+    assert_eq!(due, [Job::Incr, Job::Expire]);
+}
+
+#[test]
 fn after_an_outage_the_newest_slot_alone_is_due_and_the_others_are_told() {
     let (table, mut record) = (table(&[(Job::Incr, "0 * * * *")]), Record::default());
     assert_eq!(record.missed(&table, Job::Incr, at(HOUR)), None, "nothing is known of the time before");
