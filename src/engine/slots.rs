@@ -85,7 +85,7 @@ fn attempt(found: &Found, own: &str) -> Attempt {
 pub fn ending(job: Job, exit_code: Option<i32>) -> Ending {
     match (job, exit_code) {
         (_, Some(0)) | (Job::Drill | Job::Verify, Some(10..=12 | 22)) => Ending::Settled,
-        (_, Some(130) | None) => Ending::Interrupted,
+        (_, Some(130)) => Ending::Interrupted,
         _ => Ending::Failed,
     }
 }
@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(ending(Job::Drill, Some(10)), Ending::Settled);
         assert_eq!(ending(Job::Drill, Some(1)), Ending::Failed);
         assert_eq!(ending(Job::Full, Some(130)), Ending::Interrupted);
-        assert_eq!(ending(Job::Full, None), Ending::Interrupted);
+        assert_eq!(ending(Job::Full, None), Ending::Failed, "something killed it");
         assert_eq!(ending(Job::Full, Some(20)), Ending::Failed);
     }
 

@@ -47,7 +47,7 @@ pub enum Event {
     Ended {
         /// When it had begun.
         began: Timestamp,
-        /// Its exit code; none when a signal ended it.
+        /// Its exit code, 130 when it was stopped; none when something killed it.
         exit_code: Option<i32>,
         /// Whether the slot needs no other run.
         settled: bool,

@@ -298,13 +298,13 @@ impl Lane<'_, '_> {
     }
 
     fn tell_end(&self, job: Job, ending: Ending, ended: &child::Ended, took: &str) {
-        let code = ended.exit_code.map_or("a signal".to_owned(), |code| format!("exit code {code}"));
+        let code = ended.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default();
         let why = ended.error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         match (ending, ended.exit_code) {
             (Ending::Settled, Some(0)) => self.say(Level::Info, Some(job), &format!("done in {took}")),
-            (Ending::Settled, _) => self.say(Level::Error, Some(job), &format!("done in {took}, with {code}{why}")),
+            (Ending::Settled, _) => self.say(Level::Error, Some(job), &format!("done in {took}, but{code}{why}")),
             (Ending::Interrupted, _) => self.say(Level::Warn, Some(job), &format!("interrupted after {took}")),
-            (Ending::Failed, _) => self.say(Level::Error, Some(job), &format!("failed after {took} with {code}{why}")),
+            (Ending::Failed, _) => self.say(Level::Error, Some(job), &format!("failed after {took}{code}{why}")),
         }
     }
 

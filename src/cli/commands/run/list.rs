@@ -121,7 +121,7 @@ fn text(document: &Document) -> String {
             Some(Last { ended: None, .. }) if document.running => "runs",
             Some(Last { ended: None, .. }) => "died",
             Some(Last { exit_code: Some(0), .. }) => "ok",
-            Some(Last { exit_code: Some(130) | None, .. }) => "stopped",
+            Some(Last { exit_code: Some(130), .. }) => "stopped",
             Some(_) => "failed",
         };
         let last = row.last.as_ref().map(|last| short(last.began)).unwrap_or_default();
