@@ -11,6 +11,11 @@ use crate::repo::queue::Queue;
 /// How often the queues are looked at; they are directories of this host.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 
+/// Whether something is to be delivered. A queue that cannot be read is for the delivery to tell.
+fn waits(queue: Queue) -> bool {
+    queue.waiting().map_or(true, |waiting| !waiting.is_empty())
+}
+
 /// Delivers, and idles while the source has no policy.
 pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
     let mut watched = shared.config.clone();
@@ -22,8 +27,6 @@ pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
             continue;
         };
         let queue = |name: &String| Queue::new(&config.settings.state_dir, source, name);
-        // One that cannot be read is for the delivery to tell.
-        let waits = |queue: Queue| queue.waiting().map_or(true, |waiting| !waiting.is_empty());
         // Deliveries that backups and pushes start in the background are left alone: they have the lock.
         let is_free = |queue: &Queue| matches!(queue.lock(), Ok(Some(_)));
         let due = settings.repositories.iter().map(queue).filter(is_free).any(waits);
@@ -31,11 +34,15 @@ pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
             let arguments = ["queue", &source.to_string(), "--deliver"];
             let outcome = child::run(&config.settings.config_file, &arguments, &shared.context.cancel).await;
             let error = outcome.map_or_else(|error| Some(error.summary()), |ended| ended.error);
-            failures = if error.is_some() { failures + 1 } else { 0 };
+            let still_waits = settings.repositories.iter().map(queue).any(waits);
+            failures = if error.is_some() && still_waits { failures + 1 } else { 0 };
             not_before = Timestamp::now().plus(backoff(failures));
             match error {
-                Some(why) => shared.log.say(Level::Warn, Some(source), None, &format!("queue not delivered: {why}")),
-                None => shared.log.say(Level::Info, Some(source), None, "queue delivered"),
+                Some(why) if still_waits => {
+                    shared.log.say(Level::Warn, Some(source), None, &format!("queue not delivered: {why}"));
+                }
+                // What was given up was told when it was, and waits for a person.
+                _ => shared.log.say(Level::Info, Some(source), None, "queue delivered"),
             }
         }
         pause(shared, &mut watched, None, LOOK_EVERY).await;
