@@ -35,16 +35,35 @@ pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
             let outcome = child::run(&config.settings.config_file, &arguments, &shared.context.cancel).await;
             let error = outcome.map_or_else(|error| Some(error.summary()), |ended| ended.error);
             let still_waits = settings.repositories.iter().map(queue).any(waits);
+            // What was given up makes every delivery end badly, and waits for a person, not for a pause.
             failures = if error.is_some() && still_waits { failures + 1 } else { 0 };
             not_before = Timestamp::now().plus(backoff(failures));
-            match error {
-                Some(why) if still_waits => {
-                    shared.log.say(Level::Warn, Some(source), None, &format!("queue not delivered: {why}"));
-                }
-                // What was given up was told when it was, and waits for a person.
-                _ => shared.log.say(Level::Info, Some(source), None, "queue delivered"),
-            }
+            let (level, told) = match error {
+                Some(why) if still_waits => (Level::Warn, format!("queue not delivered: {why}")),
+                Some(_) => (Level::Warn, format!("queue delivered, but for what was given up: lifeboat queue {source}")),
+                None => (Level::Info, "queue delivered".to_owned()),
+            };
+            shared.log.say(level, Some(source), None, &told);
         }
         pause(shared, &mut watched, None, LOOK_EVERY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::queue::Item;
+
+    #[test]
+    fn what_was_given_up_does_not_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let queue = || Queue::new(dir.path(), &"orders".parse().unwrap(), "main");
+        assert!(!waits(queue()));
+        queue().add(&Item::Backup { id: "20261120T210000Z-full-aaaa".parse().unwrap() }).unwrap();
+        assert!(waits(queue()));
+        let queued = queue().waiting().unwrap().remove(0);
+        queue().failed(&queued, "another object has its name", true).unwrap();
+        assert!(!waits(queue()));
+        assert_eq!(queue().items().unwrap().len(), 1);
     }
 }
