@@ -2,6 +2,7 @@
 //!
 //! It is in a process group of its own, so that Ctrl-C reaches it once, from here. When this process dies it works on.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -43,12 +44,13 @@ fn command(config_file: &Path, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs a job to its end.
+/// Runs a job to its end; it inherits `lock`.
 ///
 /// # Errors
 /// When it cannot be started.
-pub(super) async fn run(config_file: &Path, arguments: &[&str], cancel: &Cancel) -> Result<Ended> {
+pub(super) async fn run(config_file: &Path, arguments: &[&str], lock: Option<File>, cancel: &Cancel) -> Result<Ended> {
     let mut command = command(config_file, &[&["--output", "json"], arguments].concat())?;
+    command.stdin(lock.map_or_else(Stdio::null, Stdio::from));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(cannot_start)?;
     let stderr = child.stderr.take();
     // What it left in the background may hold its stderr: the end of the process counts, not that of its words.

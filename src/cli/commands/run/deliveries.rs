@@ -32,7 +32,7 @@ pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
         let due = settings.repositories.iter().map(queue).filter(is_free).any(waits);
         if due && Timestamp::now() >= not_before {
             let arguments = ["queue", &source.to_string(), "--deliver"];
-            let outcome = child::run(&config.settings.config_file, &arguments, &shared.context.cancel).await;
+            let outcome = child::run(&config.settings.config_file, &arguments, None, &shared.context.cancel).await;
             let error = outcome.map_or_else(|error| Some(error.summary()), |ended| ended.error);
             let still_waits = settings.repositories.iter().map(queue).any(waits);
             // What was given up makes every delivery end badly, and waits for a person, not for a pause.

@@ -4,10 +4,12 @@
 //! of that slot elsewhere, claims it, and runs it. What cannot be looked up is tried again; nothing runs unclaimed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::expected::{Wanted, arguments, timetable};
+use super::lock::{self, Lock};
 use super::log::Level;
 use super::{Config, Shared, child, pause};
 use crate::base::units::format_duration;
@@ -29,6 +31,8 @@ pub(super) const DRILLS: &[Job] = &[Job::Drill, Job::Verify];
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long to wait when the repository does not answer.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(30);
+/// How often to look whether a job that an earlier scheduler left behind has ended.
+const LOCKED_PAUSE: Duration = Duration::from_secs(60);
 /// A slot that came longer ago than this is made up for: such jobs start with a little jitter.
 const LATE: Duration = Duration::from_secs(60);
 /// The longest jitter.
@@ -171,11 +175,20 @@ impl Lane<'_, '_> {
             }
         };
         let (number, drills) = taken;
+        let lock = match lock::lock(&config.settings.state_dir, &self.source, due.job)? {
+            Lock::NotNeeded => None,
+            Lock::Held(file) => Some(file),
+            Lock::Busy => {
+                // An earlier scheduler's job, which works on.
+                self.record.hold(due.job, Timestamp::now().plus(LOCKED_PAUSE));
+                return Ok(());
+            }
+        };
         let Some(claimed) = self.claim(config, &scope, due, number).await? else { return Ok(()) };
         // While a heavier one waits after a failure, `auto` would choose that again.
         let wanted = Wanted { job: due.job, explicit: due.heavier_waits, drills: Some(drills) };
         let words = arguments(&config.settings, policy, &self.source, wanted);
-        let outcome = self.work(config, &scope, due, &claimed, &words).await;
+        let outcome = self.work(config, &scope, due, &claimed, (&words, lock)).await;
         // Whatever came of it, what passed meanwhile was not missed: this lane runs one job at a time.
         self.record.passed(table, Timestamp::now());
         self.tidy(&scope, due).await;
@@ -260,14 +273,21 @@ impl Lane<'_, '_> {
     }
 
     /// Runs the claimed attempt to its end.
-    async fn work(&mut self, config: &Config, scope: &Scope, due: &Due, claimed: &Claimed, words: &[String]) -> Result<()> {
+    async fn work(
+        &mut self,
+        config: &Config,
+        scope: &Scope,
+        due: &Due,
+        claimed: &Claimed,
+        (words, lock): (&[String], Option<File>),
+    ) -> Result<()> {
         let (job, number, began) = (due.job, claimed.number(), Timestamp::now());
         self.say(Level::Info, Some(job), &format!("started: attempt {number} at {}", due.slot.human_seconds()));
         self.note(due, Event::Started { attempt: number });
         self.shared.board.running(&self.source, job, true);
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         words.extend(self.shared.context.global.repository.iter().flat_map(|name| ["--repository", name]));
-        let ran = child::run(&config.settings.config_file, &words, &self.shared.context.cancel).await;
+        let ran = child::run(&config.settings.config_file, &words, lock, &self.shared.context.cancel).await;
         self.shared.board.running(&self.source, job, false);
         let ended =
             ran.unwrap_or_else(|error| child::Ended { exit_code: Some(1), error: Some(error.summary()), left_running: None });

@@ -11,6 +11,7 @@ mod deliveries;
 mod expected;
 mod lane;
 mod list;
+mod lock;
 mod log;
 mod metrics;
 
