@@ -188,21 +188,28 @@ impl Claimed {
     }
 }
 
-/// Removes month-old claims of slots of `job` before `slot`, of the first thousand; where these credentials may not
-/// delete, they stay.
+/// Removes month-old claims of slots of `job` before `slot`, all of them; where these credentials may not delete, they
+/// stay.
 ///
 /// # Errors
 /// When the repository does not answer, or does not let go.
 pub async fn forget_old(scope: &Scope, job: Job, slot: Timestamp, now: Timestamp) -> Result<()> {
     let store = scope.repository.store();
-    let limit = now.minus(CLAIMS_KEPT);
-    for object in store.list(&layout::run_job(&scope.source, job), None).await?.objects {
-        let is_earlier = run_claim::slot_of(&scope.source, job, &object.key).is_some_and(|of| of < slot);
-        if is_earlier && object.modified < limit {
-            store.delete(&object.key).await?;
+    let (prefix, limit) = (layout::run_job(&scope.source, job), now.minus(CLAIMS_KEPT));
+    let mut last: Option<String> = None;
+    loop {
+        let page = store.list(&prefix, last.as_deref()).await?;
+        for object in &page.objects {
+            let is_earlier = run_claim::slot_of(&scope.source, job, &object.key).is_some_and(|of| of < slot);
+            if is_earlier && object.modified < limit {
+                store.delete(&object.key).await?;
+            }
+        }
+        last = page.objects.last().map(|object| object.key.clone()).filter(|_| page.more);
+        if last.is_none() {
+            return Ok(());
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -290,6 +297,22 @@ mod tests {
         let hours = |hours: u64| Timestamp::now().plus(Duration::from_secs(3600 * hours));
         assert!(matches!(look(&other, Job::Expire, slot, hours(23)).await.unwrap().turn, Turn::Busy(_)));
         assert_eq!(look(&other, Job::Expire, slot, hours(25)).await.unwrap().turn, Turn::Take(2));
+    }
+
+    #[tokio::test]
+    async fn old_claims_go_however_many_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (scope, _) = scope(dir.path()).await;
+        let slot = Timestamp::parse_compact(SLOT).unwrap();
+        let store = scope.repository.store();
+        for minutes in 1..=1200 {
+            let key = layout::run_claim(&scope.source, Job::Incr, slot.minus(Duration::from_secs(60 * minutes)), 1, None);
+            store.put_if_absent(&key, b"{}".to_vec().into()).await.unwrap();
+        }
+        let later = Timestamp::now().plus(2 * CLAIMS_KEPT);
+        forget_old(&scope, Job::Incr, slot, later).await.unwrap();
+        let left = crate::store::list_all(store, &layout::run_job(&scope.source, Job::Incr), None).await.unwrap();
+        assert_eq!(left.len(), 0);
     }
 
     #[tokio::test]

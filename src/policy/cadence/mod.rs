@@ -5,8 +5,9 @@
 //!
 //! - Of all slots of a job only the newest at or before now can be due: what was missed is told and not made up for.
 //! - A settled slot is never due again, and neither is one before it, also when the clock steps back; what is said of
-//!   moments more than [`CLOCK_TRUST`] ahead of now was said by a wrong clock: it is told and not believed, so that the
-//!   schedule stands still for no longer than that.
+//!   moments more than [`CLOCK_TRUST`] ahead of now was said by a wrong clock: it is told and not believed. What is said of
+//!   nearer ones is: so the schedule may stand still for that long after a step back, and once more in the last
+//!   [`CLOCK_TRUST`] before a moment that a wrong clock noted.
 //! - A job that failed is due again after [`backoff`], also when its next slot comes before that.
 //! - Of jobs that are due together the one that does most runs, and what it covers is due no more. While it waits after a
 //!   failure the lighter ones run: a light backup is better than none. While it runs elsewhere they do not.
