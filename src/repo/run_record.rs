@@ -55,6 +55,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// The slot is due and cannot be started.
+    Blocked {
+        /// Why.
+        error: String,
+    },
+    /// It can be again.
+    Unblocked,
     /// The slot was run elsewhere or by hand.
     Elsewhere,
     /// Slots before this one were not run by anybody.

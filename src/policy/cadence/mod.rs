@@ -222,6 +222,12 @@ impl Record {
         self.of(job).is_some_and(own) || self.covering(job).any(covered)
     }
 
+    /// The slot of `job` to be run next: the newest that has passed, while it needs a run, else the first to come.
+    pub fn pending(&self, table: &Timetable, job: Job, now: Timestamp) -> Option<Timestamp> {
+        let passed = table.slot(job, now).filter(|slot| !self.is_settled(job, *slot, now));
+        passed.or_else(|| table.next(job, now))
+    }
+
     fn covering(&self, job: Job) -> impl Iterator<Item = &History> {
         self.jobs.iter().filter(move |(other, _)| other.covers(job)).map(|(_, history)| history)
     }

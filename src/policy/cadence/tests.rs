@@ -52,6 +52,17 @@ fn expiry_does_not_wait_for_ever_behind_incrementals_that_outlast_their_interval
 }
 
 #[test]
+fn what_passed_and_was_not_run_is_what_comes_next() {
+    let table = Timetable::of(&Schedule { full: Some("0 5 * * *".parse().unwrap()), ..Schedule::default() }, &[Job::Full]);
+    let at = |text| Timestamp::parse_compact(text).unwrap();
+    let now = at("20261120T053500Z");
+    let mut record = Record::default();
+    assert_eq!(record.pending(&table, Job::Full, now), Some(at("20261120T050000Z")));
+    record.settled(Job::Full, at("20261120T050000Z"));
+    assert_eq!(record.pending(&table, Job::Full, now), Some(at("20261121T050000Z")));
+}
+
+#[test]
 fn after_an_outage_the_newest_slot_alone_is_due_and_the_others_are_told() {
     let (table, mut record) = (table(&[(Job::Incr, "0 * * * *")]), Record::default());
     assert_eq!(record.missed(&table, Job::Incr, at(HOUR)), None, "nothing is known of the time before");

@@ -46,8 +46,8 @@ struct Lane<'s, 'c> {
     shared: &'s Shared<'c>,
     source: SourceName,
     record: Record,
-    /// What was told of a trouble that lasts, so that it is told once.
-    told: Option<String>,
+    /// What was told of a trouble of a job that lasts, so that it is told once.
+    told: BTreeMap<Job, String>,
     /// Whether it was told that the store honours no conditions.
     told_of_store: bool,
     /// When the claims of each job were tidied up.
@@ -57,7 +57,9 @@ struct Lane<'s, 'c> {
 /// Runs `jobs` of `source`, and idles while it has no policy: it may get one again, and another lane be at work still.
 pub(super) async fn run(shared: &Shared<'_>, source: SourceName, jobs: &[Job]) {
     let record = known_before(&shared.before, &source);
-    let mut lane = Lane { shared, source, record, told: None, told_of_store: false, tidied: BTreeMap::new() };
+    let blocked = |job: &Job| Some((*job, blocked(&shared.before, &source, *job)?.to_owned()));
+    let told = jobs.iter().filter_map(blocked).collect();
+    let mut lane = Lane { shared, source, record, told, told_of_store: false, tidied: BTreeMap::new() };
     let (mut watched, mut was_away) = (shared.config.clone(), false);
     while !shared.context.cancel.is_cancelled() {
         let config = watched.borrow_and_update().clone();
@@ -79,8 +81,19 @@ pub(super) async fn run(shared: &Shared<'_>, source: SourceName, jobs: &[Job]) {
     }
 }
 
-/// What the lanes of `source` did before this process began.
-fn known_before(lines: &[Line], source: &SourceName) -> Record {
+/// Why `job` could not be started, by the last word on that.
+pub(super) fn blocked<'l>(lines: &'l [Line], source: &SourceName, job: Job) -> Option<&'l str> {
+    let own = lines.iter().rev().filter(|line| line.source == *source && line.job == job);
+    let word = |line: &'l Line| match &line.event {
+        Event::Blocked { error } => Some(Some(error.as_str())),
+        Event::Unblocked => Some(None),
+        _ => None,
+    };
+    own.filter_map(word).next().flatten()
+}
+
+/// What the lanes of `source` did, as this host recorded it.
+pub(super) fn known_before(lines: &[Line], source: &SourceName) -> Record {
     let mut record = Record::default();
     for line in lines.iter().filter(|line| line.source == *source) {
         let job = line.job;
@@ -95,6 +108,7 @@ fn known_before(lines: &[Line], source: &SourceName) -> Record {
             },
             Event::Elsewhere => record.settled(job, line.slot),
             Event::Started { .. } | Event::Missed { .. } => record.judged(job, line.slot),
+            Event::Blocked { .. } | Event::Unblocked => {}
         }
     }
     record
@@ -114,15 +128,15 @@ impl Lane<'_, '_> {
             self.say(Level::Warn, Some(job), &told);
         }
         for job in table.jobs() {
-            self.shared.board.next(&self.source, job, table.next(job, now));
+            self.shared.board.next(&self.source, job, self.record.pending(table, job, now));
         }
         let plan = plan(table, &self.record, now);
         let Some(due) = plan.due.first() else { return Next::Sleep(plan.wake) };
         match self.attempt(config, policy, table, due).await {
-            Ok(()) => self.told = None,
+            Ok(()) => self.unblock(due),
             Err(error) => {
                 if error.kind() != ErrorKind::Interrupted {
-                    self.tell_once(due.job, &error);
+                    self.tell_once(due, &error);
                 }
                 self.record.hold(due.job, Timestamp::now().plus(UNREACHABLE_PAUSE));
             }
@@ -134,11 +148,18 @@ impl Lane<'_, '_> {
         self.shared.log.say(level, Some(&self.source), job, message);
     }
 
-    fn tell_once(&mut self, job: Job, error: &Error) {
+    fn tell_once(&mut self, due: &Due, error: &Error) {
         let told = error.summary();
-        if self.told.as_deref() != Some(&told) {
-            self.say(Level::Error, Some(job), &format!("cannot be started: {told}"));
-            self.told = Some(told);
+        if self.told.get(&due.job) != Some(&told) {
+            self.say(Level::Error, Some(due.job), &format!("cannot be started: {told}"));
+            self.note(due, Event::Blocked { error: told.clone() });
+            self.told.insert(due.job, told);
+        }
+    }
+
+    fn unblock(&mut self, due: &Due) {
+        if self.told.remove(&due.job).is_some() {
+            self.note(due, Event::Unblocked);
         }
     }
 
