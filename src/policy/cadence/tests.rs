@@ -40,7 +40,7 @@ fn the_heaviest_job_comes_first_and_does_what_it_covers() {
 
 #[test]
 fn expiry_does_not_wait_for_ever_behind_incrementals_that_outlast_their_interval() {
-    let mut table = Timetable::of(&Schedule { incr: Some("*/10 * * * *".parse().unwrap()), ..Schedule::default() }, &[Job::Incr]);
+    let mut table = table(&[(Job::Incr, "*/10 * * * *")]);
     table.insert(Job::Expire, "17 5 * * *".parse().unwrap());
     let now = Timestamp::parse_compact("20261120T053500Z").unwrap();
     let due: Vec<Job> = plan(&table, &Record::default(), now).due.iter().map(|due| due.job).collect();
@@ -53,7 +53,7 @@ fn expiry_does_not_wait_for_ever_behind_incrementals_that_outlast_their_interval
 
 #[test]
 fn what_passed_and_was_not_run_is_what_comes_next() {
-    let table = Timetable::of(&Schedule { full: Some("0 5 * * *".parse().unwrap()), ..Schedule::default() }, &[Job::Full]);
+    let table = table(&[(Job::Full, "0 5 * * *")]);
     let at = |text| Timestamp::parse_compact(text).unwrap();
     let now = at("20261120T053500Z");
     let mut record = Record::default();

@@ -304,6 +304,7 @@ impl Lane<'_, '_> {
     ) -> Result<()> {
         let (job, number, began) = (due.job, claimed.number(), Timestamp::now());
         self.say(Level::Info, Some(job), &format!("started: attempt {number} at {}", due.slot.human_seconds()));
+        self.unblock(due);
         self.note(due, Event::Started { attempt: number });
         self.shared.board.running(&self.source, job, true);
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
