@@ -41,7 +41,7 @@ pub struct End {
     pub claim: Claim,
     /// When, by the same clock.
     pub ended: Timestamp,
-    /// The exit code of what ran; none when a signal ended it.
+    /// The exit code of what ran, 130 when it was stopped; none when something killed it.
     pub exit_code: Option<i32>,
 }
 

@@ -47,7 +47,7 @@ pub enum Event {
     Ended {
         /// When it had begun.
         began: Timestamp,
-        /// Its exit code; none when a signal ended it.
+        /// Its exit code, 130 when it was stopped; none when something killed it.
         exit_code: Option<i32>,
         /// Whether the slot needs no other run.
         settled: bool,
@@ -55,6 +55,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+    /// The slot is due and cannot be started.
+    Blocked {
+        /// Why.
+        error: String,
+    },
+    /// It can be again.
+    Unblocked,
     /// The slot was run elsewhere or by hand.
     Elsewhere,
     /// Slots before this one were not run by anybody.

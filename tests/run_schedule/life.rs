@@ -130,6 +130,29 @@ fn the_configuration_is_read_again_unless_it_is_broken() {
     assert_one_backup(&scenario, 1);
 }
 
+/// While the backup runs on, so that one lane alone is there when the policy comes back.
+#[test]
+fn a_policy_that_is_taken_away_and_put_back_is_followed_again() {
+    let schedule = format!("{MISSED_FULL}\nverify = \"0 0 2 1 *\"");
+    let other = "[source.other]\nkind = \"postgres\"\nconninfo = \"host=/nonexistent\"\npolicy = \"other.toml\"\n";
+    let Some(scenario) = scheduled(&schedule, &format!("{other}[run]\nmetrics_listen = \"0\"\n")) else { return };
+    let host = &scenario.protected;
+    host.write("other.toml", &policy(""));
+    let (mut running, _) = stuck(&scenario);
+    let address = metrics_address(&mut running);
+    let shown = || get(&address, "GET", "/metrics").contains("next_run_timestamp_seconds{source=\"orders\",job=\"verify\"}");
+    process::wait_until("the verification is scheduled", LONG, &shown);
+    let with = host.configuration();
+    let own = with.lines().find(|line| line.starts_with("policy = ")).expect("its policy").to_owned();
+    host.configure_text(&with.replacen(&own, "", 1));
+    running.signal(Signal::HUP);
+    process::wait_until("it is scheduled no more", LONG, || !shown());
+    host.configure_text(&with);
+    running.signal(Signal::HUP);
+    process::wait_until("it is scheduled again", LONG, &shown);
+    stop(running);
+}
+
 #[test]
 fn slots_that_nobody_ran_are_told_once() {
     let Some(scenario) = scheduled("full = \"0 0 1 1 *\"\ntimezone = \"UTC\"", "") else { return };
@@ -157,9 +180,7 @@ fn slots_that_nobody_ran_are_told_once() {
 fn metrics_and_health_are_served_and_nothing_else() {
     let Some(scenario) = scheduled(MISSED_FULL, "[run]\nmetrics_listen = \"0\"\n") else { return };
     let mut running = scenario.protected.start(&["run", "--output", "json"]);
-    wait_said(&mut running, "metrics on http://");
-    let said = running.stderr_so_far();
-    let address = said.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned();
+    let address = metrics_address(&mut running);
     assert!(address.starts_with("127.0.0.1:"), "{address}");
     wait_settled(&scenario.protected, "full");
     let metrics = get(&address, "GET", "/metrics");
@@ -179,6 +200,13 @@ fn metrics_and_health_are_served_and_nothing_else() {
     let log = stop(running).stderr;
     let messages: Vec<serde_json::Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     assert!(messages.iter().any(|line| line["job"] == "full" && line["level"] == "info"), "{log}");
+}
+
+/// Where the scheduler serves its metrics.
+fn metrics_address(running: &mut Running) -> String {
+    wait_said(running, "metrics on http://");
+    let said = running.stderr_so_far();
+    said.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address").to_owned()
 }
 
 /// The whole answer to a request.

@@ -153,7 +153,7 @@ pub struct RunSettings {
     pub expire_key_file: Option<PathBuf>,
     /// When that is done, in the zone of each policy.
     pub expire: Cron,
-    /// How many jobs may run at one time, over all sources.
+    /// How many backups may run at one time, over all sources, and as many drills beside them.
     pub jobs_at_once: usize,
 }
 

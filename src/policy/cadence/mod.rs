@@ -5,11 +5,14 @@
 //!
 //! - Of all slots of a job only the newest at or before now can be due: what was missed is told and not made up for.
 //! - A settled slot is never due again, and neither is one before it, also when the clock steps back; what is said of
-//!   moments more than [`CLOCK_TRUST`] ahead of now was said by a wrong clock: it is told and not believed, so that the
-//!   schedule stands still for no longer than that.
+//!   moments more than [`CLOCK_TRUST`] ahead of now was said by a wrong clock: it is told and not believed. What is said of
+//!   nearer ones is: so the schedule may stand still for that long after a step back, and once more in the last
+//!   [`CLOCK_TRUST`] before a moment that a wrong clock noted.
 //! - A job that failed is due again after [`backoff`], also when its next slot comes before that.
-//! - Of jobs that are due together the one that does most runs first; what it covers is due no more then. While it waits
-//!   after a failure the lighter ones run: a light backup is better than none. While it runs elsewhere they do not.
+//! - Of jobs that are due together the one that does most runs, and what it covers is due no more. While it waits after a
+//!   failure the lighter ones run: a light backup is better than none. While it runs elsewhere they do not.
+//! - Of those that are left the one whose slot came first runs first, so that none waits for ever behind one that is due
+//!   again as soon as it ends; of one moment the one that does more.
 
 #[cfg(test)]
 mod tests;
@@ -219,6 +222,12 @@ impl Record {
         self.of(job).is_some_and(own) || self.covering(job).any(covered)
     }
 
+    /// The slot of `job` to be run next: the newest that has passed, while it needs a run, else the first to come.
+    pub fn pending(&self, table: &Timetable, job: Job, now: Timestamp) -> Option<Timestamp> {
+        let passed = table.slot(job, now).filter(|slot| !self.is_settled(job, *slot, now));
+        passed.or_else(|| table.next(job, now))
+    }
+
     fn covering(&self, job: Job) -> impl Iterator<Item = &History> {
         self.jobs.iter().filter(move |(other, _)| other.covers(job)).map(|(_, history)| history)
     }
@@ -277,7 +286,8 @@ pub struct Due {
 /// What a lane does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// What is due now, to be run one after the other; what does more first, and nothing that it covers.
+    /// What is due now, to be run one after the other: the oldest slot first, of one moment what does more, and nothing
+    /// that another covers.
     pub due: Vec<Due>,
     /// When to look again; none when nothing of this schedule ever comes.
     pub wake: Option<Timestamp>,
@@ -304,6 +314,7 @@ pub fn plan(table: &Timetable, record: &Record, now: Timestamp) -> Plan {
             plan.due.push(Due { job, slot, heavier_waits });
         }
     }
+    plan.due.sort_by_key(|due| due.slot);
     plan
 }
 

@@ -39,6 +39,30 @@ fn the_heaviest_job_comes_first_and_does_what_it_covers() {
 }
 
 #[test]
+fn expiry_does_not_wait_for_ever_behind_incrementals_that_outlast_their_interval() {
+    let mut table = table(&[(Job::Incr, "*/10 * * * *")]);
+    table.insert(Job::Expire, "17 5 * * *".parse().unwrap());
+    let now = Timestamp::parse_compact("20261120T053500Z").unwrap();
+    let due: Vec<Job> = plan(&table, &Record::default(), now).due.iter().map(|due| due.job).collect();
+    assert_eq!(due, [Job::Expire, Job::Incr]);
+    // Of one moment the backup comes first.
+    table.insert(Job::Expire, "30 5 * * *".parse().unwrap());
+    let due: Vec<Job> = plan(&table, &Record::default(), now).due.iter().map(|due| due.job).collect();
+    assert_eq!(due, [Job::Incr, Job::Expire]);
+}
+
+#[test]
+fn what_passed_and_was_not_run_is_what_comes_next() {
+    let table = table(&[(Job::Full, "0 5 * * *")]);
+    let at = |text| Timestamp::parse_compact(text).unwrap();
+    let now = at("20261120T053500Z");
+    let mut record = Record::default();
+    assert_eq!(record.pending(&table, Job::Full, now), Some(at("20261120T050000Z")));
+    record.settled(Job::Full, at("20261120T050000Z"));
+    assert_eq!(record.pending(&table, Job::Full, now), Some(at("20261121T050000Z")));
+}
+
+#[test]
 fn after_an_outage_the_newest_slot_alone_is_due_and_the_others_are_told() {
     let (table, mut record) = (table(&[(Job::Incr, "0 * * * *")]), Record::default());
     assert_eq!(record.missed(&table, Job::Incr, at(HOUR)), None, "nothing is known of the time before");

@@ -59,6 +59,22 @@ pub fn run(args: &DrillArgs, context: &Context) -> Result<Outcome> {
     })
 }
 
+/// What a level leaves no room for.
+///
+/// # Errors
+/// Usage errors.
+pub(super) fn refuse_contradictions(args: &DrillArgs) -> Result<()> {
+    if args.level == Some(DrillLevel::Failover) && !matches!(args.to, None | Some(DrillMoment::As(RestoreMoment::Latest))) {
+        return Err(Error::usage("a failover goes to the end of the archive: --to says something else")
+            .hint(format!("lifeboat drill {} --level component --to …", args.source)));
+    }
+    if args.level == Some(DrillLevel::Verify) && (args.to.is_some() || args.keep || args.self_test) {
+        return Err(Error::usage("the level verify restores nothing: --to, --keep and --self-test have no meaning there")
+            .hint(format!("lifeboat drill {} --level component …", args.source)));
+    }
+    Ok(())
+}
+
 /// A drill of one source, as it was asked for.
 struct Drill<'a> {
     args: &'a DrillArgs,
@@ -90,14 +106,7 @@ impl<'a> Drill<'a> {
             return Err(Error::usage(format!("--gate compares with objectives, and {} has no policy", args.source))
                 .hint(format!("policy = \"…\"   in [source.{}] of {}", args.source, settings.config_file.display())));
         }
-        if args.level == Some(DrillLevel::Failover) && !matches!(args.to, None | Some(DrillMoment::As(RestoreMoment::Latest))) {
-            return Err(Error::usage("a failover goes to the end of the archive: --to says something else")
-                .hint(format!("lifeboat drill {} --level component --to …", args.source)));
-        }
-        if args.level == Some(DrillLevel::Verify) && (args.to.is_some() || args.keep || args.self_test) {
-            return Err(Error::usage("the level verify restores nothing: --to, --keep and --self-test have no meaning there")
-                .hint(format!("lifeboat drill {} --level component …", args.source)));
-        }
+        refuse_contradictions(args)?;
         // Evidence that cannot be signed is noticed before hours of work.
         let signer = if args.self_test { None } else { Some(scope::signer(settings)?) };
         Ok(Self { args, context, settings, source, repositories, policy, signer })

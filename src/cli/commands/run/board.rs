@@ -17,6 +17,7 @@ struct Row {
     missed: u64,
     failed: u64,
     running: bool,
+    blocked: bool,
 }
 
 #[derive(Default)]
@@ -53,6 +54,8 @@ impl Board {
             Event::Ended { exit_code: Some(0), .. } => row.last_success = Some(line.time),
             Event::Ended { .. } => row.failed += 1,
             Event::Missed { count, .. } => row.missed += u64::from(*count),
+            Event::Blocked { .. } => row.blocked = true,
+            Event::Unblocked => row.blocked = false,
             Event::Started { .. } | Event::Elsewhere => {}
         });
     }
@@ -97,7 +100,7 @@ impl Board {
         let rows = self.rows();
         let seconds = |moment: Option<Timestamp>| moment.map(|moment| (moment.unix_micros() / 1_000_000).to_string());
         type Value<'v> = &'v dyn Fn(&Row) -> Option<String>;
-        let families: [(&str, &str, &str, Value<'_>); 5] = [
+        let families: [(&str, &str, &str, Value<'_>); 6] = [
             ("last_success_timestamp_seconds", "gauge", "When the job last ended well on this host.", &|row| {
                 seconds(row.last_success)
             }),
@@ -105,6 +108,7 @@ impl Board {
             ("missed_total", "counter", "Scheduled times that nobody ran.", &|row| Some(row.missed.to_string())),
             ("failures_total", "counter", "Runs on this host that failed.", &|row| Some(row.failed.to_string())),
             ("running", "gauge", "1 while the job runs on this host.", &|row| Some(u8::from(row.running).to_string())),
+            ("blocked", "gauge", "1 while the job is due and cannot be started.", &|row| Some(u8::from(row.blocked).to_string())),
         ];
         let mut text = String::new();
         for (name, kind, help, value) in families {
@@ -131,6 +135,9 @@ mod tests {
         let board =
             Board::new(&[line(ended(Some(0))), line(ended(Some(20))), line(Event::Missed { count: 3, first: at, last: at })]);
         board.running(&source, Job::Full, true);
+        board.note(&line(Event::Blocked { error: "no answer".to_owned() }));
+        assert!(board.metrics().contains("lifeboat_run_blocked{source=\"orders\",job=\"full\"} 1\n"));
+        board.note(&line(Event::Unblocked));
         board.next(&source, Job::Incr, Some(at));
         let metrics = board.metrics();
         for wanted in [
@@ -138,6 +145,7 @@ mod tests {
             "lifeboat_run_next_run_timestamp_seconds{source=\"orders\",job=\"incr\"} 1795132800\n",
             "lifeboat_run_missed_total{source=\"orders\",job=\"full\"} 3\n",
             "lifeboat_run_failures_total{source=\"orders\",job=\"full\"} 1\n",
+            "lifeboat_run_blocked{source=\"orders\",job=\"full\"} 0\n",
             "lifeboat_run_running{source=\"orders\",job=\"full\"} 1\n",
             "# TYPE lifeboat_run_missed_total counter\n",
         ] {

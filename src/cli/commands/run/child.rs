@@ -2,8 +2,10 @@
 //!
 //! It is in a process group of its own, so that Ctrl-C reaches it once, from here. When this process dies it works on.
 
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
 use crate::base::{Cancel, Error, Result};
+use crate::cli::exit::INTERRUPTED;
 
 /// How long a job that was told to stop is waited for.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
@@ -24,7 +27,7 @@ const ERROR_CHARACTERS: usize = 500;
 /// What became of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
-    /// Its exit code; none when a signal ended it, or it did not end.
+    /// Its exit code; none when something killed it, or it did not end.
     pub exit_code: Option<i32>,
     /// Why it failed.
     pub error: Option<String>,
@@ -41,19 +44,20 @@ fn command(config_file: &Path, arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Runs a job to its end.
+/// Runs a job to its end; it inherits `lock`.
 ///
 /// # Errors
 /// When it cannot be started.
-pub(super) async fn run(config_file: &Path, arguments: &[&str], cancel: &Cancel) -> Result<Ended> {
+pub(super) async fn run(config_file: &Path, arguments: &[&str], lock: Option<File>, cancel: &Cancel) -> Result<Ended> {
     let mut command = command(config_file, &[&["--output", "json"], arguments].concat())?;
+    command.stdin(lock.map_or_else(Stdio::null, Stdio::from));
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().map_err(cannot_start)?;
     let stderr = child.stderr.take();
     // What it left in the background may hold its stderr: the end of the process counts, not that of its words.
     let words = tokio::spawn(async move { kept(stderr).await });
-    let status = tokio::select! {
-        status = child.wait() => Some(status),
-        () = cancel.cancelled() => stop(&mut child).await,
+    let (status, was_asked) = tokio::select! {
+        status = child.wait() => (Some(status), false),
+        () = cancel.cancelled() => (stop(&mut child).await, true),
     };
     let Some(status) = status else {
         let error = Some(format!("it did not stop within {} seconds", STOP_WITHIN.as_secs()));
@@ -65,8 +69,18 @@ pub(super) async fn run(config_file: &Path, arguments: &[&str], cancel: &Cancel)
     }
     let words = tokio::time::timeout(Duration::from_secs(2), words).await;
     let words = words.ok().and_then(|joined| joined.ok()).unwrap_or_default();
-    let error = first_error(&String::from_utf8_lossy(&words)).unwrap_or_else(|| status.to_string());
-    Ok(Ended { exit_code: status.code(), error: Some(error), left_running: None })
+    Ok(failed(status, was_asked, &String::from_utf8_lossy(&words)))
+}
+
+/// The end of a job that did not succeed. One that a signal ended was interrupted only when it was asked to stop from here;
+/// else something killed it.
+fn failed(status: ExitStatus, was_asked: bool, words: &str) -> Ended {
+    let (exit_code, error) = match status.signal() {
+        Some(_) if was_asked => (Some(i32::from(INTERRUPTED)), "stopped".to_owned()),
+        Some(signal) => (None, format!("killed by signal {signal}")),
+        None => (status.code(), first_error(words).unwrap_or_else(|| status.to_string())),
+    };
+    Ended { exit_code, error: Some(error), left_running: None }
 }
 
 /// Asks it to stop, and waits for it; none when that takes too long.
@@ -92,8 +106,7 @@ pub(super) async fn output(config_file: &Path, arguments: &[&str], at_most: Dura
         return Err(Error::failed(format!("it took longer than {} seconds", at_most.as_secs())));
     };
     let status = status.map_err(|error| Error::failed("cannot wait for it").caused_by(error))?;
-    // Objectives that are missed are what is asked for, and no failure.
-    if !matches!(status.code(), Some(0 | 10..=12)) {
+    if !is_told(status.code(), &stdout) {
         let why = first_error(&String::from_utf8_lossy(&stderr)).unwrap_or_else(|| status.to_string());
         return Err(Error::failed(why));
     }
@@ -101,6 +114,12 @@ pub(super) async fn output(config_file: &Path, arguments: &[&str], at_most: Dura
         true => Ok(String::from_utf8_lossy(&stdout).into_owned()),
         false => Err(Error::failed("it says too much")),
     }
+}
+
+/// Whether it said what was asked for: objectives that are missed are that, and no failure, and so is a repository that
+/// does not answer when the output says so.
+fn is_told(exit_code: Option<i32>, stdout: &[u8]) -> bool {
+    matches!(exit_code, Some(0 | 10..=12)) || (exit_code == Some(20) && !stdout.is_empty())
 }
 
 fn cannot_start(error: std::io::Error) -> Error {
@@ -132,6 +151,26 @@ fn first_error(words: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Job;
+    use crate::engine::slots::ending;
+    use crate::policy::turn::Ending;
+
+    #[test]
+    fn a_repository_that_is_down_is_told_and_not_kept_quiet() {
+        assert!(is_told(Some(0), b"") && is_told(Some(11), b"x") && is_told(Some(20), b"lifeboat_up 0\n"));
+        assert!(!is_told(Some(20), b"") && !is_told(Some(2), b"x") && !is_told(None, b"x"));
+    }
+
+    #[test]
+    fn a_job_that_was_killed_has_failed_unless_it_was_asked_to_stop() {
+        let killed = |was_asked| failed(ExitStatus::from_raw(9), was_asked, "warning: a word\n");
+        let by_stranger = killed(false);
+        assert_eq!((by_stranger.exit_code, by_stranger.error.as_deref()), (None, Some("killed by signal 9")));
+        assert_eq!(ending(Job::Full, by_stranger.exit_code), Ending::Failed);
+        assert_eq!(ending(Job::Full, killed(true).exit_code), Ending::Interrupted);
+        let exited = failed(ExitStatus::from_raw(20 << 8), false, "no room\n");
+        assert_eq!((exited.exit_code, exited.error.as_deref()), (Some(20), Some("no room")));
+    }
 
     #[test]
     fn the_error_is_found_among_other_words() {

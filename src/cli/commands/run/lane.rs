@@ -4,10 +4,12 @@
 //! of that slot elsewhere, claims it, and runs it. What cannot be looked up is tried again; nothing runs unclaimed.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::expected::{Wanted, arguments, timetable};
+use super::lock::{self, Lock};
 use super::log::Level;
 use super::{Config, Shared, child, pause};
 use crate::base::units::format_duration;
@@ -29,6 +31,8 @@ pub(super) const DRILLS: &[Job] = &[Job::Drill, Job::Verify];
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 /// How long to wait when the repository does not answer.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(30);
+/// How often to look whether a job that an earlier scheduler left behind has ended.
+const LOCKED_PAUSE: Duration = Duration::from_secs(60);
 /// A slot that came longer ago than this is made up for: such jobs start with a little jitter.
 const LATE: Duration = Duration::from_secs(60);
 /// The longest jitter.
@@ -42,23 +46,34 @@ struct Lane<'s, 'c> {
     shared: &'s Shared<'c>,
     source: SourceName,
     record: Record,
-    /// What was told of a trouble that lasts, so that it is told once.
-    told: Option<String>,
+    /// What was told of a trouble of a job that lasts, so that it is told once.
+    told: BTreeMap<Job, String>,
     /// Whether it was told that the store honours no conditions.
     told_of_store: bool,
     /// When the claims of each job were tidied up.
     tidied: BTreeMap<Job, Timestamp>,
 }
 
-/// Runs `jobs` of `source` as long as it has a policy.
+/// Runs `jobs` of `source`, and idles while it has no policy: it may get one again, and another lane be at work still.
 pub(super) async fn run(shared: &Shared<'_>, source: SourceName, jobs: &[Job]) {
     let record = known_before(&shared.before, &source);
-    let mut lane = Lane { shared, source, record, told: None, told_of_store: false, tidied: BTreeMap::new() };
-    let mut watched = shared.config.clone();
+    let blocked = |job: &Job| Some((*job, blocked(&shared.before, &source, *job)?.to_owned()));
+    let told = jobs.iter().filter_map(blocked).collect();
+    let mut lane = Lane { shared, source, record, told, told_of_store: false, tidied: BTreeMap::new() };
+    let (mut watched, mut was_away) = (shared.config.clone(), false);
     while !shared.context.cancel.is_cancelled() {
         let config = watched.borrow_and_update().clone();
-        let Some(policy) = config.policies.get(&lane.source) else { return };
+        let Some(policy) = config.policies.get(&lane.source) else {
+            was_away = true;
+            shared.board.forget(&lane.source);
+            pause(shared, &mut watched, None, LONGEST_SLEEP).await;
+            continue;
+        };
         let table = timetable(&config.settings, policy, jobs);
+        if std::mem::take(&mut was_away) {
+            // Nothing was scheduled, so nothing was missed.
+            lane.record.passed(&table, Timestamp::now());
+        }
         match lane.round(&config, policy, &table).await {
             Next::AtOnce => {}
             Next::Sleep(until) => pause(shared, &mut watched, until, LONGEST_SLEEP).await,
@@ -66,8 +81,19 @@ pub(super) async fn run(shared: &Shared<'_>, source: SourceName, jobs: &[Job]) {
     }
 }
 
-/// What the lanes of `source` did before this process began.
-fn known_before(lines: &[Line], source: &SourceName) -> Record {
+/// Why `job` could not be started, by the last word on that.
+pub(super) fn blocked<'l>(lines: &'l [Line], source: &SourceName, job: Job) -> Option<&'l str> {
+    let own = lines.iter().rev().filter(|line| line.source == *source && line.job == job);
+    let word = |line: &'l Line| match &line.event {
+        Event::Blocked { error } => Some(Some(error.as_str())),
+        Event::Unblocked => Some(None),
+        _ => None,
+    };
+    own.filter_map(word).next().flatten()
+}
+
+/// What the lanes of `source` did, as this host recorded it.
+pub(super) fn known_before(lines: &[Line], source: &SourceName) -> Record {
     let mut record = Record::default();
     for line in lines.iter().filter(|line| line.source == *source) {
         let job = line.job;
@@ -82,6 +108,7 @@ fn known_before(lines: &[Line], source: &SourceName) -> Record {
             },
             Event::Elsewhere => record.settled(job, line.slot),
             Event::Started { .. } | Event::Missed { .. } => record.judged(job, line.slot),
+            Event::Blocked { .. } | Event::Unblocked => {}
         }
     }
     record
@@ -101,15 +128,15 @@ impl Lane<'_, '_> {
             self.say(Level::Warn, Some(job), &told);
         }
         for job in table.jobs() {
-            self.shared.board.next(&self.source, job, table.next(job, now));
+            self.shared.board.next(&self.source, job, self.record.pending(table, job, now));
         }
         let plan = plan(table, &self.record, now);
         let Some(due) = plan.due.first() else { return Next::Sleep(plan.wake) };
         match self.attempt(config, policy, table, due).await {
-            Ok(()) => self.told = None,
+            Ok(()) => self.unblock(due),
             Err(error) => {
                 if error.kind() != ErrorKind::Interrupted {
-                    self.tell_once(due.job, &error);
+                    self.tell_once(due, &error);
                 }
                 self.record.hold(due.job, Timestamp::now().plus(UNREACHABLE_PAUSE));
             }
@@ -121,11 +148,18 @@ impl Lane<'_, '_> {
         self.shared.log.say(level, Some(&self.source), job, message);
     }
 
-    fn tell_once(&mut self, job: Job, error: &Error) {
+    fn tell_once(&mut self, due: &Due, error: &Error) {
         let told = error.summary();
-        if self.told.as_deref() != Some(&told) {
-            self.say(Level::Error, Some(job), &format!("cannot be started: {told}"));
-            self.told = Some(told);
+        if self.told.get(&due.job) != Some(&told) {
+            self.say(Level::Error, Some(due.job), &format!("cannot be started: {told}"));
+            self.note(due, Event::Blocked { error: told.clone() });
+            self.told.insert(due.job, told);
+        }
+    }
+
+    fn unblock(&mut self, due: &Due) {
+        if self.told.remove(&due.job).is_some() {
+            self.note(due, Event::Unblocked);
         }
     }
 
@@ -141,26 +175,41 @@ impl Lane<'_, '_> {
     /// When the repository does not answer; then nothing was run.
     async fn attempt(&mut self, config: &Arc<Config>, policy: &Policy, table: &Timetable, due: &Due) -> Result<()> {
         let cancel = &self.shared.context.cancel;
-        let _permit = tokio::select! {
-            permit = self.shared.permits.acquire() => permit,
-            () = cancel.cancelled() => return Err(Error::interrupted()),
-        };
         let scope = tokio::select! {
             scope = self.open(config) => scope?,
             () = cancel.cancelled() => return Err(Error::interrupted()),
         };
-        let now = Timestamp::now();
-        let look = slots::look(&scope, due.job, due.slot, now).await?;
-        for (key, why) in &look.problems {
-            self.say(Level::Warn, Some(due.job), &format!("{key} is not used: {why}"));
-        }
-        let drills = look.done.len();
-        let Some(number) = self.turn(table, due, look, now) else { return Ok(()) };
+        let Some(mut taken) = self.look(&scope, table, due).await? else { return Ok(()) };
+        // Taken last: nobody holds one who only waits for another host.
+        let permits = self.shared.permits.of(due.job);
+        let _permit = match permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => {
+                let permit = tokio::select! {
+                    permit = permits.acquire() => permit.expect("it is never closed"),
+                    () = cancel.cancelled() => return Err(Error::interrupted()),
+                };
+                // That may have taken hours.
+                let Some(again) = self.look(&scope, table, due).await? else { return Ok(()) };
+                taken = again;
+                permit
+            }
+        };
+        let (number, drills) = taken;
+        let lock = match lock::lock(&config.settings.state_dir, &self.source, due.job)? {
+            Lock::NotNeeded => None,
+            Lock::Held(file) => Some(file),
+            Lock::Busy => {
+                // An earlier scheduler's job, which works on.
+                self.record.hold(due.job, Timestamp::now().plus(LOCKED_PAUSE));
+                return Ok(());
+            }
+        };
         let Some(claimed) = self.claim(config, &scope, due, number).await? else { return Ok(()) };
         // While a heavier one waits after a failure, `auto` would choose that again.
-        let wanted = Wanted { job: due.job, explicit: due.heavier_waits, drills };
+        let wanted = Wanted { job: due.job, explicit: due.heavier_waits, drills: Some(drills) };
         let words = arguments(&config.settings, policy, &self.source, wanted);
-        let outcome = self.work(config, &scope, due, &claimed, &words).await;
+        let outcome = self.work(config, &scope, due, &claimed, (&words, lock)).await;
         // Whatever came of it, what passed meanwhile was not missed: this lane runs one job at a time.
         self.record.passed(table, Timestamp::now());
         self.tidy(&scope, due).await;
@@ -180,6 +229,20 @@ impl Lane<'_, '_> {
             }
         }
         Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", self.source))))
+    }
+
+    /// The number of the attempt to make at `due`, if one is to be made here and now, and how many drills were done before.
+    ///
+    /// # Errors
+    /// When the repository does not answer.
+    async fn look(&mut self, scope: &Scope, table: &Timetable, due: &Due) -> Result<Option<(u32, usize)>> {
+        let now = Timestamp::now();
+        let look = slots::look(scope, due.job, due.slot, now).await?;
+        for (key, why) in &look.problems {
+            self.say(Level::Warn, Some(due.job), &format!("{key} is not used: {why}"));
+        }
+        let drills = look.done.len();
+        Ok(self.turn(table, due, look, now).map(|number| (number, drills)))
     }
 
     /// The number of the attempt to make at `due`, if one is to be made here and now.
@@ -231,14 +294,22 @@ impl Lane<'_, '_> {
     }
 
     /// Runs the claimed attempt to its end.
-    async fn work(&mut self, config: &Config, scope: &Scope, due: &Due, claimed: &Claimed, words: &[String]) -> Result<()> {
+    async fn work(
+        &mut self,
+        config: &Config,
+        scope: &Scope,
+        due: &Due,
+        claimed: &Claimed,
+        (words, lock): (&[String], Option<File>),
+    ) -> Result<()> {
         let (job, number, began) = (due.job, claimed.number(), Timestamp::now());
         self.say(Level::Info, Some(job), &format!("started: attempt {number} at {}", due.slot.human_seconds()));
+        self.unblock(due);
         self.note(due, Event::Started { attempt: number });
         self.shared.board.running(&self.source, job, true);
         let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
         words.extend(self.shared.context.global.repository.iter().flat_map(|name| ["--repository", name]));
-        let ran = child::run(&config.settings.config_file, &words, &self.shared.context.cancel).await;
+        let ran = child::run(&config.settings.config_file, &words, lock, &self.shared.context.cancel).await;
         self.shared.board.running(&self.source, job, false);
         let ended =
             ran.unwrap_or_else(|error| child::Ended { exit_code: Some(1), error: Some(error.summary()), left_running: None });
@@ -269,13 +340,13 @@ impl Lane<'_, '_> {
     }
 
     fn tell_end(&self, job: Job, ending: Ending, ended: &child::Ended, took: &str) {
-        let code = ended.exit_code.map_or("a signal".to_owned(), |code| format!("exit code {code}"));
+        let code = ended.exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default();
         let why = ended.error.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
         match (ending, ended.exit_code) {
             (Ending::Settled, Some(0)) => self.say(Level::Info, Some(job), &format!("done in {took}")),
-            (Ending::Settled, _) => self.say(Level::Error, Some(job), &format!("done in {took}, with {code}{why}")),
+            (Ending::Settled, _) => self.say(Level::Error, Some(job), &format!("done in {took}, but{code}{why}")),
             (Ending::Interrupted, _) => self.say(Level::Warn, Some(job), &format!("interrupted after {took}")),
-            (Ending::Failed, _) => self.say(Level::Error, Some(job), &format!("failed after {took} with {code}{why}")),
+            (Ending::Failed, _) => self.say(Level::Error, Some(job), &format!("failed after {took}{code}{why}")),
         }
     }
 

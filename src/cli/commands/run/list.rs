@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::expected::timetable;
-use super::lane::{BACKUPS, DRILLS};
+use super::lane::{BACKUPS, DRILLS, blocked, known_before};
 use crate::base::{Job, Result, SourceName, Timestamp};
 use crate::cli::config::Settings;
 use crate::cli::context::Context;
@@ -33,7 +33,10 @@ struct Row {
     timezone: String,
     /// The last run on this host.
     last: Option<Last>,
+    /// The next run: in the past while one is due.
     next: Option<Timestamp>,
+    /// Why it cannot be started.
+    blocked: Option<String>,
     /// Times that nobody ran, as far as the record goes back.
     missed: u64,
     /// The last of them.
@@ -71,6 +74,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
 
 fn rows(settings: &Settings, source: &SourceName, policy: &Policy, lines: &[Line], now: Timestamp) -> Vec<Row> {
     let timetable = timetable(settings, policy, &[BACKUPS, DRILLS].concat());
+    let known = known_before(lines, source);
     let row = |job: Job| {
         let own = || lines.iter().filter(move |line| line.source == *source && line.job == job);
         let missed = || {
@@ -82,7 +86,8 @@ fn rows(settings: &Settings, source: &SourceName, policy: &Policy, lines: &[Line
             schedule: timetable.line(job)?.to_string(),
             timezone: timetable.zone().to_string(),
             last: own().rev().find_map(last),
-            next: timetable.next(job, now),
+            next: known.pending(&timetable, job, now),
+            blocked: blocked(lines, source, job).map(str::to_owned),
             missed: missed().map(|(count, _)| u64::from(count)).sum(),
             last_missed: missed().map(|(_, last)| last).max(),
         })
@@ -97,7 +102,7 @@ fn last(line: &Line) -> Option<Last> {
         Event::Ended { began, exit_code, error, .. } => {
             Some(Last { slot, began: *began, ended: Some(line.time), exit_code: *exit_code, error: error.clone() })
         }
-        Event::Elsewhere | Event::Missed { .. } => None,
+        Event::Elsewhere | Event::Missed { .. } | Event::Blocked { .. } | Event::Unblocked => None,
     }
 }
 
@@ -117,11 +122,12 @@ fn text(document: &Document) -> String {
     let short = |moment: Timestamp| moment.human_seconds().trim_end_matches(" UTC").to_owned();
     let cells = |row: &Row| {
         let outcome = match &row.last {
+            _ if row.blocked.is_some() => "blocked",
             None => "",
             Some(Last { ended: None, .. }) if document.running => "runs",
             Some(Last { ended: None, .. }) => "died",
             Some(Last { exit_code: Some(0), .. }) => "ok",
-            Some(Last { exit_code: Some(130) | None, .. }) => "stopped",
+            Some(Last { exit_code: Some(130), .. }) => "stopped",
             Some(_) => "failed",
         };
         let last = row.last.as_ref().map(|last| short(last.began)).unwrap_or_default();
@@ -130,7 +136,8 @@ fn text(document: &Document) -> String {
     };
     let mut text = table(&columns, &document.jobs.iter().map(cells).collect::<Vec<_>>());
     for row in &document.jobs {
-        if let Some(error) = row.last.as_ref().and_then(|last| last.error.as_deref()) {
+        let of_last = row.last.as_ref().and_then(|last| last.error.as_deref());
+        if let Some(error) = row.blocked.as_deref().or(of_last) {
             let line: String = format!("  {} {}: {error}", row.source, row.job).chars().take(ERROR_CHARACTERS).collect();
             text += &format!("{line}\n");
         }
@@ -143,4 +150,20 @@ fn text(document: &Document) -> String {
         text += "backups are not let go here; what is due: lifeboat expire SOURCE --dry-run\n";
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_blocked_until_it_is_told_that_it_is_not() {
+        let (source, at): (SourceName, _) = ("orders".parse().unwrap(), Timestamp::parse_compact("20261120T000000Z").unwrap());
+        let line = |event| Line { time: at, source: source.clone(), job: Job::Full, slot: at, event };
+        let mut lines = vec![line(Event::Elsewhere), line(Event::Blocked { error: "no answer".to_owned() })];
+        assert_eq!(blocked(&lines, &source, Job::Full), Some("no answer"));
+        assert_eq!(blocked(&lines, &source, Job::Incr), None);
+        lines.push(line(Event::Unblocked));
+        assert_eq!(blocked(&lines, &source, Job::Full), None);
+    }
 }

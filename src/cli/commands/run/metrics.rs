@@ -1,7 +1,7 @@
 //! `/metrics` and `/healthz` over HTTP/1.1: what `lifeboat status` says, and what the scheduler says of itself.
 //!
 //! The status is fetched by a child when somebody asks and the last is older than [`STATUS_LIVES`]; never two at a time. Who
-//! asks waits for it a little, and gets the last one else, with its age.
+//! asks waits for it a little, and gets the last one else, with its age, unless it is older than [`STATUS_SERVED`].
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -21,8 +21,10 @@ use super::board::Board;
 use super::child;
 use super::log::{Level, Log};
 
-/// How long a status is served.
+/// How long a status is fresh.
 const STATUS_LIVES: Duration = Duration::from_secs(15);
+/// How long the last one is served when none can be had.
+const STATUS_SERVED: Duration = Duration::from_secs(5 * 60);
 /// How long a fresh one is waited for.
 const STATUS_WAIT: Duration = Duration::from_secs(5);
 /// How long one may take.
@@ -86,6 +88,24 @@ struct Last {
     failed: bool,
 }
 
+impl Last {
+    /// What is served at `now`: nobody should take for present what was so long ago.
+    fn page(self, now: Instant) -> String {
+        let age = self.fetched.map(|fetched| now.duration_since(fetched));
+        let served = age.filter(|age| *age <= STATUS_SERVED);
+        let up = u8::from(served.is_some() && !self.failed);
+        let mut text = if served.is_some() { self.text } else { String::new() };
+        text += "# HELP lifeboat_run_status_up Whether the last status could be had.\n# TYPE lifeboat_run_status_up gauge\n";
+        text += &format!("lifeboat_run_status_up {up}\n");
+        if let Some(age) = age {
+            text += "# HELP lifeboat_run_status_age_seconds Age of the last status.\n";
+            text += "# TYPE lifeboat_run_status_age_seconds gauge\n";
+            text += &format!("lifeboat_run_status_age_seconds {:.1}\n", age.as_secs_f64());
+        }
+        text
+    }
+}
+
 struct Status {
     config_file: PathBuf,
     log: Log,
@@ -100,16 +120,7 @@ impl Status {
         let fetch = tokio::spawn(Arc::clone(&self).refresh());
         let _ = tokio::time::timeout(STATUS_WAIT, fetch).await;
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let up = u8::from(last.fetched.is_some() && !last.failed);
-        let mut text = last.text;
-        text += "# HELP lifeboat_run_status_up Whether the last status could be had.\n# TYPE lifeboat_run_status_up gauge\n";
-        text += &format!("lifeboat_run_status_up {up}\n");
-        if let Some(fetched) = last.fetched {
-            text += "# HELP lifeboat_run_status_age_seconds Age of the status served here.\n";
-            text += "# TYPE lifeboat_run_status_age_seconds gauge\n";
-            text += &format!("lifeboat_run_status_age_seconds {:.1}\n", fetched.elapsed().as_secs_f64());
-        }
-        text
+        last.page(Instant::now())
     }
 
     async fn refresh(self: Arc<Self>) {
@@ -129,5 +140,27 @@ impl Status {
                 last.failed = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_status_is_served_for_a_while_and_then_none() {
+        let fetched = Instant::now();
+        let at = |seconds, failed| {
+            let last = Last { text: "lifeboat_up 1\n".to_owned(), fetched: Some(fetched), failed };
+            last.page(fetched + Duration::from_secs(seconds))
+        };
+        let fresh = at(1, false);
+        assert!(fresh.starts_with("lifeboat_up 1\n") && fresh.contains("\nlifeboat_run_status_up 1\n"), "{fresh}");
+        let old = at(300, true);
+        assert!(old.starts_with("lifeboat_up 1\n") && old.contains("\nlifeboat_run_status_up 0\n"), "{old}");
+        let stuck = at(301, false);
+        assert!(!stuck.contains("lifeboat_up 1\n") && stuck.contains("\nlifeboat_run_status_up 0\n"), "{stuck}");
+        assert!(stuck.contains("\nlifeboat_run_status_age_seconds 301.0\n"), "{stuck}");
+        assert!(Last::default().page(fetched).ends_with("\nlifeboat_run_status_up 0\n"));
     }
 }

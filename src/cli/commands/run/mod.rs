@@ -11,6 +11,7 @@ mod deliveries;
 mod expected;
 mod lane;
 mod list;
+mod lock;
 mod log;
 mod metrics;
 
@@ -28,7 +29,7 @@ use tokio::sync::{Semaphore, watch};
 
 use self::board::Board;
 use self::log::{Level, Log};
-use crate::base::{Error, Result, SourceName, Timestamp};
+use crate::base::{Error, Job, Result, SourceName, Timestamp};
 use crate::cli::args::RunArgs;
 use crate::cli::config::Settings;
 use crate::cli::context::Context;
@@ -49,13 +50,15 @@ struct Config {
 }
 
 impl Config {
+    /// The configuration, without the sources whose policy is refused, and these.
+    ///
     /// # Errors
-    /// Usage errors: in the configuration or a policy, no source with a policy, no signing key.
-    fn load(context: &Context) -> Result<Self> {
+    /// Usage errors: in the configuration or in every policy, no source with a policy, no signing key.
+    fn load(context: &Context) -> Result<(Self, Vec<(SourceName, Error)>)> {
         let settings = context.settings()?;
-        let mut policies = BTreeMap::new();
-        for source in settings.sources.values() {
-            policies.extend(settings.policy_of(source)?.map(|policy| (source.name.clone(), policy)));
+        let (policies, mut refused) = followed(&settings);
+        if policies.is_empty() && !refused.is_empty() {
+            return Err(refused.remove(0).1);
         }
         if policies.is_empty() {
             return Err(Error::usage(format!(
@@ -65,7 +68,35 @@ impl Config {
             .hint("add policy = \"NAME\" to a [source.…]; policies/ holds examples"));
         }
         let signer = scope::writing(&settings)?.signer;
-        Ok(Self { settings, policies, signer })
+        Ok((Self { settings, policies, signer }, refused))
+    }
+}
+
+/// The policies of all sources, and those that are refused, with the reason.
+fn followed(settings: &Settings) -> (BTreeMap<SourceName, Policy>, Vec<(SourceName, Error)>) {
+    let (mut policies, mut refused) = (BTreeMap::new(), Vec::new());
+    for source in settings.sources.values() {
+        match settings.policy_of(source) {
+            Ok(policy) => policies.extend(policy.map(|policy| (source.name.clone(), policy))),
+            Err(error) => refused.push((source.name.clone(), error)),
+        }
+    }
+    (policies, refused)
+}
+
+/// Jobs that may start still, over all sources. Drills have their own: they take hours, for which no backup waits.
+struct Permits {
+    backups: Semaphore,
+    drills: Semaphore,
+}
+
+impl Permits {
+    fn new(jobs_at_once: usize) -> Self {
+        Self { backups: Semaphore::new(jobs_at_once), drills: Semaphore::new(jobs_at_once) }
+    }
+
+    fn of(&self, job: Job) -> &Semaphore {
+        if lane::DRILLS.contains(&job) { &self.drills } else { &self.backups }
     }
 }
 
@@ -77,8 +108,7 @@ struct Shared<'c> {
     record: Mutex<RunRecord>,
     /// What was recorded before this start.
     before: Vec<Line>,
-    /// Jobs that may start still.
-    permits: Semaphore,
+    permits: Permits,
     /// Held by the job that starts: jobs start one after another.
     gate: tokio::sync::Mutex<()>,
     config: watch::Receiver<Arc<Config>>,
@@ -101,12 +131,15 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
     if args.list {
         return list::run(context);
     }
-    let config = Config::load(context)?;
+    let (config, refused) = Config::load(context)?;
     let state_dir = config.settings.state_dir.clone();
     let record = RunRecord::open(&state_dir)?;
     let before = crate::repo::run_record::read(&state_dir)?;
     let board = Arc::new(Board::new(&before));
     let log = Log::new(context.global.output);
+    for (source, error) in refused {
+        log.say(Level::Error, Some(&source), None, &format!("not scheduled: {}", error.summary()));
+    }
     let hangup = signal(SignalKind::hangup()).map_err(|error| Error::failed("cannot listen for SIGHUP").caused_by(error))?;
     if let Some(address) = config.settings.run.metrics_listen {
         let listener = TcpListener::bind(address).await.map_err(|error| {
@@ -118,7 +151,7 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
         log.say(Level::Info, None, None, &format!("metrics on http://{bound}/metrics"));
         tokio::spawn(metrics::serve(listener, Arc::clone(&board), config.settings.config_file.clone(), log));
     }
-    let permits = Semaphore::new(config.settings.run.jobs_at_once);
+    let permits = Permits::new(config.settings.run.jobs_at_once);
     let (changed, watched) = watch::channel(Arc::new(config));
     let gate = tokio::sync::Mutex::new(());
     let shared = Shared { context, log, board, record: Mutex::new(record), before, permits, gate, config: watched };
@@ -135,9 +168,9 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
     }
 }
 
-type Running<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = SourceName> + 'a>>>;
+type Running<'a> = FuturesUnordered<Pin<Box<dyn Future<Output = ()> + 'a>>>;
 
-/// Keeps the lanes of every source with a policy going until somebody asks to stop, and waits for them then.
+/// Keeps the lanes of every source that ever had a policy going until somebody asks to stop, and waits for them then.
 async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mut hangup: Signal) {
     let mut lanes: Running<'_> = FuturesUnordered::new();
     let mut known = BTreeSet::new();
@@ -151,10 +184,8 @@ async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mu
             }
         }
         tokio::select! {
-            ended = lanes.next() => if let Some(source) = ended {
-                known.remove(&source);
-                shared.board.forget(&source);
-            },
+            // They end when this does: nothing is to be done but to drive them.
+            Some(()) = lanes.next() => {}
             _ = heartbeat.tick() => shared.board.beat(),
             _ = hangup.recv() => reload(shared, changed),
             () = cancel.cancelled() => break,
@@ -164,16 +195,18 @@ async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mu
     while lanes.next().await.is_some() {}
 }
 
-/// All lanes of `source`, as long as it has a policy.
-async fn lanes_of(shared: &Shared<'_>, source: SourceName) -> SourceName {
+/// All lanes of `source`.
+async fn lanes_of(shared: &Shared<'_>, source: SourceName) {
     let lane = |jobs| lane::run(shared, source.clone(), jobs);
     tokio::join!(lane(lane::BACKUPS), lane(lane::DRILLS), deliveries::run(shared, &source));
-    source
 }
 
 /// Reads the configuration again. One with mistakes is told, and the old one stays.
 fn reload(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>) {
-    let fresh = Config::load(shared.context).and_then(|fresh| {
+    let fresh = Config::load(shared.context).and_then(|(fresh, refused)| {
+        if let Some((_, error)) = refused.into_iter().next() {
+            return Err(error);
+        }
         let old = changed.borrow();
         let same = fresh.settings.state_dir == old.settings.state_dir
             && fresh.settings.run.metrics_listen == old.settings.run.metrics_listen
@@ -200,5 +233,36 @@ async fn pause(shared: &Shared<'_>, config: &mut watch::Receiver<Arc<Config>>, u
         () = tokio::time::sleep(left) => {}
         _ = config.changed() => {}
         () = shared.context.cancel.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::config::{self, Environment};
+
+    #[test]
+    fn drills_leave_the_permits_of_backups_alone() {
+        let permits = Permits::new(1);
+        let _drill = permits.of(Job::Drill).try_acquire().unwrap();
+        assert!(permits.of(Job::Verify).try_acquire().is_err());
+        let _backup = permits.of(Job::Full).try_acquire().unwrap();
+        assert!(permits.of(Job::Expire).try_acquire().is_err());
+    }
+
+    #[test]
+    fn a_broken_policy_keeps_its_own_source_from_being_scheduled_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = |name| format!("[source.{name}]\nkind = \"postgres\"\nconninfo = \"host=/x\"\npolicy = \"{name}.toml\"\n");
+        let text =
+            "state_dir = \"state\"\n[repository.main]\nurl = \"file:///srv\"\n".to_owned() + &source("sound") + &source("torn");
+        let path = dir.path().join("lifeboat.toml");
+        std::fs::write(&path, text).unwrap();
+        std::fs::write(dir.path().join("sound.toml"), "[objectives]\nrto = \"30min\"\nrpo = \"15min\"\n").unwrap();
+        std::fs::write(dir.path().join("torn.toml"), "[objectives]\nrto = \"soon\"\n").unwrap();
+        let settings = config::load(Some(&path), &Environment::of_process()).unwrap();
+        let (policies, refused) = followed(&settings);
+        assert_eq!(policies.keys().map(|name| name.to_string()).collect::<Vec<_>>(), ["sound"]);
+        assert_eq!(refused.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(), ["torn"]);
     }
 }
