@@ -15,6 +15,8 @@ use super::{Stopwatch, isolation};
 use crate::base::progress::Progress;
 use crate::base::{Cancel, DrillLevel, Error, ErrorKind, Result, Timestamp, killpoint};
 use crate::engine::Scope;
+use crate::engine::archive::rehearsal::Rehearsal;
+use crate::engine::restore::plan::RecoveryStop;
 use crate::engine::restore::prepare::Prepared;
 use crate::engine::restore::run::{self as restore, RestoreOptions};
 use crate::policy::DrillPolicy;
@@ -157,6 +159,8 @@ pub async fn run(job: &Job<'_>, mut stopwatch: Stopwatch) -> Result<Drilled> {
         if error.kind() == ErrorKind::Interrupted {
             return Err(error);
         }
+        // Why `archive get` ended the server; the server itself cannot tell.
+        drilled.why.extend(Rehearsal::refusal(&scene.directory).map(|why| format!("{why}; this says nothing of the backup")));
         drilled.why.push(error.summary());
         drilled.why.extend(error.details().iter().map(|(label, value)| format!("{label}: {value}")));
     }
@@ -187,6 +191,7 @@ async fn act(
     let mut server = ScratchServer::new(installation, account, &scene.data(), &scene.sockets(), &scene.log());
     server.settings.extend(isolation::settings(scene, installation.major, &job.policy.preload_libraries));
     server.environment.extend(scene.identity_file().map(|file| (IDENTITY_VARIABLE.into(), file.into())));
+    server.environment.push(rehearsal(job, &scene.directory).begin()?);
     let server = scene.server.insert(server);
     let session = recover(job, server, stopwatch, job.is_standby()).await?;
     killpoint::reach("drill.started");
@@ -241,6 +246,16 @@ async fn restore_into(job: &Job<'_>, scene: &Scene) -> Result<()> {
         extra: Vec::new(),
     };
     write_recovery_settings(&scene.data(), &following)
+}
+
+/// What the server is going to replay; a standby replays whatever there is.
+fn rehearsal(job: &Job<'_>, directory: &Path) -> Rehearsal {
+    let plan = &job.prepared.plan;
+    let last = match plan.stop {
+        RecoveryStop::Record { lsn, .. } => lsn,
+        RecoveryStop::Immediate => plan.backup.stop_lsn,
+    };
+    Rehearsal { directory: directory.to_owned(), from: plan.backup.start_lsn, last: (!job.is_standby()).then_some(last) }
 }
 
 fn restored(job: &Job<'_>, state: Option<&ReplayState>) -> Restored {
