@@ -24,7 +24,7 @@ use crate::repo::evidence::{CheckResult, DrillOutcome, Phase, PhaseKind, Restore
 use crate::source::postgres::cluster_pages::flip_bit;
 use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
 use crate::source::postgres::scratch_checks::ReplayState;
-use crate::source::postgres::scratch_server::{Account, Installation, ScratchServer, Stop};
+use crate::source::postgres::scratch_server::{Account, Installation, ScratchServer};
 
 /// The variable that names the file with the identity; it wins over the configuration.
 pub const IDENTITY_VARIABLE: &str = "LIFEBOAT_IDENTITY_FILE";
@@ -207,7 +207,7 @@ async fn act(
     killpoint::reach("drill.checked");
     drop(session);
     // Every page is on the disk, and none is being written, once the server has stopped.
-    tokio::task::block_in_place(|| server.stop(Stop::Fast))?;
+    tokio::task::block_in_place(|| server.stop(&job.cancel))?;
     let pages = page_checksums(job, server)?;
     if pages.is_none() {
         drilled.notes.push("the cluster has no data checksums: its pages were not compared with any".to_owned());

@@ -18,7 +18,7 @@ use super::isolation;
 use crate::base::{Error, Result, SourceName, durable};
 use crate::source::postgres::external_config::EXTERNAL_CONFIG_FOLDER;
 use crate::source::postgres::live;
-use crate::source::postgres::scratch_server::{Account, ScratchServer, Stop};
+use crate::source::postgres::scratch_server::{Account, ScratchServer};
 
 /// A socket's path has 107 bytes at most; this is what comes after the scratch directory.
 const SOCKET_NAME: &str = "/socket/.s.PGSQL.5432";
@@ -181,7 +181,7 @@ impl Drop for Scene {
             self.server.iter_mut().for_each(ScratchServer::leave);
         } else {
             if let Some(server) = &mut self.server {
-                let _ = server.stop(Stop::Immediate);
+                let _ = server.stop_at_once();
             }
             // What cannot be removed stays on record: the next drill tries again.
             if remove(&self.directory).is_err() {
