@@ -200,7 +200,7 @@ impl<'a> Drill<'a> {
         };
         circumstances.target = target_time.map_or_else(|| "latest".to_owned(), Timestamp::rfc3339);
         let mut stopwatch = Stopwatch::start();
-        let key = tokio::task::block_in_place(|| Key::fetch(self.args, self.settings))?;
+        let key = tokio::task::block_in_place(|| Key::fetch(self.args, self.settings, &self.context.cancel))?;
         let request = Request { target, timeline, incarnation: None, backup: None };
         let wanted = Wanted { source: &self.args.source, request, limit_rate: self.limit_rate(), identities: &key };
         let planned = restoring::plan(&wanted, self.context, self.settings, &self.repositories).await;
