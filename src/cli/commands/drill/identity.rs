@@ -15,6 +15,7 @@ use crate::cli::config::{Encryption, Settings, parse_identities};
 use crate::codec::encrypt::Identity;
 use crate::engine::IdentitySource;
 use crate::repo::evidence::KeyUse;
+use crate::source::postgres::scratch_server::Account;
 
 /// How long the command may take: somebody may have to unlock the safe.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -41,11 +42,22 @@ impl<'a> Key<'a> {
         Ok(Self::Fetched { secret, identities })
     }
 
-    /// The identity's text, for the server that fetches its log by itself.
-    pub fn secret(&self) -> Option<&str> {
+    /// The identity's text, for the server that fetches its log by itself; none where `account`, which runs it, can read it
+    /// as this process can.
+    ///
+    /// # Errors
+    /// When a file with it cannot be read.
+    pub fn secret(&self, account: &Account) -> Result<Option<String>> {
         match self {
-            Self::Fetched { secret, .. } => Some(secret),
-            Self::AtHand(_) => None,
+            Self::Fetched { secret, .. } => Ok(Some(secret.clone())),
+            Self::AtHand(encryption) if account.is_another() && !encryption.identity_files.is_empty() => {
+                let texts = encryption
+                    .identity_files
+                    .iter()
+                    .map(|file| std::fs::read_to_string(file).map_err(|error| Error::io("read", file, error)));
+                Ok(Some(texts.collect::<Result<Vec<_>>>()?.join("\n")))
+            }
+            Self::AtHand(_) => Ok(None),
         }
     }
 

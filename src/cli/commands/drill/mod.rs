@@ -271,6 +271,9 @@ impl<'a> Drill<'a> {
     async fn drill(&self, prepared: &Prepared<'_>, fault: Option<Fault>) -> Result<Drilled> {
         let none = DrillPolicy::default();
         let scratch = self.scratch()?;
+        let secret = prepared.key.secret(&Account::choose()?);
+        // A backup that is not encrypted needs no key, not even one that cannot be read.
+        let secret = if prepared.circumstances.key_use == KeyUse::None { secret.unwrap_or_default() } else { secret? };
         let job = Job {
             scope: &prepared.plan.scope,
             prepared: &prepared.plan.prepared,
@@ -281,7 +284,8 @@ impl<'a> Drill<'a> {
             scratch: &scratch,
             state_dir: &self.settings.state_dir,
             restore_command: &prepared.restore_command,
-            secret: prepared.key.secret(),
+            config_file: &self.settings.config_file,
+            secret: secret.as_deref(),
             users: self.users()?,
             workers: self.settings.backup.workers,
             keep: self.args.keep,
