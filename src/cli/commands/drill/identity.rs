@@ -149,7 +149,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let hangs = format!("sleep 60 & echo $! > {}; wait", file.display());
-        let error = output(&hangs, Duration::from_millis(500), &cancel).unwrap_err();
+        let error = output(&hangs, Duration::from_secs(3), &cancel).unwrap_err();
         assert!(error.message().contains("has not ended after"), "{error:?}");
         let pid: u32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
         let lives = || {
