@@ -23,16 +23,16 @@ pub struct Context {
 }
 
 impl Context {
-    /// Prepares progress and starts to listen for signals.
+    /// Prepares progress and starts to listen for signals; a lost terminal ends what `hangs_up`.
     ///
     /// # Errors
     /// When the system refuses signal handlers.
-    pub fn new(global: GlobalArgs, console: Console, guard: Guard) -> Result<Self> {
+    pub fn new(global: GlobalArgs, console: Console, guard: Guard, hangs_up: bool) -> Result<Self> {
         // What PostgreSQL calls for every segment must not fill its log.
         let quiet = global.quiet || guard != Guard::Ordinary;
         let progress = progress::for_process(console, quiet);
         let cancel = Cancel::new();
-        signals::listen(cancel.clone(), Arc::downgrade(&progress), guard.failure(INTERRUPTED))?;
+        signals::listen(cancel.clone(), Arc::downgrade(&progress), guard.failure(INTERRUPTED), hangs_up)?;
         Ok(Self { global, progress, cancel })
     }
 

@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use self::args::{Cli, OutputFormat};
+use self::args::{Cli, OutputFormat, Verb};
 use self::context::Context;
 use self::diagnostics::{Console, install_panic_hook};
 use self::exit::Guard;
@@ -50,7 +50,8 @@ fn attempt(words: &[OsString], console: Console, guard: &Cell<Guard>) -> u8 {
     };
     guard.set(Guard::of_verb(&cli.verb));
     let guard = guard.get();
-    let result = Context::new(cli.global, console, guard).and_then(|context| {
+    let hangs_up = !matches!(cli.verb, Verb::Run(_));
+    let result = Context::new(cli.global, console, guard, hangs_up).and_then(|context| {
         let outcome = commands::run(cli.verb, &context);
         outcome.map_err(|error| if context.cancel.is_cancelled() { of_interruption(error) } else { error })
     });

@@ -1,7 +1,11 @@
 //! Evidence: the signed record of a drill, each naming the digest of the one before.
 //!
-//! `<source>/drill/<time>-<letters>.json`. A reader takes every document that verifies, in the order of the names, and
-//! says which does not follow the one before it: something was removed there, or two drills ended in one moment.
+//! `<source>/drill/<time>-<letters>.json`, where the time is that of the appending, and never before the name of the one
+//! that it follows. A reader takes every document that verifies, in the order of the names, and says which names one that
+//! is not there: something was removed. One that names another than the one before it tells that two drills ended at
+//! one moment, on hosts that did not see each other's: nothing is missing, and that is told apart.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -177,8 +181,10 @@ pub struct Record {
     pub kept: Vec<Kept>,
     /// What did not, and where the chain is broken: the object's key and why.
     pub problems: Vec<(String, String)>,
-    /// SHA-256 of the last object, verified or not.
-    head: Option<Sha256Digest>,
+    /// What was appended at the same moment as another: the object's key and what it follows. Nothing is wrong with it.
+    pub forks: Vec<(String, String)>,
+    /// The key and SHA-256 of the last object, verified or not.
+    head: Option<(String, Sha256Digest)>,
 }
 
 impl Record {
@@ -187,7 +193,7 @@ impl Record {
     /// # Errors
     /// Only when the repository does not answer.
     pub async fn load(repository: &Repository, source: &SourceName) -> Result<Self> {
-        let mut record = Self::default();
+        let mut read = Vec::new();
         for object in list_all(repository.store(), &layout::drills(source), None).await? {
             let judge = |document: &[u8]| {
                 signed::verify::<Evidence>(document, &place(repository, source), |id| {
@@ -195,20 +201,49 @@ impl Record {
                 })
             };
             let (document, judged) = signed::read_judged(repository.store(), &object.key, judge).await?;
-            let sha256 = Sha256Digest::of(&document);
-            match judged {
-                Ok(evidence) => {
-                    if evidence.previous != record.head {
-                        let why = "it does not follow the evidence before it: something was removed, replaced or put between";
-                        record.problems.push((object.key.clone(), why.to_owned()));
-                    }
-                    record.kept.push(Kept { key: object.key, sha256, evidence });
-                }
-                Err(error) => record.problems.push((object.key, error.to_string())),
-            }
-            record.head = Some(sha256);
+            read.push((object.key, Sha256Digest::of(&document), judged.map_err(|error| error.to_string())));
         }
-        Ok(record)
+        Ok(Self::of(read))
+    }
+
+    /// Judges the chain of what was read, in the order of the names.
+    fn of(read: Vec<(String, Sha256Digest, Result<Evidence, String>)>) -> Self {
+        let mut record = Self::default();
+        let keys: Vec<(Sha256Digest, String)> = read.iter().map(|(key, sha256, _)| (*sha256, key.clone())).collect();
+        let first_key = |wanted: Sha256Digest| keys.iter().find(|(sha256, _)| *sha256 == wanted).map(|(_, key)| key);
+        for (key, sha256, judged) in read {
+            let last = record.head.replace((key.clone(), sha256)).map(|(_, sha256)| sha256);
+            let evidence = match judged {
+                Ok(_) if first_key(sha256).is_some_and(|first| *first != key) => {
+                    record.problems.push((key, "it is a copy of another".to_owned()));
+                    continue;
+                }
+                Ok(evidence) => evidence,
+                Err(why) => {
+                    record.problems.push((key, why));
+                    continue;
+                }
+            };
+            if evidence.previous != last {
+                match evidence.previous.map(first_key) {
+                    None => record.forks.push((key.clone(), "it was the first, as another was".to_owned())),
+                    Some(Some(followed)) => record.forks.push((key.clone(), format!("it follows {followed}, as another does"))),
+                    Some(None) => {
+                        let why = "it does not follow the evidence before it: something was removed or replaced";
+                        record.problems.push((key.clone(), why.to_owned()));
+                    }
+                }
+            }
+            record.kept.push(Kept { key, sha256, evidence });
+        }
+        record
+    }
+
+    /// A moment for the name of what follows: now, and after the last.
+    fn moment(&self, source: &SourceName, now: Timestamp) -> Timestamp {
+        let of_name = |key: &str| Timestamp::parse_compact(key.strip_prefix(&layout::drills(source))?.split('-').next()?);
+        let last = self.head.as_ref().and_then(|(key, _)| of_name(key));
+        last.map_or(now, |last| now.max(last.plus(Duration::from_micros(1))))
     }
 
     /// Signs and stores what follows it; the object's key.
@@ -222,9 +257,9 @@ impl Record {
         signer: &Signer,
         evidence: Evidence,
     ) -> Result<String> {
-        let evidence = Evidence { previous: self.head, ..evidence };
+        let evidence = Evidence { previous: self.head.as_ref().map(|(_, sha256)| *sha256), ..evidence };
         let document = signed::sign(place(repository, source), &evidence, signer);
-        let key = layout::drill(source, evidence.declared, &Sha256Digest::of(&document).short());
+        let key = layout::drill(source, self.moment(source, Timestamp::now()), &Sha256Digest::of(&document).short());
         repository.store().put_if_absent(&key, document.into()).await?;
         Ok(key)
     }
@@ -232,4 +267,72 @@ impl Record {
 
 fn place(repository: &Repository, source: &SourceName) -> Place {
     Place::of_source("drill", repository.id(), source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence(declared: &str, previous: Option<Sha256Digest>) -> Evidence {
+        Evidence {
+            previous,
+            host: "h".into(),
+            program_version: "1".into(),
+            level: DrillLevel::Verify,
+            outcome: DrillOutcome::Passed,
+            declared: Timestamp::parse_compact(declared).unwrap(),
+            finished: Timestamp::parse_compact(declared).unwrap(),
+            policy: None,
+            seed: None,
+            target: "latest".into(),
+            restored: None,
+            verified: Vec::new(),
+            phases: Vec::new(),
+            rto_seconds: None,
+            rpo_seconds: None,
+            rpo_is_upper_bound: false,
+            checks: Vec::new(),
+            key_use: KeyUse::None,
+            why: Vec::new(),
+        }
+    }
+
+    /// The record of documents in the order of these names; each has the digest of its name and follows the one named.
+    fn record(documents: &[(&str, Option<&str>)]) -> Record {
+        let digest = |name: &str| Sha256Digest::of(name.as_bytes());
+        let one = |(name, previous): &(&str, Option<&str>)| {
+            ((*name).to_owned(), digest(name), Ok(evidence("20261120T214002Z", previous.map(digest))))
+        };
+        Record::of(documents.iter().map(one).collect())
+    }
+
+    #[test]
+    fn drills_that_overlap_are_told_and_only_what_is_missing_is_a_problem() {
+        let broken = |record: &Record| (record.problems.len(), record.forks.len());
+        assert_eq!(broken(&record(&[("a", None), ("b", Some("a")), ("c", Some("b"))])), (0, 0));
+        // Both of b and c saw a alone; the next one heals it.
+        let forked = record(&[("a", None), ("b", Some("a")), ("c", Some("a")), ("d", Some("c"))]);
+        assert_eq!((broken(&forked), forked.kept.len()), ((0, 1), 4));
+        assert_eq!(forked.forks[0], ("c".to_owned(), "it follows a, as another does".to_owned()));
+        // As an earlier version named a drill that was declared before another and ended after it.
+        assert_eq!(broken(&record(&[("a", None), ("b", Some("c")), ("c", Some("a"))])), (0, 2));
+        assert_eq!(broken(&record(&[("a", None), ("b", None)])), (0, 1));
+        assert_eq!(broken(&record(&[("a", None), ("c", Some("b"))])), (1, 0), "b was removed");
+        assert_eq!(broken(&record(&[("b", Some("a"))])), (1, 0));
+        let copied = ("z".to_owned(), Sha256Digest::of(b"a"), Ok(evidence("20261120T214002Z", None)));
+        let first = ("a".to_owned(), Sha256Digest::of(b"a"), Ok(evidence("20261120T214002Z", None)));
+        assert_eq!(broken(&Record::of(vec![first, copied])), (1, 0));
+    }
+
+    #[test]
+    fn a_name_is_never_before_the_one_that_it_follows() {
+        let source = "orders".parse().unwrap();
+        let at = |text: &str| Timestamp::parse_compact(text).unwrap();
+        let (early, late) = (at("20261120T214002Z"), at("20261120T220000.000001Z"));
+        assert_eq!(Record::default().moment(&source, early), early);
+        let head = Some((layout::drill(&source, late, "abcd"), Sha256Digest::of(b"x")));
+        let record = Record { head, ..Record::default() };
+        assert_eq!(record.moment(&source, early), at("20261120T220000.000002Z"), "a clock that is behind, or a long drill");
+        assert_eq!(record.moment(&source, at("20261120T230000Z")), at("20261120T230000Z"));
+    }
 }

@@ -82,7 +82,7 @@ pub fn drills(source: &SourceName) -> String {
     format!("{source}/drill/")
 }
 
-/// The evidence of a drill declared at `time`, with the beginning of its own digest.
+/// The evidence that was appended at `time`, with the beginning of its own digest.
 pub fn drill(source: &SourceName, time: Timestamp, digest: &str) -> String {
     format!("{}{}-{digest}.json", drills(source), time.compact())
 }

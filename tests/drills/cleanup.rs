@@ -49,7 +49,7 @@ fn a_panic_or_a_signal_leaves_nothing() {
         stage.assert_nothing_left();
     }
     stage.policy(&format!("{OBJECTIVES}{CHECKS}[[drill.check]]\nsql = \"SELECT pg_sleep(100)\"\nrows = true\n"));
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let running = stage.start_drill(&[]);
         process::wait_until("the restored server runs", TIMEOUT, || server_of(&stage).is_some());
         let server = server_of(&stage).expect("just seen");

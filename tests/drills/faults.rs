@@ -116,3 +116,41 @@ fn without_a_look_at_data_it_is_inconclusive() {
     assert!(document["notes"].to_string().contains("amcheck is not installed"), "{document:#}");
     assert!(checks(&document).iter().all(|(_, passed)| *passed));
 }
+
+/// Every file below a directory, and when it was written.
+fn files_below(directory: &std::path::Path) -> Vec<(std::path::PathBuf, std::time::SystemTime)> {
+    let (mut found, mut pending) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(directory) = pending.pop() {
+        for entry in std::fs::read_dir(directory).expect("readable") {
+            let entry = entry.expect("readable");
+            let metadata = entry.metadata().expect("readable");
+            found.push((entry.path(), metadata.modified().expect("known")));
+            pending.extend(metadata.is_dir().then(|| entry.path()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn a_tablespace_that_is_in_the_log_alone_is_left_alone_and_the_drill_says_why() {
+    let Some(stage) = Stage::start(15) else { return };
+    let later = stage.scenario.cluster.dir().create_dir("later");
+    let mut sql = stage.scenario.cluster.sql();
+    sql.execute(&format!("CREATE TABLESPACE later LOCATION '{}'", later.display()));
+    sql.execute("CREATE TABLE there TABLESPACE later AS SELECT n FROM generate_series(1, 100) AS n");
+    sql.execute("CHECKPOINT");
+    stage.scenario.archive_now();
+    // Production's autovacuum may not write meanwhile.
+    stage.scenario.cluster.sql().execute("ALTER TABLE there SET (autovacuum_enabled = off)");
+    let before = files_below(&later);
+    for level in ["component", "failover"] {
+        let document = stage.json(&["--level", level], 1);
+        let why = document["evidence"]["why"].to_string();
+        assert!(why.contains("the log creates a tablespace at") && why.contains("says nothing of the backup"), "{why}");
+    }
+    assert_eq!(files_below(&later), before);
+    stage.scenario.full_backup();
+    assert_eq!(stage.json(&[], 0)["evidence"]["outcome"], "passed");
+    assert_eq!(files_below(&later).len(), before.len());
+}

@@ -195,3 +195,18 @@ fn a_configuration_from_outside_is_used_and_never_leads_to_the_source() {
     stage.policy(&format!("{OBJECTIVES}{CHECKS}{used}"));
     assert_eq!(stage.json(&[], 0)["evidence"]["outcome"], "passed");
 }
+
+#[test]
+fn event_triggers_of_production_do_not_run_in_the_copy() {
+    let options = Options { wal_segment_mib: 1, ..Options::default() };
+    let Some(stage) = Stage::without_backup(15, &options) else { return };
+    let mut sql = stage.scenario.cluster.sql();
+    sql.execute(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'not here'; END $$;
+         CREATE EVENT TRIGGER \"refuse DDL\" ON ddl_command_start EXECUTE FUNCTION refuse();
+         ALTER EVENT TRIGGER \"refuse DDL\" ENABLE ALWAYS",
+    );
+    stage.scenario.full_backup();
+    stage.scenario.archive_now();
+    assert_eq!(stage.json(&[], 0)["evidence"]["outcome"], "passed");
+}

@@ -83,3 +83,20 @@ fn gates_and_signatures_need_what_they_need() {
     stage.drill(&["--scratch", &deep]).refuses(2, &["107 bytes"]);
     stage.assert_nothing_left();
 }
+
+#[test]
+fn a_file_that_cannot_be_written_is_noticed_before_and_never_costs_the_result() {
+    let Some(stage) = Stage::start(15) else { return };
+    let place = stage.scenario.rescue.dir().create_dir("reports");
+    let text = |path: &std::path::Path| path.to_str().expect("plain").to_owned();
+    for option in ["--junit", "--evidence"] {
+        stage.drill(&[option, &text(&place.join("nowhere/drill.xml"))]).refuses(1, &["nowhere"]);
+    }
+    assert!(stage.stored_evidence().is_empty());
+    // A directory: only the writing itself fails.
+    let output = stage.drill(&["--junit", &text(&place), "--output", "json"]).exits(1);
+    let document: serde_json::Value = serde_json::from_str(&output.stdout).expect("the result is shown");
+    assert_eq!(document["evidence"]["outcome"], "passed");
+    assert_eq!(vec![document["evidence_key"].as_str().expect("a key")], stage.stored_evidence());
+    assert_eq!(fs::read_dir(&place).expect("readable").count(), 0);
+}

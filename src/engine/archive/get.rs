@@ -19,6 +19,7 @@ use crate::repo::{layout, log::name};
 use crate::store::{ObjectInfo, list_all};
 
 use super::read::identity_of_data_directory;
+use super::rehearsal::Rehearsal;
 use super::{FileKind, contents, file_kind};
 
 /// Longest history or label file.
@@ -34,7 +35,8 @@ pub enum Got {
 }
 
 /// Fetches the archived file `name` to `destination`. Without `incarnation` it is that of the cluster in the working
-/// directory, where PostgreSQL runs its `restore_command`, else the only one on record.
+/// directory, where PostgreSQL runs its `restore_command`, else the only one on record. A server of a `rehearsal` is given
+/// no log whose replay would lead it out of its directory.
 ///
 /// # Errors
 /// Whenever it is not certain whether the file is archived, or it cannot be handed over whole.
@@ -44,6 +46,7 @@ pub async fn run(
     incarnation: Option<Incarnation>,
     name: &str,
     destination: &Path,
+    rehearsal: Option<&Rehearsal>,
 ) -> Result<Got> {
     killpoint::reach("get.start");
     let kind = file_kind(name).ok_or_else(|| {
@@ -62,6 +65,9 @@ pub async fn run(
     let opener = opener(scope, identities, &incarnation, &object.key).await?;
     let raw = fetch(scope, &object.key, &opener, &digest, SegmentSize::new(1 << 30).map_or(SMALL_FILE_BYTES, SegmentSize::bytes))
         .await?;
+    if let (Some(rehearsal), FileKind::Segment) = (rehearsal, kind) {
+        rehearsal.examine(name, &raw)?;
+    }
     hand_over(&raw, destination)?;
     Ok(Got::Found)
 }

@@ -6,6 +6,7 @@ pub mod get;
 pub(in crate::engine) mod named;
 pub mod push;
 mod read;
+pub mod rehearsal;
 pub mod resolve;
 
 use crate::base::{Segment, SegmentSize, TimelineId};

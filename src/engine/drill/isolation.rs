@@ -46,9 +46,30 @@ pub fn settings(scene: &Scene, major: u32, preload_libraries: &[String]) -> Vec<
         // Triggers on login would run production's code in every session of the drill.
         settings.extend([("event_triggers", "off".into()), ("sync_replication_slots", "off".into())]);
     }
+    if major < 15 {
+        // Else that of the stored configuration, which may be production's own: the server removes what lies there.
+        settings.push(("stats_temp_directory", "pg_stat_tmp".into()));
+    }
     // Debian keeps the configuration outside the data directory; a backup stores it below this folder.
     if !scene.data().join("postgresql.conf").exists() {
         settings.extend(scene.stored_config().map(|file| ("config_file", text(&file))));
     }
     settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::postgres::scratch_server::Account;
+
+    #[test]
+    fn statistics_are_kept_in_the_copy_where_the_server_knows_that_setting() {
+        let (base, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = "orders".parse().unwrap();
+        let scene = Scene::make(base.path(), state.path(), &source, &Account::choose().unwrap(), None).unwrap();
+        let own = ("stats_temp_directory".to_owned(), "pg_stat_tmp".to_owned());
+        for (major, is_set) in [(13, true), (14, true), (15, false), (18, false)] {
+            assert_eq!(settings(&scene, major, &[]).contains(&own), is_set, "PostgreSQL {major}");
+        }
+    }
 }

@@ -17,7 +17,8 @@ const SLACK_BYTES: u64 = 64 << 20;
 /// Bytes that the scratch disk must have free: the restored tree, the log that is replayed, and slack for what both grow by.
 pub fn needed_bytes(plan: &RestorePlan) -> u64 {
     let segment_bytes = plan.backup.segment_bytes.bytes();
-    let log_bytes = (plan.segments.len() as u64 + 2) * segment_bytes;
+    // One more is what `archive get` keeps of the segment before.
+    let log_bytes = (plan.segments.len() as u64 + 3) * segment_bytes;
     plan.backup.raw_bytes + plan.backup.raw_bytes / 20 + log_bytes + SLACK_BYTES
 }
 

@@ -32,7 +32,8 @@ pub(super) async fn recover(
 ) -> Result<Session> {
     server.launch()?;
     job.progress.phase("replaying the log", None);
-    let mut recovery = Recovery { job, server, stopwatch, session: None, ready_since: None, replaying: false, replayed: false };
+    let (session, ready_since) = (None, None);
+    let mut recovery = Recovery { job, server, stopwatch, session, ready_since, log_bytes: 0, replaying: false, replayed: false };
     if standby {
         recovery.follow().await?;
     }
@@ -57,6 +58,8 @@ struct Recovery<'a, 'j> {
     stopwatch: &'a mut Stopwatch,
     session: Option<Session>,
     ready_since: Option<Instant>,
+    /// How long the server's log was at the last look.
+    log_bytes: usize,
     /// Whether replay has begun, and has ended.
     replaying: bool,
     replayed: bool,
@@ -70,6 +73,7 @@ impl Recovery<'_, '_> {
             return Err(Error::failed("the restored server ended before it took writes"));
         }
         let log = self.server.log_text();
+        self.log_bytes = log.len();
         if log.contains("redo starts at") {
             self.pass(PhaseKind::Start);
         }
@@ -121,16 +125,15 @@ impl Recovery<'_, '_> {
             RecoveryStop::Record { lsn, .. } => lsn,
             RecoveryStop::Immediate => self.job.prepared.plan.backup.stop_lsn,
         };
-        let (mut furthest, mut moved) = (Lsn(0), Instant::now());
+        let mut movement = Movement { furthest: Lsn(0), log_bytes: 0, last: Instant::now() };
         loop {
             let replay_lsn = self.look().await?.and_then(|state| state.replay_lsn).unwrap_or(Lsn(0));
             if replay_lsn > goal {
                 break;
             }
-            if replay_lsn > furthest {
-                (furthest, moved) = (replay_lsn, Instant::now());
-            }
-            if moved.elapsed() > STALL {
+            let log_bytes = self.session.is_none().then_some(self.log_bytes);
+            if movement.stalled(Instant::now(), replay_lsn, log_bytes, self.replaying) {
+                let furthest = movement.furthest;
                 return Err(Error::failed(format!("the standby stays at {furthest}, and {goal} is archived")));
             }
             tokio::time::sleep(POLL).await;
@@ -155,5 +158,52 @@ impl Recovery<'_, '_> {
         if phase == PhaseKind::Promote {
             self.stopwatch.lap(PhaseKind::Promote, None);
         }
+    }
+}
+
+/// Whether a standby gets on.
+struct Movement {
+    furthest: Lsn,
+    log_bytes: usize,
+    last: Instant,
+}
+
+impl Movement {
+    /// Notes a look at `now`. Before there is a session, `log_bytes` are what the server has written to its log: it tells of
+    /// every segment that it fetches, however long it replays until it is consistent and lets anybody in. Before it
+    /// replays it may be silent for long, while it makes sure that its files are on the disk.
+    fn stalled(&mut self, now: Instant, replay_lsn: Lsn, log_bytes: Option<usize>, replaying: bool) -> bool {
+        let moves = match log_bytes {
+            Some(bytes) => !replaying || bytes > self.log_bytes,
+            None => replay_lsn > self.furthest,
+        };
+        if moves {
+            self.last = now;
+        }
+        self.furthest = self.furthest.max(replay_lsn);
+        self.log_bytes = self.log_bytes.max(log_bytes.unwrap_or_default());
+        now.duration_since(self.last) > STALL
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_stalls_when_nothing_moves_and_not_because_it_takes_long_to_become_consistent() {
+        let begin = Instant::now();
+        let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
+        let mut movement = Movement { furthest: Lsn(0), log_bytes: 0, last: begin };
+        assert!(!movement.stalled(at(15), Lsn(0), Some(10), false), "it has not begun to replay");
+        for minutes in [20, 29, 38] {
+            assert!(!movement.stalled(at(minutes), Lsn(0), Some(10 + minutes as usize), true), "its log grows");
+        }
+        assert!(!movement.stalled(at(47), Lsn(5), None, true));
+        assert!(!movement.stalled(at(56), Lsn(5), None, true));
+        assert!(movement.stalled(at(58), Lsn(5), None, true), "neither of them for 11 minutes");
+
+        let mut silent = Movement { furthest: Lsn(0), log_bytes: 10, last: begin };
+        assert!(silent.stalled(at(11), Lsn(0), Some(10), true), "nothing at all");
     }
 }

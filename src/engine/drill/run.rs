@@ -15,6 +15,8 @@ use super::{Stopwatch, isolation};
 use crate::base::progress::Progress;
 use crate::base::{Cancel, DrillLevel, Error, ErrorKind, Result, Timestamp, killpoint};
 use crate::engine::Scope;
+use crate::engine::archive::rehearsal::Rehearsal;
+use crate::engine::restore::plan::RecoveryStop;
 use crate::engine::restore::prepare::Prepared;
 use crate::engine::restore::run::{self as restore, RestoreOptions};
 use crate::policy::DrillPolicy;
@@ -22,7 +24,7 @@ use crate::repo::evidence::{CheckResult, DrillOutcome, Phase, PhaseKind, Restore
 use crate::source::postgres::cluster_pages::flip_bit;
 use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
 use crate::source::postgres::scratch_checks::ReplayState;
-use crate::source::postgres::scratch_server::{Account, Installation, ScratchServer, Stop};
+use crate::source::postgres::scratch_server::{Account, Installation, ScratchServer};
 
 /// The variable that names the file with the identity; it wins over the configuration.
 pub const IDENTITY_VARIABLE: &str = "LIFEBOAT_IDENTITY_FILE";
@@ -58,7 +60,9 @@ pub struct Job<'a> {
     pub state_dir: &'a Path,
     /// What the server runs for each file of the log.
     pub restore_command: &'a str,
-    /// The identity's text, where a command gave it.
+    /// The configuration that this command reads.
+    pub config_file: &'a Path,
+    /// The identity's text, where a command gave it or the server's account cannot read the file.
     pub secret: Option<&'a str>,
     /// Names to log in with, likeliest first.
     pub users: Vec<String>,
@@ -113,6 +117,8 @@ pub struct Drilled {
     pub kept: Option<Kept>,
     /// Whether the fault asked for could be planted.
     pub fault_planted: bool,
+    /// The superuser of the restored server, once somebody was in.
+    pub user: Option<String>,
 }
 
 impl Drilled {
@@ -128,6 +134,7 @@ impl Drilled {
             log_lines: Vec::new(),
             kept: None,
             fault_planted: false,
+            user: None,
         }
     }
 
@@ -148,6 +155,7 @@ pub async fn run(job: &Job<'_>, mut stopwatch: Stopwatch) -> Result<Drilled> {
     let (installation, account) = (Installation::of_major(major)?, Account::choose()?);
     std::fs::create_dir_all(job.scratch).map_err(|error| Error::io("create", job.scratch, error))?;
     check_space(job.scratch, needed_bytes(&job.prepared.plan), free_bytes(job.scratch)?)?;
+    require_access(&account, job)?;
     let mut scene = Scene::make(job.scratch, job.state_dir, &job.scope.source, &account, job.secret)?;
     killpoint::reach("drill.scene-made");
     let mut drilled = Drilled::new(Vec::new());
@@ -157,6 +165,8 @@ pub async fn run(job: &Job<'_>, mut stopwatch: Stopwatch) -> Result<Drilled> {
         if error.kind() == ErrorKind::Interrupted {
             return Err(error);
         }
+        // Why `archive get` ended the server; the server itself cannot tell.
+        drilled.why.extend(Rehearsal::refusal(&scene.directory).map(|why| format!("{why}; this says nothing of the backup")));
         drilled.why.push(error.summary());
         drilled.why.extend(error.details().iter().map(|(label, value)| format!("{label}: {value}")));
     }
@@ -164,9 +174,26 @@ pub async fn run(job: &Job<'_>, mut stopwatch: Stopwatch) -> Result<Drilled> {
         drilled.log_lines = scene.server.as_ref().map(|server| complaints(&server.log_text())).unwrap_or_default();
     }
     if job.keep {
-        drilled.kept = Some(kept(&mut scene)?);
+        drilled.kept = Some(kept(&mut scene, drilled.user.as_deref())?);
     }
     Ok(drilled)
+}
+
+/// Refuses what the server's account cannot reach: that would say something of this host, and nothing of the backup.
+fn require_access(account: &Account, job: &Job<'_>) -> Result<()> {
+    let user = &account.name;
+    if !account.may("-r", job.config_file)? {
+        let file = job.config_file.display();
+        return Err(Error::failed(format!("user {user}, who runs the restored server, cannot read {file}"))
+            .hint(format!("chgrp {user} {file} && chmod g+r {file}"))
+            .hint("or run the drill as the user who owns it"));
+    }
+    if !account.may("-x", job.scratch)? {
+        let directory = job.scratch.display();
+        return Err(Error::failed(format!("user {user}, who runs the restored server, cannot enter {directory}"))
+            .hint(format!("add --scratch DIR   that {user} can enter")));
+    }
+    Ok(())
 }
 
 async fn act(
@@ -187,9 +214,11 @@ async fn act(
     let mut server = ScratchServer::new(installation, account, &scene.data(), &scene.sockets(), &scene.log());
     server.settings.extend(isolation::settings(scene, installation.major, &job.policy.preload_libraries));
     server.environment.extend(scene.identity_file().map(|file| (IDENTITY_VARIABLE.into(), file.into())));
+    server.environment.push(rehearsal(job, &scene.directory).begin()?);
     let server = scene.server.insert(server);
     let session = recover(job, server, stopwatch, job.is_standby()).await?;
     killpoint::reach("drill.started");
+    drilled.user = Some(session.user().to_owned());
     let state = session.replay_state().await?;
     drilled.restored = Some(restored(job, Some(&state)));
     let (results, notes) = (Vec::new(), Vec::new());
@@ -202,7 +231,7 @@ async fn act(
     killpoint::reach("drill.checked");
     drop(session);
     // Every page is on the disk, and none is being written, once the server has stopped.
-    tokio::task::block_in_place(|| server.stop(Stop::Fast))?;
+    tokio::task::block_in_place(|| server.stop(&job.cancel))?;
     let pages = page_checksums(job, server)?;
     if pages.is_none() {
         drilled.notes.push("the cluster has no data checksums: its pages were not compared with any".to_owned());
@@ -243,6 +272,16 @@ async fn restore_into(job: &Job<'_>, scene: &Scene) -> Result<()> {
     write_recovery_settings(&scene.data(), &following)
 }
 
+/// What the server is going to replay; a standby replays whatever there is.
+fn rehearsal(job: &Job<'_>, directory: &Path) -> Rehearsal {
+    let plan = &job.prepared.plan;
+    let last = match plan.stop {
+        RecoveryStop::Record { lsn, .. } => lsn,
+        RecoveryStop::Immediate => plan.backup.stop_lsn,
+    };
+    Rehearsal { directory: directory.to_owned(), from: plan.backup.start_lsn, last: (!job.is_standby()).then_some(last) }
+}
+
 fn restored(job: &Job<'_>, state: Option<&ReplayState>) -> Restored {
     let plan = &job.prepared.plan;
     Restored {
@@ -262,16 +301,18 @@ fn free_bytes(directory: &Path) -> Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Complaints of a server's log, the last ones.
+/// The last lines of a server's log that are not mere news: its complaints, and what the commands that it ran said.
 fn complaints(log: &str) -> Vec<String> {
-    let levels = ["WARNING:  ", "ERROR:  ", "FATAL:  ", "PANIC:  "];
-    let all: Vec<&str> = log.lines().filter(|line| levels.iter().any(|level| line.contains(level))).collect();
+    // A line that begins with a tab goes on with the message before.
+    let is_news = |line: &str| line.contains("LOG:  ") || line.starts_with('\t') || line.trim().is_empty();
+    let all: Vec<&str> = log.lines().filter(|line| !is_news(line)).collect();
     all[all.len().saturating_sub(LOG_LINES)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
-fn kept(scene: &mut Scene) -> Result<Kept> {
+fn kept(scene: &mut Scene, user: Option<&str>) -> Result<Kept> {
     scene.keep();
-    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let word = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let quoted = |path: &Path| word(&path.display().to_string());
     let directory = quoted(&scene.directory);
     let running = match &mut scene.server {
         Some(server) => !server.has_ended()?,
@@ -281,13 +322,18 @@ fn kept(scene: &mut Scene) -> Result<Kept> {
     let sockets = quoted(&scene.sockets());
     let stop = server.map(|server| {
         let pg_ctl = server.installation.program("pg_ctl");
-        format!("{} -D {} -m immediate stop && ", pg_ctl.display(), quoted(&scene.data()))
+        format!("{}{} -D {} -m immediate stop && ", become_user(&server.account), pg_ctl.display(), quoted(&scene.data()))
     });
     Ok(Kept {
         directory: scene.directory.clone(),
-        connect: server.map(|_| format!("psql -h {sockets} -p 5432 postgres")),
+        connect: server.map(|_| format!("psql -h {sockets} -p 5432 -U {} postgres", word(user.unwrap_or("postgres")))),
         remove: format!("{}rm -r {directory}", stop.unwrap_or_default()),
     })
+}
+
+/// How whoever ran the drill runs `pg_ctl`, which refuses root.
+fn become_user(account: &Account) -> String {
+    if account.is_another() { format!("runuser -u {} -- ", account.name) } else { String::new() }
 }
 
 #[cfg(test)]
@@ -298,6 +344,8 @@ mod tests {
     fn only_complaints_are_shown_and_only_the_last() {
         let mut log = "2026 [1] LOG:  redo starts at 0/2\n2026 [1] FATAL:  could not open\n".to_owned();
         assert_eq!(complaints(&log), ["2026 [1] FATAL:  could not open"]);
+        log += "error: cannot read /etc/lifeboat/identity.txt\n";
+        assert_eq!(complaints(&log)[1], "error: cannot read /etc/lifeboat/identity.txt", "what archive get says");
         (0..30).for_each(|n| log += &format!("2026 [2] WARNING:  number {n}\n"));
         let shown = complaints(&log);
         assert_eq!((shown.len(), shown[0].as_str()), (LOG_LINES, "2026 [2] WARNING:  number 10"));

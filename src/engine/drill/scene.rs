@@ -18,7 +18,7 @@ use super::isolation;
 use crate::base::{Error, Result, SourceName, durable};
 use crate::source::postgres::external_config::EXTERNAL_CONFIG_FOLDER;
 use crate::source::postgres::live;
-use crate::source::postgres::scratch_server::{Account, ScratchServer, Stop};
+use crate::source::postgres::scratch_server::{Account, ScratchServer};
 
 /// A socket's path has 107 bytes at most; this is what comes after the scratch directory.
 const SOCKET_NAME: &str = "/socket/.s.PGSQL.5432";
@@ -42,6 +42,16 @@ struct Record {
     /// The drill's process, and when it started, in the system's own ticks.
     pid: u32,
     started_ticks: u64,
+    /// Which start of the system that was; of another, nothing can live any more.
+    #[serde(default)]
+    boot: Option<String>,
+}
+
+impl Record {
+    /// Whether the system has been started since.
+    fn is_before_boot(&self) -> bool {
+        self.boot.is_some() && boot() != self.boot
+    }
 }
 
 /// A drill's directory and server; both go when it is dropped, unless it is kept.
@@ -74,7 +84,8 @@ impl Scene {
         let identity_file = secret.map(|_| place.join(format!("lifeboat-drill-{id}.key")));
         let pid = std::process::id();
         let started_ticks = started_ticks(pid).ok_or_else(|| Error::failed("cannot read this process's start from /proc"))?;
-        let record = Record { id, source: source.clone(), directory: directory.clone(), identity_file, pid, started_ticks };
+        let (source, boot) = (source.clone(), boot());
+        let record = Record { id, source, directory: directory.clone(), identity_file, pid, started_ticks, boot };
         let record_file = records(state_dir).join(format!("{}.json", record.id));
         let scene = Self { directory, server: None, record_file, record, kept: false };
         scene.create(account, secret)?;
@@ -181,7 +192,7 @@ impl Drop for Scene {
             self.server.iter_mut().for_each(ScratchServer::leave);
         } else {
             if let Some(server) = &mut self.server {
-                let _ = server.stop(Stop::Immediate);
+                let _ = server.stop_at_once();
             }
             // What cannot be removed stays on record: the next drill tries again.
             if remove(&self.directory).is_err() {
@@ -208,7 +219,7 @@ pub fn sweep(state_dir: &Path) -> Result<Vec<String>> {
         let Ok(text) = fs::read(&file) else { continue };
         // One that is being written by another drill has a temporary name, or will be whole in a moment.
         let Ok(record) = serde_json::from_slice::<Record>(&text) else { continue };
-        if started_ticks(record.pid) == Some(record.started_ticks) {
+        if !record.is_before_boot() && started_ticks(record.pid) == Some(record.started_ticks) {
             continue;
         }
         if clear(&record)? {
@@ -232,31 +243,32 @@ fn clear(record: &Record) -> Result<bool> {
         Err(_) if directory.exists() && !directory.join("data").exists() => {}
         _ => return Ok(false),
     }
-    stop_stranger(&directory.join("data"))?;
+    if !record.is_before_boot() {
+        stop_stranger(&directory.join("data"))?;
+    }
     remove(directory).map_err(|error| Error::io("remove", directory, error))?;
     Ok(true)
 }
 
-/// Stops the server on `data`, which the directory's id has shown to be a drill's.
+/// Stops the server on `data`, which the directory's id has shown to be a drill's. Only what is proven to be of that server
+/// is signalled: the number in `postmaster.pid` may be another's by now.
 fn stop_stranger(data: &Path) -> Result<()> {
-    let deadline = Instant::now() + REMOVE_PATIENCE;
-    let mut signal = Signal::QUIT;
-    while let Some(server) = live::live_server(data)? {
-        let pid = live::leader(data)?.unwrap_or(server.pid);
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            // Fails only when it has just ended.
-            let _ = kill_process(pid, signal);
-        }
-        if Instant::now() > deadline {
-            if signal == Signal::KILL {
-                return Err(Error::failed(format!("the server of a killed drill on {} does not stop", data.display()))
-                    .hint(format!("kill -9 {pid}")));
+    for signal in [Signal::QUIT, Signal::KILL] {
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        while Instant::now() < deadline {
+            let Some(pid) = live::proven_process(data)? else { return Ok(()) };
+            if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+                // Fails only when it has just ended, or is another user's: then it does not stop.
+                let _ = kill_process(pid, signal);
             }
-            signal = Signal::KILL;
+            std::thread::sleep(POLL);
         }
-        std::thread::sleep(POLL);
     }
-    Ok(())
+    match live::proven_process(data)? {
+        None => Ok(()),
+        Some(pid) => Err(Error::failed(format!("the server of a killed drill on {} does not stop", data.display()))
+            .hint(format!("kill -9 {pid}"))),
+    }
 }
 
 fn remove(directory: &Path) -> io::Result<()> {
@@ -278,6 +290,11 @@ fn records(state_dir: &Path) -> PathBuf {
 fn private_file(path: &Path, content: &str) -> io::Result<()> {
     use std::io::Write;
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(content.as_bytes())
+}
+
+/// Which start of the system this is; none where the kernel does not tell.
+fn boot() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
 }
 
 /// When a process started, in ticks since the system did; none when there is no such process.
@@ -325,6 +342,7 @@ mod tests {
                 identity_file: None,
                 pid: std::process::id(),
                 started_ticks: 1,
+                boot: boot(),
             };
             fs::create_dir_all(records(state.path())).unwrap();
             fs::write(records(state.path()).join(name), serde_json::to_vec(&record).unwrap()).unwrap();
@@ -333,6 +351,18 @@ mod tests {
         let (own, strange) = (leave("own", "own"), leave("strange", "other"));
         assert_eq!(sweep(state.path()).unwrap().len(), 1);
         assert!(!own.exists() && strange.exists());
+    }
+
+    #[test]
+    fn after_another_start_of_the_system_nothing_of_a_drill_lives() {
+        let (base, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let account = Account::choose().unwrap();
+        let mut scene = Scene::make(base.path(), state.path(), &source(), &account, None).unwrap();
+        assert!(sweep(state.path()).unwrap().is_empty(), "this process lives");
+        scene.record.boot = Some("another".to_owned());
+        fs::write(&scene.record_file, serde_json::to_vec(&scene.record).unwrap()).unwrap();
+        assert_eq!(sweep(state.path()).unwrap().len(), 1, "it only has the same number and start");
+        assert!(!scene.directory.exists());
     }
 
     #[test]

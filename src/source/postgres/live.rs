@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -48,6 +49,33 @@ pub fn leader(data_directory: &Path) -> Result<Option<u32>> {
     };
     let recorded = recorded_pid(data_directory)?;
     Ok(recorded.filter(|pid| is_postgres(*pid) && working_directory(*pid) == Some(wanted)))
+}
+
+/// A process that is proven to be of a server on `data_directory`, its leader where that is known: it works there, or it is
+/// the one that `postmaster.pid` names and its command line names the directory. A number that the system has given to
+/// another process since is none of its, not even to another server's.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub fn proven_process(data_directory: &Path) -> Result<Option<u32>> {
+    if let Some(leader) = leader(data_directory)? {
+        return Ok(Some(leader));
+    }
+    let wanted = match fs::metadata(data_directory) {
+        Ok(metadata) => (metadata.dev(), metadata.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("look at", data_directory, error)),
+    };
+    if let Some(pid) = recorded_pid(data_directory)?.filter(|pid| is_postgres(*pid) && names(*pid, data_directory)) {
+        return Ok(Some(pid));
+    }
+    server_process(|pid| working_directory(pid) == Some(wanted))
+}
+
+/// Whether a word of the process's command line is the directory.
+fn names(pid: u32, directory: &Path) -> bool {
+    let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split(|byte| *byte == 0).any(|word| word == directory.as_os_str().as_bytes())
 }
 
 /// A running server whose data directory leads to the tablespace at `directory`; `None` when there is none to be seen.
@@ -114,5 +142,24 @@ mod tests {
         assert_eq!(live_server(dir.path()).unwrap(), None);
         fs::write(dir.path().join("postmaster.pid"), "").unwrap();
         assert_eq!(live_server(dir.path()).unwrap(), None);
+    }
+
+    #[test]
+    fn only_what_is_proven_is_a_servers_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, other) = (dir.path().join("own"), dir.path().join("other"));
+        fs::create_dir(&own).unwrap();
+        fs::create_dir(&other).unwrap();
+        // Named like a server, and works elsewhere: as one to which the system gave the number again.
+        let program = dir.path().join("postgres");
+        fs::copy("/bin/sleep", &program).unwrap();
+        let mut stranger = std::process::Command::new(&program).arg("60").current_dir(&other).spawn().unwrap();
+        fs::write(own.join("postmaster.pid"), format!("{}\n", stranger.id())).unwrap();
+        let found = [proven_process(&own).unwrap(), proven_process(&other).unwrap()];
+        let (named, unnamed) = (names(stranger.id(), Path::new("60")), names(stranger.id(), &own));
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert_eq!(found, [None, Some(stranger.id())]);
+        assert!(named && !unnamed);
     }
 }

@@ -10,7 +10,8 @@ use crate::base::{Error, Lsn, Result, Segment, SegmentSize, TimelineId, Timestam
 
 const PAGE: u64 = WAL_PAGE_BYTES as u64;
 
-/// The time of the first transaction whose end was recorded from `after` up to `until` on `timeline`; `Ok(None)` when none did.
+/// The time of the first commit, or preparation of one, that was recorded from `after` up to `until` on `timeline`; `Ok(None)`
+/// when there is none. A transaction that was rolled back is nobody's loss.
 ///
 /// `data_directory` must be that of a running primary, and `until` a position up to which it had written.
 ///
@@ -27,7 +28,10 @@ pub fn first_commit_between(
         let path = data_directory.join("pg_wal").join(segment.name(size));
         let bytes = fs::read(&path).map_err(|error: io::Error| Error::io("read", &path, error))?;
         let found = scan(segment, size, &bytes, &carry, |record, event| match event {
-            Event::TransactionEnd(end) if record.start >= after && record.start < until => ControlFlow::Break(end.time),
+            _ if record.start < after || record.start >= until => ControlFlow::Continue(()),
+            Event::TransactionEnd(end) if end.kind.is_commit() => ControlFlow::Break(end.time),
+            // Somebody was promised that it can be committed.
+            Event::Prepare(prepare) => ControlFlow::Break(prepare.time),
             _ => ControlFlow::Continue(()),
         });
         let end = match found.map_err(|error| Error::failed(format!("cannot read {}", path.display())).caused_by(error))? {
@@ -51,4 +55,37 @@ pub fn first_commit_between(
         segment = Segment { number: segment.number + 1, ..segment };
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::postgres::wal::fixture::Log;
+    use crate::source::postgres::wal::resource_manager::TRANSACTION;
+
+    #[test]
+    fn rollbacks_are_no_loss_and_what_was_prepared_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("pg_wal")).unwrap();
+        let first = |log: &Log| {
+            for (segment, raw) in log.segments() {
+                fs::write(dir.path().join("pg_wal").join(segment.name(log.size)), raw).unwrap();
+            }
+            let (after, until) = (log.lsn(0), log.lsn(log.bytes.len()));
+            let found = first_commit_between(dir.path(), log.timeline, (after, until), log.size).unwrap();
+            found.map(|time| time.unix_micros() - 946_684_800_000_000)
+        };
+        let mut log = Log::new();
+        log.append(TRANSACTION, 0x20, 1, &5_i64.to_le_bytes());
+        assert_eq!(first(&log), None, "a rollback");
+        let mut committed = log.clone();
+        committed.commit(2, 7);
+        assert_eq!(first(&committed), Some(7));
+        // As PostgreSQL 15 writes it: the transaction at 8, the time at 16, the name's length at 54, the name at 72.
+        let mut prepared = [0; 76];
+        (prepared[8], prepared[16], prepared[54]) = (3, 8, 4);
+        prepared[72..].copy_from_slice(b"gid\0");
+        log.append(TRANSACTION, 0x10, 3, &prepared);
+        assert_eq!(first(&log), Some(8));
+    }
 }

@@ -96,17 +96,33 @@ impl Session {
         self.rows("list the databases of", sql, &[]).await?.iter().map(|row| column(row, 0)).collect()
     }
 
+    /// Disables the event triggers of this database: they would run production's code on every DDL of the checks, and some
+    /// (pgaudit's) refuse it while their library is not loaded. From 17 on a setting does it for the whole server.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    async fn disable_event_triggers(&self) -> Result<()> {
+        if self.major() >= 17 {
+            return Ok(());
+        }
+        let action = "disable the event triggers of";
+        let enabled = "SELECT quote_ident(evtname) FROM pg_event_trigger WHERE evtenabled <> 'D'";
+        for row in self.rows(action, enabled, &[]).await? {
+            // DDL on event triggers fires none.
+            self.rows(action, &format!("ALTER EVENT TRIGGER {} DISABLE", column::<String>(&row, 0)?), &[]).await?;
+        }
+        Ok(())
+    }
+
     /// Writes a table, reads it back and drops it.
     ///
     /// # Errors
     /// With the server's words when it does not take writes.
     pub async fn prove_writable(&self) -> Result<()> {
         let action = "write to";
-        for sql in [
-            "SET default_transaction_read_only = off",
-            "CREATE SCHEMA IF NOT EXISTS lifeboat_drill",
-            "CREATE TABLE lifeboat_drill.proof AS SELECT 1 AS written",
-        ] {
+        self.rows(action, "SET default_transaction_read_only = off", &[]).await?;
+        self.disable_event_triggers().await?;
+        for sql in ["CREATE SCHEMA IF NOT EXISTS lifeboat_drill", "CREATE TABLE lifeboat_drill.proof AS SELECT 1 AS written"] {
             self.rows(action, sql, &[]).await?;
         }
         self.row(action, "SELECT written FROM lifeboat_drill.proof", &[]).await?;
@@ -124,6 +140,7 @@ impl Session {
             return Ok(None);
         }
         self.rows("prepare the check of", "SET default_transaction_read_only = off", &[]).await?;
+        self.disable_event_triggers().await?;
         for sql in MAKE_AMCHECK.split("; ") {
             self.rows("make the extension amcheck on", sql, &[]).await?;
         }

@@ -15,11 +15,11 @@ use nix::unistd::User;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::connect::SUPPORTED_MAJORS;
-use crate::base::{Error, Result};
+use crate::base::{Cancel, Error, Result};
 
 /// How often waiting looks again.
 const POLL: Duration = Duration::from_millis(10);
-/// How long a server may take to come up, or to stop, where nothing has to be recovered.
+/// How long a server may take to come up where nothing has to be recovered, or to stop at once.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// PostgreSQL's programs of one major version on this host.
@@ -125,6 +125,22 @@ impl Account {
         command
     }
 
+    /// Whether it is another than the one that runs this process.
+    pub fn is_another(&self) -> bool {
+        self.switch_to.is_some()
+    }
+
+    /// Whether it may do with `path` what an operator of test(1) asks for: `-r`, `-x`.
+    ///
+    /// # Errors
+    /// When that cannot be tried.
+    pub fn may(&self, operator: &str, path: &Path) -> Result<bool> {
+        let mut shell = self.command(Path::new("/bin/sh"));
+        let tried = shell.args(["-c", "test \"$1\" \"$2\"", "sh", operator]).arg(path).current_dir("/").status();
+        let tried = tried.map_err(|error| Error::failed(format!("cannot become user {}", self.name)).caused_by(error))?;
+        Ok(tried.success())
+    }
+
     /// Gives `path`, not what is below it, to this account.
     ///
     /// # Errors
@@ -154,15 +170,6 @@ impl Account {
         }
         Ok(())
     }
-}
-
-/// How a server is asked to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Ends its sessions and writes a checkpoint: the files are whole.
-    Fast,
-    /// At once, as if the power had gone.
-    Immediate,
 }
 
 /// A private server, running or not.
@@ -264,18 +271,27 @@ impl ScratchServer {
         Ok(ended.is_some())
     }
 
-    /// Stops the server and waits for its end; one that does not run stays as it is. What takes too long is killed.
+    /// Ends the server's sessions, has it write a checkpoint, and waits for its end for as long as that takes: it writes
+    /// all that it has in memory. Then the files are whole. One that does not run stays as it is.
     ///
     /// # Errors
-    /// When it had to be killed: the files may not be whole.
-    pub fn stop(&mut self, how: Stop) -> Result<()> {
+    /// On the wish to stop waiting, or when the system does not tell.
+    pub fn stop(&mut self, cancel: &Cancel) -> Result<()> {
+        self.signal(Signal::INT);
+        while !self.has_ended()? {
+            cancel.check()?;
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// Stops the server at once, as if the power had gone, and waits for its end. What takes too long is killed.
+    ///
+    /// # Errors
+    /// When it had to be killed.
+    pub fn stop_at_once(&mut self) -> Result<()> {
+        self.signal(Signal::QUIT);
         let Some(mut child) = self.child.take() else { return Ok(()) };
-        let signal = match how {
-            Stop::Fast => Signal::INT,
-            Stop::Immediate => Signal::QUIT,
-        };
-        // Fails only when it has just ended by itself.
-        let _ = kill_process(Pid::from_child(&child), signal);
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if !matches!(child.try_wait(), Ok(None)) {
@@ -286,6 +302,13 @@ impl ScratchServer {
         let _ = child.kill();
         let _ = child.wait();
         Err(Error::failed("the PostgreSQL server did not stop and was killed").detail("log", self.log_end(5)))
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            // Fails only when it has just ended by itself.
+            let _ = kill_process(Pid::from_child(child), signal);
+        }
     }
 
     /// Leaves the server running when this program ends.
@@ -316,7 +339,7 @@ impl ScratchServer {
 impl Drop for ScratchServer {
     fn drop(&mut self) {
         // On the way out of an error: that error is the one that counts.
-        let _ = self.stop(Stop::Immediate);
+        let _ = self.stop_at_once();
     }
 }
 
@@ -340,5 +363,62 @@ pub fn run(command: &mut Command, action: &str) -> Result<()> {
             Err(Error::failed(format!("cannot {action}"))
                 .detail("said", String::from_utf8_lossy(&output.stderr).trim().to_owned()))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server whose program is a script, which has said `started` once it listens to signals.
+    fn server(directory: &Path, script: &str) -> ScratchServer {
+        use std::os::unix::fs::PermissionsExt;
+        let program = directory.join("postgres");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let installation = Installation { major: 15, bin: directory.to_owned() };
+        let account = Account { switch_to: None, name: "me".to_owned() };
+        let mut server = ScratchServer::new(&installation, &account, directory, directory, &directory.join("log"));
+        server.launch().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while !server.log_text().contains("started") {
+            assert!(Instant::now() < deadline, "the script does not start");
+            std::thread::sleep(POLL);
+        }
+        server
+    }
+
+    #[test]
+    fn what_an_account_may_not_is_known() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |bits| fs::set_permissions(dir.path(), fs::Permissions::from_mode(bits)).unwrap();
+        let account = Account::choose().unwrap();
+        mode(0o755);
+        assert!(account.may("-x", dir.path()).unwrap());
+        mode(0o000);
+        assert!(!account.may("-x", dir.path()).unwrap() && !account.may("-r", &dir.path().join("file")).unwrap());
+        mode(0o755);
+    }
+
+    #[test]
+    fn a_shutdown_takes_as_long_as_it_takes_unless_somebody_asks_to_stop() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = server(dir.path(), "trap 'sleep 0.3; echo whole; exit' INT; echo started; while :; do sleep 0.05; done");
+        server.stop(&Cancel::new()).unwrap();
+        assert!(server.log_text().contains("whole"));
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut server = self::server(dir.path(), "trap '' INT; echo started; while :; do sleep 0.05; done");
+        let (cancel, pid) = (Cancel::new(), server.pid().unwrap());
+        let asked = cancel.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            asked.cancel();
+        });
+        assert_eq!(server.stop(&cancel).unwrap_err().kind(), crate::base::ErrorKind::Interrupted);
+        assert_eq!(server.pid(), Some(pid), "it is still there to be stopped at once");
+        server.stop_at_once().unwrap();
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 }

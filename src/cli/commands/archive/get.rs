@@ -13,6 +13,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::engine::archive::get::{self, Got};
+use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::list;
 
 /// How long a repository is waited for alone, before the next is asked as well.
@@ -107,5 +108,6 @@ async fn get_from(
     if undeclared && !list::sources(&scope.repository).await?.contains(&args.source) {
         return Ok(None);
     }
-    get::run(&scope, &settings.encryption, args.incarnation.clone(), &args.name, &args.dest).await.map(Some)
+    let rehearsal = Rehearsal::of_environment()?;
+    get::run(&scope, &settings.encryption, args.incarnation.clone(), &args.name, &args.dest, rehearsal.as_ref()).await.map(Some)
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::base::{Error, Result};
-use crate::source::postgres::scratch_server::{Account, Installation, ScratchServer, Stop, run};
+use crate::source::postgres::scratch_server::{Account, Installation, ScratchServer, run};
 
 /// A cluster, running or not.
 #[derive(Debug)]
@@ -47,6 +47,6 @@ impl Cluster {
 
     /// Stops the server at once, as if the power had gone.
     pub fn stop(&mut self) -> Result<()> {
-        self.server.stop(Stop::Immediate)
+        self.server.stop_at_once()
     }
 }

@@ -28,6 +28,8 @@ struct Part {
     drills: Vec<Drill>,
     /// What does not verify, and where the chain is broken.
     problems: Vec<Problem>,
+    /// What was appended at the same moment as another: nothing is wrong with it.
+    forks: Vec<Problem>,
 }
 
 #[derive(Serialize)]
@@ -65,6 +67,7 @@ pub(super) async fn run(args: &DrillArgs, context: &Context) -> Result<Outcome> 
             repository: chosen.name.clone(),
             drills: drills.collect(),
             problems: problems.collect(),
+            forks: record.forks.into_iter().map(|(key, why)| Problem { key, why }).collect(),
         });
     }
     context.result("drills", 1, &document, || text(&document))?;
@@ -89,6 +92,7 @@ fn text(document: &Document) -> String {
             text += &table(&columns, &rows);
         }
         part.problems.iter().for_each(|Problem { key, why }| text += &format!("  damaged: {key}: {why}\n"));
+        part.forks.iter().for_each(|Problem { key, why }| text += &format!("  note: {key}: {why}\n"));
         text
     };
     document.repositories.iter().map(part).collect()

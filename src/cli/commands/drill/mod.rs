@@ -109,7 +109,9 @@ impl<'a> Drill<'a> {
         refuse_contradictions(args)?;
         // Evidence that cannot be signed is noticed before hours of work.
         let signer = if args.self_test { None } else { Some(scope::signer(settings)?) };
-        Ok(Self { args, context, settings, source, repositories, policy, signer })
+        let drill = Self { args, context, settings, source, repositories, policy, signer };
+        drill.try_files()?;
+        Ok(drill)
     }
 
     async fn run(&self) -> Result<Outcome> {
@@ -207,7 +209,7 @@ impl<'a> Drill<'a> {
         };
         circumstances.target = target_time.map_or_else(|| "latest".to_owned(), Timestamp::rfc3339);
         let mut stopwatch = Stopwatch::start();
-        let key = tokio::task::block_in_place(|| Key::fetch(self.args, self.settings))?;
+        let key = tokio::task::block_in_place(|| Key::fetch(self.args, self.settings, &self.context.cancel))?;
         let request = Request { target, timeline, incarnation: None, backup: None };
         let wanted = Wanted { source: &self.args.source, request, limit_rate: self.limit_rate(), identities: &key };
         let planned = restoring::plan(&wanted, self.context, self.settings, &self.repositories).await;
@@ -239,10 +241,13 @@ impl<'a> Drill<'a> {
         }
         let kept = async {
             let scope = self.first_scope().await?;
-            self.keep(&scope, signer, evidence).await
+            let key = self.keep(&scope, signer, evidence).await?;
+            let copied = self.copy(&scope, &key).await;
+            Result::<_>::Ok((key, copied))
         };
         match kept.await {
-            Ok(key) => error.detail("evidence", key),
+            Ok((key, Ok(()))) => error.detail("evidence", key),
+            Ok((key, Err(failed))) => error.detail("evidence", format!("{key}; without a copy: {}", failed.summary())),
             Err(failed) => error.detail("evidence", format!("none: {}", failed.summary())),
         }
     }
@@ -275,6 +280,9 @@ impl<'a> Drill<'a> {
     async fn drill(&self, prepared: &Prepared<'_>, fault: Option<Fault>) -> Result<Drilled> {
         let none = DrillPolicy::default();
         let scratch = self.scratch()?;
+        let secret = prepared.key.secret(&Account::choose()?);
+        // A backup that is not encrypted needs no key, not even one that cannot be read.
+        let secret = if prepared.circumstances.key_use == KeyUse::None { secret.unwrap_or_default() } else { secret? };
         let job = Job {
             scope: &prepared.plan.scope,
             prepared: &prepared.plan.prepared,
@@ -285,7 +293,8 @@ impl<'a> Drill<'a> {
             scratch: &scratch,
             state_dir: &self.settings.state_dir,
             restore_command: &prepared.restore_command,
-            secret: prepared.key.secret(),
+            config_file: &self.settings.config_file,
+            secret: secret.as_deref(),
             users: self.users()?,
             workers: self.settings.backup.workers,
             keep: self.args.keep,
@@ -318,12 +327,24 @@ impl<'a> Drill<'a> {
     /// Signs and stores evidence; its key.
     async fn keep(&self, scope: &Scope, signer: &Signer, evidence: Evidence) -> Result<String> {
         let record = Record::load(&scope.repository, &scope.source).await?;
-        let key = record.append(&scope.repository, &scope.source, signer, evidence).await?;
-        if let Some(file) = &self.args.evidence {
-            let document = scope.repository.store().get(&key).await?;
-            durable::write_file(file, &document, 0o644).map_err(|error| Error::io("write", file, error))?;
+        record.append(&scope.repository, &scope.source, signer, evidence).await
+    }
+
+    /// Writes a copy of the stored evidence where one is wanted.
+    async fn copy(&self, scope: &Scope, key: &str) -> Result<()> {
+        let Some(file) = &self.args.evidence else { return Ok(()) };
+        let document = scope.repository.store().get(key).await?;
+        durable::write_file(file, &document, 0o644).map_err(|error| Error::io("write", file, error))
+    }
+
+    /// Tries whether the files that were asked for can be written, before hours of work.
+    fn try_files(&self) -> Result<()> {
+        for file in [&self.args.junit, &self.args.evidence].into_iter().flatten() {
+            let trial = durable::temporary_beside(file);
+            let tried = std::fs::write(&trial, b"").and_then(|()| std::fs::remove_file(&trial));
+            tried.map_err(|error| Error::io("write", file, error))?;
         }
-        Ok(key)
+        Ok(())
     }
 
     /// Records what came of it, and tells.
@@ -331,15 +352,27 @@ impl<'a> Drill<'a> {
         let policy = self.policy.as_ref().filter(|_| evidence.outcome == DrillOutcome::Passed);
         let standing = policy.map(|policy| standing(&evidence, &policy.objectives));
         let log_lines = drilled.as_ref().map(|drilled| drilled.log_lines.as_slice()).unwrap_or_default();
-        if let Some(file) = &self.args.junit {
-            junit::write(file, &self.args.source, &evidence, log_lines)?;
+        // Whatever cannot be written, the result of hours of work is shown, and with it what was kept.
+        let (mut key, mut errors) = (None, Vec::new());
+        if let Some(signer) = &self.signer {
+            match self.keep(scope, signer, evidence.clone()).await {
+                Ok(stored) => {
+                    errors.extend(self.copy(scope, &stored).await.err());
+                    key = Some(stored);
+                }
+                Err(error) => errors.push(error.context("the evidence could not be stored")),
+            }
         }
-        let key = match &self.signer {
-            Some(signer) => Some(self.keep(scope, signer, evidence.clone()).await?),
-            None => None,
-        };
+        if let Some(file) = &self.args.junit {
+            errors.extend(junit::write(file, &self.args.source, &evidence, log_lines).err());
+        }
         let document = Document::new(&self.args.source, scope, key, &evidence, drilled, standing.as_ref());
         self.context.result("drill", 1, &document, || document.text())?;
+        let mut errors = errors.into_iter();
+        if let Some(first) = errors.next() {
+            errors.for_each(|error| self.context.progress.warn(&error.summary()));
+            return Err(first);
+        }
         Ok(match (evidence.outcome, standing) {
             (DrillOutcome::Failed, _) => Outcome::Faults,
             (DrillOutcome::Inconclusive, _) => Outcome::Unproven,

@@ -1,7 +1,8 @@
 //! What records mean to a restore: the moments it can stop at and the marks that say where the log stands.
 //!
 //! Sources: PostgreSQL `src/include/catalog/pg_control.h` (`CheckPoint`, the info values), `src/include/access/xlog_internal.h`
-//! (`xl_restore_point`, `xl_parameter_change`, `xl_end_of_recovery`, `xl_overwrite_contrecord`, `xl_checkpoint_redo`).
+//! (`xl_restore_point`, `xl_parameter_change`, `xl_end_of_recovery`, `xl_overwrite_contrecord`, `xl_checkpoint_redo`),
+//! `src/include/commands/tablespace.h` (`xl_tblspc_create_rec`).
 
 use std::fmt;
 
@@ -22,6 +23,7 @@ const XLOG_RESTORE_POINT: u8 = 0x70;
 const XLOG_END_OF_RECOVERY: u8 = 0x90;
 const XLOG_OVERWRITE_CONTRECORD: u8 = 0xD0;
 const XLOG_CHECKPOINT_REDO: u8 = 0xE0;
+const XLOG_TBLSPC_CREATE: u8 = 0x00;
 
 /// 2000-01-01T00:00:00Z, PostgreSQL's epoch, in microseconds since 1970.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -121,6 +123,11 @@ pub enum Event {
         /// When it was abandoned.
         time: Timestamp,
     },
+    /// `CREATE TABLESPACE`: replay makes a link to this directory, and writes there.
+    TablespaceCreate {
+        /// Its location; empty for one inside the data directory. Bytes that are not UTF-8 are replaced.
+        path: String,
+    },
     /// Anything else.
     Other,
 }
@@ -134,6 +141,7 @@ impl Event {
         match record.resource_manager {
             resource_manager::XLOG => decode_xlog(record),
             resource_manager::TRANSACTION => transaction::decode(record),
+            resource_manager::TABLESPACE => decode_tablespace(record),
             _ => Ok(Event::Other),
         }
     }
@@ -152,6 +160,7 @@ impl Event {
             | Event::ParameterChange { .. }
             | Event::BackupEnd { .. }
             | Event::Switch
+            | Event::TablespaceCreate { .. }
             | Event::Other => None,
         }
     }
@@ -199,6 +208,16 @@ fn decode_xlog(record: &Record<'_>) -> Result<Event, WalError> {
         XLOG_OVERWRITE_CONTRECORD => Event::ContinuationOverwritten { abandoned: lsn(0)?, time: time_at(record, data, 8)? },
         _ => Event::CheckpointRedo { wal_level: wal_level(record, number(0)?)? },
     })
+}
+
+/// `xl_tblspc_create_rec`: the tablespace's id, and its location up to a NUL.
+fn decode_tablespace(record: &Record<'_>) -> Result<Event, WalError> {
+    if record.info & KIND_MASK != XLOG_TBLSPC_CREATE {
+        return Ok(Event::Other);
+    }
+    let data = record.main_data()?;
+    let path = data.get(4..).ok_or_else(|| record.malformed("tablespace", format!("{} bytes", data.len()), "5 or more"))?;
+    Ok(Event::TablespaceCreate { path: name(path) })
 }
 
 fn wal_level(record: &Record<'_>, number: u32) -> Result<WalLevel, WalError> {

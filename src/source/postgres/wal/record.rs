@@ -21,6 +21,8 @@ pub mod resource_manager {
     pub const XLOG: u8 = 0;
     /// Transaction ends.
     pub const TRANSACTION: u8 = 1;
+    /// Tablespaces made and dropped.
+    pub const TABLESPACE: u8 = 5;
     /// The last one that is built in.
     pub(crate) const LAST_BUILT_IN: u8 = 21;
     /// The first one an extension can register, from 15 on.
