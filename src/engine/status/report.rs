@@ -88,6 +88,8 @@ pub struct ScopeReport {
     pub kind: Kind,
     /// What would be lost now.
     pub rpo_seconds: Option<f64>,
+    /// What of that is certain: as much when it is exact, 0 when nothing is.
+    pub rpo_at_least_seconds: Option<f64>,
     /// Why it is not known exactly.
     pub why: Option<String>,
     /// The repository that would be restored from.
@@ -370,12 +372,17 @@ fn scope_report(facts: &Facts, scope: &ScopeFacts, reasons: &[Reason]) -> ScopeR
             (kind, Some(exposure.seconds(facts.now)), why, Some(repository.clone()))
         }
     };
+    let rpo_at_least_seconds = match &scope.survival {
+        Survival::Best { exposure, .. } => rpo_seconds.map(|_| exposure.at_least_seconds(facts.now)),
+        _ => None,
+    };
     let declared = if facts.policy.is_some() { Verdict::Ok } else { Verdict::Unproven };
     ScopeReport {
         scope: name,
         verdict: scope.is_judged.then(|| own.unwrap_or(declared)),
         kind,
         rpo_seconds,
+        rpo_at_least_seconds,
         why,
         repository,
         worst_24h_seconds: scope.worst_24h.map(|worst| worst.as_secs_f64()),

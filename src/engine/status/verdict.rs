@@ -7,8 +7,8 @@
 //! | `unproven` | nothing proves the objectives: not declared, never rehearsed, or too long ago |
 //! | `ok` | none of these |
 //!
-//! The worst of the reasons is the verdict. An exposure that is only bounded is at risk, never a breach: an idle server
-//! that cannot be asked looks the same as one that loses data.
+//! The worst of the reasons is the verdict. An exposure that is only bounded from above is at risk, never a breach: an idle
+//! server that cannot be asked looks the same as one that loses data. What is certainly lost counts by itself.
 
 use std::time::Duration;
 
@@ -190,13 +190,13 @@ impl Judge<'_> {
             Survival::Best { exposure, .. } => {
                 let objectives = self.objectives?;
                 let (lost, rpo) = (exposure.seconds(self.facts.now), objectives.rpo.as_secs_f64());
-                let (up_to, verdict) = match lost > rpo {
-                    true if exposure.is_bound() => ("up to ", Verdict::AtRisk),
-                    true => ("", Verdict::Breach),
-                    false if lost > RPO_AT_RISK * rpo => (if exposure.is_bound() { "up to " } else { "" }, Verdict::AtRisk),
-                    false => return None,
+                let certain = exposure.at_least_seconds(self.facts.now);
+                let (how, told, verdict) = match () {
+                    () if certain > rpo => (if exposure.is_bound() { "at least " } else { "" }, certain, Verdict::Breach),
+                    () if lost > RPO_AT_RISK * rpo => (if exposure.is_bound() { "up to " } else { "" }, lost, Verdict::AtRisk),
+                    () => return None,
                 };
-                let message = format!("{up_to}{} would be lost, the RPO is {}", seconds(lost), format_duration(objectives.rpo));
+                let message = format!("{how}{} would be lost, the RPO is {}", seconds(told), format_duration(objectives.rpo));
                 self.reason(verdict, Class::Rpo, message, check())
             }
         };

@@ -95,6 +95,11 @@ fn exposures(out: &mut Exposition, reports: &[StatusReport]) {
     out.gauge("lifeboat_rpo_seconds", "What would be lost now: the age of the first commit that does not survive.", now);
     let bound = each_scope(reports, |scope| scope.rpo_seconds.map(|_| truth(scope.kind == Kind::UpperBound)));
     out.gauge("lifeboat_rpo_is_upper_bound", "Whether lifeboat_rpo_seconds may be less.", bound);
+    let certain = each_scope(reports, |scope| match scope.kind {
+        Kind::Infinite => Some(f64::INFINITY),
+        _ => scope.rpo_at_least_seconds,
+    });
+    out.gauge("lifeboat_rpo_at_least_seconds", "What of lifeboat_rpo_seconds is certain.", certain);
     let of_day = each_scope(reports, |scope| scope.worst_24h_seconds).map(|sample| within(sample, "24h"));
     let of_month = each_scope(reports, |scope| scope.worst_30d_seconds).map(|sample| within(sample, "30d"));
     out.gauge("lifeboat_rpo_worst_seconds", "The most that would have been lost in this time.", of_day.chain(of_month));

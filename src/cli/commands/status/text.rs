@@ -104,7 +104,10 @@ fn exposure(scope: &ScopeReport, report: &StatusReport) -> String {
         (Kind::NotAssessed, _) => return format!("not assessed: {why}"),
         (Kind::Unknown, _) => format!("not known: {why}"),
         (Kind::Infinite, _) | (_, None) => format!("everything: {why}"),
-        (Kind::UpperBound, Some(seconds)) => format!("at most {} lost ({why})", span(seconds)),
+        (Kind::UpperBound, Some(seconds)) => match scope.rpo_at_least_seconds {
+            Some(certain) if certain > 0.0 => format!("{} to {} lost ({why})", span(certain), span(seconds)),
+            _ => format!("at most {} lost ({why})", span(seconds)),
+        },
         (Kind::Exact, Some(0.0)) => "nothing lost".to_owned(),
         (Kind::Exact, Some(seconds)) => format!("{} lost", span(seconds)),
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::{Incarnation, Result, SegmentSize, TimelineId, Timestamp};
+use crate::base::{Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;
@@ -15,10 +15,11 @@ use crate::repo::log::name::{CommitTime, SegmentName};
 use crate::repo::log::{LogCatalog, index, listing};
 use crate::repo::probe::{self, LockSeen, ProbeReport};
 use crate::repo::{BackupSummary, CommitLog};
+use crate::source::postgres::wal::Carry;
 
 use super::super::facts::{BackupPoint, Frontier, Held, Window};
 use super::super::rpo::{BackupCover, Coverage, Exposure, FirstCommit, SegmentPoint};
-use super::super::unarchived::{self, OwnLog, Reached};
+use super::super::unarchived::{self, Known, Named, OwnLog, Reached};
 
 /// So far back the signed index is asked for arrivals; what came before by the store's clock. It is read object by object,
 /// and its times are better than the store's by less than a second or two.
@@ -171,14 +172,18 @@ impl Loaded {
         let time = reach.latest_end.max(Some(stopped)).unwrap_or(stopped);
         let reached = Reached { timeline: path.timeline(), end_lsn: reach.end_lsn, time };
         let same = |other: &&Loaded| other.identity.as_ref().map(|identity| &identity.incarnation) == Some(&backup.incarnation);
-        let named: Vec<(u64, FirstCommit)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
-        let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, first)| *first == FirstCommit::Unknown);
-        let named: BTreeMap<u64, FirstCommit> = unknown.into_iter().chain(known).collect();
-        let looking =
-            tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, |number| named.get(&number).copied()));
+        let named: Vec<(u64, Named)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
+        let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, named)| named.first == FirstCommit::Unknown);
+        let (scope, incarnation, size) = (self.scope.clone(), backup.incarnation.clone(), own.size);
+        let carry_into = move |segment: Segment| {
+            Carry::from_bytes(&scope.state.carry_into(&scope.source, &incarnation, &segment.name(size))?)
+        };
+        let known = Known { named: unknown.into_iter().chain(known).collect(), carry_into };
+        let looking = tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, &known));
         let exposure = looking.await.unwrap_or_else(|_| Exposure::AtMostSince {
             frontier: time,
             why: "reading the server's log was broken off".to_owned(),
+            lost: None,
         });
         let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
         Frontier {
@@ -193,10 +198,14 @@ impl Loaded {
         }
     }
 
-    /// What the names of the segments on `path` tell of their first commits.
-    fn named(&self, path: &TimelinePath) -> impl Iterator<Item = (u64, FirstCommit)> {
+    /// What the names of the segments on `path` tell of their commits.
+    fn named(&self, path: &TimelinePath) -> impl Iterator<Item = (u64, Named)> {
         let on_path = self.catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
-        on_path.map(|(segment, object)| (segment.number, first_commit(&object.name)))
+        on_path.map(|(segment, object)| {
+            let has_commits = object.name.commits.is_some_and(|commits| commits > 0);
+            let committed_by = object.name.last.known().filter(|_| has_commits);
+            (segment.number, Named { first: first_commit(&object.name), committed_by })
+        })
     }
 
     fn coverage(&self, serving: &[&BackupSummary], path: &TimelinePath) -> Coverage {

@@ -110,7 +110,9 @@ fn after(change: impl FnOnce(&mut Facts)) -> (Verdict, Vec<Class>) {
 
 #[test]
 fn exposure_is_held_against_the_rpo() {
-    let bound = |seconds| Exposure::AtMostSince { frontier: ago(seconds), why: "nobody can say".to_owned() };
+    let why = || "nobody can say".to_owned();
+    let bound = |seconds| Exposure::AtMostSince { frontier: ago(seconds), why: why(), lost: None };
+    let between = |lost, most| Exposure::AtMostSince { frontier: ago(most), why: why(), lost: Some(ago(lost)) };
     for (exposure, expected) in [
         (Exposure::Nothing, (Verdict::Ok, vec![])),
         (Exposure::Since(ago(75)), (Verdict::Ok, vec![])),
@@ -120,6 +122,9 @@ fn exposure_is_held_against_the_rpo() {
         (bound(75), (Verdict::Ok, vec![])),
         (bound(76), (Verdict::AtRisk, vec![Class::Rpo])),
         (bound(9000), (Verdict::AtRisk, vec![Class::Rpo])),
+        (between(70, 75), (Verdict::Ok, vec![])),
+        (between(100, 9000), (Verdict::AtRisk, vec![Class::Rpo])),
+        (between(101, 9000), (Verdict::Breach, vec![Class::Rpo])),
     ] {
         assert_eq!(after(|facts| expose(facts, &exposure)), expected, "{exposure:?}");
     }
