@@ -33,6 +33,9 @@ pub enum Exposure {
 /// Time for which a commit that was found counts at least: it is not nothing, whatever a clock says.
 const LEAST_SECONDS: f64 = 0.001;
 
+/// By so much clocks differ that are in order.
+const TOLERATED_SKEW: Duration = Duration::from_secs(5);
+
 impl Exposure {
     /// In seconds at the moment `now`, at most. Never negative, whatever a clock does.
     pub fn seconds(&self, now: Timestamp) -> f64 {
@@ -55,6 +58,15 @@ impl Exposure {
             Self::Since(time) => Some(*time),
             Self::AtMostSince { lost, .. } => *lost,
         }
+    }
+
+    /// Whether a commit that it rests on is of a time that has not come: then it says nothing.
+    pub fn is_of_the_future(&self, now: Timestamp) -> bool {
+        let of_frontier = match self {
+            Self::AtMostSince { frontier, .. } => Some(*frontier),
+            Self::Nothing | Self::Since(_) => None,
+        };
+        self.lost().into_iter().chain(of_frontier).any(|time| time.since(now) > TOLERATED_SKEW)
     }
 
     /// Whether it may be less.
@@ -171,7 +183,11 @@ fn assess(facts: &Facts, scope: Scope) -> ScopeFacts {
         let asked = Duration::from_secs(days * 86_400);
         // Log that was let go between two old backups is no gap.
         let from = facts.now.minus(thinned.map_or(asked, |retention| asked.min(retention.window)));
-        let seen = facts.history.iter().filter(|sample| sample.time >= from).filter_map(|sample| sample.exposure_of(scope));
+        let seen = facts
+            .history
+            .iter()
+            .filter(|sample| (from..=facts.now).contains(&sample.time))
+            .filter_map(|sample| sample.exposure_of(scope));
         // What one that does not answer had in time would be told as lost.
         let archived = is_whole.then(|| worst(&coverages, from, facts.now)).flatten()?;
         seen.chain(open).chain([archived]).max()

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::base::{Lsn, Segment, SegmentSize, TimelineId, Timestamp};
+use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::history::{self, History};
 use crate::source::postgres::wal::{Carry, Event, LONG_HEADER_BYTES, SegmentEnd, SegmentHeader, Stop, WalError, scan, summarise};
 
@@ -31,6 +32,30 @@ pub struct OwnLog {
     pub is_whole: bool,
     /// Size of its segments.
     pub size: SegmentSize,
+}
+
+/// The log of a server that does not answer, as its data directory shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SilentLog {
+    /// Its `pg_wal`.
+    pub directory: PathBuf,
+    /// The newest timeline that the cluster is known to have been on.
+    pub timeline: TimelineId,
+    /// Whether it was stopped, or died, as a standby.
+    pub is_standby: bool,
+}
+
+impl SilentLog {
+    /// That of the cluster in `data`; none when its control file cannot be read.
+    pub fn of(data: &Path) -> Option<Self> {
+        let control = ControlFile::read(data).ok()?;
+        Some(Self {
+            directory: data.join("pg_wal"),
+            // After a promotion the checkpoint's is the old one for a while.
+            timeline: control.min_recovery_timeline.map_or(control.timeline, |timeline| timeline.max(control.timeline)),
+            is_standby: matches!(control.state, ClusterState::ShutDownInRecovery | ClusterState::ArchiveRecovery),
+        })
+    }
 }
 
 /// Where an archive's reach ends.

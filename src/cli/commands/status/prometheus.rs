@@ -178,9 +178,11 @@ fn repositories(out: &mut Exposition, reports: &[StatusReport]) {
     gauge("lifeboat_window_gaps", "Gaps in the recovery window of the repository.", |found| {
         found.error.is_none().then_some(found.gaps as f64)
     });
-    gauge("lifeboat_queue_items", "Items that wait to be delivered to the repository.", |found| Some(found.queue_items as f64));
+    gauge("lifeboat_queue_items", "Items that wait to be delivered to the repository.", |found| {
+        found.queue_items.map(|items| items as f64)
+    });
     gauge("lifeboat_queue_given_up_items", "Items for the repository that were given up.", |found| {
-        Some(found.queue_given_up as f64)
+        found.queue_given_up.map(|items| items as f64)
     });
     gauge("lifeboat_queue_oldest_seconds", "How long the oldest of them has waited.", |found| found.queue_oldest_seconds);
 }

@@ -144,3 +144,23 @@ fn the_log_of_a_silent_server_ends_where_a_segment_is_missing_and_not_where_one_
     fs::write(&next, vec![0; 1 << 20]).unwrap();
     assert_eq!(lost(&own, reached(&log), &[], None), Exposure::Nothing, "it was never written");
 }
+
+#[test]
+fn a_data_directory_tells_whether_a_silent_server_was_a_standby_and_on_which_timeline() {
+    use crate::source::postgres::control::tests::{sample, seal};
+    let data = tempfile::tempdir().unwrap();
+    assert_eq!(SilentLog::of(data.path()), None, "there is none");
+    fs::create_dir(data.path().join("global")).unwrap();
+    let with = |state: u32, min_recovery_timeline: u32| {
+        let mut bytes = sample(1300);
+        bytes[16..20].copy_from_slice(&state.to_le_bytes());
+        bytes[144..148].copy_from_slice(&min_recovery_timeline.to_le_bytes());
+        seal(&mut bytes);
+        fs::write(data.path().join("global/pg_control"), bytes).unwrap();
+        let silent = SilentLog::of(data.path()).unwrap();
+        (silent.is_standby, silent.timeline.0)
+    };
+    assert_eq!((with(1, 0), with(6, 0)), ((false, 1), (false, 1)), "a primary that was stopped, and one that died");
+    assert_eq!((with(2, 1), with(5, 3)), ((true, 1), (true, 3)), "standbys");
+    assert_eq!(with(6, 2), (false, 2), "promoted a moment ago");
+}
