@@ -15,7 +15,9 @@ fn mistakes_are_told_and_a_monitor_never_takes_one_for_an_answer() {
     host.run(&["status", "--gate", "--watch"]).exits(2);
 
     host.write("policy.toml", "[objectives]\nrpo = \"soon\"\nrto = \"30min\"\n");
-    host.run(&["status"]).exits(2);
+    let broken = stage.status();
+    assert_eq!((&broken["verdict"], has_reason(&broken, "policy")), (&"at_risk".into(), true), "{broken:#}");
+    assert!(host.ok(&["status"]).stdout.contains("lifeboat policy check policy.toml"), "{broken:#}");
     let without = host.configuration().replace("policy = \"policy.toml\"\n", "");
     host.configure_text(&without);
     let status = stage.status();

@@ -1,6 +1,6 @@
 //! What is known of a source at one moment: plain data, from which everything is judged.
 
-use crate::base::{BackupId, BackupType, Lsn, SourceName, Timestamp};
+use crate::base::{BackupId, BackupType, Lsn, SourceName, TimelineId, Timestamp};
 use crate::engine::window::Interval;
 use crate::policy::Policy;
 use crate::repo::evidence::Kept;
@@ -17,8 +17,10 @@ pub struct Facts {
     pub now: Timestamp,
     /// The site that the source stands on, where it is declared.
     pub site: Option<String>,
-    /// What was declared; none when the source names no policy.
+    /// What was declared; none when the source names no policy, or one that cannot be used.
     pub policy: Option<Policy>,
+    /// The policy that cannot be used, and why.
+    pub policy_problem: Option<PolicyProblem>,
     /// How many repositories must hold a file of the log, and a backup.
     pub copies_wanted: CopiesWanted,
     /// What the server says; why it says nothing.
@@ -33,6 +35,15 @@ pub struct Facts {
     pub history: Vec<Sample>,
     /// What this host could not look up or remember.
     pub warnings: Vec<String>,
+}
+
+/// Why what was declared is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyProblem {
+    /// The policy's name.
+    pub name: String,
+    /// Why it cannot be used.
+    pub why: String,
 }
 
 /// How many repositories must hold what.
@@ -51,6 +62,8 @@ pub struct ServerFacts {
     pub wal_lsn: Lsn,
     /// Its clock minus this host's, in seconds; 0 when they agree within what can be measured.
     pub clock_skew_seconds: f64,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
     /// Its archiver; none when it does not archive.
     pub archiver: Option<ArchiverFacts>,
 }
@@ -133,6 +146,8 @@ pub struct Frontier {
     pub backup: BackupId,
     /// Version number of the server that it was taken from, `150018`.
     pub server_version: u32,
+    /// The timeline that a restore would follow.
+    pub timeline: TimelineId,
     /// End of the log that follows it without a gap.
     pub end_lsn: Lsn,
     /// Everything that was committed by then is there.

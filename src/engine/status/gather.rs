@@ -18,9 +18,9 @@ use crate::source::postgres::connect;
 use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::server::{ArchiveMode, ServerInfo};
 
-use super::facts::{ArchiverFacts, CopiesWanted, Facts, QueueFacts, RepositoryFacts, ServerFacts};
+use super::facts::{ArchiverFacts, CopiesWanted, Facts, PolicyProblem, QueueFacts, RepositoryFacts, ServerFacts};
 use super::history;
-use super::unarchived::OwnLog;
+use super::unarchived::{OwnLog, SilentLog};
 
 mod archive;
 
@@ -33,8 +33,8 @@ pub struct Subject<'a> {
     pub source: &'a SourceName,
     /// The site that it stands on, where it is declared.
     pub site: Option<String>,
-    /// What was declared.
-    pub policy: Option<Policy>,
+    /// What was declared; why that is not known.
+    pub policy: Result<Option<Policy>, PolicyProblem>,
     /// How many repositories must hold what.
     pub copies_wanted: CopiesWanted,
     /// How to connect to its primary: a standby does not know what that has committed.
@@ -74,9 +74,8 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     let drills = drills(&loaded);
     let evidence_problems = loaded.iter().flatten().flat_map(|loaded| &loaded.record.problems);
     let evidence_problems = evidence_problems.map(|(key, why)| format!("{key}: {why}")).collect();
-    let directory = own_directory(&subject, server.as_ref().ok().map(|(info, _, _)| info));
     let own = server.as_ref().ok().map(|(info, facts, _)| OwnLog {
-        directory: directory.clone(),
+        directory: own_directory(&subject, info),
         system_identifier: info.system_identifier,
         timeline: info.timeline,
         // A standby's log ends before its primary's does.
@@ -84,7 +83,8 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         is_whole: !info.in_recovery,
         size: info.wal_segment_size,
     });
-    let repositories = archive::measure(&loaded, own, directory).await;
+    let silent = subject.data_directory.as_deref().filter(|_| own.is_none()).and_then(SilentLog::of);
+    let repositories = archive::measure(&loaded, own, silent).await;
     let offset_micros = server.as_ref().map_or(0, |(_, _, offset_micros)| *offset_micros);
     let here = Timestamp::now();
     let mut warnings: Vec<String> = loaded.iter().flatten().filter_map(|loaded| loaded.warning.clone()).collect();
@@ -92,11 +92,16 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         warnings.push(format!("what earlier runs saw is not known: {}", error.summary()));
         Vec::new()
     });
+    let (policy, policy_problem) = match subject.policy {
+        Ok(policy) => (policy, None),
+        Err(problem) => (None, Some(problem)),
+    };
     Facts {
         source: subject.source.clone(),
         now: Timestamp::from_unix_micros(here.unix_micros() + offset_micros).unwrap_or(here),
         site: subject.site,
-        policy: subject.policy,
+        policy,
+        policy_problem,
         copies_wanted: subject.copies_wanted,
         server: server.map(|(_, facts, _)| facts).map_err(|error| told(&error)),
         repositories: subject
@@ -145,20 +150,19 @@ async fn ask_server(conninfo: &str) -> Result<(ServerInfo, ServerFacts, i64)> {
         last_failed_file: status.last_failed_file,
         last_failed_time: status.last_failed_time,
     });
-    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, archiver };
+    let in_recovery = info.in_recovery;
+    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver };
     Ok((info, facts, offset_micros))
 }
 
 /// The server's `pg_wal`, if what is there is its own and can be read from here.
-fn own_directory(subject: &Subject<'_>, info: Option<&ServerInfo>) -> Option<PathBuf> {
-    let data = subject.data_directory.clone().or_else(|| Some(info?.data_directory.clone()))?;
-    if let Some(info) = info {
-        // On another host the same path may hold another cluster, or a standby of this one.
-        let is_its_own = |control: &ControlFile| {
-            control.system_identifier == info.system_identifier && control.state == ClusterState::InProduction
-        };
-        ControlFile::read(&data).ok().filter(is_its_own)?;
-    }
+fn own_directory(subject: &Subject<'_>, info: &ServerInfo) -> Option<PathBuf> {
+    let data = subject.data_directory.clone().unwrap_or_else(|| info.data_directory.clone());
+    // On another host the same path may hold another cluster, or a standby of this one.
+    let is_its_own = |control: &ControlFile| {
+        control.system_identifier == info.system_identifier && control.state == ClusterState::InProduction
+    };
+    ControlFile::read(&data).ok().filter(is_its_own)?;
     Some(data.join("pg_wal"))
 }
 

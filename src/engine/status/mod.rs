@@ -1,7 +1,8 @@
 //! `status`: would this source survive, now? Gathered with effects by [`gather`], judged without any by [`report`].
 //!
 //! Nothing is said that is not known: where only a bound is known it is called one, and what was never rehearsed is
-//! unproven however well it looks. What cannot be reached is told and counts against the verdict; it hides nothing else.
+//! unproven however well it looks. What cannot be reached is told and hides nothing else. A repository that does not answer
+//! counts against the verdict; a server only by what is not known without it.
 
 pub mod facts;
 pub mod forecast;

@@ -71,7 +71,7 @@ pub enum Kind {
     UpperBound,
     /// Everything would be lost; there is no `rpo_seconds`.
     Infinite,
-    /// Nobody who could tell answers; there is no `rpo_seconds`.
+    /// Nobody who could tell answers, or the clocks contradict the log; there is no `rpo_seconds`.
     Unknown,
     /// The configuration does not say enough; there is no `rpo_seconds`.
     NotAssessed,
@@ -88,6 +88,8 @@ pub struct ScopeReport {
     pub kind: Kind,
     /// What would be lost now.
     pub rpo_seconds: Option<f64>,
+    /// What of that is certain: as much when it is exact, 0 when nothing is.
+    pub rpo_at_least_seconds: Option<f64>,
     /// Why it is not known exactly.
     pub why: Option<String>,
     /// The repository that would be restored from.
@@ -209,10 +211,10 @@ pub struct RepositoryReport {
     pub frontier_time: Option<Timestamp>,
     /// Gaps in its recovery window.
     pub gaps: usize,
-    /// Items that wait to be delivered to it.
-    pub queue_items: usize,
-    /// Items that were given up.
-    pub queue_given_up: usize,
+    /// Items that wait to be delivered to it; none when the queue cannot be read.
+    pub queue_items: Option<usize>,
+    /// Items that were given up, likewise.
+    pub queue_given_up: Option<usize>,
     /// How long the oldest has waited.
     pub queue_oldest_seconds: Option<f64>,
     /// Why the last delivery failed.
@@ -289,11 +291,12 @@ impl StatusReport {
         }
     }
 
-    /// What the history keeps of it.
+    /// What the history keeps of it: no exposure while a repository is away that may have more.
     pub fn sample(&self) -> Sample {
+        let is_whole = self.repositories.iter().all(|repository| repository.error.is_none());
         let exposure = |scope: Scope| {
             let found = self.scopes.iter().find(|found| found.scope == scope.as_str() && found.kind == Kind::Exact);
-            found.and_then(|found| found.rpo_seconds)
+            found.filter(|_| is_whole).and_then(|found| found.rpo_seconds)
         };
         Sample {
             time: self.time,
@@ -341,11 +344,12 @@ fn copies(facts: &Facts) -> CopiesHeld {
     let holds = |backups: &[BackupPoint]| {
         newest.as_ref().is_some_and(|newest| backups.iter().any(|backup| backup.id == newest.id && !backup.expired))
     };
-    let end = frontiers().map(|frontier| frontier.end_lsn).max();
+    let end_of = |frontier: &Frontier| (frontier.timeline, frontier.end_lsn);
+    let end = frontiers().map(end_of).max();
     // What is on its way from one repository to the other is not missing yet.
     let in_time = |frontier: &Frontier| {
         let rpo = facts.policy.as_ref().map_or(0.0, |policy| policy.objectives.rpo.as_secs_f64());
-        Some(frontier.end_lsn) == end || frontier.exposure.seconds(facts.now) <= verdict::RPO_AT_RISK * rpo
+        Some(end_of(frontier)) == end || frontier.exposure.seconds(facts.now) <= verdict::RPO_AT_RISK * rpo
     };
     CopiesHeld {
         backup_held: held().filter(|held| holds(&held.backups)).count(),
@@ -362,6 +366,9 @@ fn scope_report(facts: &Facts, scope: &ScopeFacts, reasons: &[Reason]) -> ScopeR
         Survival::NotAssessed(why) => (Kind::NotAssessed, None, Some(why.clone()), None),
         Survival::Unknown(names) => (Kind::Unknown, None, Some(format!("no answer from {}", names.join(", "))), None),
         Survival::Nothing(why) => (Kind::Infinite, None, Some(why.clone()), None),
+        Survival::Best { repository, exposure } if exposure.is_of_the_future(facts.now) => {
+            (Kind::Unknown, None, Some(verdict::CLOCK_SET_BACK.to_owned()), Some(repository.clone()))
+        }
         Survival::Best { repository, exposure } => {
             let (kind, why) = match exposure {
                 Exposure::AtMostSince { why, .. } => (Kind::UpperBound, Some(why.clone())),
@@ -370,12 +377,17 @@ fn scope_report(facts: &Facts, scope: &ScopeFacts, reasons: &[Reason]) -> ScopeR
             (kind, Some(exposure.seconds(facts.now)), why, Some(repository.clone()))
         }
     };
+    let rpo_at_least_seconds = match &scope.survival {
+        Survival::Best { exposure, .. } => rpo_seconds.map(|_| exposure.at_least_seconds(facts.now)),
+        _ => None,
+    };
     let declared = if facts.policy.is_some() { Verdict::Ok } else { Verdict::Unproven };
     ScopeReport {
         scope: name,
         verdict: scope.is_judged.then(|| own.unwrap_or(declared)),
         kind,
         rpo_seconds,
+        rpo_at_least_seconds,
         why,
         repository,
         worst_24h_seconds: scope.worst_24h.map(|worst| worst.as_secs_f64()),
@@ -444,8 +456,8 @@ fn repository_report(repository: &RepositoryFacts, now: Timestamp) -> Repository
         frontier_lsn: frontier.map(|frontier| frontier.end_lsn.to_string()),
         frontier_time: frontier.map(|frontier| frontier.reaches),
         gaps: held.map_or(0, |held| held.window.len().saturating_sub(1)),
-        queue_items: queue.map_or(0, |queue| queue.waiting),
-        queue_given_up: queue.map_or(0, |queue| queue.given_up),
+        queue_items: queue.map(|queue| queue.waiting),
+        queue_given_up: queue.map(|queue| queue.given_up),
         queue_oldest_seconds: queue.and_then(|queue| queue.oldest).map(|oldest| now.since(oldest).as_secs_f64()),
         queue_last_error: queue.and_then(|queue| queue.last_error.clone()),
         clock_skew_seconds: repository.clock_skew_seconds,

@@ -25,16 +25,48 @@ pub enum Exposure {
         frontier: Timestamp,
         /// Why no more is known.
         why: String,
+        /// By then something was committed that is certainly lost.
+        lost: Option<Timestamp>,
     },
 }
 
+/// Time for which a commit that was found counts at least: it is not nothing, whatever a clock says.
+const LEAST_SECONDS: f64 = 0.001;
+
+/// By so much clocks differ that are in order.
+const TOLERATED_SKEW: Duration = Duration::from_secs(5);
+
 impl Exposure {
-    /// In seconds at the moment `now`. Never negative, whatever a clock does.
+    /// In seconds at the moment `now`, at most. Never negative, whatever a clock does.
     pub fn seconds(&self, now: Timestamp) -> f64 {
         match self {
             Self::Nothing => 0.0,
-            Self::Since(time) | Self::AtMostSince { frontier: time, .. } => now.since(*time).as_secs_f64(),
+            Self::Since(time) => now.since(*time).as_secs_f64().max(LEAST_SECONDS),
+            Self::AtMostSince { frontier, .. } => now.since(*frontier).as_secs_f64().max(self.at_least_seconds(now)),
         }
+    }
+
+    /// What of that is certain.
+    pub fn at_least_seconds(&self, now: Timestamp) -> f64 {
+        self.lost().map_or(0.0, |time| now.since(time).as_secs_f64().max(LEAST_SECONDS))
+    }
+
+    /// When something was committed that is certainly lost.
+    pub fn lost(&self) -> Option<Timestamp> {
+        match self {
+            Self::Nothing => None,
+            Self::Since(time) => Some(*time),
+            Self::AtMostSince { lost, .. } => *lost,
+        }
+    }
+
+    /// Whether a commit that it rests on is of a time that has not come: then it says nothing.
+    pub fn is_of_the_future(&self, now: Timestamp) -> bool {
+        let of_frontier = match self {
+            Self::AtMostSince { frontier, .. } => Some(*frontier),
+            Self::Nothing | Self::Since(_) => None,
+        };
+        self.lost().into_iter().chain(of_frontier).any(|time| time.since(now) > TOLERATED_SKEW)
     }
 
     /// Whether it may be less.
@@ -142,7 +174,7 @@ fn assess(facts: &Facts, scope: Scope) -> ScopeFacts {
     let survival = survival(facts.now, scope, &members);
     let coverages: Vec<&Coverage> = members.iter().filter_map(|member| Some(&member.held.as_ref().ok()?.coverage)).collect();
     let open = match &survival {
-        Survival::Best { exposure: Exposure::Since(first), .. } => Some(facts.now.since(*first)),
+        Survival::Best { exposure, .. } => exposure.lost().map(|first| facts.now.since(first)),
         _ => None,
     };
     let thinned = facts.policy.as_ref().map(|policy| policy.retention).filter(|retention| retention.thin_log);
@@ -151,7 +183,11 @@ fn assess(facts: &Facts, scope: Scope) -> ScopeFacts {
         let asked = Duration::from_secs(days * 86_400);
         // Log that was let go between two old backups is no gap.
         let from = facts.now.minus(thinned.map_or(asked, |retention| asked.min(retention.window)));
-        let seen = facts.history.iter().filter(|sample| sample.time >= from).filter_map(|sample| sample.exposure_of(scope));
+        let seen = facts
+            .history
+            .iter()
+            .filter(|sample| (from..=facts.now).contains(&sample.time))
+            .filter_map(|sample| sample.exposure_of(scope));
         // What one that does not answer had in time would be told as lost.
         let archived = is_whole.then(|| worst(&coverages, from, facts.now)).flatten()?;
         seen.chain(open).chain([archived]).max()

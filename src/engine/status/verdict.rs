@@ -7,8 +7,8 @@
 //! | `unproven` | nothing proves the objectives: not declared, never rehearsed, or too long ago |
 //! | `ok` | none of these |
 //!
-//! The worst of the reasons is the verdict. An exposure that is only bounded is at risk, never a breach: an idle server
-//! that cannot be asked looks the same as one that loses data.
+//! The worst of the reasons is the verdict. An exposure that is only bounded from above is at risk, never a breach: an idle
+//! server that cannot be asked looks the same as one that loses data. What is certainly lost counts by itself.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Timestamp;
 use crate::base::units::format_duration;
-use crate::policy::Objectives;
+use crate::policy::{LogMode, Objectives};
 use crate::repo::evidence::{DrillOutcome, Evidence, KeyUse};
 
-use super::facts::{Facts, Held, RepositoryFacts};
+use super::facts::{Facts, Held, PolicyProblem, RepositoryFacts};
 use super::report::CopiesHeld;
 use super::rpo::{Scope, ScopeFacts, Survival};
 use super::rto::{self, Declared, Prediction};
@@ -27,6 +27,9 @@ use super::schedule::Standing;
 
 /// Part of the RPO above which an exposure is a risk.
 pub(super) const RPO_AT_RISK: f64 = 0.75;
+/// Said of commits whose times have not come.
+pub(super) const CLOCK_SET_BACK: &str =
+    "how old the first commit is that would be lost is not known: the server's clock was set back";
 /// Part of the RTO above which a prediction is a risk.
 const RTO_AT_RISK: f64 = 0.8;
 
@@ -87,7 +90,7 @@ pub enum Class {
     Key,
     /// The record of drills is not whole.
     Evidence,
-    /// Nothing is declared.
+    /// Nothing is declared, or it cannot be used.
     Policy,
 }
 
@@ -140,7 +143,10 @@ pub fn reasons(facts: &Facts, findings: &Findings<'_>) -> Vec<Reason> {
     reasons.extend(facts.repositories.iter().flat_map(|repository| judge.repository(repository)));
     reasons.extend(judge.copies(findings.copies));
     reasons.extend(judge.schedule(findings.schedule));
-    if facts.policy.is_none() {
+    if let Some(PolicyProblem { name, why }) = &facts.policy_problem {
+        let message = format!("its policy cannot be used: {why}");
+        reasons.push(judge.reason(Verdict::AtRisk, Class::Policy, message, format!("lifeboat policy check {name}")));
+    } else if facts.policy.is_none() {
         let command = format!("policy = \"NAME\" in [source.{}] of lifeboat.toml   declares them", facts.source);
         reasons.push(judge.reason(Verdict::Unproven, Class::Policy, "no objectives are declared", command));
     }
@@ -187,16 +193,19 @@ impl Judge<'_> {
                 };
                 self.reason(verdict, Class::Backup, format!("everything would be lost: {why}"), full)
             }
+            Survival::Best { exposure, .. } if exposure.is_of_the_future(self.facts.now) => {
+                self.reason(Verdict::AtRisk, Class::Rpo, CLOCK_SET_BACK, check())
+            }
             Survival::Best { exposure, .. } => {
                 let objectives = self.objectives?;
                 let (lost, rpo) = (exposure.seconds(self.facts.now), objectives.rpo.as_secs_f64());
-                let (up_to, verdict) = match lost > rpo {
-                    true if exposure.is_bound() => ("up to ", Verdict::AtRisk),
-                    true => ("", Verdict::Breach),
-                    false if lost > RPO_AT_RISK * rpo => (if exposure.is_bound() { "up to " } else { "" }, Verdict::AtRisk),
-                    false => return None,
+                let certain = exposure.at_least_seconds(self.facts.now);
+                let (how, told, verdict) = match () {
+                    () if certain > rpo => (if exposure.is_bound() { "at least " } else { "" }, certain, Verdict::Breach),
+                    () if lost > RPO_AT_RISK * rpo => (if exposure.is_bound() { "up to " } else { "" }, lost, Verdict::AtRisk),
+                    () => return None,
                 };
-                let message = format!("{up_to}{} would be lost, the RPO is {}", seconds(lost), format_duration(objectives.rpo));
+                let message = format!("{how}{} would be lost, the RPO is {}", seconds(told), format_duration(objectives.rpo));
                 self.reason(verdict, Class::Rpo, message, check())
             }
         };
@@ -288,7 +297,13 @@ impl Judge<'_> {
     }
 
     fn archiver(&self) -> Option<Reason> {
-        let archiver = self.facts.server.as_ref().ok()?.archiver.as_ref().filter(|archiver| archiver.failing)?;
+        let server = self.facts.server.as_ref().ok()?;
+        let wants_log = self.facts.policy.as_ref().is_some_and(|policy| policy.log.mode != LogMode::None);
+        if server.archiver.is_none() && !server.in_recovery && wants_log {
+            let message = "the server does not archive its log: archive_mode is off";
+            return Some(self.reason(Verdict::AtRisk, Class::Archiver, message, self.command("check SOURCE", "")));
+        }
+        let archiver = server.archiver.as_ref().filter(|archiver| archiver.failing)?;
         let file = archiver.last_failed_file.as_deref().unwrap_or("a file");
         let time = archiver.last_failed_time.map(|time| format!(" at {}", time.human_seconds())).unwrap_or_default();
         let message = format!("the archiver fails: {file}{time}, {} failures in all", archiver.failed_count);

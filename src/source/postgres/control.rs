@@ -224,12 +224,12 @@ impl Fields<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::base::ErrorKind;
 
     /// A control file of each layout with values that differ from field to field; real ones are in tests/.
-    fn sample(control_version: u32) -> Vec<u8> {
+    pub(crate) fn sample(control_version: u32) -> Vec<u8> {
         let mut bytes = vec![0_u8; 8192];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, &7_312_345_678_901_234_567_u64.to_le_bytes());
@@ -250,7 +250,7 @@ mod tests {
         bytes
     }
 
-    fn seal(bytes: &mut [u8]) {
+    pub(crate) fn seal(bytes: &mut [u8]) {
         let version = Fields(bytes).word(8);
         let at = crc_offset(version).unwrap_or(288);
         let crc = crc32c::crc32c(&bytes[..at]);

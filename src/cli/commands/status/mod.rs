@@ -18,7 +18,7 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
 use crate::cli::scope::{self, Use};
-use crate::engine::status::facts::{CopiesWanted, Facts};
+use crate::engine::status::facts::{CopiesWanted, Facts, PolicyProblem};
 use crate::engine::status::gather::{self, Place, Subject};
 use crate::engine::status::{StatusReport, Verdict, history};
 use crate::repo::queue::Queue;
@@ -67,10 +67,10 @@ pub async fn run(args: &StatusArgs, context: &Context) -> Result<Outcome> {
     }
 }
 
-/// The status of each of `sources`, noted in this host's history.
+/// The status of each of `sources`, noted in this host's history unless only one repository was asked for.
 ///
 /// # Errors
-/// Usage errors: a policy that is not there or wrong, a repository that the configuration does not know.
+/// Usage errors: a repository that the configuration does not know.
 pub async fn reports(context: &Context, settings: &Settings, sources: &[&SourceSettings]) -> Result<Vec<StatusReport>> {
     let all = future::join_all(sources.iter().map(|source| report(context, settings, source))).await;
     all.into_iter().collect()
@@ -80,7 +80,10 @@ async fn report(context: &Context, settings: &Settings, source: &SourceSettings)
     let facts = facts(context, settings, source).await?;
     let report = StatusReport::of(&facts);
     let path = history::path(&settings.state_dir, &source.name);
-    if let Err(error) = history::append(&path, &facts.history, &report.sample()) {
+    // What one of several repositories would have lost was never lost.
+    if context.global.repository.is_none()
+        && let Err(error) = history::append(&path, &facts.history, &report.sample())
+    {
         context.progress.warn(&format!("the history of {} was not written: {}", source.name, error.summary()));
     }
     Ok(report)
@@ -94,7 +97,10 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
     let SourceKind::Postgres(postgres) = &source.kind;
     let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
     // Only looked at: a policy that contradicts itself still has objectives, and the facts tell whether they are met.
-    let policy = source.policy.as_deref().map(|name| settings.policy(name)).transpose()?;
+    let policy = source
+        .policy
+        .as_deref()
+        .map(|name| settings.policy(name).map_err(|error| PolicyProblem { name: name.to_owned(), why: error.summary() }));
     let copies_wanted = match context.global.repository {
         // Of the others nothing is asked, so nothing is missed there.
         Some(_) => CopiesWanted { log: 1, backup: 1 },
@@ -116,7 +122,7 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
     let subject = Subject {
         source: &source.name,
         site: source.site.clone(),
-        policy,
+        policy: policy.transpose(),
         copies_wanted,
         conninfo: postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo),
         // That of the server that is backed up, which is then a standby.

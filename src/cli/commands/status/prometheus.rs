@@ -95,6 +95,11 @@ fn exposures(out: &mut Exposition, reports: &[StatusReport]) {
     out.gauge("lifeboat_rpo_seconds", "What would be lost now: the age of the first commit that does not survive.", now);
     let bound = each_scope(reports, |scope| scope.rpo_seconds.map(|_| truth(scope.kind == Kind::UpperBound)));
     out.gauge("lifeboat_rpo_is_upper_bound", "Whether lifeboat_rpo_seconds may be less.", bound);
+    let certain = each_scope(reports, |scope| match scope.kind {
+        Kind::Infinite => Some(f64::INFINITY),
+        _ => scope.rpo_at_least_seconds,
+    });
+    out.gauge("lifeboat_rpo_at_least_seconds", "What of lifeboat_rpo_seconds is certain.", certain);
     let of_day = each_scope(reports, |scope| scope.worst_24h_seconds).map(|sample| within(sample, "24h"));
     let of_month = each_scope(reports, |scope| scope.worst_30d_seconds).map(|sample| within(sample, "30d"));
     out.gauge("lifeboat_rpo_worst_seconds", "The most that would have been lost in this time.", of_day.chain(of_month));
@@ -173,9 +178,11 @@ fn repositories(out: &mut Exposition, reports: &[StatusReport]) {
     gauge("lifeboat_window_gaps", "Gaps in the recovery window of the repository.", |found| {
         found.error.is_none().then_some(found.gaps as f64)
     });
-    gauge("lifeboat_queue_items", "Items that wait to be delivered to the repository.", |found| Some(found.queue_items as f64));
+    gauge("lifeboat_queue_items", "Items that wait to be delivered to the repository.", |found| {
+        found.queue_items.map(|items| items as f64)
+    });
     gauge("lifeboat_queue_given_up_items", "Items for the repository that were given up.", |found| {
-        Some(found.queue_given_up as f64)
+        found.queue_given_up.map(|items| items as f64)
     });
     gauge("lifeboat_queue_oldest_seconds", "How long the oldest of them has waited.", |found| found.queue_oldest_seconds);
 }

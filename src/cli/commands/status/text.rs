@@ -104,7 +104,10 @@ fn exposure(scope: &ScopeReport, report: &StatusReport) -> String {
         (Kind::NotAssessed, _) => return format!("not assessed: {why}"),
         (Kind::Unknown, _) => format!("not known: {why}"),
         (Kind::Infinite, _) | (_, None) => format!("everything: {why}"),
-        (Kind::UpperBound, Some(seconds)) => format!("at most {} lost ({why})", span(seconds)),
+        (Kind::UpperBound, Some(seconds)) => match scope.rpo_at_least_seconds {
+            Some(certain) if certain > 0.0 => format!("{} to {} lost ({why})", span(certain), span(seconds)),
+            _ => format!("at most {} lost ({why})", span(seconds)),
+        },
         (Kind::Exact, Some(0.0)) => "nothing lost".to_owned(),
         (Kind::Exact, Some(seconds)) => format!("{} lost", span(seconds)),
     };
@@ -185,11 +188,14 @@ fn standing(repository: &RepositoryReport) -> String {
     if repository.gaps > 0 {
         told += &format!(", {} gaps", repository.gaps);
     }
-    if repository.queue_items + repository.queue_given_up > 0 {
-        told += &format!(", {} waiting", repository.queue_items);
+    let (waiting, given_up) = (repository.queue_items.unwrap_or(0), repository.queue_given_up.unwrap_or(0));
+    if repository.queue_items.is_none() {
+        told += ", queue not known";
+    } else if waiting + given_up > 0 {
+        told += &format!(", {waiting} waiting");
         told += &repository.queue_oldest_seconds.map(|age| format!(" for {}", span(age))).unwrap_or_default();
-        if repository.queue_given_up > 0 {
-            told += &format!(", {} given up", repository.queue_given_up);
+        if given_up > 0 {
+            told += &format!(", {given_up} given up");
         }
         told += &repository.queue_last_error.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
     }
@@ -248,6 +254,28 @@ fn month(time: crate::base::Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_queue_that_cannot_be_read_is_told_as_such() {
+        let mut found = RepositoryReport {
+            repository: "main".to_owned(),
+            site: None,
+            error: None,
+            protected_by: None,
+            backup: None,
+            frontier_lsn: None,
+            frontier_time: None,
+            gaps: 0,
+            queue_items: None,
+            queue_given_up: None,
+            queue_oldest_seconds: None,
+            queue_last_error: None,
+            clock_skew_seconds: None,
+        };
+        assert_eq!(standing(&found), "nothing to restore, queue not known");
+        (found.queue_items, found.queue_given_up) = (Some(0), Some(0));
+        assert_eq!(standing(&found), "nothing to restore");
+    }
 
     #[test]
     fn long_text_is_broken_between_words_and_stays_in_its_column() {

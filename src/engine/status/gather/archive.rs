@@ -1,10 +1,9 @@
 //! What one repository holds of a source, and how far a restore from it would get.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::{Incarnation, Result, SegmentSize, TimelineId, Timestamp};
+use crate::base::{Incarnation, Result, Segment, Timestamp};
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;
@@ -15,10 +14,11 @@ use crate::repo::log::name::{CommitTime, SegmentName};
 use crate::repo::log::{LogCatalog, index, listing};
 use crate::repo::probe::{self, LockSeen, ProbeReport};
 use crate::repo::{BackupSummary, CommitLog};
+use crate::source::postgres::wal::Carry;
 
 use super::super::facts::{BackupPoint, Frontier, Held, Window};
 use super::super::rpo::{BackupCover, Coverage, Exposure, FirstCommit, SegmentPoint};
-use super::super::unarchived::{self, OwnLog, Reached};
+use super::super::unarchived::{self, Known, Named, OwnLog, Reached, SilentLog};
 
 /// So far back the signed index is asked for arrivals; what came before by the store's clock. It is read object by object,
 /// and its times are better than the store's by less than a second or two.
@@ -84,17 +84,17 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
     Ok(Loaded { scope: scope.clone(), log, problems, warning: seen.warning, identity, catalog, arrivals, record, probe })
 }
 
-/// What each repository holds, with what would be lost beyond it. `own` is the server's log when it answers, `directory` its
-/// `pg_wal` where that is known.
+/// What each repository holds, with what would be lost beyond it. `own` is the server's log when it answers, `silent` what is
+/// known of it when it does not.
 pub(super) async fn measure(
     loaded: &[Result<Loaded, String>],
     own: Option<OwnLog>,
-    directory: Option<PathBuf>,
+    silent: Option<SilentLog>,
 ) -> Vec<Result<Held, String>> {
     let mut held = Vec::new();
     for one in loaded {
         held.push(match one {
-            Ok(one) => Ok(one.held(loaded, own.as_ref(), directory.as_ref()).await),
+            Ok(one) => Ok(one.held(loaded, own.as_ref(), silent.as_ref()).await),
             Err(why) => Err(why.clone()),
         });
     }
@@ -103,19 +103,21 @@ pub(super) async fn measure(
 
 /// Why nobody with the credentials of the host that was probed can destroy what is stored; none when that is not known.
 pub(super) fn protected_by(probe: Option<&ProbeReport>, lock_mode: Option<&str>) -> Option<String> {
-    let lock = probe.and_then(|report| report.guard.lock.as_ref());
-    if let Some(LockSeen::Broken | LockSeen::Refused { .. }) = lock {
-        return None;
+    let report = probe.filter(|report| report.can_be_destroyed() == Some(false))?;
+    match (&report.guard.lock, lock_mode) {
+        (Some(LockSeen::Broken | LockSeen::Refused { .. }), _) => return None,
+        (Some(LockSeen::Proven { .. } | LockSeen::Recorded { .. }), Some(mode)) => return Some(format!("object lock, {mode}")),
+        // Objects are put under a lock where it is configured: that the store can lock says nothing of others.
+        (Some(LockSeen::Proven { .. } | LockSeen::Recorded { .. }) | None, _) => {}
     }
-    match (lock_mode, probe.and_then(ProbeReport::can_be_destroyed)) {
-        (Some(mode), _) => Some(format!("object lock, {mode}")),
-        (None, Some(false)) => Some("the store refuses to overwrite and delete".to_owned()),
-        (None, _) => None,
-    }
+    let mut without_lock = report.clone();
+    without_lock.guard.lock = None;
+    let refuses = without_lock.can_be_destroyed() == Some(false);
+    refuses.then(|| "the store refuses to overwrite and delete".to_owned())
 }
 
 impl Loaded {
-    async fn held(&self, all: &[Result<Loaded, String>], own: Option<&OwnLog>, directory: Option<&PathBuf>) -> Held {
+    async fn held(&self, all: &[Result<Loaded, String>], own: Option<&OwnLog>, silent: Option<&SilentLog>) -> Held {
         let mut held = Held {
             backups: self.backup_points(),
             split_brains: self.catalog.split_brains.iter().map(|split| split.file.clone()).collect(),
@@ -149,7 +151,7 @@ impl Loaded {
         held.coverage = self.coverage(&serving, &path);
         match serving.last() {
             Some(newest) => {
-                let own = own.cloned().unwrap_or_else(|| silent(identity, &path, directory));
+                let own = own.cloned().unwrap_or_else(|| own_log(identity, &path, silent));
                 held.frontier = Some(self.frontier(newest, &path, own, all).await);
             }
             None if backups.is_empty() => held.no_frontier = Some("there is no backup".to_owned()),
@@ -171,19 +173,24 @@ impl Loaded {
         let time = reach.latest_end.max(Some(stopped)).unwrap_or(stopped);
         let reached = Reached { timeline: path.timeline(), end_lsn: reach.end_lsn, time };
         let same = |other: &&Loaded| other.identity.as_ref().map(|identity| &identity.incarnation) == Some(&backup.incarnation);
-        let named: Vec<(u64, FirstCommit)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
-        let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, first)| *first == FirstCommit::Unknown);
-        let named: BTreeMap<u64, FirstCommit> = unknown.into_iter().chain(known).collect();
-        let looking =
-            tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, |number| named.get(&number).copied()));
+        let named: Vec<(u64, Named)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
+        let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, named)| named.first == FirstCommit::Unknown);
+        let (scope, incarnation, size) = (self.scope.clone(), backup.incarnation.clone(), own.size);
+        let carry_into = move |segment: Segment| {
+            Carry::from_bytes(&scope.state.carry_into(&scope.source, &incarnation, &segment.name(size))?)
+        };
+        let known = Known { named: unknown.into_iter().chain(known).collect(), carry_into };
+        let looking = tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, &known));
         let exposure = looking.await.unwrap_or_else(|_| Exposure::AtMostSince {
             frontier: time,
             why: "reading the server's log was broken off".to_owned(),
+            lost: None,
         });
         let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
         Frontier {
             backup: backup.id.clone(),
             server_version: backup.server_version,
+            timeline: path.timeline(),
             end_lsn: reach.end_lsn,
             reaches: time,
             exposure,
@@ -193,10 +200,14 @@ impl Loaded {
         }
     }
 
-    /// What the names of the segments on `path` tell of their first commits.
-    fn named(&self, path: &TimelinePath) -> impl Iterator<Item = (u64, FirstCommit)> {
+    /// What the names of the segments on `path` tell of their commits.
+    fn named(&self, path: &TimelinePath) -> impl Iterator<Item = (u64, Named)> {
         let on_path = self.catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
-        on_path.map(|(segment, object)| (segment.number, first_commit(&object.name)))
+        on_path.map(|(segment, object)| {
+            let has_commits = object.name.commits.is_some_and(|commits| commits > 0);
+            let committed_by = object.name.last.known().filter(|_| has_commits);
+            (segment.number, Named { first: first_commit(&object.name), committed_by })
+        })
     }
 
     fn coverage(&self, serving: &[&BackupSummary], path: &TimelinePath) -> Coverage {
@@ -238,10 +249,15 @@ impl Loaded {
 }
 
 /// The log of a server that does not answer: its directory is looked at where the configuration names it.
-fn silent(identity: &Identity, path: &TimelinePath, directory: Option<&PathBuf>) -> OwnLog {
-    let (timeline, size): (TimelineId, SegmentSize) = (path.timeline(), identity.segment_bytes);
-    let system_identifier = identity.system_identifier.parse().unwrap_or_default();
-    OwnLog { directory: directory.cloned(), system_identifier, timeline, end_lsn: None, is_whole: true, size }
+fn own_log(identity: &Identity, path: &TimelinePath, silent: Option<&SilentLog>) -> OwnLog {
+    OwnLog {
+        directory: silent.map(|silent| silent.directory.clone()),
+        system_identifier: identity.system_identifier.parse().unwrap_or_default(),
+        timeline: silent.map_or(path.timeline(), |silent| silent.timeline),
+        end_lsn: None,
+        is_whole: silent.is_none_or(|silent| !silent.is_standby),
+        size: identity.segment_bytes,
+    }
 }
 
 fn first_commit(name: &SegmentName) -> FirstCommit {
@@ -250,5 +266,56 @@ fn first_commit(name: &SegmentName) -> FirstCommit {
         (CommitTime::Unknown, _) => FirstCommit::Unknown,
         // Perhaps a ROLLBACK came first: then the exposure is told too large, never too small.
         (CommitTime::At(time), _) => FirstCommit::At(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::probe::{Abilities, Answer, Guard};
+
+    fn report(lock: Option<LockSeen>, delete: Answer) -> ProbeReport {
+        ProbeReport {
+            format: 1,
+            repository: "r".to_owned(),
+            time: Timestamp::now(),
+            host: "db1".to_owned(),
+            abilities: Abilities {
+                conditional_put: Answer::Yes,
+                overwrite_protection: if delete == Answer::No { Answer::Yes } else { Answer::No },
+                read_after_write: Answer::Yes,
+                list_after_write: Answer::Yes,
+                listing_order: Answer::Yes,
+                ranged_read: Answer::Yes,
+                delete,
+                delete_visibility: Answer::Yes,
+                object_lock: Answer::Yes,
+                versioning: Answer::Yes,
+            },
+            guard: Guard { reads_oldest_versions: false, deletes_versions: Answer::Yes, lock },
+            clock_skew_seconds: None,
+        }
+    }
+
+    #[test]
+    fn a_lock_is_believed_when_a_probe_has_seen_it_and_not_because_it_is_configured() {
+        let mode = Some("compliance");
+        let (locked, refuses) = ("object lock, compliance", "the store refuses to overwrite and delete");
+        let proven = || Some(LockSeen::Proven { mode: "compliance".to_owned() });
+        for (lock, delete, configured, expected) in [
+            (proven(), Answer::Yes, mode, Some(locked)),
+            (Some(LockSeen::Recorded { mode: "compliance".to_owned() }), Answer::Yes, mode, Some(locked)),
+            (None, Answer::Yes, mode, None),
+            (Some(LockSeen::Broken), Answer::No, mode, None),
+            (Some(LockSeen::Refused { why: "no".to_owned() }), Answer::No, mode, None),
+            (proven(), Answer::Yes, None, None),
+            (None, Answer::No, None, Some(refuses)),
+            (None, Answer::No, mode, Some(refuses)),
+            (None, Answer::Yes, None, None),
+        ] {
+            let seen = protected_by(Some(&report(lock.clone(), delete)), configured);
+            assert_eq!(seen.as_deref(), expected, "{lock:?} {delete:?} {configured:?}");
+        }
+        assert_eq!(protected_by(None, mode), None, "never probed");
     }
 }

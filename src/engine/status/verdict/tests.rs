@@ -4,10 +4,10 @@ use crate::codec::Sha256Digest;
 use crate::engine::status::StatusReport;
 use crate::engine::status::facts::{ArchiverFacts, BackupPoint, CopiesWanted, Frontier, QueueFacts, ServerFacts, Window};
 use crate::engine::status::report::Kind;
-use crate::engine::status::rpo::Exposure;
+use crate::engine::status::rpo::{BackupCover, Exposure};
 use crate::engine::status::rto::tests::drill;
 use crate::engine::window::Interval;
-use crate::policy::{Policy, parse};
+use crate::policy::{LogMode, Policy, parse};
 use crate::repo::evidence::{Kept, Phase, PhaseKind};
 
 const DAY: u64 = 86_400;
@@ -50,6 +50,7 @@ fn repository(name: &str) -> RepositoryFacts {
     let frontier = Frontier {
         server_version: 150_018,
         backup: backup.id.clone(),
+        timeline: TimelineId(1),
         end_lsn: Lsn(5 << 24),
         reaches: ago(1),
         exposure: Exposure::Nothing,
@@ -76,8 +77,9 @@ fn facts() -> Facts {
         now: now(),
         site: None,
         policy: Some(policy("")),
+        policy_problem: None,
         copies_wanted: CopiesWanted { log: 2, backup: 2 },
-        server: Ok(ServerFacts { wal_lsn: Lsn(5 << 24), clock_skew_seconds: 0.0, archiver: Some(archiver) }),
+        server: Ok(ServerFacts { wal_lsn: Lsn(5 << 24), clock_skew_seconds: 0.0, in_recovery: false, archiver: Some(archiver) }),
         repositories: vec![repository("main"), repository("far")],
         drills: vec![passed(50.0, DAY)],
         evidence_problems: Vec::new(),
@@ -110,7 +112,9 @@ fn after(change: impl FnOnce(&mut Facts)) -> (Verdict, Vec<Class>) {
 
 #[test]
 fn exposure_is_held_against_the_rpo() {
-    let bound = |seconds| Exposure::AtMostSince { frontier: ago(seconds), why: "nobody can say".to_owned() };
+    let why = || "nobody can say".to_owned();
+    let bound = |seconds| Exposure::AtMostSince { frontier: ago(seconds), why: why(), lost: None };
+    let between = |lost, most| Exposure::AtMostSince { frontier: ago(most), why: why(), lost: Some(ago(lost)) };
     for (exposure, expected) in [
         (Exposure::Nothing, (Verdict::Ok, vec![])),
         (Exposure::Since(ago(75)), (Verdict::Ok, vec![])),
@@ -120,6 +124,9 @@ fn exposure_is_held_against_the_rpo() {
         (bound(75), (Verdict::Ok, vec![])),
         (bound(76), (Verdict::AtRisk, vec![Class::Rpo])),
         (bound(9000), (Verdict::AtRisk, vec![Class::Rpo])),
+        (between(70, 75), (Verdict::Ok, vec![])),
+        (between(100, 9000), (Verdict::AtRisk, vec![Class::Rpo])),
+        (between(101, 9000), (Verdict::Breach, vec![Class::Rpo])),
     ] {
         assert_eq!(after(|facts| expose(facts, &exposure)), expected, "{exposure:?}");
     }
@@ -189,6 +196,18 @@ fn what_keeps_the_objectives_is_looked_after() {
     use Class::{Archiver, Backup, Copies, Gap, Policy, Repository};
     let archiver = |facts: &mut Facts| facts.server.as_mut().unwrap().archiver.as_mut().unwrap().failing = true;
     assert_eq!(after(archiver), (Verdict::AtRisk, vec![Archiver]));
+    let off = |facts: &mut Facts| facts.server.as_mut().unwrap().archiver = None;
+    assert_eq!(after(off), (Verdict::AtRisk, vec![Archiver]), "nothing reaches the repositories");
+    let standby = |facts: &mut Facts| {
+        off(facts);
+        facts.server.as_mut().unwrap().in_recovery = true;
+    };
+    assert_eq!(after(standby), (Verdict::Ok, vec![]));
+    let no_log = |facts: &mut Facts| {
+        off(facts);
+        facts.policy.as_mut().unwrap().log.mode = LogMode::None;
+    };
+    assert_eq!(after(no_log), (Verdict::Ok, vec![]));
     assert_eq!(after(|facts| facts.server = Err("it is away".to_owned())), (Verdict::Ok, vec![]), "what is known is enough");
     let away = |facts: &mut Facts| facts.repositories[1].held = Err("no route".to_owned());
     assert_eq!(after(away), (Verdict::AtRisk, vec![Repository, Copies, Copies]));
@@ -205,6 +224,18 @@ fn what_keeps_the_objectives_is_looked_after() {
     assert_eq!(after(|facts| held(facts, 0).split_brains.push("0001".to_owned())), (Verdict::AtRisk, vec![Gap]));
     assert_eq!(after(|facts| held(facts, 0).problems.push("x: y".to_owned())), (Verdict::AtRisk, vec![Repository]));
     assert_eq!(after(|facts| facts.policy = None), (Verdict::Unproven, vec![Policy]));
+    let broken = |facts: &mut Facts| {
+        facts.policy = None;
+        facts.policy_problem = Some(PolicyProblem { name: "orders.toml".to_owned(), why: "rpo = \"soon\"".to_owned() });
+    };
+    assert_eq!(after(broken), (Verdict::AtRisk, vec![Policy]));
+    let abandoned = |facts: &mut Facts| held(facts, 0).frontier.as_mut().unwrap().timeline = TimelineId(2);
+    let lags = |facts: &mut Facts| {
+        abandoned(facts);
+        let other = held(facts, 1).frontier.as_mut().unwrap();
+        (other.end_lsn, other.exposure) = (Lsn(6 << 24), Exposure::Since(ago(500)));
+    };
+    assert_eq!(after(lags), (Verdict::AtRisk, vec![Copies]), "an older timeline's log is not the newest, however far it goes");
     let hourly = |facts: &mut Facts| facts.policy = Some(policy("[schedule]\nfull = \"0 * * * *\""));
     assert_eq!(after(hourly), (Verdict::AtRisk, vec![Backup]));
 }
@@ -250,4 +281,52 @@ fn scopes_are_judged_where_they_are_declared() {
     assert_eq!(scope(&facts, "site_lost"), (Kind::Unknown, Some(Verdict::AtRisk), None));
     facts.repositories[1].site = Some("cellar".to_owned());
     assert_eq!(scope(&facts, "site_lost"), (Kind::Infinite, Some(Verdict::Breach), None));
+}
+
+#[test]
+fn a_commit_of_the_future_is_neither_nothing_nor_of_a_known_age() {
+    let ahead = |seconds| now().plus(Duration::from_secs(seconds));
+    let bound = |frontier| Exposure::AtMostSince { frontier, why: "nobody can say".to_owned(), lost: None };
+    for exposure in [Exposure::Since(ahead(6)), bound(ahead(6))] {
+        assert_eq!(after(|facts| expose(facts, &exposure)), (Verdict::AtRisk, vec![Class::Rpo]), "{exposure:?}");
+        let mut facts = facts();
+        expose(&mut facts, &exposure);
+        let report = StatusReport::of(&facts);
+        assert_eq!((report.scopes[0].kind, report.scopes[0].rpo_seconds), (Kind::Unknown, None));
+        assert_eq!(report.sample().host_lost_seconds, None);
+    }
+    let mut facts = facts();
+    expose(&mut facts, &Exposure::Since(ahead(4)));
+    assert_eq!(StatusReport::of(&facts).scopes[0].rpo_seconds, Some(0.001), "the clocks differ a little, and it is lost");
+}
+
+#[test]
+fn the_history_keeps_and_counts_only_what_all_repositories_bear_out() {
+    let mut facts = facts();
+    expose(&mut facts, &Exposure::Since(ago(50)));
+    assert_eq!(StatusReport::of(&facts).sample().host_lost_seconds, Some(50.0));
+    let seen = |time, seconds| crate::engine::status::history::Sample {
+        time,
+        host_lost_seconds: Some(seconds),
+        ..StatusReport::of(&self::facts()).sample()
+    };
+    facts.history = vec![seen(ago(2 * DAY), 900.0), seen(ago(60), 70.0), seen(now().plus(Duration::from_secs(DAY)), 800.0)];
+    for repository in 0..2 {
+        let covered = BackupCover { first_segment: 1, last_segment: 1, stopped: ago(DAY), committed: ago(DAY) };
+        held(&mut facts, repository).coverage.backups = vec![covered];
+    }
+    assert_eq!(StatusReport::of(&facts).scopes[0].worst_24h_seconds, Some(70.0), "what is said of the future is not of the past");
+    facts.repositories[1].held = Err("no route".to_owned());
+    assert_eq!(StatusReport::of(&facts).sample().host_lost_seconds, None, "the one that is away may have more");
+}
+
+#[test]
+fn a_queue_that_cannot_be_read_is_not_an_empty_one() {
+    let mut facts = facts();
+    facts.repositories[0].queue = Err("permission denied".to_owned());
+    let counts = |at: usize| {
+        let found = &StatusReport::of(&facts).repositories[at];
+        (found.queue_items, found.queue_given_up)
+    };
+    assert_eq!((counts(0), counts(1)), ((None, None), (Some(0), Some(0))));
 }
