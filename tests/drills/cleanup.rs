@@ -50,6 +50,10 @@ fn a_panic_or_a_signal_leaves_nothing() {
     }
     stage.policy(&format!("{OBJECTIVES}{CHECKS}[[drill.check]]\nsql = \"SELECT pg_sleep(100)\"\nrows = true\n"));
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        if signal == Signal::HUP && ignores_hangup() {
+            println!("not tried: whoever runs this test ignores SIGHUP, and so does what it starts");
+            continue;
+        }
         let running = stage.start_drill(&[]);
         process::wait_until("the restored server runs", TIMEOUT, || server_of(&stage).is_some());
         let server = server_of(&stage).expect("just seen");
@@ -58,6 +62,12 @@ fn a_panic_or_a_signal_leaves_nothing() {
         stage.assert_nothing_left();
     }
     assert!(stage.stored_evidence().is_empty(), "an interrupted drill says nothing");
+}
+
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").expect("this process");
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).expect("its ignored signals");
+    u64::from_str_radix(mask.trim(), 16).expect("a mask") & 1 != 0
 }
 
 fn interrupt(running: Running, signal: Signal) {

@@ -373,8 +373,10 @@ mod tests {
     /// A server whose program is a script, which has said `started` once it listens to signals.
     fn server(directory: &Path, script: &str) -> ScratchServer {
         use std::os::unix::fs::PermissionsExt;
-        let program = directory.join("postgres");
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let (program, inner) = (directory.join("postgres"), directory.join("script"));
+        fs::write(&inner, script).unwrap();
+        // A shell cannot listen to a signal that was ignored when it began, as it is below some runners of tests.
+        fs::write(&program, format!("#!/bin/sh\nexec env --default-signal=INT sh '{}'\n", inner.display())).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let installation = Installation { major: 15, bin: directory.to_owned() };
         let account = Account { switch_to: None, name: "me".to_owned() };
