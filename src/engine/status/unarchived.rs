@@ -157,8 +157,10 @@ fn found<C: Fn(Segment) -> Option<Carry>>(own: &OwnLog, reached: Reached, known:
         let Looked { found, head_lost } = look(own, segment, from, &carry, &known.carry_into);
         let named = named(segment);
         let first = named.map(|named| named.first);
-        if let (Some(why), Some(FirstCommit::Unknown) | None) = (head_lost, first) {
-            unknown.get_or_insert(why);
+        match (head_lost, first) {
+            (Some(_), Some(FirstCommit::At(time))) if unknown.is_none() => return Exposure::Since(time),
+            (Some(why), Some(FirstCommit::Unknown) | None) => _ = unknown.get_or_insert(why),
+            _ => {}
         }
         carry = Carry::Unknown;
         match (found, first) {

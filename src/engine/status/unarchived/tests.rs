@@ -74,6 +74,8 @@ fn a_commit_that_straddles_out_of_a_recycled_segment_is_remembered_or_bounded_by
     let own = own(&log, &recycled);
     assert_eq!(certain(&lost(&own, reached(&log), &[], None)), Some(at(SECOND)), "what is found is lost");
     assert_eq!(lost(&own, reached(&log), &[], Some(&carry_out_of(&log))), Exposure::Since(at(FIRST)));
+    let named = (4, Named { first: FirstCommit::At(at(FIRST)), committed_by: Some(at(SECOND)) });
+    assert_eq!(lost(&own, reached(&log), &[named], None), Exposure::Since(at(FIRST)), "another repository knows");
     let mut other = self::log(24);
     other.commit(9, FIRST - 1);
     let wrong = lost(&own, reached(&log), &[], Some(&carry_out_of(&other)));
