@@ -4,7 +4,8 @@
 //! the full ended, whatever its incarnation or timeline; days, weeks (from Monday on), months and years are those of
 //! UTC. The window counts backups: all that ended in it, and of every branch that reaches into it the last that ended
 //! before. Whatever the rules say, there stay: what is from the future (a clock was set back), what is locked, what a
-//! backup being taken builds on, the newest that a drill has proven, and one that can be restored.
+//! backup being taken builds on, the newest that a drill has proven, and one that can be restored. Of an incarnation whose
+//! log is contradicted everything stays, for what can be restored of it is not known before somebody decides.
 
 mod log;
 mod periods;
@@ -91,6 +92,8 @@ pub struct Facts {
     pub begun: Vec<Begun>,
     /// The log of every incarnation.
     pub logs: Vec<Extent>,
+    /// What is contradicted in the log of an incarnation, or which history is lost: what can be restored is not known.
+    pub contradicted: BTreeMap<Incarnation, String>,
     /// The present moment.
     pub now: Timestamp,
 }
@@ -286,6 +289,11 @@ impl Desk<'_> {
         let proven = facts.backups.iter().filter(|backup| backup.restorable && backup.proven);
         if let Some(newest) = proven.max_by_key(|backup| (backup.stop_time, backup.stop_lsn)) {
             self.want(&newest.id, "it is the newest that a drill has proven".to_owned());
+        }
+        for (backup, why) in
+            facts.backups.iter().filter_map(|backup| Some((backup, facts.contradicted.get(&backup.incarnation)?)))
+        {
+            self.want(&backup.id, why.clone());
         }
         for (backup, until) in facts.backups.iter().filter_map(|backup| Some((backup, backup.locked_until?))) {
             self.want(&backup.id, format!("it is locked until {}", until.human_seconds()));

@@ -1,6 +1,6 @@
 //! Examples: places in the calendar, and the reasons as they are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
@@ -46,7 +46,7 @@ fn facts(backups: Vec<Holding>, now: &str) -> Facts {
         late: BTreeSet::new(),
         latest: at(now),
     };
-    Facts { backups, branches: vec![branch], begun: vec![], logs: vec![], now: at(now) }
+    Facts { backups, branches: vec![branch], begun: vec![], logs: vec![], contradicted: BTreeMap::new(), now: at(now) }
 }
 
 /// The days of what stays for this reason, and the reason.
