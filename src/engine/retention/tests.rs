@@ -487,22 +487,29 @@ impl Case {
     fn is_wanted(&self, id: &BackupId) -> bool {
         let (backup, start, now) = (self.summary(id), moment(self.window_start()), moment(self.now));
         let root = self.ancestors(id).into_iter().find(|id| self.summary(id).base.is_none()).unwrap_or_else(|| id.clone());
-        let counts = |id: &BackupId| {
-            let full = self.summary(id);
-            full.base.is_none() && self.restorable.contains(id) && full.stop_time <= now
-        };
         let newer = |id: &BackupId, than: &BackupId| {
             let key = |id: &BackupId| (self.summary(id).stop_time, self.summary(id).stop_lsn, id.clone());
             key(id) > key(than)
         };
-        let all: Vec<&BackupId> = self.world.taken.iter().map(|taken| &taken.summary.id).filter(|id| counts(id)).collect();
-        let members = || {
-            self.world.taken.iter().filter(|taken| taken.summary.id == root || self.ancestors(&taken.summary.id).contains(&root))
+        let members = |full: &BackupId| {
+            let belongs = |id: &BackupId| id == full || self.ancestors(id).contains(full);
+            let own = self.world.taken.iter().map(|taken| &taken.summary).filter(|backup| belongs(&backup.id));
+            own.collect::<Vec<_>>()
         };
-        let by_chain = counts(&root) && {
+        // Once by the chains whose full restores, once by those of which anything does.
+        let by_chain = [true, false].into_iter().any(|whole| {
+            let counts = |id: &BackupId| {
+                let (full, restores) = (self.summary(id), |id: &BackupId| self.restorable.contains(id));
+                let is_of_use = if whole { restores(id) } else { members(id).iter().any(|member| restores(&member.id)) };
+                full.base.is_none() && is_of_use && full.stop_time <= now
+            };
+            if !counts(&root) {
+                return false;
+            }
+            let all: Vec<&BackupId> = self.world.taken.iter().map(|taken| &taken.summary.id).filter(|id| counts(id)).collect();
             let ahead: Vec<&&BackupId> = all.iter().filter(|other| newer(other, &root)).collect();
             let young =
-                self.retention.keep_for.is_some_and(|age| members().any(|taken| taken.summary.stop_time > now.minus(age)));
+                self.retention.keep_for.is_some_and(|age| members(&root).iter().any(|member| member.stop_time > now.minus(age)));
             ahead.len() < self.retention.keep_chains as usize
                 || young
                 || PERIODS.iter().any(|(format, places, is_legal)| {
@@ -513,7 +520,7 @@ impl Case {
                     let places = places(&self.retention) as usize;
                     !others.contains(&label(&root)) && places > 0 && (others.len() < places || legal)
                 })
-        };
+        });
         let is_last_proven = self.proven.contains(id)
             && self.restorable.contains(id)
             && !self.proven.iter().any(|other| {

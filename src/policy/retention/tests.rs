@@ -147,3 +147,20 @@ fn thinned_log_goes_in_whole_segments() {
     facts.begun = vec![Begun { id, base: None, log_start: None }];
     assert_eq!(spans(&thin, &facts), [(0, 900, true)]);
 }
+
+#[test]
+fn a_chain_keeps_its_place_when_only_its_full_lost_its_log() {
+    let full_of = |day: &str, restorable| Holding { restorable, ..full(day) };
+    let id: BackupId = "20261016T010000Z-incr-aaaa".parse().expect("an id");
+    let broken = full_of("20261015", false);
+    let incr = Holding { id: id.clone(), base: Some(broken.id.clone()), stop_time: at("20261016"), ..full("20261016") };
+    let others = [full_of("20260910", true), full_of("20261005", true), full_of("20261119", true)];
+    let retention = Retention { monthly: 3, ..NOTHING };
+    let backups = others.into_iter().chain([broken, incr]).collect();
+    let verdicts = decide(&retention, &facts(backups, "20261120"));
+    let told: Vec<(&str, bool)> = verdicts.iter().map(|verdict| (&verdict.id.as_str()[..8], verdict.kept)).collect();
+    // Nor does the chain of which the incr restores take the place of the one that is whole.
+    let expected = [("20260910", true), ("20261005", true), ("20261119", true), ("20261015", true), ("20261016", true)];
+    assert_eq!(told, expected);
+    assert_eq!(verdicts[4].why, ["monthly, the newest of 2026-10 (2 of 3)"]);
+}
