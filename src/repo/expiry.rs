@@ -76,7 +76,7 @@ pub struct Standing {
     /// The first moment at which it may be carried out: its grace counted from the later of what the marking host's clock
     /// and the store's clock said.
     pub due: Timestamp,
-    /// Whether every mark that stands for the backup is a policy's.
+    /// Whether every mark that stands for the backup is a policy's: that counts only while the policy wants it.
     pub by_policy: bool,
 }
 
@@ -94,7 +94,7 @@ pub struct StandingLog {
 /// All marks of a source.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
-    /// The marks that stand, by backup; of several the one that is due first.
+    /// The marks that stand, by backup; of several an operator's before a policy's, and the one that is due first.
     pub standing: BTreeMap<BackupId, Standing>,
     /// The marks that stand for log, by name.
     pub log: Vec<StandingLog>,
@@ -157,11 +157,9 @@ impl Marks {
             for id in mark.backups.iter().filter(|id| !is_withdrawn(name, id)) {
                 let own = Standing { mark: name.clone(), due, by_policy: mark.policy.is_some() };
                 let earliest = standing.entry(id.clone()).or_insert_with(|| own.clone());
-                let by_policy = own.by_policy && earliest.by_policy;
-                if due < earliest.due {
+                if (own.by_policy, own.due) < (earliest.by_policy, earliest.due) {
                     *earliest = own;
                 }
-                earliest.by_policy = by_policy;
             }
             let is_withdrawn = withdrawals.iter().any(|withdrawal| withdrawal.log && withdrawal.marks.contains(name));
             if !mark.log_ranges.is_empty() && !is_withdrawn {
@@ -255,9 +253,10 @@ mod tests {
         };
         let alone = judged(vec![("m", by_policy(10), 0), ("n", by_policy(5), 0)]);
         assert_eq!(alone.standing[&id("a")], Standing { mark: "n".into(), due: at(105), by_policy: true });
+        // Then the operator's grace counts, also when it is longer.
         for operators in [0, 20] {
-            let both = judged(vec![("m", by_policy(10), 0), ("n", mark(&["a"], operators), 0)]);
-            assert!(!both.standing[&id("a")].by_policy);
+            let both = judged(vec![("m", by_policy(10), 0), ("n", mark(&["a"], operators), 0), ("o", by_policy(5), 0)]);
+            assert_eq!(both.standing[&id("a")], Standing { mark: "n".into(), due: at(operators + 100), by_policy: false });
         }
     }
 

@@ -60,12 +60,14 @@ pub async fn mark(scope: &Scope, operator: Option<&Signer>, wish: &Wish) -> Resu
         let more: Vec<BackupId> = wanted.iter().flat_map(|id| descendants(&backups, id)).collect();
         wanted.extend(more);
     }
+    // A mark by a policy alone is no decision of an operator.
+    let marked_before = |id: &BackupId| survey.marks.standing.get(id).filter(|mark| !mark.by_policy);
     let standing: Vec<(BackupId, Timestamp)> =
-        wanted.iter().filter_map(|id| Some((id.clone(), survey.marks.standing.get(id)?.due))).collect();
+        wanted.iter().filter_map(|id| Some((id.clone(), marked_before(id)?.due))).collect();
     let marked = Timestamp::now();
     let due = marked.plus(wish.grace);
     refuse_what_cannot_go(scope, &log, &survey, &wanted, wish)?;
-    let fresh: Vec<BackupId> = wanted.into_iter().filter(|id| !survey.marks.standing.contains_key(id)).collect();
+    let fresh: Vec<BackupId> = wanted.into_iter().filter(|id| marked_before(id).is_none()).collect();
     let name = match operator {
         Some(operator) if !fresh.is_empty() => {
             let grace_seconds = wish.grace.as_secs();
