@@ -32,6 +32,7 @@ pub(super) fn text(document: &Document) -> String {
         if let Some(orphans) = &part.orphans {
             text += &orphans_text(orphans, document.dry_run);
         }
+        text += &lines(part.error.iter().map(|why| format!("failed: {why}")));
     }
     text
 }
