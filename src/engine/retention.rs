@@ -33,6 +33,8 @@ pub struct Present<'a> {
     pub proven: BTreeSet<BackupId>,
     /// Until when backups are locked.
     pub locked_until: BTreeMap<BackupId, Timestamp>,
+    /// Those of which an operator withdrew the mark.
+    pub held: &'a BTreeSet<BackupId>,
     /// What may be in flight.
     pub begun: Vec<Begun>,
     /// The log.
@@ -91,6 +93,7 @@ fn holding(backup: &BackupSummary, present: &Present<'_>) -> Holding {
         restorable: present.restorable.contains(&backup.id),
         proven: present.proven.contains(&backup.id),
         locked_until: present.locked_until.get(&backup.id).copied(),
+        held: present.held.contains(&backup.id),
     }
 }
 

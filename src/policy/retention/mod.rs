@@ -40,6 +40,8 @@ pub struct Holding {
     pub proven: bool,
     /// Until when nobody can delete it.
     pub locked_until: Option<Timestamp>,
+    /// Whether an operator withdrew its mark, and none has marked it since.
+    pub held: bool,
 }
 
 /// A timeline with the way that leads to it.
@@ -302,6 +304,9 @@ impl Desk<'_> {
             facts.backups.iter().filter_map(|backup| Some((backup, facts.contradicted.get(&backup.incarnation)?)))
         {
             self.want(&backup.id, why.clone());
+        }
+        for backup in facts.backups.iter().filter(|backup| backup.held) {
+            self.want(&backup.id, "an operator withdrew its mark".to_owned());
         }
         for (backup, until) in facts.backups.iter().filter_map(|backup| Some((backup, backup.locked_until?))) {
             self.want(&backup.id, format!("it is locked until {}", until.human_seconds()));

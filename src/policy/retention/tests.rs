@@ -35,6 +35,7 @@ fn full(day: &str) -> Holding {
         restorable: true,
         proven: false,
         locked_until: None,
+        held: false,
     }
 }
 
@@ -163,4 +164,12 @@ fn a_chain_keeps_its_place_when_only_its_full_lost_its_log() {
     let expected = [("20260910", true), ("20261005", true), ("20261119", true), ("20261015", true), ("20261016", true)];
     assert_eq!(told, expected);
     assert_eq!(verdicts[4].why, ["monthly, the newest of 2026-10 (2 of 3)"]);
+}
+
+#[test]
+fn what_an_operator_wants_to_stay_stays() {
+    let held = Holding { held: true, ..full("20260101") };
+    let verdicts = decide(&NOTHING, &facts(vec![held, full("20260102"), full("20261110")], "20261120"));
+    assert_eq!(verdicts[0].why, ["an operator withdrew its mark"]);
+    assert!(verdicts[0].kept && !verdicts[1].kept, "{verdicts:?}");
 }
