@@ -70,6 +70,8 @@ struct Lacking {
     key: String,
     /// What the holders asked so far have against it.
     failure: Option<Failure>,
+    /// Whether one of them has let it go.
+    expired: bool,
 }
 
 impl Lacking {
@@ -126,7 +128,13 @@ impl Delivery<'_> {
             match queued.item.clone() {
                 Item::Log { incarnation, file, key, raw_sha256 } => {
                     match Named::new(&self.to.source, incarnation.clone(), &file, raw_sha256) {
-                        Some(named) => logs.entry(incarnation).or_default().push(Lacking { queued, named, key, failure: None }),
+                        Some(named) => logs.entry(incarnation).or_default().push(Lacking {
+                            queued,
+                            named,
+                            key,
+                            failure: None,
+                            expired: false,
+                        }),
                         None => {
                             let why = format!("{file} is no file that PostgreSQL archives");
                             self.settle(&queued, Err(Failure { why, for_good: true }), &mut account)?;
@@ -171,25 +179,17 @@ impl Delivery<'_> {
             }
             lacking = match self.prepare(holder, incarnation).await {
                 Ok(size) => {
-                    let left = self.carry_all(holder, incarnation, lacking, account).await?;
-                    self.let_go_of_expired(holder, incarnation, size, left, account).await?
+                    let mut left = self.carry_all(holder, incarnation, lacking, account).await?;
+                    note_expired(holder, incarnation, size, &mut left).await;
+                    left
                 }
                 Err(failure) => lacking.into_iter().map(|lacking| lacking.failed(failure.clone())).collect(),
             };
         }
-        for Lacking { queued, failure, .. } in lacking {
-            self.settle(&queued, Err(self.last_word(failure)), account)?;
+        for Lacking { queued, failure, expired, .. } in lacking {
+            self.settle(&queued, last_word(failure, expired, self.all_holders), account)?;
         }
         Ok(())
-    }
-
-    /// What is held against an item once every holder was asked.
-    fn last_word(&self, failure: Option<Failure>) -> Failure {
-        match failure {
-            Some(failure) if self.all_holders => failure,
-            Some(failure) => Failure { for_good: false, ..failure },
-            None => Failure { why: "no repository that may hold it answers".to_owned(), for_good: false },
-        }
     }
 
     /// What goes before any file: the cluster is on record, as the holder has it, and the keys of its log are there. The
@@ -203,34 +203,6 @@ impl Delivery<'_> {
         identity::ensure(&self.to.repository, &self.to.source, &self.writing.signer, own).await?;
         adopt_keys(holder, self.to, incarnation, &self.cancel).await?;
         Ok(own.segment_bytes)
-    }
-
-    /// Settles what has expired where it was: nobody wants it any more.
-    async fn let_go_of_expired(
-        &self,
-        holder: &Scope,
-        incarnation: &Incarnation,
-        size: SegmentSize,
-        left: Vec<Lacking>,
-        account: &mut Account,
-    ) -> Result<Vec<Lacking>> {
-        let is_missing = |lacking: &Lacking| lacking.failure.as_ref().is_some_and(|failure| failure.for_good);
-        if !left.iter().any(is_missing) {
-            return Ok(left);
-        }
-        let Ok(seen) = head::look(holder).await else { return Ok(left) };
-        let cut = seen.log.log_cut(incarnation);
-        let mut still_left = Vec::new();
-        for lacking in left {
-            let segment = lacking.named.file.get(..24).and_then(|name| Segment::parse(name, size));
-            match segment {
-                Some(segment) if is_missing(&lacking) && cut.covers_segment(segment, size) => {
-                    self.settle(&lacking.queued, Ok(()), account)?;
-                }
-                _ => still_left.push(lacking),
-            }
-        }
-        Ok(still_left)
     }
 
     /// Carries files from one holder, many at one time; those that it cannot give are left.
@@ -337,11 +309,7 @@ impl Delivery<'_> {
                 Err(other) => failure = Some(other.after(failure)),
             }
         }
-        match failure {
-            // Let go of where it was, and nowhere else: nobody wants it any more.
-            failure if expired && failure.as_ref().is_none_or(|failure| failure.for_good) && self.all_holders => Ok(()),
-            failure => Err(self.last_word(failure)),
-        }
+        last_word(failure, expired, self.all_holders)
     }
 
     /// Whether the repository has the backup now; it has not when the holder has let it go.
@@ -362,5 +330,48 @@ impl Delivery<'_> {
             Some(Fate::LeftOut { why }) => Err(Failure { why, for_good: Timestamp::now().since(queued.since) > LOG_IS_LATE }),
             None => Err(Failure { why: format!("repository {name} does not hold it"), for_good: true }),
         }
+    }
+}
+
+/// Notes what of it a holder does not have because it has let it go. Another may have it still: it is asked as well.
+async fn note_expired(holder: &Scope, incarnation: &Incarnation, size: SegmentSize, left: &mut [Lacking]) {
+    let is_missing = |lacking: &Lacking| lacking.failure.as_ref().is_some_and(|failure| failure.for_good);
+    if !left.iter().any(is_missing) {
+        return;
+    }
+    let Ok(seen) = head::look(holder).await else { return };
+    let cut = seen.log.log_cut(incarnation);
+    for lacking in left.iter_mut().filter(|lacking| is_missing(lacking)) {
+        let segment = lacking.named.file.get(..24).and_then(|name| Segment::parse(name, size));
+        lacking.expired |= segment.is_some_and(|segment| cut.covers_segment(segment, size));
+    }
+}
+
+/// What becomes of an item once every holder was asked. One that was let go of where it was, and that nobody has, is no
+/// longer wanted.
+fn last_word(failure: Option<Failure>, expired: bool, all_holders: bool) -> Result<(), Failure> {
+    match failure {
+        failure if expired && all_holders && failure.as_ref().is_none_or(|failure| failure.for_good) => Ok(()),
+        Some(failure) if all_holders => Err(failure),
+        Some(failure) => Err(Failure { for_good: false, ..failure }),
+        None => Err(Failure { why: "no repository that may hold it answers".to_owned(), for_good: false }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_holder_let_go_is_wanted_until_all_were_asked() {
+        let failure = |for_good| Failure { why: "it is not there".to_owned(), for_good };
+        let both = |first, second| failure(second).after(Some(failure(first)));
+        let is_settled = |failure, all_holders| last_word(failure, true, all_holders).is_ok();
+        assert!(is_settled(Some(both(true, true)), true) && is_settled(None, true));
+        // The other one does not answer now, or was not asked.
+        assert!(!is_settled(Some(both(true, false)), true) && !is_settled(Some(both(false, true)), true));
+        assert!(!is_settled(Some(failure(true)), false) && !is_settled(None, false));
+        assert!(last_word(Some(failure(true)), false, true).is_err_and(|failure| failure.for_good));
+        assert!(last_word(Some(failure(true)), false, false).is_err_and(|failure| !failure.for_good));
     }
 }

@@ -33,6 +33,8 @@ pub struct Present<'a> {
     pub proven: BTreeSet<BackupId>,
     /// Until when backups are locked.
     pub locked_until: BTreeMap<BackupId, Timestamp>,
+    /// Those of which an operator withdrew the mark.
+    pub held: &'a BTreeSet<BackupId>,
     /// What may be in flight.
     pub begun: Vec<Begun>,
     /// The log.
@@ -59,11 +61,13 @@ impl Rules<'_> {
             let to = catalog.segments.keys().map(|segment| segment.end(*size)).max();
             Some(Extent { incarnation: incarnation.clone(), from: from?, to: to?, segment_bytes: size.bytes() })
         };
+        let contradicted = |incarnation: &Incarnation| Some((incarnation.clone(), contradicted(present, incarnation)?));
         Facts {
             backups: present.backups.iter().map(|backup| holding(backup, present)).collect(),
             branches: present.catalogs.keys().flat_map(|incarnation| branches(present, incarnation, start)).collect(),
             begun: present.begun.clone(),
             logs: present.catalogs.iter().filter_map(log).collect(),
+            contradicted: present.catalogs.keys().filter_map(contradicted).collect(),
             now: present.now,
         }
     }
@@ -89,7 +93,24 @@ fn holding(backup: &BackupSummary, present: &Present<'_>) -> Holding {
         restorable: present.restorable.contains(&backup.id),
         proven: present.proven.contains(&backup.id),
         locked_until: present.locked_until.get(&backup.id).copied(),
+        held: present.held.contains(&backup.id),
     }
+}
+
+/// Why what can be restored of an incarnation is not known: two contents under one name, or a history that is not there.
+fn contradicted(present: &Present<'_>, incarnation: &Incarnation) -> Option<String> {
+    let (_, catalog) = present.catalogs.get(incarnation)?;
+    if let Some(split) = catalog.split_brains.first() {
+        let others = match catalog.split_brains.len() - 1 {
+            0 => String::new(),
+            others => format!(" (and {others} more)"),
+        };
+        let why = "was archived with different contents: decide first (lifeboat archive resolve)";
+        return Some(format!("{}{others} {why}", split.file));
+    }
+    let own = present.backups.iter().filter(|backup| backup.incarnation == *incarnation).map(|backup| backup.timeline);
+    let unknown = catalog.timelines().into_iter().chain(own).find_map(|timeline| catalog.ancestry(timeline).err());
+    unknown.map(|error| error.summary())
 }
 
 /// Every timeline of an incarnation, whether it has log or only backups.

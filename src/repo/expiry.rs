@@ -4,7 +4,7 @@
 //! a document of its own. A mark deletes nothing. Once its grace has passed, whoever carries it out decides afresh and
 //! puts a tombstone into the commit log ([`super::commit`]); only then is anything deleted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,9 @@ pub struct Withdrawal {
     /// Whether these marks no longer count for log either.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub log: bool,
+    /// The policy that wants them again; none when an operator withdrew the marks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// When, by the clock of the host on which that was done.
     pub withdrawn: Timestamp,
     /// That host's name, for people.
@@ -76,7 +79,7 @@ pub struct Standing {
     /// The first moment at which it may be carried out: its grace counted from the later of what the marking host's clock
     /// and the store's clock said.
     pub due: Timestamp,
-    /// Whether every mark that stands for the backup is a policy's.
+    /// Whether every mark that stands for the backup is a policy's: that counts only while the policy wants it.
     pub by_policy: bool,
 }
 
@@ -94,8 +97,10 @@ pub struct StandingLog {
 /// All marks of a source.
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
-    /// The marks that stand, by backup; of several the one that is due first.
+    /// The marks that stand, by backup; of several an operator's before a policy's, and the one that is due first.
     pub standing: BTreeMap<BackupId, Standing>,
+    /// Backups of which an operator withdrew a mark, and that no operator has marked since: no policy takes them.
+    pub held: BTreeSet<BackupId>,
     /// The marks that stand for log, by name.
     pub log: Vec<StandingLog>,
     /// Documents that are not used: key and why.
@@ -157,18 +162,19 @@ impl Marks {
             for id in mark.backups.iter().filter(|id| !is_withdrawn(name, id)) {
                 let own = Standing { mark: name.clone(), due, by_policy: mark.policy.is_some() };
                 let earliest = standing.entry(id.clone()).or_insert_with(|| own.clone());
-                let by_policy = own.by_policy && earliest.by_policy;
-                if due < earliest.due {
+                if (own.by_policy, own.due) < (earliest.by_policy, earliest.due) {
                     *earliest = own;
                 }
-                earliest.by_policy = by_policy;
             }
             let is_withdrawn = withdrawals.iter().any(|withdrawal| withdrawal.log && withdrawal.marks.contains(name));
             if !mark.log_ranges.is_empty() && !is_withdrawn {
                 log.push(StandingLog { mark: name.clone(), due, ranges: mark.log_ranges.clone() });
             }
         }
-        (self.standing, self.log) = (standing, log);
+        let by_operators = withdrawals.iter().filter(|withdrawal| withdrawal.policy.is_none());
+        let is_marked = |id: &BackupId| standing.get(id).is_some_and(|mark| !mark.by_policy);
+        let held = by_operators.flat_map(|withdrawal| &withdrawal.backups).filter(|id| !is_marked(id)).cloned().collect();
+        (self.standing, self.held, self.log) = (standing, held, log);
     }
 
     /// The log of `incarnation` that is marked, by the marks among those that stand for which `counts` holds.
@@ -255,9 +261,10 @@ mod tests {
         };
         let alone = judged(vec![("m", by_policy(10), 0), ("n", by_policy(5), 0)]);
         assert_eq!(alone.standing[&id("a")], Standing { mark: "n".into(), due: at(105), by_policy: true });
+        // Then the operator's grace counts, also when it is longer.
         for operators in [0, 20] {
-            let both = judged(vec![("m", by_policy(10), 0), ("n", mark(&["a"], operators), 0)]);
-            assert!(!both.standing[&id("a")].by_policy);
+            let both = judged(vec![("m", by_policy(10), 0), ("n", mark(&["a"], operators), 0), ("o", by_policy(5), 0)]);
+            assert_eq!(both.standing[&id("a")], Standing { mark: "n".into(), due: at(operators + 100), by_policy: false });
         }
     }
 
@@ -268,6 +275,7 @@ mod tests {
                 marks: marks.iter().map(|mark| (*mark).to_owned()).collect(),
                 backups: backups.iter().map(|letter| id(letter)).collect(),
                 log: true,
+                policy: None,
                 withdrawn: at(50),
                 host: "here".into(),
             })
@@ -275,10 +283,22 @@ mod tests {
         let marks = judged(vec![("m", mark(&["a", "b"], 0), 0), ("w", withdrawal(&["m"], &["a"]), 50)]);
         assert_eq!(marks.standing.keys().collect::<Vec<_>>(), [&id("b")]);
         assert_eq!(marks.log, []);
+        assert_eq!(marks.held, BTreeSet::from([id("a")]));
         // A mark that was made anew stands.
         let marks = judged(vec![("m", mark(&["a"], 0), 0), ("n", mark(&["a"], 60), 60), ("w", withdrawal(&["m"], &["a"]), 50)]);
         assert_eq!(marks.standing[&id("a")], Standing { mark: "n".into(), due: at(160), by_policy: false });
         assert_eq!(marks.log, [StandingLog { mark: "n".into(), due: at(160), ranges: vec![range()] }]);
         assert_eq!(marks.names_for(&id("a")), ["m", "n"]);
+        assert_eq!(marks.held, BTreeSet::new());
+        // A policy that marks it anew does not end what an operator decided; and what a policy withdrew is not held.
+        let by_policy = |expiry| match expiry {
+            Expiry::Mark(mark) => Expiry::Mark(Mark { policy: Some("gold".into()), ..mark }),
+            Expiry::Withdrawal(withdrawal) => Expiry::Withdrawal(Withdrawal { policy: Some("gold".into()), ..withdrawal }),
+        };
+        let anew = by_policy(mark(&["a"], 60));
+        let marks = judged(vec![("m", mark(&["a"], 0), 0), ("n", anew, 60), ("w", withdrawal(&["m"], &["a"]), 50)]);
+        assert_eq!(marks.held, BTreeSet::from([id("a")]));
+        let marks = judged(vec![("m", mark(&["a"], 0), 0), ("w", by_policy(withdrawal(&["m"], &["a"])), 50)]);
+        assert_eq!(marks.held, BTreeSet::new());
     }
 }

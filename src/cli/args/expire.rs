@@ -15,7 +15,8 @@ after the grace, it carries out what is due: what is there then is looked at
 afresh, and every backup that stays is told with the reason; what the policy
 marked and wants again stays. Readers take an expired backup for gone at once;
 if the deletion is interrupted, the next run goes on with it. Without a SOURCE
-all are looked at; one without a policy has done what was marked.
+all are looked at. Where a source has no policy, what operators marked is done,
+and what a policy marked that it no longer has stays.
 
 A backup goes only with all that build on it, the last that can be restored only
 with --allow-none, and log only when no backup that stays needs it.

@@ -60,12 +60,14 @@ pub async fn mark(scope: &Scope, operator: Option<&Signer>, wish: &Wish) -> Resu
         let more: Vec<BackupId> = wanted.iter().flat_map(|id| descendants(&backups, id)).collect();
         wanted.extend(more);
     }
+    // A mark by a policy alone is no decision of an operator.
+    let marked_before = |id: &BackupId| survey.marks.standing.get(id).filter(|mark| !mark.by_policy);
     let standing: Vec<(BackupId, Timestamp)> =
-        wanted.iter().filter_map(|id| Some((id.clone(), survey.marks.standing.get(id)?.due))).collect();
+        wanted.iter().filter_map(|id| Some((id.clone(), marked_before(id)?.due))).collect();
     let marked = Timestamp::now();
     let due = marked.plus(wish.grace);
     refuse_what_cannot_go(scope, &log, &survey, &wanted, wish)?;
-    let fresh: Vec<BackupId> = wanted.into_iter().filter(|id| !survey.marks.standing.contains_key(id)).collect();
+    let fresh: Vec<BackupId> = wanted.into_iter().filter(|id| marked_before(id).is_none()).collect();
     let name = match operator {
         Some(operator) if !fresh.is_empty() => {
             let grace_seconds = wish.grace.as_secs();
@@ -94,7 +96,7 @@ pub async fn withdraw(scope: &Scope, operator: Option<&Signer>, ids: &[BackupId]
     let kept: BTreeSet<BackupId> = with_bases.filter(|id| marks.standing.contains_key(id)).collect();
     let backups: Vec<BackupId> = kept.into_iter().collect();
     let name = match operator {
-        Some(operator) => Some(keep(scope, operator, &marks, backups.clone(), &BTreeSet::new()).await?),
+        Some(operator) => Some(keep(scope, operator, &marks, backups.clone(), &BTreeSet::new(), None).await?),
         None => None,
     };
     Ok(Withdrawn { name, backups })
@@ -107,18 +109,21 @@ pub(super) async fn put_mark(scope: &Scope, operator: &Signer, mark: Mark) -> Re
     Ok(name)
 }
 
-/// Withdraws every mark on these backups, and for log the marks named in `log`; the withdrawal's name.
+/// Withdraws every mark on these backups, and for log the marks named in `log`, when it is a policy for `policy`; the
+/// withdrawal's name.
 pub(super) async fn keep(
     scope: &Scope,
     operator: &Signer,
     marks: &Marks,
     backups: Vec<BackupId>,
     log: &BTreeSet<&str>,
+    policy: Option<&str>,
 ) -> Result<String> {
     let names = backups.iter().flat_map(|id| marks.names_for(id));
     let marks: BTreeSet<String> = names.chain(log.iter().map(|name| (*name).to_owned())).collect();
     let (marks, withdrawn, host) = (marks.into_iter().collect(), Timestamp::now(), host_name());
-    let withdrawal = Withdrawal { marks, backups, log: !log.is_empty(), withdrawn, host };
+    let policy = policy.map(str::to_owned);
+    let withdrawal = Withdrawal { marks, backups, log: !log.is_empty(), policy, withdrawn, host };
     expiry::store(&scope.repository, &scope.source, operator, Expiry::Withdrawal(withdrawal)).await
 }
 

@@ -100,6 +100,7 @@ fn present<'a>(survey: &'a Survey, backups: Vec<&'a BackupSummary>) -> Present<'
         restorable: &survey.restorable,
         proven: BTreeSet::new(),
         locked_until: BTreeMap::new(),
+        held: &survey.marks.held,
         begun: survey.uncommitted.iter().filter(|begun| begun.may_be_in_flight(IN_FLIGHT, now)).map(begun).collect(),
         catalogs: &survey.catalogs,
         now,
@@ -148,7 +149,7 @@ pub async fn apply(scope: &Scope, operator: Option<&Signer>, rules: Rules<'_>, g
     let now = Timestamp::now();
     if let Some(operator) = operator {
         if !withdrawn.is_empty() || !log_again.is_empty() {
-            keep(scope, operator, marks, withdrawn.clone(), &log_again).await?;
+            keep(scope, operator, marks, withdrawn.clone(), &log_again, Some(rules.policy)).await?;
         }
         if !marked.is_empty() || !marked_log.is_empty() {
             let body = Mark {

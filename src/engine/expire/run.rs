@@ -134,19 +134,16 @@ async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish<'_>) -> Result<Decis
         None => None,
     };
     let standing = &survey.marks.standing;
-    let is_wanted_again = |id: &BackupId| judgement.as_ref().is_some_and(|judgement| judgement.keeps(id).is_some());
     let counts = |id: &BackupId, mark: &Standing| {
         let is_asked_for = wish.only.is_empty() || wish.only.contains(id);
-        is_asked_for && wish.except.as_ref() != Some(&mark.mark) && !(mark.by_policy && is_wanted_again(id))
+        is_asked_for && wish.except.as_ref() != Some(&mark.mark) && stands(id, mark, judgement.as_ref())
     };
     let marks: BTreeMap<BackupId, Standing> =
         standing.iter().filter(|(id, mark)| counts(id, mark)).map(|(id, standing)| (id.clone(), standing.clone())).collect();
     let now = Timestamp::now();
     let locked = locked(scope, log, |id| marks.get(id).is_some_and(|mark| mark.due <= now)).await?;
     let mut verdicts = plan::decide(&survey.situation(log, &marks, &locked, wish.allow_none));
-    if let Some(judgement) = &judgement {
-        give_reasons(&mut verdicts, judgement, &survey.marks, &marks);
-    }
+    give_reasons(&mut verdicts, judgement.as_ref(), &survey.marks, &marks);
     let going: BTreeSet<&BackupId> =
         verdicts.iter().filter(|verdict| verdict.fate == Fate::Expired).map(|verdict| &verdict.id).collect();
     let (going_now, remaining): (Vec<&BackupSummary>, Vec<&BackupSummary>) =
@@ -178,13 +175,27 @@ async fn decide(scope: &Scope, log: &CommitLog, wish: &Wish<'_>) -> Result<Decis
     Ok(Decision { verdicts, tombstone, notes, unused_marks: survey.marks.problems })
 }
 
-/// What stays without a mark that counts does so for what the rules say.
-fn give_reasons(verdicts: &mut [Verdict], judgement: &Judgement, standing: &Marks, counting: &BTreeMap<BackupId, Standing>) {
+/// Whether a mark still means something: a policy's does only while the policy is there and lets the backup go.
+fn stands(id: &BackupId, mark: &Standing, judgement: Option<&Judgement>) -> bool {
+    !mark.by_policy || judgement.is_some_and(|judgement| judgement.keeps(id).is_none())
+}
+
+/// What stays without a mark that counts does so for what the rules say, or because they are gone.
+fn give_reasons(
+    verdicts: &mut [Verdict],
+    judgement: Option<&Judgement>,
+    standing: &Marks,
+    counting: &BTreeMap<BackupId, Standing>,
+) {
     for verdict in verdicts.iter_mut().filter(|verdict| !counting.contains_key(&verdict.id)) {
-        if let Some(why) = judgement.keeps(&verdict.id) {
-            let was_marked = standing.standing.get(&verdict.id).is_some_and(|mark| mark.by_policy);
-            let before = if was_marked { "was marked by the policy, which wants it now: " } else { "" };
-            verdict.why = format!("{before}{why}");
+        let was_marked = standing.standing.get(&verdict.id).is_some_and(|mark| mark.by_policy);
+        match judgement.map(|judgement| judgement.keeps(&verdict.id)) {
+            Some(Some(why)) if was_marked => verdict.why = format!("was marked by the policy, which wants it now: {why}"),
+            Some(Some(why)) => verdict.why = why.to_owned(),
+            None if was_marked => {
+                verdict.why = "was marked by a policy that the source no longer has: name it with --backup".to_owned();
+            }
+            _ => {}
         }
     }
 }
@@ -224,4 +235,32 @@ async fn delete_backups(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::retention;
+
+    #[test]
+    fn a_mark_by_a_policy_means_nothing_without_the_policy() {
+        let id: BackupId = "20261120T214002Z-full-k3fq".parse().unwrap();
+        let mark = |by_policy| Standing { mark: "m".into(), due: Timestamp::now(), by_policy };
+        let judged = |kept| {
+            let backups = vec![retention::Verdict { id: id.clone(), kept, why: vec!["it is old".to_owned()] }];
+            Judgement { backups, ..Judgement::default() }
+        };
+        assert!(stands(&id, &mark(true), Some(&judged(false))));
+        assert!(!stands(&id, &mark(true), Some(&judged(true))));
+        assert!(!stands(&id, &mark(true), None));
+        for judgement in [None, Some(&judged(true))] {
+            assert!(stands(&id, &mark(false), judgement), "an operator's goes whatever the policy wants");
+        }
+        let marks = Marks { standing: BTreeMap::from([(id.clone(), mark(true))]), ..Marks::default() };
+        let mut verdicts = [Verdict { id: id.clone(), fate: Fate::Kept, why: "is not marked".to_owned() }];
+        give_reasons(&mut verdicts, None, &marks, &BTreeMap::new());
+        assert!(verdicts[0].why.contains("no longer has: name it with --backup"), "{}", verdicts[0].why);
+        give_reasons(&mut verdicts, Some(&judged(true)), &marks, &BTreeMap::new());
+        assert_eq!(verdicts[0].why, "was marked by the policy, which wants it now: it is old");
+    }
 }

@@ -9,11 +9,12 @@ use rand::{Rng, RngExt, SeedableRng};
 
 use super::{Catalogs, Present, Rules};
 use crate::base::{BackupId, BackupType, Incarnation, Lsn, Segment, SegmentSize, TimelineId, Timestamp};
+use crate::engine::timeline::TimelinePath;
 use crate::policy::Retention;
 use crate::policy::retention::{Begun, LogVerdict, Verdict};
 use crate::repo::BackupSummary;
 use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
-use crate::repo::log::{LogCatalog, LogCut, SegmentObject, TimelineHistory};
+use crate::repo::log::{LogCatalog, LogCut, SegmentObject, SplitBrain, TimelineHistory};
 
 const HOUR: i64 = 3600;
 const SIZE: u64 = 1 << 20;
@@ -380,6 +381,7 @@ impl Case {
             restorable: &restorable,
             proven: proven.clone(),
             locked_until: locked.iter().map(|id| (id.clone(), moment(now + HOUR))).collect(),
+            held: &BTreeSet::new(),
             begun: begun.clone(),
             catalogs: &catalogs,
             now: moment(now),
@@ -486,22 +488,29 @@ impl Case {
     fn is_wanted(&self, id: &BackupId) -> bool {
         let (backup, start, now) = (self.summary(id), moment(self.window_start()), moment(self.now));
         let root = self.ancestors(id).into_iter().find(|id| self.summary(id).base.is_none()).unwrap_or_else(|| id.clone());
-        let counts = |id: &BackupId| {
-            let full = self.summary(id);
-            full.base.is_none() && self.restorable.contains(id) && full.stop_time <= now
-        };
         let newer = |id: &BackupId, than: &BackupId| {
             let key = |id: &BackupId| (self.summary(id).stop_time, self.summary(id).stop_lsn, id.clone());
             key(id) > key(than)
         };
-        let all: Vec<&BackupId> = self.world.taken.iter().map(|taken| &taken.summary.id).filter(|id| counts(id)).collect();
-        let members = || {
-            self.world.taken.iter().filter(|taken| taken.summary.id == root || self.ancestors(&taken.summary.id).contains(&root))
+        let members = |full: &BackupId| {
+            let belongs = |id: &BackupId| id == full || self.ancestors(id).contains(full);
+            let own = self.world.taken.iter().map(|taken| &taken.summary).filter(|backup| belongs(&backup.id));
+            own.collect::<Vec<_>>()
         };
-        let by_chain = counts(&root) && {
+        // Once by the chains whose full restores, once by those of which anything does.
+        let by_chain = [true, false].into_iter().any(|whole| {
+            let counts = |id: &BackupId| {
+                let (full, restores) = (self.summary(id), |id: &BackupId| self.restorable.contains(id));
+                let is_of_use = if whole { restores(id) } else { members(id).iter().any(|member| restores(&member.id)) };
+                full.base.is_none() && is_of_use && full.stop_time <= now
+            };
+            if !counts(&root) {
+                return false;
+            }
+            let all: Vec<&BackupId> = self.world.taken.iter().map(|taken| &taken.summary.id).filter(|id| counts(id)).collect();
             let ahead: Vec<&&BackupId> = all.iter().filter(|other| newer(other, &root)).collect();
             let young =
-                self.retention.keep_for.is_some_and(|age| members().any(|taken| taken.summary.stop_time > now.minus(age)));
+                self.retention.keep_for.is_some_and(|age| members(&root).iter().any(|member| member.stop_time > now.minus(age)));
             ahead.len() < self.retention.keep_chains as usize
                 || young
                 || PERIODS.iter().any(|(format, places, is_legal)| {
@@ -512,7 +521,7 @@ impl Case {
                     let places = places(&self.retention) as usize;
                     !others.contains(&label(&root)) && places > 0 && (others.len() < places || legal)
                 })
-        };
+        });
         let is_last_proven = self.proven.contains(id)
             && self.restorable.contains(id)
             && !self.proven.iter().any(|other| {
@@ -594,4 +603,81 @@ fn what_the_window_promises_stays_and_what_nothing_wants_goes() {
     }
     println!("{moments} moments, {gone} backups gone, {kept} kept, {thinned} logs cut");
     assert!(moments > 2000 && gone > 500 && thinned > 200 && kept > 1000, "{moments} {gone} {thinned} {kept}");
+}
+
+/// Three old fulls that have their places, on two timelines, with all the log.
+fn old_chains() -> (Vec<BackupSummary>, LogCatalog) {
+    let summary = |(day, timeline, number): &(&str, u32, u64)| {
+        let stop = Timestamp::parse_compact(&format!("{day}T010000Z")).expect("a time");
+        let sample =
+            BackupSummary::sample(&format!("{day}T010000Z-full-aaaa"), (Lsn(number * SIZE + 10), Lsn(number * SIZE + 500)));
+        let (incarnation, timeline) = (incarnation(0), TimelineId(*timeline));
+        BackupSummary { incarnation, timeline, start_time: stop, stop_time: stop, segment_bytes: size(), ..sample }
+    };
+    let backups = [("20260110", 1, 2), ("20260210", 2, 6), ("20260310", 2, 8)].iter().map(summary).collect();
+    let mut catalog = LogCatalog::default();
+    for number in 1..10 {
+        let segment = Segment { timeline: TimelineId(if number < 5 { 1 } else { 2 }), number };
+        let name =
+            SegmentName { segment, first: CommitTime::None, last: CommitTime::None, commits: Some(0), digest: "0".repeat(16) };
+        let object = SegmentObject { key: String::new(), name, stored_bytes: 1, arrived: moment(0) };
+        catalog.segments.insert(segment, object);
+    }
+    let name = HistoryName { timeline: TimelineId(2), parent: TimelineId(1), switch_lsn: Lsn(5 * SIZE), digest: "0".repeat(16) };
+    catalog.histories.insert(TimelineId(2), TimelineHistory { key: String::new(), name });
+    (backups, catalog)
+}
+
+/// The backups that a policy with 12 monthly places keeps, and whether it keeps all log.
+fn kept_of(backups: &[BackupSummary], catalog: LogCatalog) -> (usize, bool) {
+    let serves = |backup: &&BackupSummary| {
+        TimelinePath::to(backup.timeline, &catalog, size()).is_ok_and(|path| path.serves(&catalog, backup))
+    };
+    let restorable: BTreeSet<BackupId> = backups.iter().filter(serves).map(|backup| backup.id.clone()).collect();
+    let catalogs = Catalogs::from([(incarnation(0), (size(), catalog))]);
+    let present = Present {
+        backups: backups.iter().collect(),
+        restorable: &restorable,
+        proven: BTreeSet::new(),
+        locked_until: BTreeMap::new(),
+        held: &BTreeSet::new(),
+        begun: Vec::new(),
+        catalogs: &catalogs,
+        now: moment(0),
+    };
+    let retention = Retention {
+        window: Duration::from_secs(3600),
+        keep_chains: 0,
+        keep_for: None,
+        daily: 0,
+        weekly: 0,
+        monthly: 12,
+        yearly: 0,
+        legal_minimum: None,
+        thin_log: true,
+    };
+    let rules = Rules { policy: "monthly", retention: &retention };
+    let kept = rules.judge(&present).iter().filter(|verdict| verdict.kept).count();
+    (kept, rules.judge_log(&present).iter().all(|log| log.kept))
+}
+
+#[test]
+fn what_is_contradicted_takes_no_backup_with_it() {
+    let (backups, catalog) = old_chains();
+    assert_eq!(kept_of(&backups, catalog.clone()), (3, false), "all have places, and thinned log goes");
+    let split = |file: &str| SplitBrain { file: file.to_owned(), digests: vec!["0".repeat(16), "1".repeat(16)] };
+    // Somebody puts another content beside the segment that a backup needs, or beside the history of its timeline.
+    let (mut planted, segment) = (catalog.clone(), Segment { timeline: TimelineId(2), number: 6 });
+    planted.segments.remove(&segment);
+    planted.split_brains.push(split(&segment.name(size())));
+    assert_eq!(kept_of(&backups, planted), (3, true));
+    let mut lost = catalog.clone();
+    lost.histories.clear();
+    assert_eq!(kept_of(&backups, lost.clone()), (3, true), "a lost history");
+    lost.split_brains.push(split("00000002.history"));
+    assert_eq!(kept_of(&backups, lost), (3, true));
+    // A segment that is just lost makes its backup useless, and nothing else.
+    let mut gap = catalog;
+    gap.segments.remove(&segment);
+    assert_eq!(kept_of(&backups, gap), (2, false));
 }

@@ -2,7 +2,7 @@
 //!
 //! By positions, whatever the timeline: a range goes only when nothing on any branch needs it. A backup needs its own
 //! log, from its start to its stop; the window needs all from its base on, and so does what is in flight. Unless the
-//! policy thins it, everything from the oldest kept backup on stays.
+//! policy thins it, everything from the oldest kept backup on stays. What is contradicted stays whole.
 
 use serde::Serialize;
 
@@ -39,6 +39,9 @@ pub fn decide_log(retention: &Retention, facts: &Facts) -> Vec<LogVerdict> {
 }
 
 fn needs(retention: &Retention, facts: &Facts, log: &Extent) -> Vec<Need> {
+    if let Some(why) = facts.contradicted.get(&log.incarnation) {
+        return vec![Need { from: Lsn(0), to: None, why: why.clone() }];
+    }
     let mut needs = window(retention, facts, log);
     for begun in &facts.begun {
         let (from, why) = match &begun.log_start {

@@ -4,7 +4,8 @@
 //! the full ended, whatever its incarnation or timeline; days, weeks (from Monday on), months and years are those of
 //! UTC. The window counts backups: all that ended in it, and of every branch that reaches into it the last that ended
 //! before. Whatever the rules say, there stay: what is from the future (a clock was set back), what is locked, what a
-//! backup being taken builds on, the newest that a drill has proven, and one that can be restored.
+//! backup being taken builds on, the newest that a drill has proven, and one that can be restored. Of an incarnation whose
+//! log is contradicted everything stays, for what can be restored of it is not known before somebody decides.
 
 mod log;
 mod periods;
@@ -39,6 +40,8 @@ pub struct Holding {
     pub proven: bool,
     /// Until when nobody can delete it.
     pub locked_until: Option<Timestamp>,
+    /// Whether an operator withdrew its mark, and none has marked it since.
+    pub held: bool,
 }
 
 /// A timeline with the way that leads to it.
@@ -91,6 +94,8 @@ pub struct Facts {
     pub begun: Vec<Begun>,
     /// The log of every incarnation.
     pub logs: Vec<Extent>,
+    /// What is contradicted in the log of an incarnation, or which history is lost: what can be restored is not known.
+    pub contradicted: BTreeMap<Incarnation, String>,
     /// The present moment.
     pub now: Timestamp,
 }
@@ -147,17 +152,16 @@ impl Facts {
         self.backups.iter().map(|backup| (&backup.id, backup)).collect()
     }
 
-    /// The chains that can be restored and are not from the future, newest first.
-    fn chains(&self) -> Vec<Chain<'_>> {
+    /// The chains that are not from the future and `count`, newest first.
+    fn chains(&self, count: fn(&Chain<'_>) -> bool) -> Vec<Chain<'_>> {
         let mut members: BTreeMap<&BackupId, Vec<&Holding>> = BTreeMap::new();
         let by_id = self.by_id();
         for backup in &self.backups {
             members.entry(&root(&by_id, backup).id).or_default().push(backup);
         }
-        let counts = |full: &&Holding| full.base.is_none() && full.restorable && full.stop_time <= self.now;
-        let fulls = self.backups.iter().filter(counts);
-        let mut chains: Vec<Chain<'_>> =
-            fulls.map(|full| Chain { full, members: members.remove(&full.id).unwrap_or_default() }).collect();
+        let fulls = self.backups.iter().filter(|full| full.base.is_none() && full.stop_time <= self.now);
+        let chains = fulls.map(|full| Chain { full, members: members.remove(&full.id).unwrap_or_default() });
+        let mut chains: Vec<Chain<'_>> = chains.filter(count).collect();
         chains.sort_by_key(|chain| std::cmp::Reverse((chain.full.stop_time, chain.full.stop_lsn, &chain.full.id)));
         chains
     }
@@ -233,12 +237,6 @@ impl Desk<'_> {
         }
     }
 
-    fn want_chain(&mut self, chain: &Chain<'_>, why: &str) {
-        for member in &chain.members {
-            self.want(&member.id, why.to_owned());
-        }
-    }
-
     fn window(&mut self) {
         let (facts, start) = (self.facts, self.start);
         let window = format_duration(self.retention.window);
@@ -257,21 +255,36 @@ impl Desk<'_> {
         }
     }
 
+    /// Places are given twice: a backup that builds on a full without its own log may restore all the same. Its chain must
+    /// neither lose its place for that, nor take the place of a chain that is whole.
     fn chains(&mut self) {
-        let (retention, facts) = (self.retention, self.facts);
-        let chains = facts.chains();
-        for chain in chains.iter().take(retention.keep_chains as usize) {
-            self.want_chain(chain, &format!("of the newest {}", counted(retention.keep_chains)));
-        }
-        if let Some(keep_for) = retention.keep_for {
-            let limit = facts.now.minus(keep_for);
-            for chain in chains.iter().filter(|chain| chain.members.iter().any(|member| member.stop_time > limit)) {
-                self.want_chain(chain, &format!("of a chain younger than {}", format_duration(keep_for)));
+        let facts = self.facts;
+        let whole = facts.chains(|chain| chain.full.restorable);
+        let usable = facts.chains(|chain| chain.members.iter().any(|member| member.restorable));
+        let mut wanted = self.placed(&whole);
+        let before: BTreeSet<&BackupId> = wanted.iter().map(|(chain, _)| &chain.full.id).collect();
+        let more = self.placed(&usable).into_iter().filter(|(chain, _)| !before.contains(&chain.full.id)).collect::<Vec<_>>();
+        wanted.extend(more);
+        for (chain, why) in wanted {
+            for member in &chain.members {
+                self.want(&member.id, why.clone());
             }
         }
-        for (chain, why) in periods::places(retention, &chains, facts.now) {
-            self.want_chain(chain, &why);
+    }
+
+    /// The chains that a rule wants, and which. `chains` are newest first.
+    fn placed<'c, 'f>(&self, chains: &'c [Chain<'f>]) -> Vec<(&'c Chain<'f>, String)> {
+        let (retention, now) = (self.retention, self.facts.now);
+        let newest = chains.iter().take(retention.keep_chains as usize);
+        let mut found: Vec<(&Chain<'f>, String)> =
+            newest.map(|chain| (chain, format!("of the newest {}", counted(retention.keep_chains)))).collect();
+        if let Some(keep_for) = retention.keep_for {
+            let limit = now.minus(keep_for);
+            let young = chains.iter().filter(|chain| chain.members.iter().any(|member| member.stop_time > limit));
+            found.extend(young.map(|chain| (chain, format!("of a chain younger than {}", format_duration(keep_for)))));
         }
+        found.extend(periods::places(retention, chains, now));
+        found
     }
 
     fn whatever_the_rules_say(&mut self) {
@@ -286,6 +299,14 @@ impl Desk<'_> {
         let proven = facts.backups.iter().filter(|backup| backup.restorable && backup.proven);
         if let Some(newest) = proven.max_by_key(|backup| (backup.stop_time, backup.stop_lsn)) {
             self.want(&newest.id, "it is the newest that a drill has proven".to_owned());
+        }
+        for (backup, why) in
+            facts.backups.iter().filter_map(|backup| Some((backup, facts.contradicted.get(&backup.incarnation)?)))
+        {
+            self.want(&backup.id, why.clone());
+        }
+        for backup in facts.backups.iter().filter(|backup| backup.held) {
+            self.want(&backup.id, "an operator withdrew its mark".to_owned());
         }
         for (backup, until) in facts.backups.iter().filter_map(|backup| Some((backup, backup.locked_until?))) {
             self.want(&backup.id, format!("it is locked until {}", until.human_seconds()));

@@ -1,6 +1,6 @@
 //! Examples: places in the calendar, and the reasons as they are told.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::*;
@@ -35,6 +35,7 @@ fn full(day: &str) -> Holding {
         restorable: true,
         proven: false,
         locked_until: None,
+        held: false,
     }
 }
 
@@ -46,7 +47,7 @@ fn facts(backups: Vec<Holding>, now: &str) -> Facts {
         late: BTreeSet::new(),
         latest: at(now),
     };
-    Facts { backups, branches: vec![branch], begun: vec![], logs: vec![], now: at(now) }
+    Facts { backups, branches: vec![branch], begun: vec![], logs: vec![], contradicted: BTreeMap::new(), now: at(now) }
 }
 
 /// The days of what stays for this reason, and the reason.
@@ -146,4 +147,29 @@ fn thinned_log_goes_in_whole_segments() {
     assert_eq!(spans(&thin, &facts)[2..], [(200, 900, true)]);
     facts.begun = vec![Begun { id, base: None, log_start: None }];
     assert_eq!(spans(&thin, &facts), [(0, 900, true)]);
+}
+
+#[test]
+fn a_chain_keeps_its_place_when_only_its_full_lost_its_log() {
+    let full_of = |day: &str, restorable| Holding { restorable, ..full(day) };
+    let id: BackupId = "20261016T010000Z-incr-aaaa".parse().expect("an id");
+    let broken = full_of("20261015", false);
+    let incr = Holding { id: id.clone(), base: Some(broken.id.clone()), stop_time: at("20261016"), ..full("20261016") };
+    let others = [full_of("20260910", true), full_of("20261005", true), full_of("20261119", true)];
+    let retention = Retention { monthly: 3, ..NOTHING };
+    let backups = others.into_iter().chain([broken, incr]).collect();
+    let verdicts = decide(&retention, &facts(backups, "20261120"));
+    let told: Vec<(&str, bool)> = verdicts.iter().map(|verdict| (&verdict.id.as_str()[..8], verdict.kept)).collect();
+    // Nor does the chain of which the incr restores take the place of the one that is whole.
+    let expected = [("20260910", true), ("20261005", true), ("20261119", true), ("20261015", true), ("20261016", true)];
+    assert_eq!(told, expected);
+    assert_eq!(verdicts[4].why, ["monthly, the newest of 2026-10 (2 of 3)"]);
+}
+
+#[test]
+fn what_an_operator_wants_to_stay_stays() {
+    let held = Holding { held: true, ..full("20260101") };
+    let verdicts = decide(&NOTHING, &facts(vec![held, full("20260102"), full("20261110")], "20261120"));
+    assert_eq!(verdicts[0].why, ["an operator withdrew its mark"]);
+    assert!(verdicts[0].kept && !verdicts[1].kept, "{verdicts:?}");
 }

@@ -11,6 +11,6 @@ pub mod listing;
 pub mod name;
 pub mod resolution;
 
-pub use catalog::{LogCatalog, SegmentObject, TimelineHistory};
+pub use catalog::{LogCatalog, SegmentObject, SplitBrain, TimelineHistory};
 pub use cut::{LogCut, LogRange};
 pub use name::{CommitTime, HistoryName, SegmentName};

@@ -4,9 +4,9 @@ mod text;
 
 use serde::Serialize;
 
-use crate::base::{BackupId, Error, Result, Timestamp};
+use crate::base::{BackupId, Error, ErrorKind, Result, Timestamp};
 use crate::cli::args::ExpireArgs;
-use crate::cli::config::{Settings, SourceSettings};
+use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -42,6 +42,15 @@ struct Part {
     withdrawn: Option<Withdrawing>,
     carried_out: Option<Report>,
     orphans: Option<Vec<Orphan>>,
+    /// Why it was not done, or not to its end.
+    error: Option<String>,
+}
+
+/// A source in one repository.
+struct Target<'a> {
+    source: &'a SourceSettings,
+    policy: Option<Policy>,
+    chosen: &'a RepositorySettings,
 }
 
 #[derive(Serialize)]
@@ -83,7 +92,8 @@ struct Withdrawing {
 /// Marks, withdraws, carries out or sweeps, in every repository of the source.
 ///
 /// # Errors
-/// The first repository's that fails; running it again is harmless.
+/// That of the first repository that fails, after the others were seen to and all is told; running it again is harmless.
+/// What is wrong with the configuration is told before anything is done.
 pub async fn run(args: &ExpireArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let dry_run = args.dry_run || args.explain;
@@ -91,29 +101,63 @@ pub async fn run(args: &ExpireArgs, context: &Context) -> Result<Outcome> {
         (Some(file), false) => Some(Signer::read(file)?),
         _ => None,
     };
+    let named = args.source.as_ref().map(ToString::to_string);
+    let mut document = Document { source: named, dry_run, explain: args.explain, repositories: Vec::new() };
+    let mut first_error = None;
+    for Target { source, policy, chosen } in targets(args, context, &settings)? {
+        let one = async {
+            let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: None });
+            let scope = scope::open(context, &settings, chosen, &source.name, &layers).await?;
+            let desk = Desk { args, context, settings: &settings, scope: &scope, operator: operator.as_ref() };
+            desk.one_repository(policy.as_ref()).await
+        };
+        let (part, failed) = part_of(&source.name.to_string(), &chosen.name, one.await);
+        document.repositories.push(part);
+        let is_over = failed.as_ref().is_some_and(|error| error.kind() == ErrorKind::Interrupted);
+        first_error = first_error.or(failed);
+        if is_over {
+            break;
+        }
+    }
+    match first_error {
+        // Of one place alone the error says everything.
+        Some(error) if document.repositories.len() == 1 => Err(error),
+        first_error => {
+            context.result("expire", 1, &document, || text::text(&document))?;
+            first_error.map_or(Ok(Outcome::Done), Err)
+        }
+    }
+}
+
+/// What is told of one source in one repository, and its error with the place.
+fn part_of(source: &str, repository: &str, outcome: Result<Part>) -> (Part, Option<Error>) {
+    let place = Part { source: source.to_owned(), repository: repository.to_owned(), ..Part::default() };
+    match outcome {
+        Ok(part) => (Part { source: place.source, repository: place.repository, ..part }, None),
+        Err(error) => {
+            let part = Part { error: Some(error.summary()), ..place };
+            (part, Some(error.context(format!("{source} in repository {repository}"))))
+        }
+    }
+}
+
+/// Every source that is meant in every repository that is.
+fn targets<'a>(args: &ExpireArgs, context: &Context, settings: &'a Settings) -> Result<Vec<Target<'a>>> {
     let sources: Vec<&SourceSettings> = match &args.source {
         Some(name) => vec![settings.source(name)?],
         None => settings.sources.values().collect(),
     };
-    let named = args.source.as_ref().map(ToString::to_string);
-    let mut document = Document { source: named, dry_run, explain: args.explain, repositories: Vec::new() };
+    let mut found = Vec::new();
     for source in sources {
         let policy = settings.policy_of(source)?;
         if args.explain && policy.is_none() && args.source.is_some() {
             return Err(Error::usage(format!("{} has no policy: there is nothing to explain", source.name))
                 .hint(format!("lifeboat expire {} --dry-run   shows what is marked", source.name)));
         }
-        for chosen in settings.repositories_of(source, context.global.repository.as_deref())? {
-            let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
-            let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: None });
-            let scope = scope::open(context, &settings, chosen, &source.name, &layers).await?;
-            let desk = Desk { args, context, settings: &settings, scope: &scope, operator: operator.as_ref() };
-            let part = desk.one_repository(policy.as_ref()).await.map_err(in_repository)?;
-            document.repositories.push(Part { source: source.name.to_string(), repository: chosen.name.clone(), ..part });
-        }
+        let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
+        found.extend(chosen.into_iter().map(|chosen| Target { source, policy: policy.clone(), chosen }));
     }
-    context.result("expire", 1, &document, || text::text(&document))?;
-    Ok(Outcome::Done)
+    Ok(found)
 }
 
 /// One source in one repository, and what is wanted of it.
@@ -190,4 +234,23 @@ impl Desk<'_> {
 
 fn standing_marks(standing: Vec<(BackupId, Timestamp)>) -> Vec<StandingMark> {
     standing.into_iter().map(|(backup, due)| StandingMark { backup, due }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_done_before_a_repository_failed_is_told() {
+        let orphans = Some(Vec::new());
+        let (done, failed) = part_of("orders", "main", Ok(Part { orphans, ..Part::default() }));
+        assert!(failed.is_none() && done.error.is_none() && done.orphans.is_some());
+        let (part, failed) = part_of("orders", "far", Err(Error::damaged("its keys are forged")));
+        let error = failed.expect("an error");
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Damaged, "orders in repository far: its keys are forged"));
+        let document = Document { source: None, dry_run: false, explain: false, repositories: vec![done, part] };
+        let text = text::text(&document);
+        assert!(text.contains("orders in repository main\n  no backup was left"), "{text}");
+        assert!(text.ends_with("orders in repository far\n  failed: its keys are forged\n"), "{text}");
+    }
 }

@@ -7,6 +7,7 @@ use crate::engine::expire::orphans::Orphan;
 use crate::engine::expire::run::Report;
 use crate::engine::expire::{Fate, Verdict};
 use crate::policy::retention::{LogVerdict, Verdict as Judged};
+use crate::repo::log::LogRange;
 
 pub(super) fn text(document: &Document) -> String {
     let mut text = String::new();
@@ -32,6 +33,7 @@ pub(super) fn text(document: &Document) -> String {
         if let Some(orphans) = &part.orphans {
             text += &orphans_text(orphans, document.dry_run);
         }
+        text += &lines(part.error.iter().map(|why| format!("failed: {why}")));
     }
     text
 }
@@ -59,6 +61,11 @@ fn policy_text(policy: &ByPolicy, marking: &Marking, report: &Report, document: 
     };
     let logs = policy.judgement.logs.iter().filter(|_| document.dry_run);
     text += &lines(logs.map(log));
+    let marked_log = |range: &LogRange| {
+        let (fate, due) = (if document.dry_run { "to mark " } else { "marked  " }, marking.due.human_seconds());
+        format!("{fate}  log of {}, {} to {}: it may go from {due} on", range.incarnation, range.from, range.to)
+    };
+    text += &lines(marking.log_ranges.iter().map(marked_log));
     text
 }
 
@@ -67,7 +74,10 @@ fn policy_line(judged: &Judged, policy: &ByPolicy, marking: &Marking, document: 
     let (id, why) = (&judged.id, judged.why.first().map(String::as_str).unwrap_or_default());
     let due = marking.due.human_seconds();
     match (judged.kept, document.dry_run) {
-        (true, _) if policy.withdrawn.contains(id) => format!("  kept      {id}: {why}; the policy's mark is withdrawn\n"),
+        (true, _) if policy.withdrawn.contains(id) => {
+            let is = if document.dry_run { "would be" } else { "is" };
+            format!("  kept      {id}: {why}; the policy's mark {is} withdrawn\n")
+        }
         (true, _) => format!("  kept      {id}: {why}\n"),
         (false, true) => format!("  to mark   {id}: {why}\n"),
         (false, false) => format!("  marked    {id}: {why}; it may go from {due} on\n"),
