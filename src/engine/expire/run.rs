@@ -256,7 +256,8 @@ mod tests {
         for judgement in [None, Some(&judged(true))] {
             assert!(stands(&id, &mark(false), judgement), "an operator's goes whatever the policy wants");
         }
-        let marks = Marks { standing: BTreeMap::from([(id.clone(), mark(true))]), ..Marks::default() };
+        let mut marks = Marks::default();
+        marks.standing.insert(id.clone(), mark(true));
         let mut verdicts = [Verdict { id: id.clone(), fate: Fate::Kept, why: "is not marked".to_owned() }];
         give_reasons(&mut verdicts, None, &marks, &BTreeMap::new());
         assert!(verdicts[0].why.contains("no longer has: name it with --backup"), "{}", verdicts[0].why);
