@@ -35,12 +35,19 @@ complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "init" -d 'Create 
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "check" -d 'Examine configuration, server, archive and keys'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "backup" -d 'Take a backup'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "list" -d 'Show backups and the moments that can be restored'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "status" -d 'Say whether a source would survive, and what would be lost'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "report" -d 'Write one HTML page: objectives against what was measured, over time'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "runbook" -d 'Write the disaster-recovery plan of a source, ready to print'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "restore" -d 'Restore a source into a directory, to any moment'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "copy" -d 'Fill a repository from another, without decrypting'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "queue" -d 'Show what some repositories still lack, and deliver it'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "drill" -d 'Rehearse the disaster, time it, and keep signed evidence'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "policy" -d 'Check and show what is declared of the sources'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "run" -d 'Run what the policies schedule, until it is stopped'
+complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "schedule" -d 'Have cron or systemd run what the policies schedule'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "completions" -d 'Print a completion script for a shell'
 complete -c lifeboat -n "__fish_lifeboat_needs_command" -f -a "man" -d 'Write the manual pages into a directory'
@@ -84,6 +91,33 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand list" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l watch -d 'Tell it again every so many seconds until Ctrl-C [without a number: 5]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l format -d 'text, json (as --output json), prometheus or nagios' -r -f -a "text\t'For people'
+json\t'The document `status`'
+prometheus\t'Prometheus\' text exposition format'
+nagios\t'One line with performance data, for Nagios and its kin'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l textfile -d 'Also write the prometheus format into this file, whole or not at all' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -l gate -d 'Let the exit code tell the verdict: 10 breach, 11 at risk, 12 unproven'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand report" -l file -d 'Where the page goes; replaced when it is there' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand report" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand report" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand report" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand report" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand runbook" -l file -d 'Where the plan goes; replaced when it is there [default: standard output]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand runbook" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand runbook" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand runbook" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand runbook" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand runbook" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and not __fish_seen_subcommand_from push get resolve help" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -166,6 +200,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l withdraw -d
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l orphans -d 'Remove what crashed backups left'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l allow-none -d 'Even when nothing that can be restored is left'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l dry-run -d 'Say what would be done, and do nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -l explain -d 'Say everything that the policy has to say of each backup and of the log, and do nothing'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand expire" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand copy" -l from -d 'The repository to copy from' -r
@@ -188,6 +223,81 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand queue" -l retry -d 'Ta
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand queue" -l background -d 'Go on until nothing waits; ends with 0 whatever happens'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand queue" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand queue" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l level -d 'verify, component or failover [default: as the policy says]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l to -d 'To the end of the archive, a random moment, or this time [default: latest]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l seed -d 'Seed of the random moment [default: a fresh one, which is told]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l scratch -d 'Restore below this directory [default: [drill] scratch_dir, else in state_dir]' -r -f -a "(__fish_complete_directories)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l junit -d 'Also write the result as JUnit XML' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l evidence -d 'Also write the signed evidence here' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l identity-command -d 'Get the age identity from this command\'s output' -r -f -a "(__fish_complete_command)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l limit-rate -d 'Bytes a second from the repository [default: the policy\'s, else its own]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l gate -d 'Fail when an objective of the policy is broken or unproven'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l self-test -d 'Plant faults, each of which the checks must notice; records nothing'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l keep -d 'Leave the restored server running, and say how to connect and remove it'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -l list -d 'Show the drills of this source so far, and do none'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand drill" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -s h -l help -d 'Print help'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -f -a "check" -d 'Say what in a policy contradicts itself, with the sums'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -f -a "show" -d 'Show a policy with its defaults, and the next runs of its schedule'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -f -a "list" -d 'Show the policies that there are, and who uses them'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and not __fish_seen_subcommand_from check show list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from check" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from check" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from check" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from check" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from check" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from show" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from show" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from show" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from show" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from list" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from list" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from list" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from list" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "check" -d 'Say what in a policy contradicts itself, with the sums'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "show" -d 'Show a policy with its defaults, and the next runs of its schedule'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "list" -d 'Show the policies that there are, and who uses them'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand policy; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand run" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand run" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand run" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand run" -l list -d 'Show the last runs on this host, the next ones and the missed ones'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand run" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand run" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -s h -l help -d 'Print help'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -f -a "print" -d 'Print the schedule for cron or systemd'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and not __fish_seen_subcommand_from print help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from print" -l format -d 'crontab or systemd' -r -f -a "crontab\t'A crontab'
+systemd\t'Pairs of a service and a timer'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from print" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from print" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
+json\t'Versioned documents for programs'"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from print" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from print" -s q -l quiet -d 'No progress, only warnings and results'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from print" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from help" -f -a "print" -d 'Print the schedule for cron or systemd'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand schedule; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l config -d 'Configuration file [see: lifeboat init --help]' -r -F
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand demo" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
@@ -207,20 +317,31 @@ json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -l repository -d 'Only this repository [default: all of the source\'s]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand man" -s h -l help -d 'Print help'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "backup" -d 'Take a backup'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "copy" -d 'Fill a repository from another, without decrypting'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "queue" -d 'Show what some repositories still lack, and deliver it'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list archive restore verify expire copy queue demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "init" -d 'Create a repository, and keys when asked'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "check" -d 'Examine configuration, server, archive and keys'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "backup" -d 'Take a backup'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "list" -d 'Show backups and the moments that can be restored'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "status" -d 'Say whether a source would survive, and what would be lost'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "report" -d 'Write one HTML page: objectives against what was measured, over time'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "runbook" -d 'Write the disaster-recovery plan of a source, ready to print'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "archive" -d 'Archive the database\'s log, and fetch it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "restore" -d 'Restore a source into a directory, to any moment'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "verify" -d 'Look for damaged, forged or missing objects; needs no key'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "expire" -d 'Let backups go, in two steps, and the log nothing needs any more'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "copy" -d 'Fill a repository from another, without decrypting'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "queue" -d 'Show what some repositories still lack, and deliver it'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "drill" -d 'Rehearse the disaster, time it, and keep signed evidence'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "policy" -d 'Check and show what is declared of the sources'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "run" -d 'Run what the policies schedule, until it is stopped'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "schedule" -d 'Have cron or systemd run what the policies schedule'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "demo" -d 'Lose a throw-away PostgreSQL cluster and get it back'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "completions" -d 'Print a completion script for a shell'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "man" -d 'Write the manual pages into a directory'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and not __fish_seen_subcommand_from init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "push" -d 'Store one finished log file; for PostgreSQL\'s archive_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "get" -d 'Fetch one log file; for PostgreSQL\'s restore_command'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from archive" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from policy" -f -a "check" -d 'Say what in a policy contradicts itself, with the sums'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from policy" -f -a "show" -d 'Show a policy with its defaults, and the next runs of its schedule'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from policy" -f -a "list" -d 'Show the policies that there are, and who uses them'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand help; and __fish_seen_subcommand_from schedule" -f -a "print" -d 'Print the schedule for cron or systemd'
