@@ -94,7 +94,7 @@ in it count from the file. All it may say:
 
   [run]                              # lifeboat run
   # metrics_listen = \"127.0.0.1:9187\" # or \"9187\"; default: no metrics
-  # jobs_at_once = 4                 # over all sources
+  # jobs_at_once = 4                 # backups; as many drills
   # expire_key_file = \"…\"            # not on a protected host; see expire
   # expire = \"17 5 * * *\"            # when, in each policy's time zone
 

@@ -108,22 +108,25 @@ impl Book<'_> {
             .map_or_else(|| "never".to_owned(), |(when, seconds)| format!("{} ({})", duration(seconds), when.human_seconds()));
         let predicted = self.report.rto.predicted_seconds.map_or_else(
             || "unknown: no drill has passed".to_owned(),
-            |seconds| format!("{} (from {} drills)", duration(seconds), self.report.rto.drills),
+            |seconds| match self.report.rto.drills {
+                1 => format!("{} (from 1 drill)", duration(seconds)),
+                drills => format!("{} (from {drills} drills)", duration(seconds)),
+            },
         );
         match &self.facts.policy {
             Some(Policy { objectives, .. }) => {
                 let rto = format_duration(objectives.rto);
                 let rpo = format_duration(objectives.rpo);
-                let _ = writeln!(
-                    text,
-                    "- Service is back within **{rto}** (RTO), {} of it until somebody begins.",
-                    format_duration(objectives.detection)
-                );
+                let _ = write!(text, "- Service is back within **{rto}** (RTO)");
+                text += &match objectives.detection {
+                    Duration::ZERO => ".\n".to_owned(),
+                    detection => format!(", {} of it until somebody begins.\n", format_duration(detection)),
+                };
                 let _ = writeln!(text, "- At most **{rpo}** of commits are lost (RPO).");
             }
             None => text += "- No objectives are declared.\n",
         }
-        let _ = writeln!(text, "- Predicted for today: {predicted}. Measured last: {measured}.");
+        let _ = writeln!(text, "- Predicted for today: {predicted}.\n- Measured last: {measured}.");
         text
     }
 

@@ -342,7 +342,8 @@ impl<'a> Drill<'a> {
         for file in [&self.args.junit, &self.args.evidence].into_iter().flatten() {
             let trial = durable::temporary_beside(file);
             let tried = std::fs::write(&trial, b"").and_then(|()| std::fs::remove_file(&trial));
-            tried.map_err(|error| Error::io("write", file, error))?;
+            let hint = "nothing was drilled yet: name a file in a directory that this user may write to";
+            tried.map_err(|error| Error::io("write", file, error).hint(hint))?;
         }
         Ok(())
     }
