@@ -157,7 +157,7 @@ fn random_moments_are_reached_exactly_and_a_seed_brings_one_back() {
 fn objectives_are_gated_and_verification_proves_no_rto() {
     let Some(stage) = Stage::start(15) else { return };
     stage.drill(&["--gate"]).success();
-    let late = "[objectives]\nrto = \"5min\"\nrpo = \"15min\"\ndetection = \"10min\"\n";
+    let late = "[objectives]\nrto = \"5min\"\nrpo = \"15min\"\ndetection = \"4min 59s 900ms\"\n";
     stage.policy(&format!("{late}{CHECKS}"));
     let document = stage.json(&["--gate"], 10);
     assert_eq!((&document["evidence"]["outcome"], &document["objectives"]), (&"passed".into(), &"broken".into()));

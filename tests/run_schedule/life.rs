@@ -160,9 +160,11 @@ fn slots_that_nobody_ran_are_told_once() {
     // As if this scheduler had last lived nine hours ago.
     let now = lifeboat::base::Timestamp::now();
     let then = now.minus(std::time::Duration::from_secs(9 * 3600));
-    let line = serde_json::json!({"time": then, "source": SOURCE, "job": "incr", "slot": then, "event": "elsewhere"});
-    host.dir().write("state/run.jsonl", format!("{line}\n"));
-    host.write("p.toml", &policy("incr = \"30 * * * *\""));
+    let line =
+        |job: &str, slot| serde_json::json!({"time": then, "source": SOURCE, "job": job, "slot": slot, "event": "elsewhere"});
+    let new_year = lifeboat::base::Timestamp::parse_compact(&format!("{}0101T000000Z", &now.compact()[..4])).expect("a time");
+    host.dir().write("state/run.jsonl", format!("{}\n{}\n", line("full", new_year), line("incr", then)));
+    host.write("p.toml", &policy("full = \"0 0 1 1 *\"\ntimezone = \"UTC\"\nincr = \"30 * * * *\""));
     for _ in 0..2 {
         let mut running = host.start(&["run"]);
         wait_said(&mut running, "started, with");

@@ -57,10 +57,6 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
         compression_level = 9
         pack_size_mib = 64
         lease_ttl_seconds = 30
-        [[contact]]
-        name = "Ada"
-        role = "on call"
-        reach = "+41 44 000 00 00"
         "#,
         "ab".repeat(32)
     ))
@@ -348,4 +344,14 @@ fn a_drills_keys_are_read_and_the_environments_identity_wins() {
     let settings = resolve::resolve(Path::new("/etc/lifeboat/lifeboat.toml"), text, &environment).unwrap();
     assert_eq!(settings.encryption.identity_files, [Path::new("/dev/shm/key")]);
     assert!(failure(&text.replace("scratch_dir", "scrach_dir")).message().contains("scrach_dir"));
+}
+
+#[test]
+fn contacts_say_who_for_what_and_how_to_reach_them() {
+    let sections = "[[contact]]\nname = \"Ada\"\nrole = \"on call\"\nreach = \"+41 44\"\n[[contact]]\nname = \"Bo\"\n";
+    let told = format!("{:?}", failure(sections));
+    assert!(told.contains("[contact] lacks 'role'") && told.contains("[contact] lacks 'reach'"), "{told}");
+    let settings = parse_text(sections.split("[[contact]]\nname = \"Bo\"").next().unwrap()).ok().unwrap();
+    let ada = Contact { name: "Ada".into(), role: "on call".into(), reach: "+41 44".into() };
+    assert_eq!(settings.contacts, [ada]);
 }

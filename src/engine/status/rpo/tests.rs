@@ -78,7 +78,8 @@ fn unknown_times_are_bounded_by_the_commits_before_them() {
 fn clocks_that_step_back_make_nothing_negative() {
     let archive = coverage(&[(1, point(1, 5, 6)), (2, point(100, 105, 50))], &[backup(1, 1, 8)]);
     assert_eq!(worst_seconds(&[&archive], 0, 60), Some(0));
-    assert_eq!(Exposure::Since(at(100)).seconds(at(40)), 0.0);
+    let found = Exposure::Since(at(100)).seconds(at(40));
+    assert!(found > 0.0 && found < 0.01, "what is certainly lost is never told as nothing: {found}");
 }
 
 /// By brute force: at each second, over each repository, the first commit that a restore would not have.
