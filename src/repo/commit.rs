@@ -336,8 +336,7 @@ impl CommitLog {
     /// All log of `incarnation` that was let go, by the tombstones.
     pub fn log_cut(&self, incarnation: &Incarnation) -> LogCut {
         let ranges = self.entries.iter().filter_map(CommitEntry::tombstone).flat_map(|tombstone| &tombstone.log_ranges);
-        let own = ranges.filter(|range| range.incarnation == *incarnation);
-        LogCut::new(self.log_floor(incarnation), own.map(|range| (range.from, range.to)))
+        LogCut::before(self.log_floor(incarnation)).or(&LogCut::of(incarnation, ranges))
     }
 
     /// Backups of which nothing that they build on is missing, oldest first: those that can be restored.

@@ -231,7 +231,7 @@ mod tests {
     }
 
     fn range() -> LogRange {
-        LogRange { incarnation: Incarnation::postgres(15, 1), from: Lsn(10), to: Lsn(20) }
+        LogRange { incarnation: Incarnation::postgres(15, 1), from: Lsn(10), to: Lsn(20), timelines: Vec::new() }
     }
 
     fn mark(backups: &[&str], marked: u64) -> Expiry {

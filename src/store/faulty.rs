@@ -3,6 +3,7 @@
 //! A test counts the N calls of a clean run, then fails call 0…N−1 in turn and looks at what is left.
 
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -31,10 +32,14 @@ pub enum Fault {
     Outage,
 }
 
+/// What somebody else does meanwhile.
+type Meanwhile = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A store that fails at one call, chosen by its number.
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
     plan: Option<(usize, Fault)>,
+    meanwhile: Mutex<Option<(usize, Meanwhile)>>,
     seed: u64,
     calls: Mutex<Vec<String>>,
     fired: AtomicBool,
@@ -43,12 +48,24 @@ pub struct FaultyStore {
 impl FaultyStore {
     /// A layer that only counts.
     pub fn counting(inner: Arc<dyn Store>) -> Self {
-        Self { inner, plan: None, seed: 0, calls: Mutex::new(Vec::new()), fired: AtomicBool::new(false) }
+        Self {
+            inner,
+            plan: None,
+            meanwhile: Mutex::new(None),
+            seed: 0,
+            calls: Mutex::new(Vec::new()),
+            fired: AtomicBool::new(false),
+        }
     }
 
     /// A layer that fails call number `call` (from 0) in the given way; `seed` chooses the byte or bit that is hit.
     pub fn failing(inner: Arc<dyn Store>, call: usize, fault: Fault, seed: u64) -> Self {
         Self { plan: Some((call, fault)), seed, ..Self::counting(inner) }
+    }
+
+    /// A layer that lets somebody else do something right before call number `call` (from 0).
+    pub fn interrupted(inner: Arc<dyn Store>, call: usize, meanwhile: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { meanwhile: Mutex::new(Some((call, Box::pin(meanwhile)))), ..Self::counting(inner) }
     }
 
     /// The calls so far, in order: `put_if_absent orders/…`.
@@ -70,6 +87,16 @@ impl FaultyStore {
         (number == planned || (fault == Fault::Outage && number > planned)).then_some(fault)
     }
 
+    /// Does what somebody else does before the call that was counted last.
+    async fn let_happen(&self) {
+        let counted = self.calls.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let due = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(call, _)| *call < counted);
+        if let Some((_, meanwhile)) = due {
+            meanwhile.await;
+            self.fired.store(true, Ordering::SeqCst);
+        }
+    }
+
     fn planted(&self, operation: &str, key: &str) -> StoreError {
         self.fired.store(true, Ordering::SeqCst);
         StoreError::Retryable { message: format!("planted fault at {operation} {key}"), source: None }
@@ -83,7 +110,9 @@ impl FaultyStore {
         inner: impl Future<Output = StoreResult<T>> + Send,
         spoil: impl FnOnce(T, Fault) -> T + Send,
     ) -> StoreResult<T> {
-        match self.count(operation, key) {
+        let fault = self.count(operation, key);
+        self.let_happen().await;
+        match fault {
             None => inner.await,
             Some(Fault::ErrorBefore | Fault::Outage) => Err(self.planted(operation, key)),
             Some(Fault::ErrorAfter) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat::base::progress::Silent;
-use lifeboat::base::{Cancel, Result, Timestamp};
+use lifeboat::base::{Cancel, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use lifeboat::codec::FrameDigest;
 use lifeboat::engine::expire::{rules, run};
 use lifeboat::engine::retention::Rules;
@@ -124,6 +124,49 @@ fn whatever_call_fails_only_log_that_nothing_needs_goes() {
                 assert_eq!(stage.look(store).await, BTreeSet::from([3, 5, 6, 7]), "{fault:?} at {call}");
             }
         }
+    });
+}
+
+/// An expiry goes through between any two calls of a verification.
+#[test]
+fn what_expires_while_it_is_verified_is_no_damage() {
+    let stage = Arc::new(Stage::new());
+    paused().block_on(async {
+        let counting = Arc::new(FaultyStore::counting(stage.copy().await));
+        stage.look(counting.clone()).await;
+        for retention in [RETENTION, Retention { keep_chains: 1, thin_log: false, ..RETENTION }] {
+            for (number, call) in counting.calls().iter().enumerate() {
+                let (store, states) = (stage.copy().await, [(); 2].map(|()| tempfile::tempdir().unwrap()));
+                let (expiring, expired, state) = (stage.clone(), store.clone(), states[0].path().to_owned());
+                let expiry = async move {
+                    let report = expiring.expire(expired, &state, &retention).await.unwrap();
+                    assert!(report.logs.iter().any(|log| log.deleted_objects > 0), "{report:#?}");
+                };
+                let interrupted = Arc::new(FaultyStore::interrupted(store, number, expiry));
+                let scope = stage.scope(interrupted.clone(), states[1].path()).await.unwrap();
+                let report = verify::run(&scope, None, Arc::new(Silent), &Cancel::new()).await;
+                let report = report.unwrap_or_else(|error| panic!("{call}: {error:?}"));
+                assert!(interrupted.fired(), "{call}");
+                assert!(!report.is_damaged(), "{call}: {:#?}", report.findings);
+                assert!(report.logs.iter().all(|log| log.gaps.is_empty()), "{call}: {:#?}", report.logs);
+            }
+        }
+    });
+}
+
+/// A server that was restored into what was let go writes the same positions again, on a timeline of its own.
+#[test]
+fn a_timeline_that_begins_in_what_was_let_go_is_needed() {
+    let stage = Stage::new();
+    paused().block_on(async {
+        let state = tempfile::tempdir().unwrap();
+        let store = stage.copy().await;
+        stage.expire(store.clone(), state.path(), &RETENTION).await.unwrap();
+        let scope = stage.scope(store.clone(), state.path()).await.unwrap();
+        let size = SegmentSize::DEFAULT;
+        let [old, new] = [1, 2].map(|timeline| Segment { timeline: TimelineId(timeline), number: 4 });
+        let cut = CommitLog::load(&scope.repository, &source()).await.unwrap().log_cut(&incarnation());
+        assert!(cut.covers_segment(old, size) && !cut.covers_segment(new, size), "{cut:?}");
     });
 }
 

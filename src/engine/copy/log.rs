@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::carry::{Carried, Load};
 use super::run::{CONCURRENT, Run};
-use crate::base::{Cancel, Incarnation, Lsn, Result, SegmentSize, SourceName, Timestamp};
+use crate::base::{Cancel, Incarnation, Result, Segment, SegmentSize, SourceName, Timestamp};
 use crate::codec::Sha256Digest;
 use crate::engine::reread::content_to_store;
 use crate::engine::{Scope, joined};
@@ -46,8 +46,8 @@ struct LogFile {
     /// When it arrived, by the store's clock.
     arrived: Timestamp,
     digest: String,
-    /// Where it begins and ends; none for what is no segment.
-    span: Option<(Lsn, Lsn)>,
+    /// None for what is no segment.
+    segment: Option<Segment>,
 }
 
 /// Everything of a log, by name, with what cannot be used.
@@ -68,8 +68,7 @@ impl LogFiles {
             files.push((history.key.clone(), file, history.name.digest.clone(), None));
         }
         for (segment, object) in &catalog.segments {
-            let span = (segment.start(size), segment.end(size));
-            files.push((object.key.clone(), segment.name(size), object.name.digest.clone(), Some(span)));
+            files.push((object.key.clone(), segment.name(size), object.name.digest.clone(), Some(*segment)));
         }
         let prefix = layout::log(source, incarnation);
         let mut listed: BTreeMap<String, ObjectInfo> = BTreeMap::new();
@@ -82,9 +81,9 @@ impl LogFiles {
             }
             listed.insert(object.key.clone(), object);
         }
-        let described = files.into_iter().filter_map(|(key, file, digest, span)| {
+        let described = files.into_iter().filter_map(|(key, file, digest, segment)| {
             let object = listed.get(&key)?;
-            Some(LogFile { file, stored_bytes: object.size_bytes, arrived: object.modified, key, digest, span })
+            Some(LogFile { file, stored_bytes: object.size_bytes, arrived: object.modified, key, digest, segment })
         });
         Ok(Self { files: described.collect(), contradicted })
     }
@@ -102,7 +101,7 @@ impl Run<'_> {
         self.carrier.progress.phase(&format!("listing the log of {incarnation}"), None);
         let ours = LogFiles::load(&self.from.repository, &source, incarnation, size).await?;
         let theirs = LogFiles::load(&self.to.repository, &source, incarnation, size).await?;
-        let (missing, mut present) = self.sort_out(&ours, &theirs, cut);
+        let (missing, mut present) = self.sort_out(&ours, &theirs, cut, size);
         let total_bytes = missing.iter().map(|file| file.stored_bytes).sum();
         let mut account = LogAccount {
             incarnation: incarnation.clone(),
@@ -126,7 +125,7 @@ impl Run<'_> {
     }
 
     /// What is to be copied, and what is there. What is contradicted is found fault with.
-    fn sort_out(&mut self, ours: &LogFiles, theirs: &LogFiles, cut: &LogCut) -> (Vec<LogFile>, Vec<LogFile>) {
+    fn sort_out(&mut self, ours: &LogFiles, theirs: &LogFiles, cut: &LogCut, size: SegmentSize) -> (Vec<LogFile>, Vec<LogFile>) {
         for file in &ours.contradicted {
             self.fault(file.clone(), "it was archived with different contents, and nobody decided between them".to_owned());
         }
@@ -138,12 +137,12 @@ impl Run<'_> {
         let (mut missing, mut present) = (Vec::new(), Vec::new());
         for file in &ours.files {
             let there = known.get(file.file.as_str());
-            let is_auxiliary = file.span.is_none() && !file.file.ends_with(".history");
+            let is_auxiliary = file.segment.is_none() && !file.file.ends_with(".history");
             if there.is_some_and(|digests| digests.contains(file.digest.as_str())) {
                 present.push(file.clone());
             } else if theirs.contradicted.contains(&file.file) || (there.is_some() && !is_auxiliary) {
                 self.fault(file.key.clone(), "the other repository has another content of this file".to_owned());
-            } else if file.span.is_none_or(|(from, to)| !cut.covers(from, to)) {
+            } else if file.segment.is_none_or(|segment| !cut.covers_segment(segment, size)) {
                 missing.push(file.clone());
             }
         }

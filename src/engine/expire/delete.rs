@@ -1,11 +1,10 @@
 //! Which objects go, and in what order: of a backup first what makes it readable, last what says that it was begun; of
 //! the log the oldest first. Everything here was declared gone by a tombstone, or was never committed.
 
-use std::collections::BTreeSet;
 
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Result, Segment, SegmentSize, SourceName, TimelineId, Timestamp, killpoint};
+use crate::base::{BackupId, Result, Segment, SegmentSize, SourceName, Timestamp, killpoint};
 use crate::engine::{Scope, locks};
 use crate::repo::layout;
 use crate::repo::log::LogCut;
@@ -29,27 +28,9 @@ pub(super) fn ordered(source: &SourceName, id: &BackupId, mut objects: Vec<Objec
     objects
 }
 
-/// Which log of one incarnation goes.
-pub(super) struct LetGo {
-    /// What lies before its floor, on every timeline.
-    pub before: LogCut,
-    /// That, and ranges after it, on these timelines only: what another one needs was not asked when they were decided.
-    pub ranges: LogCut,
-    /// The timelines.
-    pub timelines: BTreeSet<TimelineId>,
-}
-
-impl LetGo {
-    /// Whether everything from one segment to another on the same timeline goes.
-    fn covers(&self, (from, to): (Segment, Segment), size: SegmentSize) -> bool {
-        let cut = if self.timelines.contains(&to.timeline) { &self.ranges } else { &self.before };
-        cut.covers(from.start(size), to.end(size))
-    }
-}
-
 /// The objects of a log, listed below `prefix`, that hold nothing but what goes. Histories, keys and resolutions stay: they
 /// are small, and some are needed by what comes later.
-pub(super) fn let_go(prefix: &str, listing: &[ObjectInfo], size: SegmentSize, going: &LetGo) -> Vec<ObjectInfo> {
+pub(super) fn let_go(prefix: &str, listing: &[ObjectInfo], size: SegmentSize, cut: &LogCut) -> Vec<ObjectInfo> {
     let goes = |object: &&ObjectInfo| {
         let relative = &object.key[prefix.len()..];
         let file = relative.rsplit('/').next().unwrap_or(relative);
@@ -61,7 +42,7 @@ pub(super) fn let_go(prefix: &str, listing: &[ObjectInfo], size: SegmentSize, go
                 None => auxiliary_of(file, size).map(|segment| (segment, segment)),
             },
         };
-        segments.is_some_and(|segments| going.covers(segments, size))
+        segments.is_some_and(|(from, to)| cut.covers(to.timeline, from.start(size), to.end(size)))
     };
     let mut found: Vec<ObjectInfo> = listing.iter().filter(goes).cloned().collect();
     // Signed digests go after what they vouch for.
@@ -120,7 +101,7 @@ pub(super) fn total_bytes(objects: &[ObjectInfo]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Lsn;
+    use crate::base::{Lsn, TimelineId};
 
     fn object(key: &str) -> ObjectInfo {
         ObjectInfo { key: key.to_owned(), size_bytes: 1, modified: Timestamp::now() }
@@ -160,10 +141,7 @@ mod tests {
         ];
         let listing: Vec<ObjectInfo> = stays.iter().chain(&goes).map(|name| object(&format!("{prefix}{name}"))).collect();
         // The floor lies inside segment 5.
-        let before = |lsn: u64| {
-            let cut = LogCut::new(Lsn(lsn), []);
-            LetGo { before: cut.clone(), ranges: cut, timelines: BTreeSet::new() }
-        };
+        let before = |lsn: u64| LogCut::before(Lsn(lsn));
         let found = let_go(prefix, &listing, SegmentSize::DEFAULT, &before(5 * SegmentSize::DEFAULT.bytes() + 40));
         let found: Vec<&str> = found.iter().map(|object| &object.key[prefix.len()..]).collect();
         let mut expected: Vec<&str> = goes.iter().map(String::as_str).collect();
@@ -191,8 +169,7 @@ mod tests {
             format!("index/000000010000000000000004-000000010000000000000006_{digest}.json"),
         ];
         let listing: Vec<ObjectInfo> = stays.iter().chain(&goes).map(|name| object(&format!("{prefix}{name}"))).collect();
-        let ranges = LogCut::new(Lsn(0), [(Lsn(3 * size.bytes() + 1), Lsn(7 * size.bytes() - 1))]);
-        let going = LetGo { before: LogCut::default(), ranges, timelines: BTreeSet::from([TimelineId(1)]) };
+        let going = LogCut::on([TimelineId(1)], [(Lsn(3 * size.bytes() + 1), Lsn(7 * size.bytes() - 1))]);
         let found = let_go(prefix, &listing, size, &going);
         let found: Vec<&str> = found.iter().map(|object| &object.key[prefix.len()..]).collect();
         assert_eq!(found, goes.iter().map(String::as_str).collect::<Vec<_>>());

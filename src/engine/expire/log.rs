@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::delete::{LetGo, delete, let_go, total_bytes, without_locked};
+use super::delete::{delete, let_go, total_bytes, without_locked};
 use super::rules::{self, adds, cut};
 use super::survey::{Survey, in_flight, uncommitted};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Incarnation, Lsn, Result, SegmentSize, TimelineId, Timestamp};
+use crate::base::{BackupId, Incarnation, Lsn, Result, SegmentSize, Timestamp};
 use crate::engine::Scope;
 use crate::engine::retention::Rules;
 use crate::repo::commit::LogFloor;
@@ -56,8 +56,6 @@ struct Going {
     size: SegmentSize,
     floor: Lsn,
     ranges: LogCut,
-    /// The timelines on which `ranges` were decided.
-    timelines: BTreeSet<TimelineId>,
 }
 
 /// The ranges that the rules let go while exactly `remaining` stay, that are marked and due, and that let a segment go
@@ -74,9 +72,9 @@ pub(super) fn due_ranges(
     let is_due = |mark: &StandingLog| mark.due <= now && Some(mark.mark.as_str()) != except;
     let mut found = Vec::new();
     for (incarnation, catalog) in &survey.catalogs {
-        let due = cut(&verdicts, incarnation).and(&survey.marks.marked_log(incarnation, is_due));
+        let due = cut(&verdicts, incarnation, &catalog.1).and(&survey.marks.marked_log(incarnation, is_due));
         let floor = planned.iter().filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).max();
-        let before = log.log_cut(incarnation).or(&LogCut::new(floor.unwrap_or_default(), []));
+        let before = log.log_cut(incarnation).or(&LogCut::before(floor.unwrap_or_default()));
         if adds(&due, &before, catalog) {
             found.extend(due.ranges(incarnation));
         }
@@ -140,7 +138,7 @@ fn floors(
         let declared = log.log_floor(incarnation).max(of(planned).into_iter().max().unwrap_or_default());
         let kept = kept.iter().filter(|kept| kept.incarnation == *incarnation).map(|kept| kept.start_lsn);
         let floor = kept.chain(of(in_flight)).min().map_or(declared, |needed| declared.min(needed));
-        let going = Going { size: backup.segment_bytes, floor, ranges: LogCut::default(), timelines: BTreeSet::new() };
+        let going = Going { size: backup.segment_bytes, floor, ranges: LogCut::default() };
         floors.insert(incarnation.clone(), going);
     }
     floors
@@ -158,13 +156,13 @@ fn add_ranges(
     let verdicts = rules::judge_log(survey, kept, rules);
     for (incarnation, (size, catalog)) in &survey.catalogs {
         let declared = log.log_cut(incarnation).or(&LogCut::of(incarnation, planned));
-        let ranges = cut(&verdicts, incarnation).and(&declared);
+        let ranges = cut(&verdicts, incarnation, catalog).and(&declared);
         if ranges == LogCut::default() {
             continue;
         }
-        let none = Going { size: *size, floor: Lsn(0), ranges: LogCut::default(), timelines: BTreeSet::new() };
+        let none = Going { size: *size, floor: Lsn(0), ranges: LogCut::default() };
         let going = all.entry(incarnation.clone()).or_insert(none);
-        (going.ranges, going.timelines) = (ranges, catalog.timelines().into_iter().collect());
+        going.ranges = ranges;
     }
 }
 
@@ -180,11 +178,10 @@ async fn delete_one(
 ) -> Result<LogAccount> {
     let prefix = layout::log(&scope.source, &incarnation);
     let listing: Vec<ObjectInfo> = list_all(scope.repository.store(), &prefix, None).await?;
-    let Going { size, floor, ranges, timelines } = going;
+    let Going { size, floor, ranges } = going;
     let spans = ranges.ranges(&incarnation).into_iter().filter(|range| range.to > floor);
     let spans = spans.map(|range| Span { from: range.from.max(floor), to: range.to }).collect();
-    let before = LogCut::new(floor, []);
-    let objects = let_go(&prefix, &listing, size, &LetGo { ranges: ranges.or(&before), before, timelines });
+    let objects = let_go(&prefix, &listing, size, &ranges.or(&LogCut::before(floor)));
     let (objects, held) = without_locked(scope, objects).await?;
     let (locked_objects, locked_until) = held.map_or((0, None), |(count, lock)| (count, Some(lock.until)));
     let account = LogAccount {

@@ -56,10 +56,10 @@ impl Judgement {
     }
 }
 
-/// The log that goes.
-pub(super) fn cut(logs: &[LogVerdict], incarnation: &Incarnation) -> LogCut {
+/// The log that goes, on the timelines that there are.
+pub(super) fn cut(logs: &[LogVerdict], incarnation: &Incarnation, catalog: &LogCatalog) -> LogCut {
     let going = logs.iter().filter(|log| !log.kept && log.incarnation == *incarnation);
-    LogCut::new(crate::base::Lsn(0), going.map(|log| (log.from, log.to)))
+    LogCut::on(catalog.timelines(), going.map(|log| (log.from, log.to)))
 }
 
 /// Whether a segment is there that `cut` lets go and `before` does not.
@@ -124,12 +124,13 @@ pub async fn apply(scope: &Scope, operator: Option<&Signer>, rules: Rules<'_>, g
         .collect();
     let is_wanted_again = |mark: &&StandingLog| {
         let own = |range: &LogRange| {
-            let going = cut(&judgement.logs, &range.incarnation);
             let marked = LogCut::of(&range.incarnation, std::slice::from_ref(range));
             // What was let go already, or is not there, cannot be wanted.
             let declared = log.log_cut(&range.incarnation);
-            let catalog = survey.catalogs.get(&range.incarnation);
-            catalog.is_some_and(|catalog| adds(&marked, &going.or(&declared), catalog))
+            survey.catalogs.get(&range.incarnation).is_some_and(|catalog| {
+                let going = cut(&judgement.logs, &range.incarnation, &catalog.1);
+                adds(&marked, &going.or(&declared), catalog)
+            })
         };
         mark.ranges.iter().any(own)
     };
@@ -140,7 +141,7 @@ pub async fn apply(scope: &Scope, operator: Option<&Signer>, rules: Rules<'_>, g
     let marked: Vec<BackupId> = marked.into_iter().cloned().collect();
     let still_marked = |incarnation: &Incarnation| marks.marked_log(incarnation, |mark| !log_again.contains(mark.mark.as_str()));
     let fresh = |(incarnation, catalog): (&Incarnation, &(SegmentSize, LogCatalog))| {
-        let going = cut(&judgement.logs, incarnation);
+        let going = cut(&judgement.logs, incarnation, &catalog.1);
         let is_new = adds(&going, &still_marked(incarnation).or(&log.log_cut(incarnation)), catalog);
         if is_new { going.ranges(incarnation) } else { Vec::new() }
     };

@@ -574,7 +574,7 @@ fn cuts(logs: &[LogVerdict]) -> Cuts {
     let mut cuts = Cuts::new();
     for number in 0..100 {
         let own = logs.iter().filter(|log| !log.kept && log.incarnation == incarnation(number));
-        let cut = LogCut::new(Lsn(0), own.map(|log| (log.from, log.to)));
+        let cut = LogCut::on((1..=100).map(TimelineId), own.map(|log| (log.from, log.to)));
         if cut != LogCut::default() {
             cuts.insert(number, cut);
         }

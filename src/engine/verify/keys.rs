@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::fetch;
 use super::finding::Finding;
 use super::run::Run;
 use crate::base::{BackupId, Incarnation, Result};
@@ -87,7 +88,10 @@ impl Run<'_> {
         let (mut keys, mut refused) = (Vec::new(), Vec::new());
         for key in objects {
             self.cancel.check()?;
-            let wrapped = self.store().get(&key).await?;
+            let Some((wrapped, _)) = fetch::whole(self.store(), &key).await? else {
+                self.find(Finding::damage(key, "is missing").affecting(backup));
+                continue;
+            };
             self.count(wrapped.len() as u64);
             if let Err(error) = DataKey::check_form(&wrapped) {
                 self.find(Finding::damage(key, format!("is no wrapped key: {error}")).affecting(backup));

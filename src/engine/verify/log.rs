@@ -166,7 +166,7 @@ fn signed<'l>(object: LogObject, lines: Vec<&'l IndexLine>, backups: &[&BackupSu
 }
 
 /// Whether a segment, or a partial one or a label of one, was let go.
-fn was_let_go(file: &str, size: SegmentSize, cut: &LogCut) -> bool {
+pub(super) fn was_let_go(file: &str, size: SegmentSize, cut: &LogCut) -> bool {
     let segment = file.get(..24).and_then(|name| Segment::parse(name, size));
     segment.is_some_and(|segment| cut.covers_segment(segment, size))
 }

@@ -13,6 +13,7 @@
 
 mod deep_backup;
 mod deep_log;
+mod expired;
 mod fetch;
 mod finding;
 mod frames;

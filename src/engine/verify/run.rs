@@ -86,7 +86,7 @@ pub async fn run(
 impl Run<'_> {
     async fn source_of_scope(&mut self) -> Result<()> {
         self.progress.phase(&format!("reading the records of {}", self.source()), None);
-        let backups = self.commit_log().await?;
+        let mut backups = self.commit_log().await?;
         let sizes = self.incarnations(&backups).await?;
         let names: Vec<Incarnation> = sizes.keys().cloned().collect();
         let openers = self.keys(&backups, &names).await?;
@@ -103,6 +103,7 @@ impl Run<'_> {
             let own: Vec<&BackupSummary> = backups.iter().filter(|backup| backup.incarnation == *incarnation).collect();
             self.log(incarnation, *size, &own, &openers).await?;
         }
+        self.leave_out_expired(&mut backups, &sizes).await?;
         self.chains.spread(&self.scope.source, &mut self.report.findings);
         let useless: BTreeSet<&BackupId> = self.report.findings.iter().flat_map(Finding::useless).collect();
         let verdict = |backup: &BackupSummary| BackupVerdict {

@@ -108,7 +108,12 @@ async fn load_where(
     let prefix = layout::log_indexes(source, incarnation);
     let listed = list_all(repository.store(), &prefix, None).await?;
     for object in listed.into_iter().filter(|object| wanted(&object.key[prefix.len()..], object.modified)) {
-        let document = repository.store().get(&object.key).await?;
+        let document = match repository.store().get(&object.key).await {
+            Ok(document) => document,
+            // It went with the log that it speaks of, after it was listed.
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => return Err(error.into()),
+        };
         let verified =
             signed::verify::<Body>(&document, &place(repository, source), |id| repository.keyring().key_for(id, Role::Write));
         match verified {
