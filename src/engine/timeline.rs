@@ -1,5 +1,7 @@
 //! The way through the timelines to one of them, and which archived segments lie on it without a gap. Pure.
 
+use std::ops::Range;
+
 use crate::base::{Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::repo::BackupSummary;
 use crate::repo::log::LogCatalog;
@@ -65,6 +67,13 @@ impl TimelinePath {
         let begun = |begin: &Lsn| begin.0 / self.size.bytes() <= number;
         let timeline = self.steps.iter().rfind(|(_, begin)| begun(begin)).map_or(self.timeline(), |(timeline, _)| *timeline);
         Segment { timeline, number }
+    }
+
+    /// The timelines on the way, oldest first, each with the numbers of its segments that [`Self::segment`] gives.
+    pub fn parts(&self) -> impl Iterator<Item = (TimelineId, Range<u64>)> {
+        let number = |begin: &Lsn| begin.0 / self.size.bytes();
+        let ends = self.steps.iter().skip(1).map(move |(_, begin)| number(begin)).chain([u64::MAX]);
+        self.steps.iter().zip(ends).map(move |((timeline, begin), end)| (*timeline, number(begin)..end))
     }
 
     /// Older timelines that the way leaves inside `segment`, and where, when a younger one's copy of it is replayed.

@@ -1,7 +1,6 @@
 //! Which objects go, and in what order: of a backup first what makes it readable, last what says that it was begun; of
 //! the log the oldest first. Everything here was declared gone by a tombstone, or was never committed.
 
-
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, Result, Segment, SegmentSize, SourceName, Timestamp, killpoint};

@@ -6,6 +6,7 @@
 //! commit in s, the exposure rose to c(s) − f(s) before it fell: the worst of a stretch is the largest of those.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::base::Timestamp;
@@ -177,12 +178,9 @@ fn assess(facts: &Facts, scope: Scope) -> ScopeFacts {
         Survival::Best { exposure, .. } => exposure.lost().map(|first| facts.now.since(first)),
         _ => None,
     };
-    let thinned = facts.policy.as_ref().map(|policy| policy.retention).filter(|retention| retention.thin_log);
     let is_whole = members.iter().all(|member| member.held.is_ok());
     let worst_of = |days: u64| {
-        let asked = Duration::from_secs(days * 86_400);
-        // Log that was let go between two old backups is no gap.
-        let from = facts.now.minus(thinned.map_or(asked, |retention| asked.min(retention.window)));
+        let from = facts.now.minus(Duration::from_secs(days * 86_400));
         let seen = facts
             .history
             .iter()
@@ -227,8 +225,21 @@ fn survival(now: Timestamp, scope: Scope, members: &[&RepositoryFacts]) -> Survi
 pub struct Coverage {
     /// The archived segments by their numbers.
     pub segments: BTreeMap<u64, SegmentPoint>,
+    /// Numbers of segments that are not there because they were let go: they had arrived, and are no gap.
+    pub let_go: Vec<Range<u64>>,
     /// The backups, in the order of the log.
     pub backups: Vec<BackupCover>,
+}
+
+impl Coverage {
+    /// The first number from `from` up to `to` that none of these let go.
+    fn first_kept(coverages: &[&Self], mut from: u64, to: u64) -> Option<u64> {
+        let let_go = |number: u64| coverages.iter().flat_map(|coverage| &coverage.let_go).find(|range| range.contains(&number));
+        while let Some(range) = let_go(from) {
+            from = range.end;
+        }
+        (from <= to).then_some(from)
+    }
 }
 
 /// An archived segment.
@@ -312,7 +323,8 @@ fn earliest(coverages: &[&Coverage]) -> BTreeMap<u64, Option<Timestamp>> {
         coverages.iter().flat_map(|coverage| coverage.segments.keys().copied()).collect();
     let mut previous: Option<u64> = None;
     for number in known {
-        if let Some(gap) = previous.map(|previous| previous + 1).filter(|gap| *gap < number) {
+        // What one of them let go it had.
+        if let Some(gap) = previous.and_then(|previous| Coverage::first_kept(coverages, previous + 1, number - 1)) {
             numbers.insert(gap, None);
         }
         numbers.insert(number, None);
@@ -345,7 +357,9 @@ fn safe_in(coverage: &Coverage, numbers: Vec<u64>) -> Vec<(u64, Option<Timestamp
             next += 1;
         }
         let arrived = coverage.segments.get(&number).map(|point| point.arrived);
-        by_log = by_log.zip(arrived).map(|(before, arrived)| before.max(arrived));
+        if arrived.is_some() || Coverage::first_kept(&[coverage], number, number).is_some() {
+            by_log = by_log.zip(arrived).map(|(before, arrived)| before.max(arrived));
+        }
         safe.push((number, by_log));
     }
     // By a later backup, which holds what was committed before it.

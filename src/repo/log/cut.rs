@@ -4,6 +4,7 @@
 //! a moment inside it writes the same positions again, on a timeline of its own, and that log is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,11 @@ impl LogCut {
     /// Whether all log of `timeline` from `from` up to `to` was let go.
     pub fn covers(&self, timeline: TimelineId, from: Lsn, to: Lsn) -> bool {
         self.spans(timeline).covers(from, to)
+    }
+
+    /// Numbers of the segments of `timeline` of which all was let go, ascending.
+    pub fn segments(&self, timeline: TimelineId, size: SegmentSize) -> impl Iterator<Item = Range<u64>> {
+        self.spans(timeline).0.iter().map(move |(from, to)| from.0.div_ceil(size.bytes())..to.0 / size.bytes())
     }
 
     /// As ranges of `incarnation`, ascending.
@@ -162,6 +168,8 @@ mod tests {
         assert!(LogCut::on([ONE], [(Lsn(inside), Lsn(2 * inside))]).covers_segment(second, size));
         let less = LogCut::on([ONE], [(Lsn(inside + 1), Lsn(2 * inside))]);
         assert!(!less.covers_segment(second, size), "wholly or not at all");
+        let numbers = LogCut::on([ONE], [(Lsn(inside + 1), Lsn(4 * inside + 1))]).segments(ONE, size).collect::<Vec<_>>();
+        assert_eq!(numbers, [2..4]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What one repository holds of a source, and how far a restore from it would get.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::base::{Incarnation, Result, Segment, Timestamp};
@@ -229,7 +230,18 @@ impl Loaded {
             stopped: backup.stop_time,
             committed: committed(backup),
         });
-        Coverage { segments: segments.collect(), backups: backups.collect() }
+        Coverage { segments: segments.collect(), let_go: self.let_go(path), backups: backups.collect() }
+    }
+
+    /// Numbers of the segments on `path` that were let go.
+    fn let_go(&self, path: &TimelinePath) -> Vec<Range<u64>> {
+        let Some(identity) = &self.identity else { return Vec::new() };
+        let cut = self.log.log_cut(&identity.incarnation);
+        let parts = path.parts().flat_map(|(timeline, part)| {
+            let gone = cut.segments(timeline, path.segment_size());
+            gone.map(move |gone| gone.start.max(part.start)..gone.end.min(part.end)).collect::<Vec<_>>()
+        });
+        parts.filter(|range| !range.is_empty()).collect()
     }
 
     fn backup_points(&self) -> Vec<BackupPoint> {

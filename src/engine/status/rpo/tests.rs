@@ -13,7 +13,7 @@ fn backup(first_segment: u64, last_segment: u64, committed: i64) -> BackupCover 
 }
 
 fn coverage(segments: &[(u64, SegmentPoint)], backups: &[BackupCover]) -> Coverage {
-    Coverage { segments: segments.iter().copied().collect(), backups: backups.to_vec() }
+    Coverage { segments: segments.iter().copied().collect(), let_go: Vec::new(), backups: backups.to_vec() }
 }
 
 fn worst_seconds(coverages: &[&Coverage], from: i64, now: i64) -> Option<u64> {
@@ -56,6 +56,22 @@ fn a_gap_lasts_until_the_next_backup_or_now() {
     let rest = [(1, point(1, 5, 6)), (2, point(10, 15, 16)), (3, point(30, 31, 34)), (4, point(50, 55, 56))];
     let other = coverage(&[&rest[..], &[(5, point(60, 61, 63)), (6, point(80, 85, 88))]].concat(), &[backup(1, 1, 8)]);
     assert_eq!(worst_seconds(&[&whole, &other], 0, 100), Some(8));
+}
+
+#[test]
+#[allow(clippy::single_range_in_vec_init)]
+fn what_was_let_go_is_no_gap() {
+    let log = [(1, point(1, 5, 6)), (2, point(10, 15, 16)), (6, point(50, 55, 56)), (9, point(80, 85, 86))];
+    let archive = |let_go: &[Range<u64>], backups: &[BackupCover]| {
+        let mut archive = coverage(&log, backups);
+        archive.let_go = let_go.to_vec();
+        archive
+    };
+    let backups = [backup(1, 1, 8), backup(9, 9, 90)];
+    assert_eq!(worst_seconds(&[&archive(&[], &backups)], 0, 100), Some(75));
+    assert_eq!(worst_seconds(&[&archive(&[3..6, 7..9], &backups)], 0, 100), Some(6), "the log between old backups was thinned");
+    assert_eq!(worst_seconds(&[&archive(&[], &backups), &archive(&[3..9], &backups)], 0, 100), Some(6), "one of them had it");
+    assert_eq!(worst_seconds(&[&archive(&[3..5, 7..9], &backups)], 0, 100), Some(75), "segment 5 was not let go");
 }
 
 #[test]
