@@ -3,7 +3,6 @@
 //! A test counts the N calls of a clean run, then fails call 0…N−1 in turn and looks at what is left.
 
 use std::ops::Range;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,7 +32,7 @@ pub enum Fault {
 }
 
 /// What somebody else does meanwhile.
-type Meanwhile = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// A store that fails at one call, chosen by its number.
 pub struct FaultyStore {
@@ -64,8 +63,8 @@ impl FaultyStore {
     }
 
     /// A layer that lets somebody else do something right before call number `call` (from 0).
-    pub fn interrupted(inner: Arc<dyn Store>, call: usize, meanwhile: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { meanwhile: Mutex::new(Some((call, Box::pin(meanwhile)))), ..Self::counting(inner) }
+    pub fn interrupted(inner: Arc<dyn Store>, call: usize, meanwhile: impl FnOnce() + Send + 'static) -> Self {
+        Self { meanwhile: Mutex::new(Some((call, Box::new(meanwhile)))), ..Self::counting(inner) }
     }
 
     /// The calls so far, in order: `put_if_absent orders/…`.
@@ -88,11 +87,11 @@ impl FaultyStore {
     }
 
     /// Does what somebody else does before the call that was counted last.
-    async fn let_happen(&self) {
+    fn let_happen(&self) {
         let counted = self.calls.lock().unwrap_or_else(PoisonError::into_inner).len();
         let due = self.meanwhile.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(call, _)| *call < counted);
         if let Some((_, meanwhile)) = due {
-            meanwhile.await;
+            meanwhile();
             self.fired.store(true, Ordering::SeqCst);
         }
     }
@@ -111,7 +110,7 @@ impl FaultyStore {
         spoil: impl FnOnce(T, Fault) -> T + Send,
     ) -> StoreResult<T> {
         let fault = self.count(operation, key);
-        self.let_happen().await;
+        self.let_happen();
         match fault {
             None => inner.await,
             Some(Fault::ErrorBefore | Fault::Outage) => Err(self.planted(operation, key)),

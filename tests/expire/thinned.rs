@@ -138,8 +138,9 @@ fn what_expires_while_it_is_verified_is_no_damage() {
             for (number, call) in counting.calls().iter().enumerate() {
                 let (store, states) = (stage.copy().await, [(); 2].map(|()| tempfile::tempdir().unwrap()));
                 let (expiring, expired, state) = (stage.clone(), store.clone(), states[0].path().to_owned());
-                let expiry = async move {
-                    let report = expiring.expire(expired, &state, &retention).await.unwrap();
+                let expiry = move || {
+                    let expiry = || paused().block_on(expiring.expire(expired, &state, &retention)).unwrap();
+                    let report = std::thread::scope(|threads| threads.spawn(expiry).join()).expect("it does not panic");
                     assert!(report.logs.iter().any(|log| log.deleted_objects > 0), "{report:#?}");
                 };
                 let interrupted = Arc::new(FaultyStore::interrupted(store, number, expiry));

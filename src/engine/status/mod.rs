@@ -12,7 +12,7 @@ pub mod report;
 pub mod rpo;
 pub mod rto;
 pub mod schedule;
-mod unarchived;
+pub mod unarchived;
 pub mod verdict;
 
 pub use facts::Facts;

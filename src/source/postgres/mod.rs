@@ -13,7 +13,6 @@ pub mod history;
 pub mod inventory;
 pub mod label;
 pub mod live;
-pub mod log_tail;
 pub mod page;
 mod pgpass;
 pub mod recovery_config;

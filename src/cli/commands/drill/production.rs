@@ -2,6 +2,7 @@
 //!
 //! Asked with one session and by reading its `pg_wal`; nothing is written there.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use crate::cli::config::{SourceKind, SourceSettings};
 use crate::engine::drill::evidence::Loss;
 use crate::engine::drill::run::Drilled;
 use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
+use crate::engine::status::rpo::Exposure;
+use crate::engine::status::unarchived::{Known, OwnLog, Reached, exposure};
 use crate::source::postgres::connect::connect;
 use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::live::leader;
-use crate::source::postgres::log_tail::first_commit_between;
 
 /// A server that does not answer in this time is as good as lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,7 +58,6 @@ impl Production {
 
     /// The first commit that `plan` does not bring back; none when it cannot be known.
     pub fn first_lost(&self, plan: &RestorePlan) -> Option<FirstLost> {
-        let RecoveryStop::Record { lsn, inclusive } = plan.stop else { return None };
         if self.incarnation != plan.backup.incarnation || self.timeline != plan.timeline {
             return None;
         }
@@ -66,13 +67,33 @@ impl Production {
         if !same || here.state != ClusterState::InProduction || leader(&self.data_directory).ok()?.is_none() {
             return None;
         }
-        let first = |after| {
-            let stretch = (after, self.log_end);
-            first_commit_between(&self.data_directory, self.timeline, stretch, self.segment_size).ok().map(FirstLost)
+        let own = OwnLog {
+            directory: Some(self.data_directory.join("pg_wal")),
+            system_identifier: here.system_identifier,
+            timeline: self.timeline,
+            end_lsn: Some(self.log_end),
+            is_whole: true,
+            size: self.segment_size,
         };
-        // The server may have recycled the segment that is archived already; then the next one must tell.
-        let next = plan.segments.last().map(|last| last.end(self.segment_size));
-        first(if inclusive { lsn.plus(1) } else { lsn }).or_else(|| first(next?))
+        let reached = Reached { timeline: plan.timeline, end_lsn: self.reached(plan)?, time: plan.backup.stop_time };
+        let known = Known { named: BTreeMap::new(), carry_into: |_| None };
+        match exposure(&own, reached, &known) {
+            Exposure::Nothing => Some(FirstLost(None)),
+            Exposure::Since(first) => Some(FirstLost(Some(first))),
+            Exposure::AtMostSince { .. } => None,
+        }
+    }
+
+    /// Up to where `plan` brings the server's own timeline back; none when it ends in a segment of its parent.
+    fn reached(&self, plan: &RestorePlan) -> Option<Lsn> {
+        match plan.stop {
+            RecoveryStop::Record { lsn, inclusive: false } => Some(lsn),
+            RecoveryStop::Record { inclusive: true, .. } => {
+                let last = plan.segments.last().filter(|last| last.timeline == self.timeline)?;
+                Some(last.end(self.segment_size))
+            }
+            _ => None,
+        }
     }
 }
 

@@ -2,6 +2,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::source::postgres::wal::fixture::{Log, SYSTEM_IDENTIFIER};
+use crate::source::postgres::wal::resource_manager::TRANSACTION;
 
 const FRONTIER: i64 = 1_000_000;
 const FIRST: i64 = 2_000_000;
@@ -165,4 +166,22 @@ fn a_data_directory_tells_whether_a_silent_server_was_a_standby_and_on_which_tim
     assert_eq!((with(1, 0), with(6, 0)), ((false, 1), (false, 1)), "a primary that was stopped, and one that died");
     assert_eq!((with(2, 1), with(5, 3)), ((true, 1), (true, 3)), "standbys");
     assert_eq!(with(6, 2), (false, 2), "promoted a moment ago");
+}
+
+#[test]
+fn rollbacks_are_no_loss_and_what_was_prepared_is() {
+    let mut log = log(0);
+    log.append(TRANSACTION, 0x20, 1, &FIRST.to_le_bytes());
+    let found = |log: &Log| lost(&own(log, &pg_wal(log, &[3, 4])), reached(log), &[], None);
+    assert_eq!(found(&log), Exposure::Nothing, "a rollback");
+    let mut committed = log.clone();
+    committed.commit(2, SECOND);
+    assert_eq!(found(&committed), Exposure::Since(at(SECOND)));
+    // As PostgreSQL 15 writes it: the transaction at 8, the time at 16, the name's length at 54, the name at 72.
+    let mut prepared = [0; 76];
+    (prepared[8], prepared[54]) = (3, 4);
+    prepared[16..24].copy_from_slice(&FIRST.to_le_bytes());
+    prepared[72..].copy_from_slice(b"gid\0");
+    log.append(TRANSACTION, 0x10, 3, &prepared);
+    assert_eq!(found(&log), Exposure::Since(at(FIRST)));
 }
