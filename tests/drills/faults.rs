@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::stage::{CHECKS, OBJECTIVES, Stage, checks};
 use crate::support::dirs::Dir;
-use crate::support::postgres::{Installation, skip};
+use crate::support::postgres::{Installation, RECOVERY_TIMEOUT, skip};
 use crate::support::process;
 
 const SPOIL: &str = "[drill]\nspoil = \"UPDATE ledger SET amount = amount + 1 WHERE id = 1\"\n";
@@ -133,7 +133,7 @@ fn files_below(directory: &std::path::Path) -> Vec<(std::path::PathBuf, std::tim
 }
 
 #[test]
-fn a_tablespace_that_is_in_the_log_alone_is_left_alone_and_the_drill_says_why() {
+fn a_tablespace_that_is_in_the_log_alone_is_left_alone_by_drills_and_by_recoveries_on_its_host() {
     let Some(stage) = Stage::start(15) else { return };
     let later = stage.scenario.cluster.dir().create_dir("later");
     let mut sql = stage.scenario.cluster.sql();
@@ -150,6 +150,13 @@ fn a_tablespace_that_is_in_the_log_alone_is_left_alone_and_the_drill_says_why() 
         assert!(why.contains("the log creates a tablespace at") && why.contains("says nothing of the backup"), "{why}");
     }
     assert_eq!(files_below(&later), before);
+    // An ordinary recovery on this host would empty production's tablespace first of all.
+    let mut beside = stage.scenario.open(&stage.scenario.restore("beside", &["--to", "latest"]));
+    beside.launch();
+    let (_, log) = beside.wait_exit(RECOVERY_TIMEOUT);
+    assert!(log.contains("which another cluster on this host uses"), "{log}");
+    assert_eq!(files_below(&later), before);
+    assert_eq!(stage.scenario.cluster.sql().number("SELECT count(*) FROM there"), 100);
     stage.scenario.full_backup();
     assert_eq!(stage.json(&[], 0)["evidence"]["outcome"], "passed");
     assert_eq!(files_below(&later).len(), before.len());

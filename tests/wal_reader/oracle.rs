@@ -152,7 +152,7 @@ fn expectation(event: &Event) -> Option<(&'static str, Vec<Vec<String>>)> {
         }
         Event::BackupEnd { start } => ("BACKUP_END", vec![one(start.to_string())]),
         Event::Switch => ("SWITCH", vec![]),
-        Event::TablespaceCreate { path } => ("CREATE", vec![one(format!("\"{path}\""))]),
+        Event::TablespaceCreate { oid, path } => ("CREATE", vec![one(format!("{oid} \"{path}\""))]),
         Event::ContinuationOverwritten { abandoned, time } => {
             ("OVERWRITE_CONTRECORD", vec![written(*time).map(|time| format!("lsn {abandoned}; time {time}")).to_vec()])
         }

@@ -20,7 +20,7 @@ use crate::store::{ObjectInfo, list_all};
 
 use super::read::identity_of_data_directory;
 use super::rehearsal::Rehearsal;
-use super::{FileKind, contents, file_kind};
+use super::{FileKind, contents, file_kind, tablespaces};
 
 /// Longest history or label file.
 const SMALL_FILE_BYTES: u64 = 16 << 20;
@@ -65,8 +65,11 @@ pub async fn run(
     let opener = opener(scope, identities, &incarnation, &object.key).await?;
     let raw = fetch(scope, &object.key, &opener, &digest, SegmentSize::new(1 << 30).map_or(SMALL_FILE_BYTES, SegmentSize::bytes))
         .await?;
-    if let (Some(rehearsal), FileKind::Segment) = (rehearsal, kind) {
-        rehearsal.examine(name, &raw)?;
+    if kind == FileKind::Segment {
+        match rehearsal {
+            Some(rehearsal) => rehearsal.examine(name, &raw)?,
+            None => tablespaces::spare(Path::new("."), name, &raw)?,
+        }
     }
     hand_over(&raw, destination)?;
     Ok(Got::Found)

@@ -8,6 +8,7 @@ pub mod push;
 mod read;
 pub mod rehearsal;
 pub mod resolve;
+mod tablespaces;
 
 use crate::base::{Segment, SegmentSize, TimelineId};
 use crate::source::postgres::history;

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::tablespaces::{self, Replayed};
 use crate::base::{Error, Lsn, Result, Segment, SegmentSize};
-use crate::source::postgres::wal::{Carry, Event, SegmentEnd, SegmentReader, WalError, resource_manager};
+use crate::source::postgres::wal::{Carry, SegmentEnd, SegmentReader, WalError};
 
 /// The variable that names the drill's directory to `archive get`, which the drill's server runs.
 const VARIABLE: &str = "LIFEBOAT_DRILL";
@@ -95,19 +96,9 @@ impl Rehearsal {
         raw: &[u8],
         carry: Carry,
     ) -> Result<ControlFlow<String, SegmentEnd>, WalError> {
-        let mut reader = SegmentReader::new(segment, size, raw, carry)?;
-        while let Some(record) = reader.next_record() {
-            let replayed = record.start >= self.from && self.last.is_none_or(|last| record.start <= last);
-            if !replayed || record.resource_manager != resource_manager::TABLESPACE {
-                continue;
-            }
-            if let Event::TablespaceCreate { path } = Event::decode(&record)?
-                && !path.is_empty()
-            {
-                return Ok(ControlFlow::Break(path));
-            }
-        }
-        Ok(ControlFlow::Continue(reader.finish()))
+        let replayed = Replayed { from: self.from, last: self.last };
+        let reader = SegmentReader::new(segment, size, raw, carry)?;
+        tablespaces::created(reader, replayed, |_, path| !path.is_empty())
     }
 
     /// What straddles out of the segment before, as far as it is known.
@@ -149,6 +140,7 @@ impl Rehearsal {
 mod tests {
     use super::*;
     use crate::source::postgres::wal::fixture::Log;
+    use crate::source::postgres::wal::resource_manager;
 
     const FILLER: u8 = 10;
 

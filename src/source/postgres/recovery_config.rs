@@ -82,7 +82,8 @@ pub struct RecoverySettings {
     pub extra: Vec<(String, String)>,
 }
 
-const AUTO_CONF: &str = "postgresql.auto.conf";
+/// Where the settings are written, below the data directory.
+pub const AUTO_CONF: &str = "postgresql.auto.conf";
 const HEADER: &str = "# Written by lifeboat restore.";
 
 /// Settings that an earlier recovery may have left.
@@ -158,6 +159,20 @@ pub fn strip_settings(content: &[u8], unwanted: impl Fn(&str) -> bool) -> Vec<u8
         kept.push(b'\n');
     }
     kept
+}
+
+/// The position that the settings in `content` name as recovery's target, and whether the record there is replayed; none
+/// when they name another target, or none.
+pub fn target_lsn(content: &[u8]) -> Option<(Lsn, bool)> {
+    let text = String::from_utf8_lossy(content);
+    // The last one counts.
+    let value = |wanted: &str| {
+        let line = text.lines().rfind(|line| setting_name(line.as_bytes()).is_some_and(|name| name == wanted))?;
+        let value = line.split_once('=').map_or("", |(_, value)| value);
+        Some(value.trim().trim_matches('\'').to_owned())
+    };
+    let lsn = value("recovery_target_lsn")?.parse().ok()?;
+    Some((lsn, value("recovery_target_inclusive").is_none_or(|value| value != "off")))
 }
 
 /// The name a line sets, in lower case; names are compared without case.

@@ -221,7 +221,8 @@ impl Lane<'_, '_> {
         let settings = config.settings.source(&self.source)?;
         let mut first = None;
         for chosen in config.settings.repositories_of(settings, self.shared.context.global.repository.as_deref())? {
-            let layers = scope::layers(self.shared.context, chosen, Use::Brief);
+            let mut layers = scope::layers(self.shared.context, chosen, Use::Brief);
+            layers.breaker = Some(self.shared.breaker(&chosen.name));
             match scope::open(self.shared.context, &config.settings, chosen, &self.source, &layers).await {
                 Ok(scope) => return Ok(scope),
                 Err(error) if error.kind() == ErrorKind::Unreachable => first = first.or(Some(error)),

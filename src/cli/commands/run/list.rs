@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::expected::timetable;
+use super::followed;
 use super::lane::{BACKUPS, DRILLS, blocked, known_before};
 use crate::base::{Job, Result, SourceName, Timestamp};
 use crate::cli::config::Settings;
@@ -23,6 +24,14 @@ struct Document {
     /// Whether it lets backups go.
     expires: bool,
     jobs: Vec<Row>,
+    /// Sources whose policy is refused: nothing is scheduled for them.
+    refused: Vec<Refused>,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    source: SourceName,
+    error: String,
 }
 
 #[derive(Serialize)]
@@ -56,18 +65,20 @@ struct Last {
 /// Shows what the scheduler of this host did and will do.
 ///
 /// # Errors
-/// Usage errors in the configuration or a policy; when the record cannot be read.
+/// Usage errors in the configuration, and in the policies when all are refused; when the record cannot be read.
 pub(super) fn run(context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let lines = run_record::read(&settings.state_dir)?;
     let running = run_record::is_held(&settings.state_dir);
     let expires = settings.run.expire_key_file.is_some();
-    let mut document = Document { running, expires, jobs: Vec::new() };
-    for source in settings.sources.values() {
-        if let Some(policy) = settings.policy_of(source)? {
-            document.jobs.extend(rows(&settings, &source.name, &policy, &lines, Timestamp::now()));
-        }
+    let (policies, mut refused) = followed(&settings);
+    if policies.is_empty() && !refused.is_empty() {
+        return Err(refused.remove(0).1);
     }
+    let now = Timestamp::now();
+    let jobs = policies.iter().flat_map(|(source, policy)| rows(&settings, source, policy, &lines, now)).collect();
+    let refused = refused.into_iter().map(|(source, error)| Refused { source, error: error.summary() }).collect();
+    let document = Document { running, expires, jobs, refused };
     context.result("run_list", 1, &document, || text(&document))?;
     Ok(Outcome::Done)
 }
@@ -107,7 +118,7 @@ fn last(line: &Line) -> Option<Last> {
 }
 
 fn text(document: &Document) -> String {
-    if document.jobs.is_empty() {
+    if document.jobs.is_empty() && document.refused.is_empty() {
         return "no source has a policy: nothing is scheduled\n".to_owned();
     }
     let columns = [
@@ -143,6 +154,9 @@ fn text(document: &Document) -> String {
         }
     }
     text += "times are UTC\n";
+    for Refused { source, error } in &document.refused {
+        text += &format!("not scheduled: {source}: {error}\n");
+    }
     if !document.running {
         text += "no scheduler runs with this state directory: lifeboat run\n";
     }

@@ -38,6 +38,7 @@ use crate::cli::scope;
 use crate::policy::Policy;
 use crate::repo::Signer;
 use crate::repo::run_record::{Line, RunRecord};
+use crate::store::layer::breaker::Breaker;
 
 /// How often the scheduler shows that it is alive.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -109,12 +110,19 @@ struct Shared<'c> {
     /// What was recorded before this start.
     before: Vec<Line>,
     permits: Permits,
+    /// By repository: one that keeps failing is left alone by all lanes for a while.
+    breakers: Mutex<BTreeMap<String, Arc<Breaker>>>,
     /// Held by the job that starts: jobs start one after another.
     gate: tokio::sync::Mutex<()>,
     config: watch::Receiver<Arc<Config>>,
 }
 
 impl Shared<'_> {
+    fn breaker(&self, repository: &str) -> Arc<Breaker> {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(breakers.entry(repository.to_owned()).or_default())
+    }
+
     fn record(&self, line: &Line) {
         if let Err(error) = self.record.lock().unwrap_or_else(PoisonError::into_inner).append(line) {
             self.log.say(Level::Error, Some(&line.source), Some(line.job), &error.summary());
@@ -154,7 +162,8 @@ pub async fn run(args: &RunArgs, context: &Context) -> Result<Outcome> {
     let permits = Permits::new(config.settings.run.jobs_at_once);
     let (changed, watched) = watch::channel(Arc::new(config));
     let gate = tokio::sync::Mutex::new(());
-    let shared = Shared { context, log, board, record: Mutex::new(record), before, permits, gate, config: watched };
+    let (record, breakers) = (Mutex::new(record), Mutex::default());
+    let shared = Shared { context, log, board, record, before, permits, breakers, gate, config: watched };
     log.say(Level::Info, None, None, &format!("started, with {}", state_dir.display()));
     supervise(&shared, &changed, hangup).await;
     let left = shared.board.left_behind();

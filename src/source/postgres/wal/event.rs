@@ -125,6 +125,8 @@ pub enum Event {
     },
     /// `CREATE TABLESPACE`: replay makes a link to this directory, and writes there.
     TablespaceCreate {
+        /// Its number: the link's name below `pg_tblspc`.
+        oid: u32,
         /// Its location; empty for one inside the data directory. Bytes that are not UTF-8 are replaced.
         path: String,
     },
@@ -216,8 +218,9 @@ fn decode_tablespace(record: &Record<'_>) -> Result<Event, WalError> {
         return Ok(Event::Other);
     }
     let data = record.main_data()?;
-    let path = data.get(4..).ok_or_else(|| record.malformed("tablespace", format!("{} bytes", data.len()), "5 or more"))?;
-    Ok(Event::TablespaceCreate { path: name(path) })
+    let parts = data.split_first_chunk().filter(|(_, path)| !path.is_empty());
+    let (oid, path) = parts.ok_or_else(|| record.malformed("tablespace", format!("{} bytes", data.len()), "5 or more"))?;
+    Ok(Event::TablespaceCreate { oid: u32::from_le_bytes(*oid), path: name(path) })
 }
 
 fn wal_level(record: &Record<'_>, number: u32) -> Result<WalLevel, WalError> {

@@ -1,0 +1,194 @@
+//! Tablespaces that a replay would create.
+//!
+//! PostgreSQL replays `CREATE TABLESPACE` by removing whatever the location holds for its version, and beginning anew
+//! (`create_tablespace_directories` in `src/backend/commands/tablespace.c`). Where a cluster is restored beside the one
+//! that it is a copy of, and the tablespace is younger than the backup, that is the other cluster's data. So a segment
+//! is handed over only when every tablespace that its replay creates is the recovering cluster's own, or nobody's.
+
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use crate::base::{Error, Lsn, Result, Segment, SegmentSize};
+use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::label::BackupLabel;
+use crate::source::postgres::recovery_config;
+use crate::source::postgres::wal::{Carry, Event, SegmentEnd, SegmentHeader, SegmentReader, WalError, resource_manager};
+
+/// A record of `CREATE TABLESPACE` is not longer than this: its header, a number, and a path of 1,024 bytes.
+const LONGEST_RECORD_BYTES: u32 = 1_100;
+
+/// The records that are replayed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Replayed {
+    /// The first one starts here or later.
+    pub from: Lsn,
+    /// The last one starts here at the latest; none when all there is is replayed.
+    pub last: Option<Lsn>,
+}
+
+/// The location of the first tablespace whose creation is replayed and that `is_forbidden`, by its number and location;
+/// else how the segment ends.
+pub(super) fn created(
+    mut reader: SegmentReader<'_>,
+    replayed: Replayed,
+    is_forbidden: impl Fn(u32, &str) -> bool,
+) -> Result<ControlFlow<String, SegmentEnd>, WalError> {
+    while let Some(record) = reader.next_record() {
+        let is_replayed = record.start >= replayed.from && replayed.last.is_none_or(|last| record.start <= last);
+        if !is_replayed || record.resource_manager != resource_manager::TABLESPACE {
+            continue;
+        }
+        if let Event::TablespaceCreate { oid, path } = Event::decode(&record)?
+            && is_forbidden(oid, &path)
+        {
+            return Ok(ControlFlow::Break(path));
+        }
+    }
+    Ok(ControlFlow::Continue(reader.finish()))
+}
+
+/// Looks through the segment `name` for tablespaces of another cluster that its replay by the cluster in `data` would
+/// empty. What cannot be read is PostgreSQL's to judge: it does not replay what it cannot read.
+///
+/// # Errors
+/// When there is one.
+pub(super) fn spare(data: &Path, name: &str, raw: &[u8]) -> Result<()> {
+    let Ok(control) = ControlFile::read(data) else { return Ok(()) };
+    let size = control.wal_segment_size;
+    let (Some(segment), Ok(header)) = (Segment::parse(name, size), SegmentHeader::parse(raw)) else { return Ok(()) };
+    let replayed = Replayed { from: replayed_from(data, &control), last: replayed_until(data) };
+    let reader = |carry: Carry| SegmentReader::new(segment, size, raw, carry);
+    let carry = carry_into(data, segment, size, header.continued_bytes);
+    let Ok(reader) = reader(carry).or_else(|_| reader(Carry::Unknown)) else { return Ok(()) };
+    let version = format!("PG_{}_{}", header.major_version, control.catalog_version);
+    let belongs_to_another = |oid: u32, path: &str| {
+        let own = fs::read_link(data.join("pg_tblspc").join(oid.to_string())).is_ok_and(|link| link == Path::new(path));
+        let holds_something = || fs::read_dir(Path::new(path).join(&version)).is_ok_and(|mut entries| entries.next().is_some());
+        !path.is_empty() && !own && holds_something()
+    };
+    match created(reader, replayed, belongs_to_another) {
+        Ok(ControlFlow::Break(path)) => Err(Error::failed(format!(
+            "{name} creates a tablespace at {path}, which another cluster on this host uses: replay would empty it"
+        ))
+        .hint("restore on another host, to a moment before that (--to), or from a backup taken after it")),
+        Ok(ControlFlow::Continue(_)) | Err(_) => Ok(()),
+    }
+}
+
+/// Where replay begins. While the label is there `pg_control` may be of a later checkpoint.
+fn replayed_from(data: &Path, control: &ControlFile) -> Lsn {
+    let label = fs::read(data.join("backup_label")).ok().and_then(|content| BackupLabel::parse(&content).ok());
+    label.map_or(control.redo_lsn, |label| label.start_lsn.min(control.redo_lsn))
+}
+
+/// Where it ends, when a position was set as its target.
+fn replayed_until(data: &Path) -> Option<Lsn> {
+    let (lsn, inclusive) = recovery_config::target_lsn(&fs::read(data.join(recovery_config::AUTO_CONF)).ok()?)?;
+    Some(if inclusive { lsn } else { Lsn(lsn.0.saturating_sub(1)) })
+}
+
+/// What straddles into `segment` when it may be the creation of a tablespace, out of the segment before, which recovery
+/// keeps until it has replayed the next.
+fn carry_into(data: &Path, segment: Segment, size: SegmentSize, continued_bytes: u32) -> Carry {
+    let before = Segment { number: segment.number.saturating_sub(1), ..segment };
+    let carry = || {
+        let raw = fs::read(data.join("pg_wal").join(before.name(size))).ok()?;
+        Some(SegmentReader::new(before, size, &raw, Carry::Unknown).ok()?.finish().carry)
+    };
+    let may_be_one = (1..=LONGEST_RECORD_BYTES).contains(&continued_bytes);
+    may_be_one.then(carry).flatten().unwrap_or(Carry::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::postgres::control::tests::{sample, seal};
+    use crate::source::postgres::wal::fixture::Log;
+
+    const OID: u32 = 16_400;
+
+    /// A recovering cluster, and the location of a tablespace that its log creates.
+    struct Stage {
+        data: tempfile::TempDir,
+        location: tempfile::TempDir,
+        log: Log,
+        created: Lsn,
+    }
+
+    impl Stage {
+        fn new(filler_bytes: usize) -> Self {
+            let [data, location] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+            for directory in ["global", "pg_tblspc", "pg_wal"] {
+                fs::create_dir(data.path().join(directory)).unwrap();
+            }
+            let mut log = Log::new();
+            let mut control = sample(1300);
+            control[40..48].copy_from_slice(&log.lsn(0).0.to_le_bytes());
+            control[228..232].copy_from_slice(&(1_u32 << 20).to_le_bytes());
+            seal(&mut control);
+            fs::write(data.path().join("global/pg_control"), control).unwrap();
+            if filler_bytes > 0 {
+                log.append(10, 0, 1, &vec![7; filler_bytes]);
+            }
+            let path = location.path().to_str().unwrap().as_bytes();
+            let record = [&OID.to_le_bytes()[..], path, &[0]].concat();
+            let created = log.append(resource_manager::TABLESPACE, 0, 1, &record).start;
+            let stage = Self { data, location, log, created };
+            fs::create_dir_all(stage.location.path().join("PG_15_202209061/5")).unwrap();
+            stage
+        }
+
+        /// Looks at every segment in turn, as recovery gets them.
+        fn all_spared(&self) -> bool {
+            self.log.segments().iter().all(|(segment, raw)| {
+                let name = segment.name(self.log.size);
+                let spared = spare(self.data.path(), &name, raw);
+                fs::write(self.data.path().join("pg_wal").join(&name), raw).unwrap();
+                spared.is_ok()
+            })
+        }
+
+        fn set(&self, target: &str) {
+            fs::write(self.data.path().join("postgresql.auto.conf"), target).unwrap();
+        }
+    }
+
+    #[test]
+    fn another_clusters_tablespace_is_not_emptied() {
+        let stage = Stage::new(0);
+        assert!(!stage.all_spared());
+        std::os::unix::fs::symlink(stage.location.path(), stage.data.path().join("pg_tblspc/16400")).unwrap();
+        assert!(stage.all_spared(), "its own, which it replays anew");
+        fs::remove_file(stage.data.path().join("pg_tblspc/16400")).unwrap();
+        std::os::unix::fs::symlink("/elsewhere", stage.data.path().join("pg_tblspc/16400")).unwrap();
+        assert!(!stage.all_spared(), "its own lies elsewhere");
+        fs::remove_dir(stage.location.path().join("PG_15_202209061/5")).unwrap();
+        assert!(stage.all_spared(), "nobody's");
+    }
+
+    #[test]
+    fn only_what_is_replayed_counts() {
+        let stage = Stage::new(100);
+        stage.set(&format!("recovery_target_lsn = '{}'\nrecovery_target_inclusive = 'off'\n", stage.created));
+        assert!(stage.all_spared(), "recovery ends before it");
+        stage.set(&format!("recovery_target_lsn = '{}'\nrecovery_target_inclusive = 'on'\n", stage.created));
+        assert!(!stage.all_spared());
+        stage.set("recovery_target_lsn = ''\n");
+        assert!(!stage.all_spared());
+        let mut control = fs::read(stage.data.path().join("global/pg_control")).unwrap();
+        control[40..48].copy_from_slice(&(stage.created.0 + 8).to_le_bytes());
+        seal(&mut control);
+        fs::write(stage.data.path().join("global/pg_control"), control).unwrap();
+        assert!(stage.all_spared(), "it is older than where replay begins");
+    }
+
+    #[test]
+    fn one_that_straddles_two_segments_is_seen_with_the_second() {
+        // The record begins in the last bytes of the first segment.
+        let stage = Stage::new((1 << 20) - 40 - 127 * 24 - 24 - 5 - 32);
+        assert_eq!(stage.log.segments().len(), 2);
+        assert!(stage.created < stage.log.first.end(stage.log.size));
+        assert!(!stage.all_spared());
+    }
+}
