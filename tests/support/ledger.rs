@@ -153,12 +153,15 @@ impl Ledger {
         Load { stop, workers }
     }
 
-    /// Runs a load for `duration`.
+    /// Runs a load for `duration`, and commits twice alone after it: however slowly the writers were answered, there are
+    /// moments then at which the rows are certain.
     #[track_caller]
     pub fn run(&mut self, duration: Duration) {
         let load = self.start(LoadOptions::default());
         std::thread::sleep(duration);
         load.stop();
+        self.commit_one();
+        self.commit_one();
     }
 
     /// One transaction that inserts one row; returns its id. For a commit at a place of the test's choosing.
