@@ -10,8 +10,11 @@ use crate::stage::{Stage, has_reason};
 use crate::support::process;
 use crate::support::scenario::SOURCE;
 
-/// How far the two may be apart: on a machine that does nothing else it is a quarter; this one runs other tests meanwhile.
-const TOLERANCE_FACTOR: f64 = 2.5;
+/// How far the two may be apart: a quarter on a machine that does nothing else (`LIFEBOAT_TEST_QUIET=1`), more while
+/// other tests run.
+fn tolerance() -> f64 {
+    if std::env::var_os("LIFEBOAT_TEST_QUIET").is_some() { 1.25 } else { 2.5 }
+}
 
 const DRILL_TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -58,7 +61,7 @@ fn two_drills_predict_the_third_on_a_database_grown_tenfold() {
     let real = drill(&stage);
     println!("predicted {predicted:.2} s, measured {real:.2} s: {:+.0} %\n{:#}", (predicted / real - 1.0) * 100.0, status["rto"]);
     assert!(
-        (1.0 / TOLERANCE_FACTOR..TOLERANCE_FACTOR).contains(&(predicted / real)),
+        (1.0 / tolerance()..tolerance()).contains(&(predicted / real)),
         "predicted {predicted}, measured {real}: {:#}",
         status["rto"]
     );

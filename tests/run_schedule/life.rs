@@ -164,7 +164,9 @@ fn slots_that_nobody_ran_are_told_once() {
         |job: &str, slot| serde_json::json!({"time": then, "source": SOURCE, "job": job, "slot": slot, "event": "elsewhere"});
     let new_year = lifeboat::base::Timestamp::parse_compact(&format!("{}0101T000000Z", &now.compact()[..4])).expect("a time");
     host.dir().write("state/run.jsonl", format!("{}\n{}\n", line("full", new_year), line("incr", then)));
-    host.write("p.toml", &policy("full = \"0 0 1 1 *\"\ntimezone = \"UTC\"\nincr = \"30 * * * *\""));
+    // Half an hour from now: no slot comes while this runs.
+    let minute = (now.unix_micros() / 60_000_000 + 30) % 60;
+    host.write("p.toml", &policy(&format!("full = \"0 0 1 1 *\"\ntimezone = \"UTC\"\nincr = \"{minute} * * * *\"")));
     for _ in 0..2 {
         let mut running = host.start(&["run"]);
         wait_said(&mut running, "started, with");

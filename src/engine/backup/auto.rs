@@ -1,19 +1,15 @@
 //! What `--type auto` goes by when a source has a policy: its schedule, and what its drills measured.
 
-use std::time::Duration;
-
 use super::plan::Situation;
-use crate::base::{BackupType, DrillLevel, Job, Result, Timestamp};
+use crate::base::{BackupType, Job, Result, Timestamp};
 use crate::engine::Scope;
 use crate::engine::slots;
+use crate::engine::status::rto;
 use crate::policy::Policy;
 use crate::policy::cadence::{Record, Timetable, plan};
-use crate::policy::choice::{AutoTerms, Newest, Rates};
+use crate::policy::choice::{AutoTerms, Newest};
 use crate::repo::commit;
-use crate::repo::evidence::{self, DrillOutcome, Evidence, PhaseKind};
-
-/// So many of the last drills tell the rates.
-const DRILLS_MEASURED: usize = 5;
+use crate::repo::evidence::{self, Evidence};
 
 /// The terms for a backup of `scope` at `now`.
 ///
@@ -29,7 +25,7 @@ pub async fn terms(scope: &Scope, policy: &Policy, now: Timestamp) -> Result<Aut
     let lightest = table.jobs().last().and_then(type_of).unwrap_or(BackupType::Incr);
     let evidence = evidence::Record::load(&scope.repository, &scope.source).await?;
     let drills: Vec<&Evidence> = evidence.kept.iter().map(|kept| &kept.evidence).collect();
-    Ok(AutoTerms { due, lightest, objectives: policy.objectives, rates: rates(&drills) })
+    Ok(AutoTerms { due, lightest, objectives: policy.objectives, rates: rto::rates(&drills) })
 }
 
 fn type_of(job: Job) -> Option<BackupType> {
@@ -38,27 +34,6 @@ fn type_of(job: Job) -> Option<BackupType> {
         Job::Diff => Some(BackupType::Diff),
         Job::Incr => Some(BackupType::Incr),
         Job::Expire | Job::Drill | Job::Verify => None,
-    }
-}
-
-/// The rates of the last drills that passed and restored, oldest first in `drills`.
-fn rates(drills: &[&Evidence]) -> Rates {
-    let counts = |drill: &&&Evidence| drill.outcome == DrillOutcome::Passed && drill.level != DrillLevel::Verify;
-    let measured: Vec<&&Evidence> = drills.iter().rev().filter(counts).take(DRILLS_MEASURED).collect();
-    let of =
-        |kind: PhaseKind| measured.iter().flat_map(move |drill| drill.phases.iter().filter(move |phase| phase.phase == kind));
-    let rate = |kind: PhaseKind| {
-        let with_bytes = || of(kind).filter_map(|phase| Some((phase.bytes? as f64, phase.seconds)));
-        let (bytes, seconds) = with_bytes().fold((0.0, 0.0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        (bytes > 0.0 && seconds > 0.0).then(|| bytes / seconds)
-    };
-    let seconds = |kind: PhaseKind| of(kind).map(|phase| phase.seconds).fold(0.0, f64::max);
-    let kinds = [PhaseKind::Plan, PhaseKind::Start, PhaseKind::Promote, PhaseKind::FirstCheck];
-    let besides = kinds.into_iter().map(seconds).sum();
-    Rates {
-        fetch_bytes_per_second: rate(PhaseKind::Fetch),
-        replay_bytes_per_second: rate(PhaseKind::Replay),
-        besides: Duration::try_from_secs_f64(besides).unwrap_or_default(),
     }
 }
 

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use crate::base::{DrillLevel, Timestamp};
+use crate::policy::choice::Rates;
 use crate::repo::evidence::{DrillOutcome, Evidence, PhaseKind};
 
 /// Drills that are looked at, the newest.
@@ -61,8 +62,7 @@ pub fn telling<D: AsRef<Evidence>>(drills: &[D]) -> Vec<&Evidence> {
 
 /// What a recovery that does `work` would take; none when nothing was ever rehearsed.
 pub fn predict<D: AsRef<Evidence>>(drills: &[D], work: Work, declared: Declared) -> Option<Prediction> {
-    let telling = telling(drills);
-    let recent = &telling[telling.len().saturating_sub(DRILLS)..];
+    let recent = recent(drills);
     if recent.is_empty() {
         return None;
     }
@@ -72,19 +72,53 @@ pub fn predict<D: AsRef<Evidence>>(drills: &[D], work: Work, declared: Declared)
             parts.push((name, declared.as_secs_f64()));
         }
     }
-    for (kind, name) in PHASES {
-        let samples: Vec<Sample> = recent.iter().filter_map(|drill| sample(drill, kind)).collect();
-        if !samples.is_empty() {
-            let bytes = if kind == PhaseKind::Replay { work.replay_bytes } else { work.write_bytes };
-            parts.push((name, model(kind, &samples).seconds(bytes as f64)));
-        }
+    for (kind, name, line, _) in modelled(&recent) {
+        let bytes = if kind == PhaseKind::Replay { work.replay_bytes } else { work.write_bytes };
+        parts.push((name, line.seconds(bytes as f64)));
     }
-    let beside: Vec<f64> = recent.iter().map(|drill| beside_phases(drill)).collect();
-    let beside = mean_of_latest(&beside);
+    let beside = beside_phases_of(&recent);
     if beside > 0.0 {
         parts.push(("other", beside));
     }
     Some(Prediction { total_seconds: parts.iter().map(|(_, seconds)| seconds).sum(), parts, drills: recent.len() })
+}
+
+/// The same as rates, for the choice of a backup's type: the phases that it does not weigh are as long as in the largest
+/// drill.
+pub fn rates<D: AsRef<Evidence>>(drills: &[D]) -> Rates {
+    let recent = recent(drills);
+    let mut rates = Rates::default();
+    let mut besides = beside_phases_of(&recent);
+    for (kind, _, line, largest_bytes) in modelled(&recent) {
+        let rate = (line.seconds_per_byte > 0.0).then(|| 1.0 / line.seconds_per_byte);
+        match kind {
+            PhaseKind::Fetch => rates.fetch_bytes_per_second = rate,
+            PhaseKind::Replay => rates.replay_bytes_per_second = rate,
+            _ => besides += line.seconds(largest_bytes) - line.fixed_seconds,
+        }
+        besides += line.fixed_seconds;
+    }
+    Rates { besides: Duration::try_from_secs_f64(besides).unwrap_or_default(), ..rates }
+}
+
+/// The newest of those that tell.
+fn recent<D: AsRef<Evidence>>(drills: &[D]) -> Vec<&Evidence> {
+    let telling = telling(drills);
+    telling[telling.len().saturating_sub(DRILLS)..].to_vec()
+}
+
+/// The phases that were measured, in their order: kind, name, model, and the most bytes that a drill handled in it.
+fn modelled(recent: &[&Evidence]) -> Vec<(PhaseKind, &'static str, Line, f64)> {
+    let measured = PHASES.into_iter().filter_map(|(kind, name)| {
+        let samples: Vec<Sample> = recent.iter().filter_map(|drill| sample(drill, kind)).collect();
+        let largest_bytes = samples.iter().filter_map(|sample| sample.bytes).fold(0.0, f64::max);
+        (!samples.is_empty()).then(|| (kind, name, model(kind, &samples), largest_bytes))
+    });
+    measured.collect()
+}
+
+fn beside_phases_of(recent: &[&Evidence]) -> f64 {
+    mean_of_latest(&recent.iter().map(|drill| beside_phases(drill)).collect::<Vec<_>>())
 }
 
 /// The last recovery that was measured: when, and how long until a server took writes and data was checked.

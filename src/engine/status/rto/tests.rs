@@ -96,6 +96,18 @@ fn without_noise_the_parts_are_exact_and_the_checks_after_the_first_are_none_of_
 }
 
 #[test]
+fn the_rates_for_a_backups_type_are_those_of_the_prediction() {
+    let drills: Vec<Evidence> =
+        [work(100.0, 40.0), work(900.0, 400.0)].into_iter().map(|work| MACHINE.drill(work, || 0.0)).collect();
+    let rates = rates(&drills);
+    let close = |found: Option<f64>, mib: f64| found.is_some_and(|found| (found / (mib * MIB) - 1.0).abs() < 1e-9);
+    assert!(close(rates.fetch_bytes_per_second, 180.0) && close(rates.replay_bytes_per_second, 90.0), "{rates:?}");
+    // Four phases that depend on nothing, the fixed parts of two, and what lies beside them.
+    assert!((rates.besides.as_secs_f64() - (4.0 * 0.3 + 0.4 + 0.2 + 0.1)).abs() < 1e-6, "{rates:?}");
+    assert_eq!(super::rates::<Evidence>(&[]), Rates::default());
+}
+
+#[test]
 fn drills_of_one_size_give_a_rate_and_never_a_negative_part() {
     let one = MACHINE.drill(work(100.0, 10.0), || 0.0);
     let fetch = |drills: &[Evidence], write_mib| {
