@@ -1,9 +1,11 @@
 //! How long a recovery would take: predicted for the plan of today from what this source's own drills took. Pure.
 //!
 //! Each phase of the passed drills is modelled by itself. One that depends on bytes is a line, `fixed + bytes ÷ rate`, neither
-//! part negative, nor the fixed one large while their sizes are close; while all drills handled about as much it is a rate alone: one size does not tell the two parts apart. So is
-//! the first check by the size of the database, which counts as fixed until drills differ in it. The others are the mean of
-//! the latest few. What a drill took beside its phases counts as one more.
+//! part negative, nor the fixed one large while their sizes are close; while all drills handled about as much it is a rate
+//! alone: one size does not tell the two parts apart. So is the first check by the size of the database, which counts as
+//! fixed until drills differ in it. The others are the mean of the latest few. What a drill took beside its phases counts as
+//! one more. Where no drill handled as much as [`TELLING_BYTES`], what it took is fixed, and the rate an assumed one: ten
+//! milliseconds for a few records of log say nothing of a gigabyte.
 
 use std::time::Duration;
 
@@ -22,6 +24,11 @@ const WIDE: f64 = 4.0;
 /// … and the part of what the largest took that it is at most until then: a slow small drill would promise that size does
 /// not matter.
 const MOST_FIXED: f64 = 1.0 / 3.0;
+
+/// A phase that handled less tells no rate.
+const TELLING_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
+/// What is assumed until one did, in bytes a second: less than PostgreSQL replays on any disk of today.
+const ASSUMED_RATE: f64 = 20.0 * 1024.0 * 1024.0;
 
 /// What a restore to the latest moment would have to do now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,11 +186,15 @@ fn model(kind: PhaseKind, samples: &[Sample]) -> Line {
         samples.iter().filter_map(|sample| Some((sample.bytes.filter(|bytes| *bytes > 0.0)?, sample.seconds))).collect();
     let seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
     let fixed = Line { fixed_seconds: mean_of_latest(&seconds), seconds_per_byte: 0.0 };
-    if points.is_empty() {
-        return fixed;
-    }
     let sizes = || points.iter().map(|(bytes, _)| *bytes);
     let (smallest, largest) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
+    match kind {
+        PhaseKind::Fetch | PhaseKind::Replay if largest < TELLING_BYTES => {
+            return Line { seconds_per_byte: 1.0 / ASSUMED_RATE, ..fixed };
+        }
+        _ if points.is_empty() => return fixed,
+        _ => {}
+    }
     match largest >= smallest * SPREAD {
         true if largest >= smallest * WIDE => nonnegative_line(&points),
         true => believable(nonnegative_line(&points), &points),

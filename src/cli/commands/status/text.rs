@@ -72,12 +72,16 @@ fn row(name: &str, value: &str) -> String {
     wrapped(&format!("  {name:<width$}", width = INDENT - 2), INDENT, value)
 }
 
-/// `lead` and `text`, broken between words; the lines after the first begin at column `indent`.
+/// `lead` and `text`, broken between words, but not between a number and its unit; the lines after the first begin at
+/// column `indent`.
 fn wrapped(lead: &str, indent: usize, text: &str) -> String {
     let mut line = lead.to_owned();
     let mut out = String::new();
     let mut is_fresh = true;
-    for word in text.split_whitespace() {
+    let mut words = text.split_whitespace();
+    while let Some(word) = words.next() {
+        let unit = word.parse::<f64>().ok().and_then(|_| words.next());
+        let word = &unit.map_or_else(|| word.to_owned(), |unit| format!("{word} {unit}"));
         let width = line.chars().count() + usize::from(!is_fresh) + word.chars().count();
         if !is_fresh && width > COLUMNS {
             out += line.trim_end();
@@ -283,6 +287,8 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
         assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(INDENT)) && !line.ends_with(' ')), "{text}");
         assert_eq!(row("window", "a b"), "  window              a b\n");
+        let text = row("host lost", "nothing lost, RPO 15 min; worst in 24 h 6.3 s, in 30 d 6.3 s");
+        assert!(text.ends_with(" 6.3 s\n") && !text.ends_with("\n                      s\n"), "{text}");
         assert_eq!(month(crate::base::Timestamp::parse_compact("20270314T000000Z").unwrap()), "March 2027");
     }
 }

@@ -142,8 +142,16 @@ fn only_what_passed_and_restored_tells() {
 }
 
 #[test]
-fn a_phase_of_nothing_to_handle_is_no_rate() {
-    let idle = MACHINE.drill(work(100.0, 0.0), || 0.0);
-    let predicted = predict(&[idle], work(100.0, 500.0), Declared::default()).unwrap();
-    assert!(predicted.total_seconds.is_finite(), "{predicted:?}");
+fn a_few_records_of_log_tell_no_rate() {
+    let replay = |drills: &[Evidence]| {
+        let parts = predict(drills, work(100.0, 500.0), Declared::default()).unwrap().parts;
+        parts.into_iter().find(|(name, _)| *name == "replay").unwrap().1
+    };
+    let assumed = 500.0 * MIB / ASSUMED_RATE + MACHINE.replay.fixed_seconds;
+    let [idle, few, less] = [0.0, 0.0002, 0.0001].map(|mib| MACHINE.drill(work(100.0, mib), || 0.0));
+    for drills in [&[idle.clone()][..], std::slice::from_ref(&few), &[few.clone(), less, idle]] {
+        assert!((replay(drills) - assumed).abs() < 0.01, "{}", replay(drills));
+    }
+    let enough = replay(&[few, MACHINE.drill(work(100.0, 50.0), || 0.0)]);
+    assert!((enough - MACHINE.replay.seconds(500.0 * MIB)).abs() < 0.01, "{enough}");
 }
