@@ -151,7 +151,10 @@ fn a_tablespace_that_is_in_the_log_alone_is_left_alone_by_drills_and_by_recoveri
     }
     assert_eq!(files_below(&later), before);
     // An ordinary recovery on this host would empty production's tablespace first of all.
-    let mut beside = stage.scenario.open(&stage.scenario.restore("beside", &["--to", "latest"]));
+    let space = stage.scenario.cluster.dir().path().join("space");
+    let elsewhere = stage.scenario.rescue.dir().create_dir("elsewhere");
+    let moved = format!("{}={}", space.display(), elsewhere.display());
+    let mut beside = stage.scenario.open(&stage.scenario.restore("beside", &["--to", "latest", "--tablespace", &moved]));
     beside.launch();
     let (_, log) = beside.wait_exit(RECOVERY_TIMEOUT);
     assert!(log.contains("which another cluster on this host uses"), "{log}");

@@ -132,8 +132,9 @@ fn whatever_call_fails_only_log_that_nothing_needs_goes() {
 fn what_expires_while_it_is_verified_is_no_damage() {
     let stage = Arc::new(Stage::new());
     paused().block_on(async {
-        let counting = Arc::new(FaultyStore::counting(stage.copy().await));
-        stage.look(counting.clone()).await;
+        let (counting, state) = (Arc::new(FaultyStore::counting(stage.copy().await)), tempfile::tempdir().unwrap());
+        let scope = stage.scope(counting.clone(), state.path()).await.unwrap();
+        verify::run(&scope, None, Arc::new(Silent), &Cancel::new()).await.unwrap();
         for retention in [RETENTION, Retention { keep_chains: 1, thin_log: false, ..RETENTION }] {
             for (number, call) in counting.calls().iter().enumerate() {
                 let (store, states) = (stage.copy().await, [(); 2].map(|()| tempfile::tempdir().unwrap()));
@@ -164,7 +165,7 @@ fn a_timeline_that_begins_in_what_was_let_go_is_needed() {
         let store = stage.copy().await;
         stage.expire(store.clone(), state.path(), &RETENTION).await.unwrap();
         let scope = stage.scope(store.clone(), state.path()).await.unwrap();
-        let size = SegmentSize::DEFAULT;
+        let size = SegmentSize::new(1 << 20).unwrap();
         let [old, new] = [1, 2].map(|timeline| Segment { timeline: TimelineId(timeline), number: 4 });
         let cut = CommitLog::load(&scope.repository, &source()).await.unwrap().log_cut(&incarnation());
         assert!(cut.covers_segment(old, size) && !cut.covers_segment(new, size), "{cut:?}");
