@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::stage::{CHECKS, OBJECTIVES, Stage, checks};
 use crate::support::dirs::Dir;
-use crate::support::postgres::{Installation, RECOVERY_TIMEOUT, skip};
+use crate::support::postgres::{Cluster, Installation, RECOVERY_TIMEOUT, skip};
 use crate::support::process;
 
 const SPOIL: &str = "[drill]\nspoil = \"UPDATE ledger SET amount = amount + 1 WHERE id = 1\"\n";
@@ -154,7 +154,8 @@ fn a_tablespace_that_is_in_the_log_alone_is_left_alone_by_drills_and_by_recoveri
     let space = stage.scenario.cluster.dir().path().join("space");
     let elsewhere = stage.scenario.rescue.dir().create_dir("elsewhere");
     let moved = format!("{}={}", space.display(), elsewhere.display());
-    let mut beside = stage.scenario.open(&stage.scenario.restore("beside", &["--to", "latest", "--tablespace", &moved]));
+    let data = stage.scenario.restore("beside", &["--to", "latest", "--tablespace", &moved]);
+    let mut beside = Cluster::open(&stage.scenario.cluster.installation, &data);
     beside.launch();
     let (_, log) = beside.wait_exit(RECOVERY_TIMEOUT);
     assert!(log.contains("which another cluster on this host uses"), "{log}");

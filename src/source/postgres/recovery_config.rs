@@ -164,15 +164,21 @@ pub fn strip_settings(content: &[u8], unwanted: impl Fn(&str) -> bool) -> Vec<u8
 /// The position that the settings in `content` name as recovery's target, and whether the record there is replayed; none
 /// when they name another target, or none.
 pub fn target_lsn(content: &[u8]) -> Option<(Lsn, bool)> {
+    let lsn = setting(content, "recovery_target_lsn")?.parse().ok()?;
+    Some((lsn, setting(content, "recovery_target_inclusive").is_none_or(|value| value != "off")))
+}
+
+/// Whether the settings in `content` say that recovery ends as soon as the backup is consistent.
+pub fn ends_with_backup(content: &[u8]) -> bool {
+    setting(content, "recovery_target").is_some_and(|value| value == "immediate")
+}
+
+/// The value of a setting, as written by [`write_recovery_settings`]; the last one counts.
+fn setting(content: &[u8], wanted: &str) -> Option<String> {
     let text = String::from_utf8_lossy(content);
-    // The last one counts.
-    let value = |wanted: &str| {
-        let line = text.lines().rfind(|line| setting_name(line.as_bytes()).is_some_and(|name| name == wanted))?;
-        let value = line.split_once('=').map_or("", |(_, value)| value);
-        Some(value.trim().trim_matches('\'').to_owned())
-    };
-    let lsn = value("recovery_target_lsn")?.parse().ok()?;
-    Some((lsn, value("recovery_target_inclusive").is_none_or(|value| value != "off")))
+    let line = text.lines().rfind(|line| setting_name(line.as_bytes()).is_some_and(|name| name == wanted))?;
+    let (_, value) = line.split_once('=')?;
+    Some(value.trim().trim_matches('\'').to_owned())
 }
 
 /// The name a line sets, in lower case; names are compared without case.
