@@ -136,7 +136,7 @@ fn a_copy_recovers_to_its_target(major: u32) {
 
     let targets = [
         (RecoveryTarget::Lsn { lsn: target, inclusive: false }, Some("2001")),
-        (RecoveryTarget::Immediate, Some("2000")),
+        (RecoveryTarget::Immediate { backup_end: Lsn(0) }, Some("2000")),
         (RecoveryTarget::Name("after the drop".into()), None),
         (RecoveryTarget::Latest, None),
     ];
@@ -217,7 +217,7 @@ fn a_standby_is_backed_up(major: u32) {
 
     let dir = dirs::Dir::new();
     let data = lay_out(&copy, dir.path());
-    write_recovery_settings(&data, &settings(&archive, RecoveryTarget::Immediate)).unwrap();
+    write_recovery_settings(&data, &settings(&archive, RecoveryTarget::Immediate { backup_end: Lsn(0) })).unwrap();
     let mut restored = Cluster::open(&primary.installation, &data);
     restored.launch();
     restored.wait_recovered(RECOVERY_TIMEOUT);

@@ -96,7 +96,7 @@ impl Rehearsal {
         raw: &[u8],
         carry: Carry,
     ) -> Result<ControlFlow<String, SegmentEnd>, WalError> {
-        let replayed = Replayed { from: self.from, last: self.last, backup: None };
+        let replayed = Replayed { from: self.from, last: self.last };
         let reader = SegmentReader::new(segment, size, raw, carry)?;
         tablespaces::created(reader, replayed, |_, path| !path.is_empty())
     }

@@ -25,8 +25,6 @@ pub(super) struct Replayed {
     pub from: Lsn,
     /// The last one starts here at the latest; none when all there is is replayed.
     pub last: Option<Lsn>,
-    /// Replay ends with the backup that began here, when it ends there.
-    pub backup: Option<Lsn>,
 }
 
 /// The location of the first tablespace whose creation is replayed and that `is_forbidden`, by its number and location;
@@ -38,14 +36,13 @@ pub(super) fn created(
 ) -> Result<ControlFlow<String, SegmentEnd>, WalError> {
     while let Some(record) = reader.next_record() {
         let is_replayed = record.start >= replayed.from && replayed.last.is_none_or(|last| record.start <= last);
-        let may_tell = [resource_manager::TABLESPACE, resource_manager::XLOG].contains(&record.resource_manager);
-        if !is_replayed || !may_tell {
+        if !is_replayed || record.resource_manager != resource_manager::TABLESPACE {
             continue;
         }
-        match Event::decode(&record)? {
-            Event::TablespaceCreate { oid, path } if is_forbidden(oid, &path) => return Ok(ControlFlow::Break(path)),
-            Event::BackupEnd { start } if replayed.backup == Some(start) => break,
-            _ => {}
+        if let Event::TablespaceCreate { oid, path } = Event::decode(&record)?
+            && is_forbidden(oid, &path)
+        {
+            return Ok(ControlFlow::Break(path));
         }
     }
     Ok(ControlFlow::Continue(reader.finish()))
@@ -81,19 +78,13 @@ pub(super) fn spare(data: &Path, name: &str, raw: &[u8]) -> Result<()> {
 
 /// What the cluster in `data` replays, by its label and its settings.
 fn replayed(data: &Path, control: &ControlFile) -> Replayed {
-    let label = |name: &str| BackupLabel::parse(&fs::read(data.join(name)).ok()?).ok();
-    let (fresh, used) = (label("backup_label"), label("backup_label.old"));
     // While the label is there `pg_control` may be of a later checkpoint.
-    let from = fresh.as_ref().map_or(control.redo_lsn, |label| label.start_lsn.min(control.redo_lsn));
+    let label = fs::read(data.join("backup_label")).ok().and_then(|content| BackupLabel::parse(&content).ok());
+    let from = label.map_or(control.redo_lsn, |label| label.start_lsn.min(control.redo_lsn));
     let settings = fs::read(data.join(recovery_config::AUTO_CONF)).unwrap_or_default();
-    let label = fresh.or(used).filter(|_| recovery_config::ends_with_backup(&settings));
-    let last = match recovery_config::target_lsn(&settings) {
-        Some((lsn, true)) => Some(lsn),
-        Some((lsn, false)) => Some(Lsn(lsn.0.saturating_sub(1))),
-        // The end of a standby's backup is in no record.
-        None => label.as_ref().filter(|label| label.from_standby).map(|_| control.min_recovery_lsn),
-    };
-    Replayed { from, last, backup: label.map(|label| label.start_lsn) }
+    let until = recovery_config::replayed_until(&settings);
+    let last = until.map(|(lsn, inclusive)| if inclusive { lsn } else { Lsn(lsn.0.saturating_sub(1)) });
+    Replayed { from, last }
 }
 
 /// What straddles into `segment` when it may be the creation of a tablespace, out of the segment before, which recovery
@@ -186,32 +177,13 @@ mod tests {
         assert!(!stage.all_spared());
         stage.set("recovery_target = 'immediate'\n");
         assert!(!stage.all_spared(), "it is not known where the backup ends");
+        stage.set(&format!("# The backup ends at {}\nrecovery_target = 'immediate'\n", stage.created));
+        assert!(stage.all_spared(), "recovery ends with the backup");
         let mut control = fs::read(stage.data.path().join("global/pg_control")).unwrap();
         control[40..48].copy_from_slice(&(stage.created.0 + 8).to_le_bytes());
         seal(&mut control);
         fs::write(stage.data.path().join("global/pg_control"), control).unwrap();
         assert!(stage.all_spared(), "it is older than where replay begins");
-    }
-
-    #[test]
-    fn where_recovery_ends_with_the_backup_what_comes_after_it_is_not_replayed() {
-        let mut stage = Stage::new(100);
-        let start = stage.log.lsn(0);
-        let mut ended = Log::new();
-        ended.append(resource_manager::XLOG, 0x50, 0, &start.0.to_le_bytes());
-        let path = stage.location.path().to_str().unwrap().as_bytes();
-        ended.append(resource_manager::TABLESPACE, 0, 1, &[&OID.to_le_bytes()[..], path, &[0]].concat());
-        stage.log = ended;
-        let label = format!(
-            "START WAL LOCATION: {start} (file 000000010000000000000003)\nCHECKPOINT LOCATION: {start}\nBACKUP METHOD: streamed\n\
-             BACKUP FROM: primary\nSTART TIME: 2026-11-20 21:40:02 UTC\nLABEL: x\nSTART TIMELINE: 1\n"
-        );
-        fs::write(stage.data.path().join("backup_label"), label).unwrap();
-        assert!(!stage.all_spared(), "recovery goes on");
-        stage.set("recovery_target = 'immediate'\n");
-        assert!(stage.all_spared());
-        fs::rename(stage.data.path().join("backup_label"), stage.data.path().join("backup_label.old")).unwrap();
-        assert!(stage.all_spared(), "the server has read the label");
     }
 
     #[test]

@@ -271,7 +271,7 @@ fn rewrite_tablespace_map(into: &Path, tree: &Tree) -> Result<()> {
 
 fn recovery_settings(plan: &RestorePlan, options: &RestoreOptions) -> RecoverySettings {
     let target = match plan.stop {
-        RecoveryStop::Immediate => RecoveryTarget::Immediate,
+        RecoveryStop::Immediate => RecoveryTarget::Immediate { backup_end: plan.backup.stop_lsn },
         RecoveryStop::Record { lsn, inclusive } => RecoveryTarget::Lsn { lsn, inclusive },
     };
     RecoverySettings {

@@ -26,7 +26,10 @@ pub enum RecoveryTarget {
     /// At the end of the archived log.
     Latest,
     /// As soon as the backup is consistent.
-    Immediate,
+    Immediate {
+        /// One past the last record that the backup needs. The server finds it in the log by itself.
+        backup_end: Lsn,
+    },
     /// At a record's start.
     Lsn {
         /// The record.
@@ -85,6 +88,7 @@ pub struct RecoverySettings {
 /// Where the settings are written, below the data directory.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
 const HEADER: &str = "# Written by lifeboat restore.";
+const BACKUP_END: &str = "# The backup ends at ";
 
 /// Settings that an earlier recovery may have left.
 const RECOVERY_NAMES: [&str; 12] = [
@@ -150,7 +154,7 @@ pub fn quote_value(value: &str) -> Result<String> {
 pub fn strip_settings(content: &[u8], unwanted: impl Fn(&str) -> bool) -> Vec<u8> {
     let mut kept = Vec::with_capacity(content.len());
     for line in content.split_inclusive(|byte| *byte == b'\n') {
-        let ours = line.trim_ascii() == HEADER.as_bytes();
+        let ours = line.trim_ascii() == HEADER.as_bytes() || line.starts_with(BACKUP_END.as_bytes());
         if !ours && !setting_name(line).is_some_and(|name| unwanted(&name)) {
             kept.extend_from_slice(line);
         }
@@ -161,19 +165,19 @@ pub fn strip_settings(content: &[u8], unwanted: impl Fn(&str) -> bool) -> Vec<u8
     kept
 }
 
-/// The position that the settings in `content` name as recovery's target, and whether the record there is replayed; none
-/// when they name another target, or none.
-pub fn target_lsn(content: &[u8]) -> Option<(Lsn, bool)> {
+/// The position that the settings in `content`, as [`write_recovery_settings`] writes them, end recovery at, and whether a
+/// record that starts there is replayed; none when they name another target, or none.
+pub fn replayed_until(content: &[u8]) -> Option<(Lsn, bool)> {
+    if setting(content, "recovery_target").is_some_and(|value| value == "immediate") {
+        let text = String::from_utf8_lossy(content);
+        let backup_end = text.lines().rev().find_map(|line| line.strip_prefix(BACKUP_END))?;
+        return Some((backup_end.trim().parse().ok()?, false));
+    }
     let lsn = setting(content, "recovery_target_lsn")?.parse().ok()?;
     Some((lsn, setting(content, "recovery_target_inclusive").is_none_or(|value| value != "off")))
 }
 
-/// Whether the settings in `content` say that recovery ends as soon as the backup is consistent.
-pub fn ends_with_backup(content: &[u8]) -> bool {
-    setting(content, "recovery_target").is_some_and(|value| value == "immediate")
-}
-
-/// The value of a setting, as written by [`write_recovery_settings`]; the last one counts.
+/// The value of a setting; the last one counts.
 fn setting(content: &[u8], wanted: &str) -> Option<String> {
     let text = String::from_utf8_lossy(content);
     let line = text.lines().rfind(|line| setting_name(line.as_bytes()).is_some_and(|name| name == wanted))?;
@@ -223,6 +227,9 @@ fn setting_lines(settings: &RecoverySettings) -> Result<String> {
     }
     lines.extend(settings.extra.iter().map(|(name, value)| (name.as_str(), value.clone())));
     let mut text = format!("{HEADER}\n");
+    if let RecoveryTarget::Immediate { backup_end } = settings.target {
+        text.push_str(&format!("{BACKUP_END}{backup_end}\n"));
+    }
     for (name, value) in lines {
         text.push_str(&format!("{name} = {}\n", quote_value(&value)?));
     }
@@ -233,7 +240,7 @@ fn setting_lines(settings: &RecoverySettings) -> Result<String> {
 fn target_setting(target: &RecoveryTarget) -> Option<(&'static str, String, bool)> {
     match target {
         RecoveryTarget::Latest => None,
-        RecoveryTarget::Immediate => Some(("recovery_target", "immediate".into(), true)),
+        RecoveryTarget::Immediate { .. } => Some(("recovery_target", "immediate".into(), true)),
         RecoveryTarget::Lsn { lsn, inclusive } => Some(("recovery_target_lsn", lsn.to_string(), *inclusive)),
         RecoveryTarget::Time { time, inclusive } => {
             let zoned = time.rfc3339().replacen('T', " ", 1).replace('Z', "+00");
@@ -343,7 +350,10 @@ mod tests {
     fn every_kind_of_target_has_its_setting() {
         let time = Timestamp::from_unix_micros(1_795_210_802_123_456).unwrap();
         for (target, expected) in [
-            (RecoveryTarget::Immediate, "recovery_target = 'immediate'\nrecovery_target_inclusive = 'on'"),
+            (
+                RecoveryTarget::Immediate { backup_end: Lsn(0x900_0100) },
+                "recovery_target = 'immediate'\nrecovery_target_inclusive = 'on'",
+            ),
             (RecoveryTarget::Time { time, inclusive: true }, "recovery_target_time = '2026-11-20 21:40:02.123456+00'\n"),
             (RecoveryTarget::Xid { xid: 7, inclusive: false }, "recovery_target_xid = '7'\nrecovery_target_inclusive = 'off'"),
             (RecoveryTarget::Name("it's".into()), "recovery_target_name = 'it''s'\n"),
