@@ -365,6 +365,22 @@ mod tests {
     }
 
     #[test]
+    fn where_recovery_ends_is_read_back() {
+        let written = |target| setting_lines(&settings(target)).unwrap().into_bytes();
+        let lsn = Lsn(0x900_0100);
+        let immediate = written(RecoveryTarget::Immediate { backup_end: lsn });
+        assert_eq!(replayed_until(&immediate), Some((lsn, false)));
+        for inclusive in [false, true] {
+            let at_record = [immediate.clone(), written(RecoveryTarget::Lsn { lsn, inclusive })].concat();
+            assert_eq!(replayed_until(&at_record), Some((lsn, inclusive)), "the last settings count");
+        }
+        assert_eq!(replayed_until(&written(RecoveryTarget::Latest)), None);
+        assert_eq!(replayed_until(&written(RecoveryTarget::Name("0/9000100".into()))), None);
+        assert_eq!(replayed_until(&strip_settings(&immediate, |_| true)), None);
+        assert!(strip_settings(&immediate, |_| true).is_empty(), "nothing of it stays behind");
+    }
+
+    #[test]
     fn values_that_cannot_be_written_are_refused_before_anything_is() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("standby.signal"), "").unwrap();
