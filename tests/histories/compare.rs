@@ -13,7 +13,7 @@ const OWN: [(&str, &str); 4] = [
     ("backup_label", "each backup's own start and times"),
     ("tablespace_map", "each restore places the tablespaces elsewhere"),
     ("global/pg_control", "each backup's own checkpoint"),
-    ("postgresql.auto.conf", "each restore's own restore_command; its other lines are compared"),
+    ("postgresql.auto.conf", "each restore's own restore_command and end of its backup; its other lines are compared"),
 ];
 
 /// How many differences are shown.
@@ -120,7 +120,9 @@ fn read(path: &Path, location: &Path) -> Vec<u8> {
         return content;
     }
     let text = String::from_utf8(content).expect("the server writes text");
-    text.lines().filter(|line| !line.starts_with("restore_command")).collect::<Vec<_>>().join("\n").into_bytes()
+    let own = ["restore_command", "# The backup ends at "];
+    let common = text.lines().filter(|line| !own.iter().any(|own| line.starts_with(own)));
+    common.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
 fn page(file: &[u8], block: usize) -> Option<&[u8]> {
