@@ -126,9 +126,9 @@ impl Segment {
         Lsn(self.number * size.bytes())
     }
 
-    /// LSN one past the segment's last byte.
+    /// LSN one past the segment's last byte; of the last segment that has a name, the last LSN there is.
     pub fn end(self, size: SegmentSize) -> Lsn {
-        Lsn((self.number + 1) * size.bytes())
+        Lsn((self.number + 1).saturating_mul(size.bytes()))
     }
 
     /// The following segment on the same timeline.

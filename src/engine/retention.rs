@@ -8,7 +8,7 @@ use crate::policy::Retention;
 use crate::policy::retention::{self, Begun, Branch, Extent, Facts, Holding, LogVerdict, Verdict};
 use crate::repo::BackupSummary;
 use crate::repo::evidence::{DrillOutcome, Record};
-use crate::repo::log::LogCatalog;
+use crate::repo::log::{CommitTime, LogCatalog, SegmentObject, TimelineHistory};
 
 /// The rules of one policy.
 #[derive(Clone, Copy, Debug)]
@@ -99,7 +99,7 @@ fn holding(backup: &BackupSummary, present: &Present<'_>) -> Holding {
 
 /// Why what can be restored of an incarnation is not known: two contents under one name, or a history that is not there.
 fn contradicted(present: &Present<'_>, incarnation: &Incarnation) -> Option<String> {
-    let (_, catalog) = present.catalogs.get(incarnation)?;
+    let (size, catalog) = present.catalogs.get(incarnation)?;
     if let Some(split) = catalog.split_brains.first() {
         let others = match catalog.split_brains.len() - 1 {
             0 => String::new(),
@@ -110,7 +110,23 @@ fn contradicted(present: &Present<'_>, incarnation: &Incarnation) -> Option<Stri
     }
     let own = present.backups.iter().filter(|backup| backup.incarnation == *incarnation).map(|backup| backup.timeline);
     let unknown = catalog.timelines().into_iter().chain(own).find_map(|timeline| catalog.ancestry(timeline).err());
-    unknown.map(|error| error.summary())
+    unknown.map(|error| error.summary()).or_else(|| belied(catalog, *size))
+}
+
+/// A history that the log itself belies: of its timeline there is a segment that ends before it began. Nobody vouches for
+/// a history that came late.
+fn belied(catalog: &LogCatalog, size: SegmentSize) -> Option<String> {
+    let first = |timeline: TimelineId| {
+        catalog.segments.range(Segment { timeline, number: 0 }..).next().filter(|(segment, _)| segment.timeline == timeline)
+    };
+    let is_belied = |(timeline, history): &(&TimelineId, &TimelineHistory)| {
+        first(**timeline).is_some_and(|(segment, _)| segment.end(size) <= history.name.switch_lsn)
+    };
+    let (timeline, history) = catalog.histories.iter().find(is_belied)?;
+    let (file, began) = (format!("{}.history", timeline.hex()), history.name.switch_lsn);
+    Some(format!(
+        "{file} says that timeline {timeline} began at {began}, and older log of it is archived: one of the two is not true"
+    ))
 }
 
 /// Every timeline of an incarnation, whether it has log or only backups.
@@ -131,14 +147,16 @@ fn branches(present: &Present<'_>, incarnation: &Incarnation, start: Timestamp) 
         };
         let on_way: Vec<&BackupSummary> = own.iter().filter(is_on_way).copied().collect();
         let late = path.as_ref().map(|path| late(catalog, path, &on_way, start, present.now)).unwrap_or_default();
+        let serves = |backup: &&&BackupSummary| path.as_ref().is_ok_and(|path| path.serves(catalog, backup));
+        let served = on_way.iter().filter(serves).map(|backup| backup.id.clone()).collect();
         let backups = on_way.iter().map(|backup| backup.id.clone()).collect();
-        Branch { incarnation: incarnation.clone(), timeline, backups, late, latest }
+        Branch { incarnation: incarnation.clone(), timeline, backups, served, late, latest }
     };
     latest.into_iter().map(branch).collect()
 }
 
-/// The last moment that each timeline's own segments tell: of a transaction's end, else of their arrival. A name from the
-/// future tells nothing.
+/// The last moment that each timeline's own segments tell: of a transaction's end, else of their arrival; and the arrival
+/// of its history, for before its first segment is full a timeline has nothing else. A name from the future tells nothing.
 fn latest_moments(catalog: &LogCatalog, now: Timestamp) -> BTreeMap<TimelineId, Timestamp> {
     let mut latest: BTreeMap<TimelineId, Timestamp> = BTreeMap::new();
     for (segment, object) in &catalog.segments {
@@ -146,13 +164,18 @@ fn latest_moments(catalog: &LogCatalog, now: Timestamp) -> BTreeMap<TimelineId, 
         let moment = latest.entry(segment.timeline).or_insert(told);
         *moment = told.max(*moment);
     }
+    for (timeline, history) in &catalog.histories {
+        let moment = latest.entry(*timeline).or_insert(history.arrived);
+        *moment = history.arrived.max(*moment);
+    }
     latest
 }
 
 /// The backups on the way of which the log tells that they may have ended after `start`: they hold a transaction that ended
 /// later, of their own time or of the time before.
 ///
-/// A transaction from the future counts only for a backup in whose own log it is: replay to any moment would stop there.
+/// A transaction from the future that arrived before the window counts only for a backup in whose own log it is: replay to
+/// any moment would stop there.
 fn late(
     catalog: &LogCatalog,
     path: &TimelinePath,
@@ -161,20 +184,27 @@ fn late(
     now: Timestamp,
 ) -> BTreeSet<BackupId> {
     let size = path.segment_size();
+    let on_way = catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
+    let in_window = on_way.filter(|(_, object)| reaches_window(object, start, now));
+    let window_lsn = in_window.map(|(segment, _)| segment.start(size)).min();
     let ends_later = |segment: &Segment| {
-        let told = catalog.segments.get(segment).and_then(|object| object.name.last.known());
-        told.filter(|told| *told > start)
+        let later = |object: &SegmentObject| object.name.last.known() > Some(start) || reaches_window(object, start, now);
+        catalog.segments.get(segment).is_some_and(later)
     };
-    let on_way = catalog.segments.keys().filter(|segment| path.segment(segment.number) == **segment);
-    let in_window = on_way.filter(|segment| ends_later(segment).is_some_and(|told| told <= now));
-    let window_lsn = in_window.map(|segment| segment.start(size)).min();
     let is_late = |backup: &&&BackupSummary| {
         let mut numbers = backup.start_lsn.0 / size.bytes()..=backup.stop_lsn.0.saturating_sub(1) / size.bytes();
         let own = |number| [path.segment(number), Segment { timeline: backup.timeline, number }];
-        window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn)
-            || numbers.any(|number| own(number).iter().any(|segment| ends_later(segment).is_some()))
+        window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn) || numbers.any(|number| own(number).iter().any(ends_later))
     };
     backups.iter().filter(is_late).map(|backup| backup.id.clone()).collect()
+}
+
+/// Whether a transaction in a segment may have ended after `start`. What its name does not tell, or tells from the future,
+/// its arrival tells.
+fn reaches_window(object: &SegmentObject, start: Timestamp, now: Timestamp) -> bool {
+    let (name, last) = (&object.name, object.name.last.known());
+    let is_untold = [name.first, name.last].contains(&CommitTime::Unknown) || last.is_some_and(|last| last > now);
+    last.is_some_and(|last| last > start && last <= now) || (is_untold && object.arrived > start)
 }
 
 #[cfg(test)]

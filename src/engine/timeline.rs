@@ -45,6 +45,11 @@ impl TimelinePath {
         Ok(Self { steps, size })
     }
 
+    /// The paths to all timelines of which anything is archived and the histories on the way are.
+    pub fn all(catalog: &LogCatalog, size: SegmentSize) -> Vec<Self> {
+        catalog.timelines().into_iter().filter_map(|timeline| Self::to(timeline, catalog, size).ok()).collect()
+    }
+
     /// The timeline it leads to.
     pub fn timeline(&self) -> TimelineId {
         self.steps.last().map_or(TimelineId(1), |(timeline, _)| *timeline)
@@ -239,7 +244,7 @@ mod tests {
         for (timeline, parent, switch_lsn) in histories {
             let (timeline, parent) = (TimelineId(*timeline), TimelineId(*parent));
             let name = HistoryName { timeline, parent, switch_lsn: *switch_lsn, digest: "0".repeat(16) };
-            catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name });
+            catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name, arrived: now });
         }
         catalog
     }

@@ -240,7 +240,7 @@ mod tests {
             let timeline = TimelineId(self.timeline);
             if let Some(switch_lsn) = self.switch {
                 let name = HistoryName { timeline, parent: TimelineId(1), switch_lsn, digest: "0".repeat(16) };
-                catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name });
+                catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name, arrived: now });
             }
             let path = TimelinePath::to(timeline, &catalog, SIZE).ok();
             let situation = Situation {

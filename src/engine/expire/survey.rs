@@ -128,12 +128,14 @@ async fn catalogs(scope: &Scope, log: &CommitLog) -> Result<Catalogs> {
     Ok(catalogs)
 }
 
-/// The backups whose chain is sound and whose own log is archived whole.
+/// The backups whose chain is sound and whose own log is archived whole, on the way to some timeline: where a younger one
+/// begins within it, the older one's own segment may have been lost with its server.
 fn restorable(log: &CommitLog, catalogs: &Catalogs) -> BTreeSet<BackupId> {
+    let to_all = catalogs.iter().map(|(incarnation, (size, catalog))| (incarnation, TimelinePath::all(catalog, *size)));
+    let paths: BTreeMap<&Incarnation, Vec<TimelinePath>> = to_all.collect();
     let has_log = |backup: &&BackupSummary| {
         let Some((_, catalog)) = catalogs.get(&backup.incarnation) else { return false };
-        let path = TimelinePath::to(backup.timeline, catalog, backup.segment_bytes);
-        path.is_ok_and(|path| path.serves(catalog, backup))
+        paths[&backup.incarnation].iter().any(|path| path.serves(catalog, backup))
     };
     log.restorable().filter(has_log).map(|backup| backup.id.clone()).collect()
 }

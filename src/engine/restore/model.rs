@@ -256,7 +256,8 @@ impl World {
             }
             if let Some((parent, switch_lsn)) = timeline.parent {
                 let name = HistoryName { timeline: timeline.id, parent, switch_lsn, digest: "0".repeat(16) };
-                self.catalog.histories.insert(timeline.id, TimelineHistory { key: String::new(), name });
+                let arrived = timestamp(self.clock);
+                self.catalog.histories.insert(timeline.id, TimelineHistory { key: String::new(), name, arrived });
             }
         }
     }

@@ -307,7 +307,7 @@ mod tests {
         }
         let (timeline, parent) = (TimelineId(2), TimelineId(1));
         let name = HistoryName { timeline, parent, switch_lsn: at(5), digest: "0".repeat(16) };
-        catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name });
+        catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name, arrived: epoch });
         let backup =
             BackupSummary { timeline, ..BackupSummary::sample("20261120T030000Z-incr-aaaa", (at(7), Lsn(at(7).0 + 100))) };
         let incarnation = Incarnation::postgres(15, 1);

@@ -53,6 +53,8 @@ pub struct Branch {
     pub timeline: TimelineId,
     /// The backups on the way.
     pub backups: BTreeSet<BackupId>,
+    /// Those of them whose own log is whole on this way.
+    pub served: BTreeSet<BackupId>,
     /// The last moment of which the timeline itself knows.
     pub latest: Timestamp,
     /// Those of them that may have ended in the window by what the log tells, whatever the clock said that timed them.
@@ -124,6 +126,13 @@ impl Retention {
     }
 }
 
+impl Holding {
+    /// A moment before it ended, by the clock of its server and by that of the host that took it: one may be fast.
+    fn surely_later_than(&self) -> Timestamp {
+        self.stop_time.min(self.id.start())
+    }
+}
+
 impl Branch {
     /// Whether a backup on it ended in the window that begins at `start`, or may have.
     fn ends_in_window(&self, backup: &Holding, start: Timestamp) -> bool {
@@ -132,7 +141,8 @@ impl Branch {
 
     /// The backup from which the window's first moments on it are restored: the last that can be and ended before.
     fn base<'a>(&self, facts: &'a Facts, start: Timestamp) -> Option<&'a Holding> {
-        let before = self.holdings(facts).filter(|backup| backup.restorable && !self.ends_in_window(backup, start));
+        let is_usable = |backup: &&Holding| backup.restorable && self.served.contains(&backup.id);
+        let before = self.holdings(facts).filter(is_usable).filter(|backup| !self.ends_in_window(backup, start));
         before.max_by_key(|backup| (backup.stop_lsn, backup.stop_time))
     }
 
@@ -142,10 +152,16 @@ impl Branch {
 }
 
 impl Facts {
-    /// The branches on which moments of the window lie: those that reach into it, and the newest, which may just be idle.
+    /// The branches on which moments of the window lie: those that reach into it, and those of which anything is not older
+    /// than the newest backup, for one of them is the present one, which may just be idle.
+    ///
+    /// Which one, only the names of log would tell, and whoever can put may put those: by this rule one more branch keeps
+    /// more, and never less.
     fn branches_in_window(&self, start: Timestamp) -> impl Iterator<Item = &Branch> {
-        let newest = self.branches.iter().map(|branch| branch.latest).filter(|latest| *latest <= self.now).max();
-        self.branches.iter().filter(move |branch| branch.latest > start || Some(branch.latest) == newest)
+        let newest = self.backups.iter().filter(|backup| backup.restorable).map(Holding::surely_later_than);
+        let newest = newest.filter(|moment| *moment <= self.now).max();
+        let is_present = move |branch: &&Branch| newest.is_none_or(|newest| branch.latest >= newest);
+        self.branches.iter().filter(move |branch| branch.latest > start || is_present(branch))
     }
 
     fn by_id(&self) -> BTreeMap<&BackupId, &Holding> {

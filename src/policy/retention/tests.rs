@@ -44,6 +44,7 @@ fn facts(backups: Vec<Holding>, now: &str) -> Facts {
         incarnation: Incarnation::postgres(15, 1),
         timeline: TimelineId(1),
         backups: backups.iter().map(|backup| backup.id.clone()).collect(),
+        served: backups.iter().map(|backup| backup.id.clone()).collect(),
         late: BTreeSet::new(),
         latest: at(now),
     };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::name::{HistoryName, SegmentName};
+use super::name::{CommitTime, HistoryName, SegmentName};
 use super::resolution::{self, Resolution};
 use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, TimelineId, Timestamp};
 use crate::repo::{Repository, layout};
@@ -28,6 +28,8 @@ pub struct TimelineHistory {
     pub key: String,
     /// What its name says.
     pub name: HistoryName,
+    /// When it arrived, by the store's clock.
+    pub arrived: Timestamp,
 }
 
 /// Two contents archived under one name: two primaries, or a disk that was rolled back.
@@ -94,7 +96,8 @@ impl LogCatalog {
                 let found = SegmentObject { key: object.key, name, stored_bytes: object.size_bytes, arrived: object.modified };
                 segments.entry(found.name.segment).or_default().push(found);
             } else if let Some(name) = HistoryName::parse(file).filter(|_| !relative.contains('/')) {
-                histories.entry(name.timeline).or_default().push(TimelineHistory { key: object.key.clone(), name });
+                let found = TimelineHistory { key: object.key, name, arrived: object.modified };
+                histories.entry(found.name.timeline).or_default().push(found);
             } else if super::name::parse_auxiliary(file).is_none() {
                 catalog.strangers.push(object.key);
             }
@@ -103,7 +106,10 @@ impl LogCatalog {
             || histories.values().any(|found| distinct(found, |object| &object.name.digest).len() > 1);
         // Resolutions are read only when there is something to resolve.
         let resolutions = if contradicted { resolution::load(repository, source, incarnation).await? } else { Vec::new() };
-        for (segment, found) in segments {
+        for (segment, mut found) in segments {
+            if found.len() > 1 {
+                believe_what_agrees(&mut found);
+            }
             if let Some(object) = catalog.choose(segment.name(size), found, &resolutions, |object| &object.name.digest) {
                 catalog.segments.insert(segment, object);
             }
@@ -128,7 +134,6 @@ impl LogCatalog {
     ) -> Option<T> {
         let digests = distinct(&found, &digest);
         if digests.len() == 1 {
-            // The same content may have been named with known and with unknown times; either serves.
             return found.into_iter().next();
         }
         match resolution::kept(resolutions, &file) {
@@ -176,6 +181,17 @@ impl LogCatalog {
             path.push((current, Some(history.name.switch_lsn)));
         }
         Ok(path)
+    }
+}
+
+/// One content may have several names: archived again when less or more was known, or put by somebody. Where they disagree
+/// none is believed, and what it holds has to be read.
+fn believe_what_agrees(found: &mut [SegmentObject]) {
+    let names: Vec<SegmentName> = found.iter().map(|object| object.name.clone()).collect();
+    for object in found {
+        if names.iter().any(|other| other.digest == object.name.digest && *other != object.name) {
+            (object.name.first, object.name.last, object.name.commits) = (CommitTime::Unknown, CommitTime::Unknown, None);
+        }
     }
 }
 

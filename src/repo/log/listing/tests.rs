@@ -218,6 +218,21 @@ async fn what_cannot_be_trusted_is_not_gone_on_with() {
     assert_eq!(stage.look().await.1, 2, "it is in the log");
 }
 
+/// A name that says that nothing was committed in a segment would lead a restore past its target.
+#[tokio::test]
+async fn names_of_one_content_that_disagree_tell_nothing() {
+    let stage = Stage::new().await;
+    let told = |number: u64, time: &str| stage.key(1, number, 'a').replace("_-_-_0_", &format!("_{time}_{time}_1_"));
+    for key in [stage.key(1, 3, 'a'), told(3, "20260101T000000.000000Z"), told(4, "20260101T000000.000000Z")] {
+        stage.put(&key).await;
+    }
+    let catalog = stage.look().await.0;
+    assert!(catalog.split_brains.is_empty() && catalog.strangers.is_empty(), "{catalog:?}");
+    let last: Vec<CommitTime> = catalog.segments.values().map(|object| object.name.last).collect();
+    let time = Timestamp::parse_compact("20260101T000000Z").unwrap();
+    assert_eq!(last, [CommitTime::Unknown, CommitTime::At(time)]);
+}
+
 #[tokio::test]
 async fn a_directory_is_listed_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
