@@ -333,10 +333,13 @@ impl CommitLog {
         floors.filter(|floor| floor.incarnation == *incarnation).map(|floor| floor.lsn).max().unwrap_or_default()
     }
 
-    /// All log of `incarnation` that was let go, by the tombstones.
+    /// All log of `incarnation` that was let go, by the tombstones. A backup may have come to lie before a floor since, of a
+    /// server that was wound back or by a copy: from its start on nothing is.
     pub fn log_cut(&self, incarnation: &Incarnation) -> LogCut {
         let ranges = self.entries.iter().filter_map(CommitEntry::tombstone).flat_map(|tombstone| &tombstone.log_ranges);
-        LogCut::before(self.log_floor(incarnation)).or(&LogCut::of(incarnation, ranges))
+        let kept = self.backups().filter(|backup| backup.incarnation == *incarnation).map(|backup| backup.start_lsn);
+        let floor = kept.min().map_or(self.log_floor(incarnation), |needed| needed.min(self.log_floor(incarnation)));
+        LogCut::before(floor).or(&LogCut::of(incarnation, ranges))
     }
 
     /// Backups of which nothing that they build on is missing, oldest first: those that can be restored.
@@ -614,6 +617,19 @@ mod tests {
         assert_eq!(chain(all[0], &all), Ok(vec![all[0]]));
         let others = taken("04Z-diff-aaaa", Some(FULL), (50, 60));
         assert_eq!(chain(&others, &all), Ok(vec![&others, all[0]]), "also one that is not listed");
+    }
+
+    #[test]
+    fn nothing_is_let_go_from_the_start_of_a_backup_on_that_is_there() {
+        let full = taken(FULL, None, (10, 20));
+        let floor = LogFloor { incarnation: full.incarnation.clone(), lsn: Lsn(500) };
+        let tombstone = Tombstone { backups: vec![], marks: vec![], log_floors: vec![floor], log_ranges: vec![] };
+        let log = CommitLog::of(vec![Committed::Tombstone(tombstone.clone())]);
+        let covers = |log: &CommitLog, to| log.log_cut(&full.incarnation).covers(TimelineId(2), Lsn(0), Lsn(to));
+        assert!(covers(&log, 500) && !covers(&log, 501));
+        // The server was wound back, and a backup of it taken.
+        let log = CommitLog::of(vec![Committed::Tombstone(tombstone), Committed::Backup(Box::new(full.clone()))]);
+        assert!(covers(&log, 10) && !covers(&log, 11));
     }
 
     #[test]

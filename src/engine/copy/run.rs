@@ -312,7 +312,7 @@ fn lacks_log(backup: &BackupSummary, there: &BTreeMap<Incarnation, LogCatalog>) 
     let Some(catalog) = there.get(&backup.incarnation) else {
         return Some(format!("the cluster {} is not on record there", backup.incarnation));
     };
-    let path = TimelinePath::to(backup.timeline, catalog, backup.segment_bytes);
-    let is_whole = path.is_ok_and(|path| path.serves(catalog, backup));
+    // Where a younger timeline begins within it, its own last segment may have been lost with its server.
+    let is_whole = TimelinePath::all(catalog, backup.segment_bytes).iter().any(|path| path.serves(catalog, backup));
     (!is_whole).then(|| "its own log is not archived whole there".to_owned())
 }
