@@ -168,8 +168,9 @@ mod tests {
         assert!(LogCut::on([ONE], [(Lsn(inside), Lsn(2 * inside))]).covers_segment(second, size));
         let less = LogCut::on([ONE], [(Lsn(inside + 1), Lsn(2 * inside))]);
         assert!(!less.covers_segment(second, size), "wholly or not at all");
-        let numbers = LogCut::on([ONE], [(Lsn(inside + 1), Lsn(4 * inside + 1))]).segments(ONE, size).collect::<Vec<_>>();
-        assert_eq!(numbers, [2..4]);
+        let numbers =
+            LogCut::on([ONE], [(Lsn(inside + 1), Lsn(4 * inside + 1))]).segments(ONE, size).flatten().collect::<Vec<_>>();
+        assert_eq!(numbers, [2, 3]);
     }
 
     #[test]
