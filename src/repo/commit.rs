@@ -334,12 +334,15 @@ impl CommitLog {
     }
 
     /// All log of `incarnation` that was let go, by the tombstones. A backup may have come to lie before a floor since, of a
-    /// server that was wound back or by a copy: from its start on nothing is.
+    /// server that was wound back or by a copy: from its start on nothing is, but on timelines older than its own.
     pub fn log_cut(&self, incarnation: &Incarnation) -> LogCut {
         let ranges = self.entries.iter().filter_map(CommitEntry::tombstone).flat_map(|tombstone| &tombstone.log_ranges);
-        let kept = self.backups().filter(|backup| backup.incarnation == *incarnation).map(|backup| backup.start_lsn);
-        let floor = kept.min().map_or(self.log_floor(incarnation), |needed| needed.min(self.log_floor(incarnation)));
-        LogCut::before(floor).or(&LogCut::of(incarnation, ranges))
+        let floor = self.log_floor(incarnation);
+        let below = || self.backups().filter(|backup| backup.incarnation == *incarnation && backup.start_lsn < floor);
+        let needed = below().map(|backup| backup.start_lsn).min().unwrap_or(floor);
+        let oldest = below().map(|backup| backup.timeline.0).min().unwrap_or(0);
+        let older = LogCut::on((1..oldest).map(TimelineId), [(Lsn(0), floor)]);
+        LogCut::before(needed).or(&older).or(&LogCut::of(incarnation, ranges))
     }
 
     /// Backups of which nothing that they build on is missing, oldest first: those that can be restored.
@@ -630,6 +633,12 @@ mod tests {
         // The server was wound back, and a backup of it taken.
         let log = CommitLog::of(vec![Committed::Tombstone(tombstone), Committed::Backup(Box::new(full.clone()))]);
         assert!(covers(&log, 10) && !covers(&log, 11));
+        let later = BackupSummary { timeline: TimelineId(2), ..full.clone() };
+        let floor = log.entries[0].committed.clone();
+        let log = CommitLog::of(vec![floor, Committed::Backup(Box::new(later))]);
+        assert!(covers(&log, 10) && !covers(&log, 11));
+        let on_older = log.log_cut(&full.incarnation).covers(TimelineId(1), Lsn(0), Lsn(500));
+        assert!(on_older, "what was let go of the timeline that it left is not missing");
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn a_tablespace_that_is_in_the_log_alone_is_left_alone_by_drills_and_by_recoveri
     let mut beside = Cluster::open(&stage.scenario.cluster.installation, &data);
     beside.launch();
     let (_, log) = beside.wait_exit(RECOVERY_TIMEOUT);
-    assert!(log.contains("which another cluster on this host uses"), "{log}");
+    assert!(log.contains("which another server on this host uses"), "{log}");
     assert_eq!(files_below(&later), before);
     assert_eq!(stage.scenario.cluster.sql().number("SELECT count(*) FROM there"), 100);
     stage.scenario.full_backup();

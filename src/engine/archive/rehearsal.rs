@@ -98,7 +98,7 @@ impl Rehearsal {
     ) -> Result<ControlFlow<String, SegmentEnd>, WalError> {
         let replayed = Replayed { from: self.from, last: self.last };
         let reader = SegmentReader::new(segment, size, raw, carry)?;
-        tablespaces::created(reader, replayed, |_, path| !path.is_empty())
+        tablespaces::created(reader, replayed, |path| !path.is_empty())
     }
 
     /// What straddles out of the segment before, as far as it is known.

@@ -3,7 +3,8 @@
 //! PostgreSQL replays `CREATE TABLESPACE` by removing whatever the location holds for its version, and beginning anew
 //! (`create_tablespace_directories` in `src/backend/commands/tablespace.c`). Where a cluster is restored beside the one
 //! that it is a copy of, and the tablespace is younger than the backup, that is the other cluster's data. So a segment
-//! is handed over only when every tablespace that its replay creates is the recovering cluster's own, or nobody's.
+//! is handed over only when every tablespace that its replay creates lies where this cluster has one already, or where no
+//! cluster of its version ever had one: one that is empty today is full tomorrow, when the record is replayed again.
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -12,6 +13,7 @@ use std::path::Path;
 use crate::base::{Error, Lsn, Result, Segment, SegmentSize};
 use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::label::BackupLabel;
+use crate::source::postgres::live::server_with_tablespace;
 use crate::source::postgres::recovery_config;
 use crate::source::postgres::wal::{Carry, Event, SegmentEnd, SegmentHeader, SegmentReader, WalError, resource_manager};
 
@@ -27,20 +29,20 @@ pub(super) struct Replayed {
     pub last: Option<Lsn>,
 }
 
-/// The location of the first tablespace whose creation is replayed and that `is_forbidden`, by its number and location;
-/// else how the segment ends.
+/// The location of the first tablespace whose creation is replayed and whose location `is_forbidden`; else how the segment
+/// ends.
 pub(super) fn created(
     mut reader: SegmentReader<'_>,
     replayed: Replayed,
-    is_forbidden: impl Fn(u32, &str) -> bool,
+    is_forbidden: impl Fn(&str) -> bool,
 ) -> Result<ControlFlow<String, SegmentEnd>, WalError> {
     while let Some(record) = reader.next_record() {
         let is_replayed = record.start >= replayed.from && replayed.last.is_none_or(|last| record.start <= last);
         if !is_replayed || record.resource_manager != resource_manager::TABLESPACE {
             continue;
         }
-        if let Event::TablespaceCreate { oid, path } = Event::decode(&record)?
-            && is_forbidden(oid, &path)
+        if let Event::TablespaceCreate { path, .. } = Event::decode(&record)?
+            && is_forbidden(&path)
         {
             return Ok(ControlFlow::Break(path));
         }
@@ -62,17 +64,37 @@ pub(super) fn spare(data: &Path, name: &str, raw: &[u8]) -> Result<()> {
     let carry = carry_into(data, segment, size, header.continued_bytes);
     let Ok(reader) = reader(carry).or_else(|_| reader(Carry::Unknown)) else { return Ok(()) };
     let version = format!("PG_{}_{}", header.major_version, control.catalog_version);
-    let belongs_to_another = |oid: u32, path: &str| {
-        let own = fs::read_link(data.join("pg_tblspc").join(oid.to_string())).is_ok_and(|link| link == Path::new(path));
-        let holds_something = || fs::read_dir(Path::new(path).join(&version)).is_ok_and(|mut entries| entries.next().is_some());
-        !path.is_empty() && !own && holds_something()
+    let is_taken = |path: &str| {
+        let taken = || fs::symlink_metadata(Path::new(path).join(&version)).is_ok();
+        !path.is_empty() && !has_tablespace_at(data, Path::new(path)) && taken()
     };
-    match created(reader, replayed, belongs_to_another) {
-        Ok(ControlFlow::Break(path)) => Err(Error::failed(format!(
-            "{name} creates a tablespace at {path}, which another cluster on this host uses: replay would empty it"
-        ))
-        .hint("restore on another host, to a moment before that (--to), or from a backup taken after it")),
+    match created(reader, replayed, is_taken) {
+        Ok(ControlFlow::Break(path)) => Err(refusal(name, &path, &version)),
         Ok(ControlFlow::Continue(_)) | Err(_) => Ok(()),
+    }
+}
+
+/// Whether the cluster in `data` has a tablespace at `path`: this one, or one that is dropped before it is created.
+fn has_tablespace_at(data: &Path, path: &Path) -> bool {
+    let mut links = fs::read_dir(data.join("pg_tblspc")).into_iter().flatten().flatten();
+    links.any(|link| fs::read_link(link.path()).is_ok_and(|leads_to| leads_to == path))
+}
+
+fn refusal(name: &str, path: &str, version: &str) -> Error {
+    let elsewhere = "restore on another host, to a moment before that (--to), or from a backup taken after it";
+    match server_with_tablespace(Path::new(path)) {
+        Ok(Some(pid)) => Error::failed(format!(
+            "{name} creates a tablespace at {path}, which another server on this host uses (process {pid}): replay would \
+             empty it"
+        ))
+        .hint(elsewhere),
+        _ => {
+            let place = Path::new(path).join(version);
+            let place = place.display();
+            Error::failed(format!("{name} creates a tablespace at {path}, and replay would empty {place}, which is there"))
+                .hint(format!("mv '{place}' '{place}.old'   when no cluster needs it any more; then start the server again"))
+                .hint(elsewhere)
+        }
     }
 }
 
@@ -163,6 +185,11 @@ mod tests {
         std::os::unix::fs::symlink("/elsewhere", stage.data.path().join("pg_tblspc/16400")).unwrap();
         assert!(!stage.all_spared(), "its own lies elsewhere");
         fs::remove_dir(stage.location.path().join("PG_15_202209061/5")).unwrap();
+        assert!(!stage.all_spared(), "another's, which is empty still");
+        std::os::unix::fs::symlink(stage.location.path(), stage.data.path().join("pg_tblspc/16390")).unwrap();
+        assert!(stage.all_spared(), "its own of another number, dropped before");
+        fs::remove_file(stage.data.path().join("pg_tblspc/16390")).unwrap();
+        fs::remove_dir(stage.location.path().join("PG_15_202209061")).unwrap();
         assert!(stage.all_spared(), "nobody's");
     }
 

@@ -330,8 +330,9 @@ fn earliest(coverages: &[&Coverage]) -> BTreeMap<u64, Option<Timestamp>> {
         numbers.insert(number, None);
         previous = Some(number);
     }
+    let is_there = |number: u64| coverages.iter().any(|coverage| coverage.segments.contains_key(&number));
     for coverage in coverages {
-        for (number, safe) in safe_in(coverage, numbers.keys().copied().collect()) {
+        for (number, safe) in safe_in(coverage, numbers.keys().copied().collect(), is_there) {
             let best = numbers.entry(number).or_default();
             *best = match (*best, safe) {
                 (Some(best), Some(safe)) => Some(best.min(safe)),
@@ -342,8 +343,9 @@ fn earliest(coverages: &[&Coverage]) -> BTreeMap<u64, Option<Timestamp>> {
     numbers
 }
 
-/// From when on each of `numbers` was safe in one repository.
-fn safe_in(coverage: &Coverage, numbers: Vec<u64>) -> Vec<(u64, Option<Timestamp>)> {
+/// From when on each of `numbers` was safe in one repository. When one arrived that was let go is not known any more: where
+/// one `is_there` that tells of its own arrival, that counts; else it was there in time.
+fn safe_in(coverage: &Coverage, numbers: Vec<u64>, is_there: impl Fn(u64) -> bool) -> Vec<(u64, Option<Timestamp>)> {
     let earlier = |a: Option<Timestamp>, b: Option<Timestamp>| a.into_iter().chain(b).min();
     let mut backups: Vec<&BackupCover> = coverage.backups.iter().collect();
     backups.sort_by_key(|backup| backup.first_segment);
@@ -357,10 +359,11 @@ fn safe_in(coverage: &Coverage, numbers: Vec<u64>) -> Vec<(u64, Option<Timestamp
             next += 1;
         }
         let arrived = coverage.segments.get(&number).map(|point| point.arrived);
-        if arrived.is_some() || Coverage::first_kept(&[coverage], number, number).is_some() {
+        let is_let_go = arrived.is_none() && Coverage::first_kept(&[coverage], number, number).is_none();
+        if !is_let_go {
             by_log = by_log.zip(arrived).map(|(before, arrived)| before.max(arrived));
         }
-        safe.push((number, by_log));
+        safe.push((number, by_log.filter(|_| !is_let_go || !is_there(number))));
     }
     // By a later backup, which holds what was committed before it.
     let mut by_backup: Option<Timestamp> = None;

@@ -4,7 +4,7 @@
 //! part negative, nor the fixed one large while their sizes are close; while all drills handled about as much it is a rate
 //! alone: one size does not tell the two parts apart. So is the first check by the size of the database, which counts as
 //! fixed until drills differ in it. The others are the mean of the latest few. What a drill took beside its phases counts as
-//! one more. Where no drill handled as much as [`TELLING_BYTES`], what it took is fixed, and the rate an assumed one: ten
+//! one more. Where no drill replayed as much as [`TELLING_BYTES`], what that took is fixed, and the rate an assumed one: ten
 //! milliseconds for a few records of log say nothing of a gigabyte.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ const WIDE: f64 = 4.0;
 /// not matter.
 const MOST_FIXED: f64 = 1.0 / 3.0;
 
-/// A phase that handled less tells no rate.
+/// A replay of less tells no rate.
 const TELLING_BYTES: f64 = 4.0 * 1024.0 * 1024.0;
 /// What is assumed until one did, in bytes a second: less than PostgreSQL replays on any disk of today.
 const ASSUMED_RATE: f64 = 20.0 * 1024.0 * 1024.0;
@@ -189,9 +189,7 @@ fn model(kind: PhaseKind, samples: &[Sample]) -> Line {
     let sizes = || points.iter().map(|(bytes, _)| *bytes);
     let (smallest, largest) = (sizes().fold(f64::INFINITY, f64::min), sizes().fold(0.0, f64::max));
     match kind {
-        PhaseKind::Fetch | PhaseKind::Replay if largest < TELLING_BYTES => {
-            return Line { seconds_per_byte: 1.0 / ASSUMED_RATE, ..fixed };
-        }
+        PhaseKind::Replay if largest < TELLING_BYTES => return Line { seconds_per_byte: 1.0 / ASSUMED_RATE, ..fixed },
         _ if points.is_empty() => return fixed,
         _ => {}
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::finding::{Finding, SourceReport};
 use super::log::was_let_go;
 use super::run::Run;
-use crate::base::{BackupId, Incarnation, Result, SegmentSize, SourceName};
+use crate::base::{BackupId, Incarnation, Result, SegmentSize, SourceName, TimelineId};
 use crate::engine::head;
 use crate::repo::log::LogCut;
 use crate::repo::{BackupSummary, layout};
@@ -64,17 +64,19 @@ impl Gone {
         let of_backup = self.backups.iter().any(|id| finding.key.starts_with(&layout::backup(source, id)));
         let of_log = self.logs.iter().any(|(incarnation, (size, cut))| {
             let below = finding.key.strip_prefix(&layout::log(source, incarnation));
-            let file = below.and_then(|below| below.split_once('/')).map(|(_, file)| file);
+            // An index object speaks of more than the segment that it is named after; one that is gone is no finding.
+            let of_timeline = below.and_then(|below| below.split_once('/'));
+            let file = of_timeline.filter(|(directory, _)| TimelineId::parse_hex(directory).is_some()).map(|(_, file)| file);
             file.is_some_and(|file| was_let_go(file, *size, cut))
         });
-        of_backup || of_log
+        of_backup || (of_log && finding.useless().all(|id| self.backups.contains(id)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Lsn, TimelineId};
+    use crate::base::Lsn;
     use crate::engine::verify::finding::LogVerdict;
     use crate::engine::verify::plan::Gap;
 
@@ -95,6 +97,8 @@ mod tests {
             Finding::damage(segment("000000010000000000000003"), "is missing").affecting([&gone]),
             Finding::damage(segment("000000010000000000000004"), "is missing").affecting([&gone, &kept]),
             Finding::damage(segment("000000020000000000000003"), "is missing"),
+            Finding::damage(segment("000000010000000000000002"), "is missing").affecting([&kept]),
+            Finding::damage("orders/log/pg15-1/index/000000010000000000000003-000000010000000000000009_x.json", "is forged"),
         ];
         let gap = |first: &str, last: &str| Gap { first: first.to_owned(), last: last.to_owned(), segments: 2 };
         let gaps = vec![
@@ -109,6 +113,8 @@ mod tests {
             (layout::packs_list(&source, &kept), vec![&kept]),
             (segment("000000010000000000000004"), vec![&kept]),
             (segment("000000020000000000000003"), vec![]),
+            (segment("000000010000000000000002"), vec![&kept]),
+            ("orders/log/pg15-1/index/000000010000000000000003-000000010000000000000009_x.json".to_owned(), vec![]),
         ];
         assert_eq!(left, expected.iter().map(|(key, useless)| (key.as_str(), useless.clone())).collect::<Vec<_>>());
         assert_eq!(report.logs[0].gaps, gaps[1..]);

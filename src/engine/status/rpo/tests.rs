@@ -75,6 +75,18 @@ fn what_was_let_go_is_no_gap() {
 }
 
 #[test]
+fn what_one_let_go_is_as_late_as_another_that_has_it_tells() {
+    let near = Coverage {
+        let_go: std::iter::once(6..9).collect(),
+        ..coverage(&[(5, point(40, 45, 50)), (9, point(590, 595, 600))], &[backup(5, 5, 51), backup(9, 9, 900)])
+    };
+    let log = [(5, point(40, 45, 50)), (6, point(60, 65, 66)), (7, point(70, 75, 500)), (8, point(560, 565, 570))];
+    let far = coverage(&[&log[..], &[(9, point(590, 595, 600))]].concat(), &[backup(5, 5, 51)]);
+    assert_eq!(worst_seconds(&[&near], 0, 1000), Some(10), "it was there in time, as far as anybody knows");
+    assert_eq!(worst_seconds(&[&near, &far], 0, 1000), Some(430));
+}
+
+#[test]
 fn with_two_repositories_the_better_one_counts_at_every_moment() {
     let near = coverage(&[(1, point(1, 5, 6)), (2, point(10, 15, 60)), (3, point(70, 71, 72))], &[backup(1, 1, 8)]);
     let far = coverage(&[(1, point(1, 5, 6)), (2, point(10, 15, 20)), (3, point(70, 71, 99))], &[backup(1, 1, 8)]);
