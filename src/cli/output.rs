@@ -103,6 +103,35 @@ pub fn table(columns: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
+/// Columns of a terminal.
+const COLUMNS: usize = 80;
+
+/// `lead` and `text`, broken between words, but not between a number and its unit; the lines after the first begin at
+/// column `indent`.
+pub fn wrapped(lead: &str, indent: usize, text: &str) -> String {
+    let mut line = lead.to_owned();
+    let mut out = String::new();
+    let mut is_fresh = true;
+    let mut words = text.split_whitespace();
+    while let Some(word) = words.next() {
+        let unit = word.parse::<f64>().ok().and_then(|_| words.next());
+        let word = &unit.map_or_else(|| word.to_owned(), |unit| format!("{word} {unit}"));
+        let width = line.chars().count() + usize::from(!is_fresh) + word.chars().count();
+        if !is_fresh && width > COLUMNS {
+            out += line.trim_end();
+            out.push('\n');
+            line = " ".repeat(indent);
+            is_fresh = true;
+        }
+        if !is_fresh {
+            line.push(' ');
+        }
+        line += word;
+        is_fresh = false;
+    }
+    out + line.trim_end() + "\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +147,15 @@ mod tests {
              20261120T214002Z-full-k3fq  1.25 GiB  ok\n\
              größer                          16 B\n"
         );
+    }
+
+    #[test]
+    fn long_text_is_broken_between_words_and_stays_in_its_column() {
+        let text = wrapped("  server  ", 10, &"archived 000000010000000000000003 ".repeat(6));
+        assert!(text.lines().all(|line| line.chars().count() <= COLUMNS), "{text}");
+        assert!(text.lines().skip(1).all(|line| line.starts_with(&" ".repeat(10)) && !line.ends_with(' ')), "{text}");
+        let text = wrapped(&" ".repeat(22), 22, "nothing lost, RPO 15 min; worst in 24 h 6.3 s, in 30 d 6.3 s");
+        assert!(text.ends_with("\n                      6.3 s\n"), "{text}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::base::SourceName;
 use crate::base::units::{format_bytes, format_duration};
+use crate::cli::output::wrapped;
 use crate::engine::Scope;
 use crate::engine::drill::evidence::Standing;
 use crate::engine::drill::run::Drilled;
@@ -76,8 +77,9 @@ impl Document {
 
     pub fn text(&self) -> String {
         let Self { source, evidence, .. } = self;
+        let said = |name: &str, text: &str| wrapped(&format!("  {name:11}  "), 15, text).trim_end().to_owned();
         let mut lines = vec![format!("drill of {source}, level {}: {}", evidence.level, outcome_text(evidence.outcome))];
-        lines.extend(evidence.why.iter().map(|why| format!("  why          {why}")));
+        lines.extend(evidence.why.iter().map(|why| said("why", why)));
         lines.push(format!("  repository   {}", self.repository));
         lines.extend(self.restored());
         if !evidence.verified.is_empty() {
@@ -94,11 +96,11 @@ impl Document {
         }));
         lines.extend(evidence.checks.iter().map(|check| {
             let verdict = if check.passed { "ok" } else { "FAILED" };
-            format!("  {verdict:11}  {}: {}", check.name, check.detail)
+            said(verdict, &format!("{}: {}", check.name, check.detail))
         }));
         lines.extend(self.objectives.map(|objectives| format!("  objectives   {objectives}")));
-        lines.extend(self.objectives_why.iter().map(|why| format!("               {why}")));
-        lines.extend(self.notes.iter().map(|note| format!("  note         {note}")));
+        lines.extend(self.objectives_why.iter().map(|why| said("", why)));
+        lines.extend(self.notes.iter().map(|note| said("note", note)));
         lines.extend(self.server_log.iter().map(|line| format!("  server log   {line}")));
         lines.extend(self.evidence_key.iter().map(|key| format!("  evidence     {key}")));
         if let Some(kept) = &self.kept {
