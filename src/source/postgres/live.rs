@@ -154,6 +154,11 @@ mod tests {
         let program = dir.path().join("postgres");
         fs::copy("/bin/sleep", &program).unwrap();
         let mut stranger = std::process::Command::new(&program).arg("60").current_dir(&other).spawn().unwrap();
+        // A process that was started has its name before it has its words.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while fs::read(format!("/proc/{}/cmdline", stranger.id())).unwrap().is_empty() {
+            assert!(std::time::Instant::now() < deadline, "it has no words");
+        }
         fs::write(own.join("postmaster.pid"), format!("{}\n", stranger.id())).unwrap();
         let found = [proven_process(&own).unwrap(), proven_process(&other).unwrap()];
         let (named, unnamed) = (names(stranger.id(), Path::new("60")), names(stranger.id(), &own));
