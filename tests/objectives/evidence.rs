@@ -29,10 +29,10 @@ fn drills_prove_predict_grow_old_and_fail() {
     stage.gate().exits(12);
 
     // Two of different sizes: a line, which today's size is put into.
-    stage.sign_drill(Component, Passed, phases(4 << 20, 1 << 20, 4.0 * MIB), 3 * HOUR);
+    stage.sign_drill(Component, Passed, phases(4 << 20, 4 << 20, 4.0 * MIB), 3 * HOUR);
     let old = stage.status();
     assert!(has_reason(&old, "stale_drill") && !has_reason(&old, "inconclusive"), "three hours are too old: {old:#}");
-    stage.sign_drill(Component, Passed, phases(8 << 20, 2 << 20, 4.0 * MIB), HOUR);
+    stage.sign_drill(Component, Passed, phases(8 << 20, 8 << 20, 4.0 * MIB), HOUR);
     let proven = stage.status();
     assert_eq!((&proven["verdict"], &proven["reasons"]), (&"ok".into(), &Value::Array(Vec::new())), "{proven:#}");
     let bytes = |name: &str| proven["rto"][name].as_f64().expect("known");
@@ -44,7 +44,7 @@ fn drills_prove_predict_grow_old_and_fail() {
     assert!(ok.stdout.starts_with("LIFEBOAT OK - orders ok |"), "{ok}");
 
     // Four times slower: about half a minute for what took eight seconds.
-    stage.sign_drill(Component, Passed, phases(8 << 20, 2 << 20, 0.12 * MIB), HOUR / 2);
+    stage.sign_drill(Component, Passed, phases(8 << 20, 8 << 20, 0.12 * MIB), HOUR / 2);
     let slow = stage.status();
     assert_eq!((&slow["verdict"], has_reason(&slow, "rto")), (&"breach".into(), true), "{slow:#}");
     stage.gate().exits(10);
