@@ -76,6 +76,9 @@ _lifeboat() {
             lifeboat,status)
                 cmd="lifeboat__subcmd__status"
                 ;;
+            lifeboat,timeline)
+                cmd="lifeboat__subcmd__timeline"
+                ;;
             lifeboat,verify)
                 cmd="lifeboat__subcmd__verify"
                 ;;
@@ -91,6 +94,9 @@ _lifeboat() {
             lifeboat__subcmd__archive,resolve)
                 cmd="lifeboat__subcmd__archive__subcmd__resolve"
                 ;;
+            lifeboat__subcmd__archive,stream)
+                cmd="lifeboat__subcmd__archive__subcmd__stream"
+                ;;
             lifeboat__subcmd__archive__subcmd__help,get)
                 cmd="lifeboat__subcmd__archive__subcmd__help__subcmd__get"
                 ;;
@@ -102,6 +108,9 @@ _lifeboat() {
                 ;;
             lifeboat__subcmd__archive__subcmd__help,resolve)
                 cmd="lifeboat__subcmd__archive__subcmd__help__subcmd__resolve"
+                ;;
+            lifeboat__subcmd__archive__subcmd__help,stream)
+                cmd="lifeboat__subcmd__archive__subcmd__help__subcmd__stream"
                 ;;
             lifeboat__subcmd__help,archive)
                 cmd="lifeboat__subcmd__help__subcmd__archive"
@@ -163,6 +172,9 @@ _lifeboat() {
             lifeboat__subcmd__help,status)
                 cmd="lifeboat__subcmd__help__subcmd__status"
                 ;;
+            lifeboat__subcmd__help,timeline)
+                cmd="lifeboat__subcmd__help__subcmd__timeline"
+                ;;
             lifeboat__subcmd__help,verify)
                 cmd="lifeboat__subcmd__help__subcmd__verify"
                 ;;
@@ -174,6 +186,9 @@ _lifeboat() {
                 ;;
             lifeboat__subcmd__help__subcmd__archive,resolve)
                 cmd="lifeboat__subcmd__help__subcmd__archive__subcmd__resolve"
+                ;;
+            lifeboat__subcmd__help__subcmd__archive,stream)
+                cmd="lifeboat__subcmd__help__subcmd__archive__subcmd__stream"
                 ;;
             lifeboat__subcmd__help__subcmd__policy,check)
                 cmd="lifeboat__subcmd__help__subcmd__policy__subcmd__check"
@@ -230,7 +245,7 @@ _lifeboat() {
 
     case "${cmd}" in
         lifeboat)
-            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help"
+            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list timeline status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -256,7 +271,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive)
-            opts="-q -h --config --output --quiet --repository --help push get resolve help"
+            opts="-q -h --config --output --quiet --repository --help push get stream resolve help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -282,13 +297,17 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive__subcmd__get)
-            opts="-q -h --incarnation --config --output --quiet --repository --help"
+            opts="-q -h --incarnation --without-pieces-of --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --incarnation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --without-pieces-of)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -312,7 +331,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive__subcmd__help)
-            opts="push get resolve help"
+            opts="push get stream resolve help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -381,6 +400,20 @@ _lifeboat() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lifeboat__subcmd__archive__subcmd__help__subcmd__stream)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lifeboat__subcmd__archive__subcmd__push)
             opts="-q -h --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -434,6 +467,36 @@ _lifeboat() {
                     return 0
                     ;;
                 --incarnation)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__archive__subcmd__stream)
+            opts="-q -h --flush --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --flush)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -763,7 +826,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help)
-            opts="init check backup list status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help"
+            opts="init check backup list timeline status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -777,7 +840,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help__subcmd__archive)
-            opts="push get resolve"
+            opts="push get stream resolve"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -819,6 +882,20 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help__subcmd__archive__subcmd__resolve)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__help__subcmd__archive__subcmd__stream)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1141,6 +1218,20 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help__subcmd__status)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__help__subcmd__timeline)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1760,6 +1851,68 @@ _lifeboat() {
                     if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
                         compopt -o filenames
                     fi
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__timeline)
+            opts="-q -h --from --to --interval --detail --around --within --count --before --timeline --incarnation --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --interval)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --around)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --within)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --count)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --before)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeline)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --incarnation)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --config)

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat::base::Timestamp;
+use lifeboat::codec::Sha256Digest;
+use lifeboat::codec::compress::Compressor;
+use lifeboat::codec::encrypt::{Seal, fresh_identity_file};
 
 use support::dirs::Dir;
 use support::ledger::Ledger;
@@ -25,6 +28,12 @@ fn script() -> &'static str {
     let script = scripts.find(|block| block.starts_with("#!/bin/bash\n# rescue ")).expect("the page has the script");
     assert!(!scripts.any(|block| block.starts_with("#!")), "a second script, which nobody tests");
     script
+}
+
+/// The block of the page that puts together what was streamed of a segment.
+fn pieces() -> &'static str {
+    let mut blocks = PAGE.split("```bash\n").skip(1).filter_map(|block| block.split("\n```").next());
+    blocks.find(|block| block.contains("orders/tail/")).expect("the page says how pieces are put together")
 }
 
 /// Says which of the page's tools are missing.
@@ -192,4 +201,40 @@ fn a_plain_repository_needs_no_identity_and_damage_is_refused() {
     let refused = bystander.run(repository.path(), &backup, "damaged", "", &[]).exits(1);
     assert!(refused.stderr.contains("did NOT match"), "{refused}");
     assert!(!bystander.dir.join("damaged/global/pg_control").exists());
+}
+
+/// Pieces of a segment as a stream leaves them that was begun again, before and after encryption was turned on.
+#[test]
+fn pieces_of_a_segment_are_put_where_they_belong() {
+    if !has_tools() {
+        return;
+    }
+    let (dir, segment) = (Dir::new(), "00000001000000000000000A");
+    let raw: Vec<u8> = (0..50_000_u32).map(|at| (at % 251) as u8 + 1).collect();
+    let (identity, recipient) = fresh_identity_file("2026-11-21");
+    dir.create_dir("rescued.rescue");
+    dir.write("rescued.rescue/keys", identity);
+    let place = format!("orders/tail/pg15-7710424414189593293/00000001/{segment}");
+    std::fs::create_dir_all(dir.join(&place)).expect("own directory");
+    // The last one lies behind a gap.
+    for (from, to, sealed) in [(0, 9000, false), (0, 20_000, false), (16_000, 41_000, true), (41_001, 50_000, true)] {
+        let seal = if sealed { Seal::Age(recipient.clone()) } else { Seal::Plain };
+        let compressed = Compressor::new(1).expect("a level").compress(&raw[from..to]).expect("memory");
+        let digest = Sha256Digest::of(&raw[from..to]).short();
+        let name = format!("{from:08X}-{to:08X}_-_-_0_{digest}.zst{}", seal.suffix());
+        dir.write(format!("{place}/{name}"), seal.seal(&compressed).expect("memory"));
+    }
+    let run = || {
+        let mut command = process::command(Path::new("/bin/bash"), dir.path());
+        command.current_dir(dir.path()).args(["-c", pieces(), "pieces", segment]);
+        process::run(command, RESCUE_TIMEOUT)
+    };
+    run().success();
+    let made = std::fs::read(dir.join(segment)).expect("a file");
+    assert!(made.len() == 16 << 20 && made[..41_000] == raw[..41_000], "what was streamed");
+    assert!(made[41_000..].iter().all(|byte| *byte == 0), "what follows");
+
+    let damaged = Compressor::new(1).expect("a level").compress(b"another").expect("memory");
+    dir.write(format!("{place}/{:08X}-{:08X}_-_-_0_0123456789abcdef.zst", 30, 37), damaged);
+    assert!(run().exits(1).stderr.contains("is damaged"));
 }

@@ -1,9 +1,13 @@
 //! The WAL reader against real servers, 13 to 18: record by record as `pg_walinspect` (15 and later) and `pg_waldump` tell it,
-//! and the events as SQL tells them.
+//! with every page that it refers to and what it does, and the events as SQL tells them.
 //!
 //! There is no `pg_waldump` of 13 and 14 at hand. Their records have the form of 15's except for page images, and no checksum covers
 //! a page's magic number: so copies of their segments get the magic number of 15, and 15's `pg_waldump` reads them, page images left out.
 
+#[path = "wal_reader/blocks.rs"]
+mod blocks;
+#[path = "wal_reader/changes.rs"]
+mod changes;
 #[path = "wal_reader/oracle.rs"]
 mod oracle;
 #[path = "wal_reader/server.rs"]
@@ -14,7 +18,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use lifeboat::base::{Lsn, Segment, SegmentSize, TimelineId, Timestamp};
-use lifeboat::source::postgres::wal::{Carry, EndKind, Event, Prepare, Record, SegmentEnd, Stop, scan, summarise};
+use lifeboat::source::postgres::wal::{
+    Carry, Change, EndKind, Event, Prepare, Record, RowKind, SegmentEnd, Stop, scan, summarise,
+};
 
 use oracle::Told;
 use server::Server;
@@ -104,6 +110,35 @@ fn load(server: &Server) {
          SAVEPOINT a; CREATE TABLE unborn2 (id int); RELEASE a; PREPARE TRANSACTION 'second'",
         "CHECKPOINT",
     ]);
+    load_relations(server);
+}
+
+/// Makes, fills, empties, rewrites and drops relations and databases.
+fn load_relations(server: &Server) {
+    server.execute(&[
+        "CREATE TABLE many (id int, note text)",
+        "CREATE INDEX ON many (id)",
+        "COPY many (id) FROM PROGRAM 'seq 1 3000'",
+        "DELETE FROM many WHERE id % 10 <> 0",
+        "VACUUM many",
+        "DELETE FROM many WHERE id > 1000",
+        "VACUUM FREEZE many",
+        "VACUUM FULL many",
+        "CREATE TABLE emptied (id serial PRIMARY KEY, other int)",
+        "CREATE TABLE leaning (id int REFERENCES emptied)",
+        "INSERT INTO emptied (other) SELECT i FROM generate_series(1, 500) i",
+        "TRUNCATE emptied RESTART IDENTITY CASCADE",
+        "TRUNCATE many",
+        "BEGIN; CREATE TABLE passing (id int); INSERT INTO passing SELECT generate_series(1, 500); TRUNCATE passing; COMMIT",
+        "CREATE UNLOGGED TABLE unlogged (id int)",
+        "DROP TABLE unlogged, leaning, emptied",
+        "INSERT INTO ledger (id, note) VALUES (1, 'again') ON CONFLICT DO NOTHING",
+        "CREATE DATABASE other",
+        "DROP DATABASE other",
+    ]);
+    if server.major >= 15 {
+        server.execute(&["CREATE DATABASE copied STRATEGY file_copy", "DROP DATABASE copied"]);
+    }
 }
 
 /// Ends what [`load`] left prepared, takes a backup, crashes, changes settings, shuts down.
@@ -115,6 +150,8 @@ fn load_more(server: &Server) {
     server.execute(&[
         "COMMIT PREPARED 'köln 1'",
         "ROLLBACK PREPARED 'second'",
+        // Prepared transactions kept rows from being visible to all.
+        "VACUUM scratch",
         &format!("SELECT {start}"),
         "INSERT INTO ledger (note) VALUES ('during a backup')",
         &format!("SELECT {stop}"),
@@ -213,15 +250,115 @@ fn story(major: u16) {
         let first = first.expect("a record");
         let told = oracle::walinspect(&server, first);
         println!("{major}: {} records agree with pg_walinspect", compare(&server.wal(), size, &told));
+        if major >= 16 {
+            check_lengths(&server, size, first);
+        }
     }
     server.stop("fast");
+    let mut families = Families::default();
     let end = read_log(&server.wal(), size, |record, event| {
         seen.push(Seen { start: record.start, end: record.end, event: event.clone() });
+        families.note(record);
     });
+    families.check(major);
     assert!(matches!(end.stop, Stop::EndOfLog { at, .. } if Some(at) >= seen.last().map(|last| last.end)), "{:?}", end.stop);
     check_facts(&seen, &prepared, &control, restore_point, &times, (began, Timestamp::now()));
     check_summaries(&server.wal(), size);
     check_waldump(&server, size);
+}
+
+/// The lengths of what is in the records for each page.
+fn check_lengths(server: &Server, size: SegmentSize, first: Lsn) {
+    let lengths = blocks::lengths(server, first);
+    let mut compared = 0;
+    read_log(&server.wal(), size, |record, _| {
+        if record.start >= first && compared < lengths.len() {
+            compared += blocks::assert_lengths(&lengths, record);
+        }
+    });
+    println!("{}: lengths of {compared} pages agree with pg_walinspect", server.major);
+    assert!(compared > 1000 && compared == lengths.len());
+}
+
+/// Which kinds of changes were seen, and who belongs to whom.
+#[derive(Default)]
+struct Families {
+    kinds: BTreeSet<&'static str>,
+    /// Top-level transaction by subtransaction, as told on the way.
+    told: BTreeMap<u32, u32>,
+    /// The same, as told at the end.
+    ended: BTreeMap<u32, u32>,
+}
+
+impl Families {
+    fn note(&mut self, record: &Record<'_>) {
+        let body = record.parts().unwrap();
+        if let Some(top) = body.top_level_xid {
+            self.told.insert(record.xid, top);
+            self.kinds.insert("top-level id");
+        }
+        if !record.is_whole() {
+            return;
+        }
+        self.kinds.insert(match Change::decode(record, &body).unwrap() {
+            Change::RelationCreated { .. } => "created",
+            Change::RelationCut { .. } => "cut",
+            Change::DatabaseCreated { copy_of: Some(_), .. } => "database copied",
+            Change::DatabaseCreated { copy_of: None, .. } => "database created",
+            Change::DatabaseDropped { .. } => "database dropped",
+            Change::Rows { kind: RowKind::Inserted, rows: 2.., .. } => "several inserted",
+            Change::Rows { .. } => "rows",
+            Change::TableTruncated { .. } => "truncated",
+            Change::Visible { .. } => "visible",
+            Change::InPlace { .. } => "in place",
+            Change::Ended(ended) => {
+                self.ended.extend(ended.subtransactions.iter().map(|xid| (xid, ended.xid)));
+                if ended.dropped.is_empty() { "ended" } else { "dropped" }
+            }
+            Change::Prepared(_) => "prepared",
+            Change::Assigned(assignment) => {
+                self.told.extend(assignment.subtransactions.iter().map(|xid| (xid, assignment.top_level_xid)));
+                "assigned"
+            }
+            Change::Locked(_) => "locked",
+            Change::Running { .. } => "running",
+            Change::Other => "other",
+            Change::Unknown => panic!("unknown: {record:?}"),
+        });
+    }
+
+    fn check(&self, major: u16) {
+        let mut expected = BTreeSet::from([
+            "created",
+            "cut",
+            "database copied",
+            "database dropped",
+            "several inserted",
+            "rows",
+            "truncated",
+            "visible",
+            "in place",
+            "ended",
+            "dropped",
+            "prepared",
+            "assigned",
+            "locked",
+            "running",
+            "other",
+        ]);
+        if major >= 14 {
+            expected.insert("top-level id");
+        }
+        if major >= 15 {
+            expected.insert("database created");
+        }
+        assert_eq!(self.kinds, expected);
+        assert!(self.told.len() > 60 && self.ended.len() > 60);
+        for (xid, top) in &self.ended {
+            // Only those that are told on the way; in 13, 64 at a time.
+            assert!(self.told.get(xid).is_none_or(|told| told == top), "{xid} of {top}");
+        }
+    }
 }
 
 /// The events against what SQL said at the time.

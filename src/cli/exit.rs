@@ -23,7 +23,7 @@ pub enum Outcome {
     Done,
     /// `archive get`: a successful listing shows that the file is not in the archive.
     NotInArchive,
-    /// `verify` and `check`: stored data is damaged, and the result said which.
+    /// `verify`, `check` and `timeline`: stored data is damaged, and the result said which.
     Damaged,
     /// `check` and `drill`: something does not work, and the result said what.
     Faults,
@@ -100,9 +100,9 @@ impl Guard {
             let misspelt_archive = words.iter().any(|word| word == "get");
             return if misspelt_archive { Self::ArchiveGet } else { Self::Ordinary };
         }
-        match after.find(|word| ["push", "get", "resolve"].iter().any(|verb| word == verb)) {
+        match after.find(|word| ["push", "get", "resolve", "stream"].iter().any(|verb| word == verb)) {
             Some(verb) if verb == "push" => Self::ArchivePush,
-            Some(verb) if verb == "resolve" => Self::Ordinary,
+            Some(verb) if verb == "resolve" || verb == "stream" => Self::Ordinary,
             _ => Self::ArchiveGet,
         }
     }

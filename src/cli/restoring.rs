@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::config::{RepositorySettings, Settings};
 use super::context::Context;
 use super::scope::{self, Use};
-use crate::base::{Error, ErrorKind, Incarnation, Result, SourceName};
+use crate::base::{Error, ErrorKind, Result, SourceName};
 use crate::engine::restore::Target;
 use crate::engine::restore::plan::RestorePlan;
 use crate::engine::restore::prepare::{Prepared, Request, prepare};
@@ -153,17 +153,27 @@ async fn plan_from(wanted: &Wanted<'_>, context: &Context, settings: &Settings, 
     }
 }
 
-/// What the restored server runs for each file of the log: it asks the repository that was asked for, or all.
+/// What the restored server runs for each file of the log: it asks the repository that was asked for, or all; that of the
+/// plan, called `planned`, where the log ends in pieces. Of a segment in pieces another one may have more as long as it does
+/// not answer, and recovery would end with an error.
 ///
 /// # Errors
 /// When this program cannot be found, or a path cannot be written into a command.
-pub fn restore_command(source: &SourceName, context: &Context, settings: &Settings, incarnation: &Incarnation) -> Result<String> {
+pub fn restore_command(
+    source: &SourceName,
+    context: &Context,
+    settings: &Settings,
+    plan: &RestorePlan,
+    planned: &str,
+) -> Result<String> {
     let program =
         std::env::current_exe().map_err(|error| Error::failed("cannot find this program's own path").caused_by(error))?;
     let (program, config) = (quoted(&program)?, quoted(&settings.config_file)?);
-    let only = context.global.repository.as_ref().map(|name| quoted(Path::new(name))).transpose()?;
+    let only = context.global.repository.as_deref().or(plan.needs_pieces.then_some(planned));
+    let only = only.map(|name| quoted(Path::new(name))).transpose()?;
     let only = only.map(|name| format!(" --repository {name}")).unwrap_or_default();
-    Ok(format!("{program} --config {config}{only} archive get {} %f %p --incarnation {incarnation}", source))
+    let without: String = plan.without_pieces_of.iter().map(|name| format!(" --without-pieces-of {name}")).collect();
+    Ok(format!("{program} --config {config}{only} archive get {source} %f %p --incarnation {}{without}", plan.backup.incarnation))
 }
 
 /// A path as one word of a shell command in which PostgreSQL expands `%`.

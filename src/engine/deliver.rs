@@ -245,7 +245,7 @@ impl Delivery<'_> {
             };
             killpoint::reach("deliver.log-stored");
             // One after the other: they share a lock. A file that is not signed is covered by `verify --deep` alone.
-            if let Err(error) = lacking.named.note(self.to, self.writing, &key, line).await {
+            if let Err(error) = lacking.named.note(self.to, self.writing, &key, line, None).await {
                 self.progress.warn(&format!("{key} has no signed digest: {}", error.summary()));
             }
             killpoint::reach("deliver.noted");

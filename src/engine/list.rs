@@ -10,9 +10,9 @@ use crate::engine::timeline::TimelinePath;
 use crate::engine::window::{Window, window};
 use crate::repo::expiry::{Marks, Standing};
 use crate::repo::identity::{self, Identity};
-use crate::repo::log::LogCatalog;
 use crate::repo::log::catalog::SplitBrain;
 use crate::repo::log::listing::{self, Place};
+use crate::repo::log::{LogCatalog, tail};
 use crate::repo::{BackupSummary, CommitLog, Repository};
 
 /// What there is of one source.
@@ -85,12 +85,16 @@ pub async fn survey(scope: &Scope, log: &CommitLog) -> Result<Survey> {
             incarnation: &identity.incarnation,
             size: identity.segment_bytes,
         };
-        let catalog = listing::catalog(place, log).await?;
+        // The pieces first: a segment that becomes whole in between is not missed.
+        let tails = tail::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
+        let mut catalog = listing::catalog(place, log).await?;
+        catalog.add_tail(tails, identity.segment_bytes);
         let backups: Vec<BackupSummary> =
             log.restorable().filter(|backup| backup.incarnation == identity.incarnation).cloned().collect();
+        problems.extend(catalog.contradicted_pieces.iter().map(|pieces| (pieces.file.clone(), pieces.to_string())));
         incarnations.push(IncarnationSurvey {
             timelines: timelines(&identity, &backups, &catalog),
-            segments: catalog.segments.len(),
+            segments: catalog.segments.len() - catalog.tail.len(),
             log_stored_bytes: catalog.segments.values().map(|object| object.stored_bytes).sum(),
             split_brains: catalog.split_brains,
             identity,

@@ -4,6 +4,7 @@
 //! repo → store, and back in a restore.
 
 pub mod accounts;
+pub mod activity;
 pub mod archive;
 pub mod backup;
 pub mod chain;

@@ -21,8 +21,11 @@ pub struct Run {
     pub segments: Vec<Segment>,
     /// First segment that is missing: where the run ends.
     pub missing: Segment,
-    /// Set when the last segment is one of the parent timeline, whose log belongs to the path only before this LSN.
+    /// Set when the last segment is one of the parent timeline, whose log belongs to the path only before this LSN, or one
+    /// that is not whole: there is no log in it from here on.
     pub limit: Option<Lsn>,
+    /// Whether the last segment goes on beyond the limit, with what does not belong to the path.
+    pub goes_on: bool,
 }
 
 impl TimelinePath {
@@ -45,9 +48,12 @@ impl TimelinePath {
         Ok(Self { steps, size })
     }
 
-    /// The paths to all timelines of which anything is archived and the histories on the way are.
-    pub fn all(catalog: &LogCatalog, size: SegmentSize) -> Vec<Self> {
-        catalog.timelines().into_iter().filter_map(|timeline| Self::to(timeline, catalog, size).ok()).collect()
+    /// Whether the backup's own log is archived whole on the way to its timeline, or to another: where a younger one begins
+    /// within it, its own last segment may have been lost with its server.
+    pub fn any_serves(catalog: &LogCatalog, backup: &BackupSummary) -> bool {
+        let to_serves =
+            |timeline| Self::to(timeline, catalog, backup.segment_bytes).is_ok_and(|path| path.serves(catalog, backup));
+        to_serves(backup.timeline) || catalog.timelines().into_iter().any(to_serves)
     }
 
     /// The timeline it leads to.
@@ -99,26 +105,39 @@ impl TimelinePath {
         let mut number = start.0 / self.size.bytes();
         loop {
             let segment = self.segment(number);
+            let ended = Run { segments: Vec::new(), missing: segment, limit: None, goes_on: false };
             if number > last {
-                return Run { segments, missing: segment, limit: None };
+                return Run { segments, ..ended };
             }
-            if catalog.segments.contains_key(&segment) {
+            let streamed = catalog.streamed_end(segment, self.size);
+            if catalog.segments.contains_key(&segment) && streamed.is_none() {
                 segments.push(segment);
                 number += 1;
                 continue;
             }
             // A branch whose first segment is not archived yet: the parent's holds the log up to the branch.
-            let parent = self.steps.iter().rev().skip_while(|(timeline, _)| *timeline != segment.timeline).nth(1);
-            let begin = self.steps.iter().find(|(timeline, _)| *timeline == segment.timeline).map(|(_, begin)| *begin);
-            if let (Some((parent, _)), Some(begin)) = (parent, begin)
-                && begin.0 / self.size.bytes() == number
-                && catalog.segments.contains_key(&Segment { timeline: *parent, number })
-            {
-                segments.push(Segment { timeline: *parent, number });
-                return Run { segments, missing: segment, limit: Some(begin) };
-            }
-            return Run { segments, missing: segment, limit: None };
+            let parent = self.parent_at_branch(segment).filter(|(parent, _)| catalog.segments.contains_key(parent));
+            let up_to = |parent, begin: Lsn| catalog.streamed_end(parent, self.size).map_or(begin, |end| end.min(begin));
+            let parent = parent.map(|(parent, begin)| (parent, up_to(parent, begin)));
+            return match (streamed, parent) {
+                (Some(end), parent) if parent.is_none_or(|(_, limit)| limit <= end) => {
+                    segments.push(segment);
+                    Run { segments, limit: Some(end), ..ended }
+                }
+                (_, Some((parent, limit))) => {
+                    segments.push(parent);
+                    Run { segments, limit: Some(limit), goes_on: true, ..ended }
+                }
+                (_, None) => Run { segments, ..ended },
+            };
         }
+    }
+
+    /// The parent's copy of the segment in which the timeline of `segment` begins, and where it begins.
+    fn parent_at_branch(&self, segment: Segment) -> Option<(Segment, Lsn)> {
+        let at = self.steps.iter().position(|(timeline, _)| *timeline == segment.timeline)?;
+        let (begin, parent) = (self.steps[at].1, self.steps[at.checked_sub(1)?].0);
+        (begin.0 / self.size.bytes() == segment.number).then_some((Segment { timeline: parent, ..segment }, begin))
     }
 
     /// Whether the backup lies on the path and its own log is archived whole.
@@ -202,9 +221,9 @@ impl<'a> Runs<'a> {
 
 /// Of each segment of a run the latest transaction end that the names from it on tell.
 ///
-/// What the name of a limited run's last segment tells may have happened beyond the limit, on the abandoned branch.
+/// What the name of a last segment that goes on tells may have happened beyond the limit, on the abandoned branch.
 pub fn latest_ends(run: &Run, catalog: &LogCatalog) -> Vec<Option<Timestamp>> {
-    let whole = run.segments.len() - usize::from(run.limit.is_some());
+    let whole = run.segments.len() - usize::from(run.goes_on);
     let told = |segment: &Segment| catalog.segments.get(segment).and_then(|object| object.name.last.known());
     let mut latest = vec![None; run.segments.len()];
     let mut so_far = None;
@@ -298,6 +317,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_streamed_ends_a_run_and_a_branch_that_lags_leaves_its_parent_the_word() {
+        use crate::repo::log::tail::Tail;
+        let streamed = |world: &mut LogCatalog, timeline, number, offset| {
+            let segment = Segment { timeline: TimelineId(timeline), number };
+            world.tail.insert(segment, Tail { end: at(number, offset), pieces: Vec::new() });
+        };
+        let mut archived = catalog(&[(1, 4), (1, 5), (1, 6)], &[(2, 1, at(5, 100))]);
+        streamed(&mut archived, 1, 6, 700);
+        let of = |archived: &LogCatalog, timeline| {
+            let run = TimelinePath::to(TimelineId(timeline), archived, SIZE).unwrap().run(archived, at(4, 0));
+            let last = run.segments.last().map(|last| (last.timeline.0, last.number));
+            (last, run.end(SIZE), run.goes_on)
+        };
+        assert_eq!(of(&archived, 1), (Some((1, 6)), at(6, 700), false));
+        assert_eq!(of(&archived, 2), (Some((1, 5)), at(5, 100), true));
+        let mut branched = catalog(&[(1, 4), (1, 5), (2, 5)], &[(2, 1, at(5, 100))]);
+        streamed(&mut branched, 2, 5, 40);
+        assert_eq!(of(&branched, 2), (Some((1, 5)), at(5, 100), true), "the parent's copy reaches farther");
+        streamed(&mut branched, 2, 5, 300);
+        assert_eq!(of(&branched, 2), (Some((2, 5)), at(5, 300), false));
+        streamed(&mut branched, 1, 5, 60);
+        streamed(&mut branched, 2, 5, 40);
+        assert_eq!(of(&branched, 2), (Some((1, 5)), at(5, 60), true), "neither reaches the branch");
+        let served = TimelinePath::to(TimelineId(1), &archived, SIZE).unwrap().run(&archived, at(6, 0));
+        assert_eq!((served.end(SIZE), served.missing.number), (at(6, 700), 6));
+    }
+
+    #[test]
     fn many_starts_come_to_what_each_of_them_comes_to() {
         let worlds = [
             catalog(&[(1, 3), (1, 4), (1, 5), (1, 6), (2, 5), (2, 6)], &[(2, 1, at(5, 100))]),
@@ -318,7 +365,7 @@ mod tests {
                 let runs = Runs::on(&path, &archived);
                 for number in 0..12 {
                     let run = path.run(&archived, at(number, 40));
-                    let whole = run.segments.len() - usize::from(run.limit.is_some());
+                    let whole = run.segments.len() - usize::from(run.goes_on);
                     let told = run.segments[..whole].iter().filter_map(|segment| archived.segments[segment].name.last.known());
                     let expected = Reach { end_lsn: run.end(SIZE), missing: run.missing, latest_end: told.max() };
                     assert_eq!(runs.from(at(number, 40)), expected, "world {world}, timeline {timeline}, segment {number}");

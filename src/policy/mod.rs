@@ -137,6 +137,21 @@ pub struct Retention {
     pub thin_log: bool,
 }
 
+impl Retention {
+    /// Wants no backup, and lets no log between them go.
+    pub const NOTHING: Self = Self {
+        window: Duration::ZERO,
+        keep_chains: 0,
+        keep_for: None,
+        daily: 0,
+        weekly: 0,
+        monthly: 0,
+        yearly: 0,
+        legal_minimum: None,
+        thin_log: false,
+    };
+}
+
 /// `[copies]`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copies {

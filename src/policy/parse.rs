@@ -136,13 +136,7 @@ impl Reader<'_, '_> {
         let none = Retention {
             window: if mode == LogMode::None { Duration::ZERO } else { 7 * DAY },
             keep_chains: 2,
-            keep_for: None,
-            daily: 0,
-            weekly: 0,
-            monthly: 0,
-            yearly: 0,
-            legal_minimum: None,
-            thin_log: false,
+            ..Retention::NOTHING
         };
         let Some(table) = table else { return none };
         let count = |key: &'static str| table.integer(key, 0..=10_000, "").map(|count| count as u32);

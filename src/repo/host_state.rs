@@ -246,6 +246,11 @@ impl HostState {
         }
     }
 
+    /// What waits in the journal of one log, for readers that show it: without its lock, and nothing is made.
+    pub fn unsigned_lines(&self, source: &SourceName, incarnation: &Incarnation) -> Vec<IndexLine> {
+        journal_lines(&fs::read(self.log_dir(source, incarnation).join("journal.jsonl")).unwrap_or_default())
+    }
+
     /// Makes sure that this host takes one backup of `source` at a time.
     ///
     /// # Errors
@@ -326,6 +331,10 @@ impl Scratch {
     }
 }
 
+fn journal_lines(text: &[u8]) -> Vec<IndexLine> {
+    text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
 /// Digests of archived segments that wait to be signed, locked for this process.
 pub struct Journal {
     path: PathBuf,
@@ -339,7 +348,7 @@ impl Journal {
     /// When the file cannot be read.
     pub fn lines(&self) -> Result<Vec<IndexLine>> {
         let text = fs::read(&self.path).map_err(|error| Error::io("read", &self.path, error))?;
-        Ok(text.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+        Ok(journal_lines(&text))
     }
 
     /// Adds one line. Not made durable, because PostgreSQL's archiver waits for it: after a power cut the segments of the

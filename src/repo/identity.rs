@@ -76,6 +76,17 @@ pub async fn survey(repository: &Repository, source: &SourceName) -> Result<(Vec
     Ok((all, problems))
 }
 
+/// The one of `known` that was asked for.
+///
+/// # Errors
+/// When it is not among them; the error names those that are.
+pub fn require<'k>(known: &'k [Identity], source: &SourceName, wanted: &Incarnation) -> Result<&'k Identity> {
+    known.iter().find(|identity| identity.incarnation == *wanted).ok_or_else(|| {
+        let names: Vec<String> = known.iter().map(|identity| identity.incarnation.to_string()).collect();
+        Error::failed(format!("{source} has no incarnation {wanted}")).detail("known", names.join(", "))
+    })
+}
+
 /// Reads one record; the inner error says why it is not used.
 async fn read(repository: &Repository, source: &SourceName, key: &str) -> StoreResult<Result<Identity>> {
     let judge = |document: &[u8]| parse(repository, source, key, document);

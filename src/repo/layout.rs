@@ -201,6 +201,16 @@ pub fn log_indexes(source: &SourceName, incarnation: &Incarnation) -> String {
     format!("{}index/", log(source, incarnation))
 }
 
+/// Prefix of what was streamed of one incarnation's log: pieces of segments that are not yet whole.
+pub fn tail(source: &SourceName, incarnation: &Incarnation) -> String {
+    format!("{source}/tail/{incarnation}/")
+}
+
+/// Prefix of the pieces of the segment that PostgreSQL calls `segment`.
+pub fn tail_segment(source: &SourceName, incarnation: &Incarnation, timeline: TimelineId, segment: &str) -> String {
+    format!("{}{}/{segment}/", tail(source, incarnation), timeline.hex())
+}
+
 /// Prefix of the operators' resolutions of split brains.
 pub fn log_resolutions(source: &SourceName, incarnation: &Incarnation) -> String {
     format!("{}resolution/", log(source, incarnation))

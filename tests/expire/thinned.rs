@@ -22,17 +22,7 @@ use crate::fixture::{Fixture, incarnation, source};
 use crate::support::listing::files;
 
 /// Everything before now lies before the window, and both chains stay.
-const RETENTION: Retention = Retention {
-    window: Duration::ZERO,
-    keep_chains: 2,
-    keep_for: None,
-    daily: 0,
-    weekly: 0,
-    monthly: 0,
-    yearly: 0,
-    legal_minimum: None,
-    thin_log: true,
-};
+const RETENTION: Retention = Retention { keep_chains: 2, thin_log: true, ..Retention::NOTHING };
 
 /// A repository with a backup in segment 3, one in segment 5, and segments 3 to 7.
 struct Stage {

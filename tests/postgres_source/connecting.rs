@@ -2,8 +2,9 @@
 
 use std::process::Command;
 
-use lifeboat::base::{Error, ErrorKind};
+use lifeboat::base::{Error, ErrorKind, TimelineId};
 use lifeboat::source::postgres::connect::connect;
+use lifeboat::source::postgres::replication::{Client, Failure, System};
 
 use super::support::postgres::{Cluster, Installation, Options};
 use super::{cluster, each_major, run, session};
@@ -55,7 +56,9 @@ fn passwords_and_tls_work(major: u32) {
         return;
     }
     let port = free_port();
-    let hba = "local all postgres trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+    let hba = "local all postgres trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n\
+        hostssl replication secret 127.0.0.1/32 scram-sha-256\nhostssl replication old 127.0.0.1/32 md5\n\
+        hostssl replication clear 127.0.0.1/32 password\n";
     cluster.dir().write("data/pg_hba.conf", hba);
     // The harness gives the port on the command line, where the last one wins.
     cluster = cluster.with_override(format!("port={port}"));
@@ -70,7 +73,10 @@ fn passwords_and_tls_work(major: u32) {
     super::support::process::wait_until("the server", std::time::Duration::from_secs(60), || {
         super::support::sql::Sql::connect(&local).is_ok()
     });
-    super::support::sql::Sql::connect(&local).unwrap().execute("CREATE ROLE secret LOGIN PASSWORD 'a b''c'");
+    super::support::sql::Sql::connect(&local).unwrap().execute(
+        "CREATE ROLE secret LOGIN REPLICATION PASSWORD 'a b''c'; CREATE ROLE clear LOGIN REPLICATION PASSWORD 'x';
+         SET password_encryption = 'md5'; CREATE ROLE old LOGIN REPLICATION PASSWORD 'x';",
+    );
     let remote = |more: &str| format!("host=localhost hostaddr=127.0.0.1 port={port} user=secret dbname=postgres {more}");
     let passfile = cluster.dir().write("passfile", format!("localhost:{port}:*:secret:a b'c\n"));
     let root = cluster.dir().join("root.crt").display().to_string();
@@ -99,8 +105,29 @@ fn passwords_and_tls_work(major: u32) {
         refused(&by_address("verify-full"))
     );
     let other = cluster.dir().join("other.crt").display().to_string();
-    let unknown = refused(&remote(&format!("sslmode=verify-ca password=x sslrootcert={other}")));
+    let untrusted = remote(&format!("sslmode=verify-ca password=x sslrootcert={other}"));
+    let unknown = refused(&untrusted);
     assert!(unknown.summary().contains("invalid peer certificate"), "{unknown:?}");
+
+    for user in ["secret password='a b\\'c'", "old password=x", "clear password=x"] {
+        let conninfo =
+            format!("host=localhost hostaddr=127.0.0.1 port={port} user={user} sslmode=verify-full sslrootcert={root}");
+        let system = replicating(&conninfo).unwrap_or_else(|error| panic!("{user}: {error:?}"));
+        assert_eq!(system.timeline, TimelineId(1), "{user}");
+    }
+    replicating(&remote(&format!("passfile={}", passfile.display()))).unwrap();
+    assert_error(&replicating(&remote("password=wrong")).unwrap_err(), "password authentication failed", "~/.pgpass");
+    assert_error(&replicating(&remote("passfile=/nowhere")).unwrap_err(), "asks for a password", "~/.pgpass");
+    let plain = replicating(&remote("sslmode=disable password=x")).unwrap_err();
+    assert_error(&plain, "no pg_hba.conf entry for replication connection", "pg_hba.conf");
+    let unknown = replicating(&untrusted).unwrap_err();
+    assert!(unknown.summary().contains("invalid peer certificate"), "{unknown:?}");
+}
+
+/// Connects for replication.
+fn replicating(conninfo: &str) -> Result<System, Error> {
+    let identified = run(async { Client::connect(conninfo, "tests").await?.identify().await });
+    identified.map_err(Failure::into_error)
 }
 
 #[test]

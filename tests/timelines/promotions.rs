@@ -10,7 +10,7 @@ use super::support::majors::on_majors;
 use super::support::oracle::Oracle;
 use super::support::postgres::{Cluster, Stop};
 use super::support::random;
-use super::support::scenario::Scenario;
+use super::support::scenario::{SOURCE, Scenario};
 use super::{
     archive, assert_says, backups, load_and_archive, plan, protect_instead, refused, scenario, time, timeline_of, wait_for_object,
 };
@@ -154,8 +154,25 @@ fn the_second_timeline(scenario: &Scenario, first: &First, oracle: &Oracle, befo
     // Between the two timelines nothing happened: the rows are those at which the second one began.
     let said = refused(scenario, &["--to", &first.late.rfc3339()]);
     assert_says(&said, &["cannot tell which history", "timelines 2 and 1", "--timeline 1", "--timeline 2"]);
+    what_happened_is_not_told_of_one_timeline_alone(scenario, first);
     let between = plan(scenario, &["--to", &first.late.rfc3339(), "--timeline", "2"]);
     assert!(time(between["last_commit"].as_str().expect("a time")) <= first.left_at, "{between}");
+}
+
+/// `timeline` does not hide the one that is not the newest, and does not choose between them.
+fn what_happened_is_not_told_of_one_timeline_alone(scenario: &Scenario, first: &First) {
+    let around = first.late.rfc3339();
+    let arguments = ["timeline", SOURCE, "--around", &around];
+    let words = ["cannot tell which history", "timelines 2 and 1 have this time", "--timeline 2", "--timeline 1"];
+    assert_says(&scenario.rescue.run(&arguments).exits(1).stderr, &words);
+    for timeline in ["1", "2"] {
+        let chosen = scenario.rescue.ok(&[&arguments[..], &["--timeline", timeline]].concat()).stdout;
+        assert_says(&chosen, &[&format!("timeline {timeline}\n"), "transactions that committed around"]);
+    }
+    let shown = scenario.rescue.ok(&["timeline", SOURCE]).stdout;
+    assert_says(&shown, &["timeline 2\n", "timeline 1 went on beside it, until ", ": --timeline 1\n"]);
+    let shown = scenario.rescue.ok(&["timeline", SOURCE, "--timeline", "2"]).stdout;
+    assert!(!shown.contains("went on beside"), "it was chosen: {shown}");
 }
 
 /// After the switch both timelines count on: a position there means two things.

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::process::Command;
 
 use lifeboat::base::{Lsn, Timestamp};
-use lifeboat::source::postgres::wal::{EndKind, Event, Record};
+use lifeboat::source::postgres::wal::{Change, EndKind, Event, Record};
 
+use super::blocks::{self, ToldBlock};
+use super::changes;
 use super::server::Server;
 
 /// A record in PostgreSQL's words. What a tool does not tell is `None`.
@@ -21,6 +23,7 @@ pub struct Told {
     pub total_length: u32,
     pub main_data_length: Option<usize>,
     pub description: String,
+    pub blocks: Vec<ToldBlock>,
 }
 
 /// Names by number. Source: `src/include/access/rmgrlist.h`.
@@ -70,6 +73,7 @@ fn parse_line(line: &str) -> Told {
     };
     let lengths = between("len (rec/tot):", ", tx:");
     let description = line.split_once("desc: ").unwrap_or_else(|| panic!("{line}")).1;
+    let (description, references) = description.split_at(description.find(", blkref #").unwrap_or(description.len()));
     let (kind, description) = description.split_once(' ').unwrap_or((description, ""));
     Told {
         start: lsn(&between("lsn: ", ",")),
@@ -80,14 +84,16 @@ fn parse_line(line: &str) -> Told {
         kind: kind.to_string(),
         total_length: lengths.split_once('/').unwrap().1.trim().parse().unwrap(),
         main_data_length: None,
-        description: description.to_string(),
+        description: description.trim().to_string(),
+        blocks: blocks::parse(references),
     }
 }
 
 /// `pg_walinspect`'s view of everything from `start` to what is now flushed (15 and later).
 pub fn walinspect(server: &Server, start: Lsn) -> Vec<Told> {
     let query = format!(
-        "SELECT start_lsn, end_lsn, prev_lsn, xid, resource_manager, record_type, record_length, main_data_length, description
+        "SELECT start_lsn, end_lsn, prev_lsn, xid, resource_manager, record_type, record_length, main_data_length, description,
+         coalesce(block_ref, '')
          FROM pg_get_wal_records_info('{start}', pg_current_wal_flush_lsn()) ORDER BY start_lsn"
     );
     let rows = server.query(&query).into_iter();
@@ -100,7 +106,8 @@ pub fn walinspect(server: &Server, start: Lsn) -> Vec<Told> {
         kind: row[5].clone(),
         total_length: row[6].parse().unwrap(),
         main_data_length: Some(row[7].parse().unwrap()),
-        description: row[8].clone(),
+        description: row[8].trim().to_string(),
+        blocks: blocks::parse(&row[9]),
     })
     .collect()
 }
@@ -192,6 +199,12 @@ impl Told {
         }
         if let Some(length) = self.main_data_length.filter(|_| record.is_whole()) {
             assert_eq!(record.main_data().unwrap().len(), length, "{context}");
+        }
+        blocks::assert_are(&self.blocks, record, &context);
+        if record.is_whole() {
+            let change = Change::decode(record, &record.parts().unwrap());
+            let change = change.unwrap_or_else(|error| panic!("{error} in {context}"));
+            changes::assert_is(record, &change, &self.kind, &self.description, &context);
         }
         match expectation(event) {
             // 13 and 14 wrote prepared transactions in another form than the pg_waldump of 15 expects.

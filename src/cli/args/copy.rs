@@ -12,7 +12,8 @@ Carries backups and logs over as they are stored: nothing is decrypted, and no
 identity is needed. Every object is compared with its signed digest on the way.
 What is there already stays, what has expired there is not brought back, and an
 interrupted copy goes on where it stopped. Exits with 22 when something in the
-first repository is damaged; the rest is copied all the same.
+first repository is damaged; the rest is copied all the same. What was streamed
+of segments is not carried: they are, once they are whole.
 
 Examples:
   lifeboat copy --from main --to offsite --dry-run

@@ -11,6 +11,7 @@ mod restore;
 mod run;
 mod schedule;
 mod status;
+mod timeline;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
 pub use run::RunArgs;
 pub use schedule::{ScheduleFormat, SchedulePrintArgs, ScheduleVerb};
 pub use status::{StatusArgs, StatusFormat};
+pub use timeline::TimelineArgs;
 
 /// A configuration that works once names and places are put in.
 const INIT_HELP: &str = "\
@@ -77,6 +79,8 @@ in it count from the file. All it may say:
   # log_copies = 1                   # so many must have a file of the log
   # backup_copies = 1                # and a backup; default: policy, else all
   # archive_timeout_seconds = 300
+  # slot = \"lifeboat_orders\"         # archive stream's replication slot
+  # flush = \"2s\"                     # archive stream stores this often
 
   [backup]
   # workers = 4                      # default: one a core, at most 4
@@ -163,6 +167,24 @@ have it, 255 on anything else, which makes PostgreSQL stop and not promote.
 Example (postgresql.conf):
   restore_command = 'lifeboat archive get orders %f %p'";
 
+const STREAM_HELP: &str = "\
+Connects to the server as a standby does, and stores what it writes into its
+log every few seconds, so that a lost server loses no more than that. What is
+not yet stored the server keeps, in a replication slot (lifeboat_SOURCE, or the
+source's 'slot'), which is made at the first start. It may run beside archive
+push: both store the same segments. A restart goes on where it ended.
+
+With the slot's name in synchronous_standby_names no client is told of a commit
+before it is in the repositories, and commits wait for them.
+
+The user needs REPLICATION, and a line in pg_hba.conf:
+  ALTER ROLE backup REPLICATION;
+  local  replication  backup  peer
+
+Examples:
+  lifeboat archive stream orders
+  lifeboat archive stream orders --flush 500ms";
+
 /// As clap would write it, in 80 columns.
 const RESOLVE_USAGE: &str = "lifeboat archive resolve [OPTIONS] --keep <DIGEST> --key <FILE>\n       <SOURCE> <FILE>";
 
@@ -244,6 +266,9 @@ pub enum Verb {
     /// Show backups and the moments that can be restored
     #[command(after_long_help = LIST_HELP)]
     List(ListArgs),
+    /// Show what happened when, and the moment before it
+    #[command(after_long_help = timeline::HELP)]
+    Timeline(TimelineArgs),
     /// Say whether a source would survive, and what would be lost
     #[command(after_long_help = status::HELP)]
     Status(StatusArgs),
@@ -388,6 +413,9 @@ pub enum ArchiveVerb {
     /// Fetch one log file; for PostgreSQL's restore_command
     #[command(after_long_help = GET_HELP)]
     Get(ArchiveGetArgs),
+    /// Store the log within seconds, by physical replication; runs until stopped
+    #[command(after_long_help = STREAM_HELP)]
+    Stream(ArchiveStreamArgs),
     /// Decide which of two versions of one segment is the true one
     #[command(after_long_help = RESOLVE_HELP, override_usage = RESOLVE_USAGE)]
     Resolve(ArchiveResolveArgs),
@@ -414,6 +442,19 @@ pub struct ArchiveGetArgs {
     /// Incarnation it belongs to [default: that of the cluster in this directory]
     #[arg(long, value_name = "NAME")]
     pub incarnation: Option<Incarnation>,
+    /// Takes no pieces of this segment: the log ends before it (lifeboat restore writes this)
+    #[arg(long, value_name = "SEGMENT", hide = true)]
+    pub without_pieces_of: Vec<String>,
+}
+
+/// `lifeboat archive stream`.
+#[derive(Args, Debug)]
+pub struct ArchiveStreamArgs {
+    /// The source whose log is streamed
+    pub source: SourceName,
+    /// Longest time that anything waits before it is stored [default: 2s, or the source's flush]
+    #[arg(long, value_name = "DURATION", value_parser = parsers::flush)]
+    pub flush: Option<Duration>,
 }
 
 /// `lifeboat archive resolve`.

@@ -13,7 +13,12 @@ pub(super) fn moment(text: &str) -> Result<RestoreMoment, String> {
     if text.trim().eq_ignore_ascii_case("latest") {
         return Ok(RestoreMoment::Latest);
     }
-    Timestamp::parse_human(text, Timestamp::now()).map(RestoreMoment::At)
+    time(text).map(RestoreMoment::At)
+}
+
+/// What [`Timestamp::parse_human`] reads.
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::parse_human(text, Timestamp::now())
 }
 
 /// `random`, or what [`moment`] reads.
@@ -27,6 +32,17 @@ pub(super) fn drill_moment(text: &str) -> Result<DrillMoment, String> {
 /// A length of time: `24h`, `15m`, `0s`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     parse_duration(text)
+}
+
+/// How often a stream is stored: `2s`, `500ms`.
+pub(super) fn flush(text: &str) -> Result<Duration, String> {
+    crate::cli::config::flush(text)
+}
+
+/// A length of time of one second or more.
+pub(super) fn interval(text: &str) -> Result<Duration, String> {
+    let length = parse_duration(text)?;
+    if length >= Duration::from_secs(1) { Ok(length) } else { Err("must be one second or more".into()) }
 }
 
 /// Bytes a second.

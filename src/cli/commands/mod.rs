@@ -19,6 +19,7 @@ mod run;
 mod runbook;
 mod schedule;
 pub mod status;
+mod timeline;
 mod verify;
 
 use super::args::{ArchiveVerb, ScheduleVerb, Verb};
@@ -39,10 +40,12 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Archive(ArchiveVerb::Push(args)) => brief(cancel, archive::push::run(&args, context)),
         Verb::Archive(ArchiveVerb::Get(args)) => brief(cancel, archive::get::run(&args, context)),
         Verb::Archive(ArchiveVerb::Resolve(args)) => brief(cancel, archive::resolve::run(&args, context)),
+        Verb::Archive(ArchiveVerb::Stream(args)) => long(archive::stream::run(&args, context)),
         Verb::Init(args) => brief(cancel, init::run(&args, context)),
         Verb::Check(args) => long(check::run(&args, context)),
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
+        Verb::Timeline(args) => long(timeline::run(&args, context)),
         Verb::Status(args) => long(status::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
         Verb::Expire(args) => long(expire::run(&args, context)),

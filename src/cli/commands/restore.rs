@@ -80,7 +80,7 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         delta: args.delta,
         discard_log: args.discard_log,
         clone: args.clone,
-        restore_command: restoring::restore_command(source, context, &settings, &prepared.plan.backup.incarnation)?,
+        restore_command: restoring::restore_command(source, context, &settings, &prepared.plan, scope.repository.name())?,
         workers: settings.backup.workers,
     };
     let in_place = run::check(&prepared, &options)?;

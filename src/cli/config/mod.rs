@@ -16,6 +16,7 @@ use crate::base::{Error, Result};
 use crate::engine::drill::run::IDENTITY_VARIABLE;
 
 pub use identities::parse as parse_identities;
+pub use resolve::flush;
 pub use settings::{
     BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, RunSettings, Sealing, Settings, SourceKind,
     SourceSettings,

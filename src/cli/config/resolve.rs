@@ -9,7 +9,7 @@ use super::settings::{
     BackupSettings, Contact, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
 };
 use crate::base::document::{Document, Found, Table, beside, nearest};
-use crate::base::units::parse_rate;
+use crate::base::units::{parse_duration, parse_rate};
 use crate::base::{Error, Result, SourceName};
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;
 use crate::engine::lease::Terms;
@@ -18,6 +18,11 @@ use crate::engine::lease::Terms;
 const DEFAULT_WORKERS_AT_MOST: usize = 4;
 const DEFAULT_COMPRESSION_LEVEL: u64 = 3;
 const DEFAULT_ARCHIVE_TIMEOUT_SECONDS: u64 = 300;
+const DEFAULT_FLUSH: Duration = Duration::from_secs(2);
+/// Each flush costs a request or two; what is rarer than this is what `archive push` is for.
+const FLUSH: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+/// PostgreSQL's `NAMEDATALEN`, less one.
+const LONGEST_SLOT_BYTES: usize = 63;
 
 /// Reads `text`, the content of the file `path`; complaints are collected and returned together.
 pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Result<Settings> {
@@ -62,6 +67,22 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
         drill_scratch_dir,
         contacts,
     })
+}
+
+/// How often a stream is stored.
+///
+/// # Errors
+/// What a good value looks like.
+pub fn flush(text: &str) -> Result<Duration, String> {
+    let flush = parse_duration(text)?;
+    if FLUSH.contains(&flush) { Ok(flush) } else { Err("write between 100ms and 10m".to_owned()) }
+}
+
+/// The slot of a source that names none.
+fn default_slot(source: &str) -> String {
+    let letter = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let name: String = "lifeboat_".chars().chain(source.chars().map(letter)).collect();
+    name.chars().take(LONGEST_SLOT_BYTES).collect()
 }
 
 /// `None` after a complaint.
@@ -164,7 +185,7 @@ impl Reader<'_, '_> {
                 log: self.copies(&table, "log_copies", kept_in.len()),
                 backup: self.copies(&table, "backup_copies", kept_in.len()),
             };
-            let Some(kind) = self.source_kind(&table) else { continue };
+            let Some(kind) = self.source_kind(&name.value, &table) else { continue };
             table.reject_unknown_keys();
             if let Ok(name) = parsed {
                 sources.insert(name.clone(), SourceSettings { name, kind, site, policy, repositories: kept_in, copies });
@@ -174,7 +195,7 @@ impl Reader<'_, '_> {
     }
 
     /// `None` after a complaint; then the other keys, which depend on the kind, are not looked at.
-    fn source_kind(&self, table: &Table<'_, '_>) -> Option<SourceKind> {
+    fn source_kind(&self, name: &str, table: &Table<'_, '_>) -> Option<SourceKind> {
         let kind = table.required_string("kind", "kind = \"postgres\"")?;
         if kind.value != "postgres" {
             let hint = nearest(&kind.value, ["postgres"].into_iter()).map(|near| format!("did you mean '{near}'?"));
@@ -189,7 +210,26 @@ impl Reader<'_, '_> {
             primary_conninfo: table.string("primary_conninfo").map(|found| found.value),
             data_directory: table.string("data_directory").map(|found| self.path(&found)),
             archive_timeout: Duration::from_secs(timeout_seconds.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT_SECONDS)),
+            slot: self.slot(table).unwrap_or_else(|| default_slot(name)),
+            flush: self.flush(table).unwrap_or(DEFAULT_FLUSH),
         }))
+    }
+
+    fn slot(&self, table: &Table<'_, '_>) -> Option<String> {
+        let found = table.string("slot")?;
+        let is_known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        if (1..=LONGEST_SLOT_BYTES).contains(&found.value.len()) && found.value.bytes().all(is_known) {
+            return Some(found.value);
+        }
+        let hint = format!("up to {LONGEST_SLOT_BYTES} lower-case letters, digits and underscores");
+        self.document.complain(&found.span, format!("'{}' cannot be the name of a slot", found.value), Some(hint));
+        None
+    }
+
+    fn flush(&self, table: &Table<'_, '_>) -> Option<Duration> {
+        let found = table.string("flush")?;
+        let read = flush(&found.value);
+        read.map_err(|why| self.document.complain(&found.span, format!("'flush': {why}"), None)).ok()
     }
 
     fn repositories_of_source(&self, table: &Table<'_, '_>, repositories: &BTreeMap<String, RepositorySettings>) -> Vec<String> {

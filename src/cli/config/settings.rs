@@ -129,6 +129,10 @@ pub struct PostgresSettings {
     pub data_directory: Option<PathBuf>,
     /// How long a backup waits for its last segment to be archived.
     pub archive_timeout: Duration,
+    /// The replication slot of `archive stream`, which is also what the server calls it.
+    pub slot: String,
+    /// Longest time that anything waits in `archive stream` before it is stored.
+    pub flush: Duration,
 }
 
 /// `[backup]`.

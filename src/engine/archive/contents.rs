@@ -6,13 +6,15 @@ use crate::codec::encrypt::{Opener, Seal};
 use crate::codec::{CodecError, Sha256Digest};
 use crate::repo::{decode_error, read_error};
 
-/// The raw file in the stored object `stored`, called `key`, at most `limit_bytes` long.
+/// The raw file in the stored object `stored`, called `key`, at most `limit_bytes` long. `opener` opens it if it is
+/// encrypted, as its name tells: a repository may have changed between plain and encrypted.
 ///
 /// # Errors
 /// Damaged when it is altered, cut short, longer than `limit_bytes`, or not the content that `digest` (16 hex digits) names.
 pub(in crate::engine) fn open(key: &str, stored: &[u8], opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
     use std::io::{BufReader, Read};
 
+    let opener = if key.ends_with(".age") { opener } else { &Opener::Plain };
     let damaged = |error: std::io::Error| read_error(key, CodecError::Compression(error.to_string()));
     let sealed = opener.reader(stored).map_err(|error| decode_error(key, error))?;
     let decoder = compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(damaged)?;
@@ -35,11 +37,13 @@ impl Compressing {
         Self(std::thread::spawn(move || compress::Compressor::new(level)?.compress(&raw)))
     }
 
-    /// The stored object: what was compressed, sealed. Waits for it.
+    /// The stored object: what was compressed, sealed. Waits for it beside the runtime's other tasks.
     ///
     /// # Errors
     /// Only when memory runs out.
-    pub fn seal(self, seal: &Seal) -> std::io::Result<Vec<u8>> {
-        seal.seal(&self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    pub async fn seal(self, seal: &Seal) -> std::io::Result<Vec<u8>> {
+        let seal = seal.clone();
+        let sealing = move || seal.seal(&self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        tokio::task::spawn_blocking(sealing).await.map_err(std::io::Error::other)?
     }
 }

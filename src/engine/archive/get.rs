@@ -2,7 +2,9 @@
 //!
 //! "Not there" is said only when a successful listing shows it: PostgreSQL takes it for the end of the log, promotes
 //! and loses what follows. Everything else is an error, whose exit code (255) makes PostgreSQL stop and try again.
-//! The file is handed over by rename: a half-written segment is never seen.
+//! The file is handed over by rename: a half-written segment is never seen. A segment that is not archived whole, but was
+//! streamed in part, is that part and zeros: PostgreSQL ends its recovery where they begin. It replaces its own copy of a
+//! segment by what it is given, so a part that its own copy begins with, and may go on from, is not given to it.
 
 use std::fs;
 use std::path::Path;
@@ -20,32 +22,68 @@ use crate::store::{ObjectInfo, list_all};
 
 use super::read::identity_of_data_directory;
 use super::rehearsal::Rehearsal;
-use super::{FileKind, contents, file_kind, tablespaces};
+use super::{FileKind, contents, file_kind, tablespaces, tail};
 
-/// Longest history or label file.
-const SMALL_FILE_BYTES: u64 = 16 << 20;
+/// Longest file: the largest segment.
+const LARGEST_BYTES: u64 = 1 << 30;
 
 /// Whether the file was in the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Got {
-    /// It is now at the destination.
-    Found,
+    /// Its content: for [`hand_over`].
+    Whole(Vec<u8>),
+    /// The segment is not there whole, and this is what was streamed of it: for [`hand_over`], once nobody has more.
+    Part(Part),
     /// A successful listing shows that it is not archived.
     NotThere,
 }
 
-/// Fetches the archived file `name` to `destination`. Without `incarnation` it is that of the cluster in the working
-/// directory, where PostgreSQL runs its `restore_command`, else the only one on record. A server of a `rehearsal` is given
-/// no log whose replay would lead it out of its directory.
+impl Got {
+    fn raw(&self) -> &[u8] {
+        match self {
+            Self::Whole(raw) | Self::Part(Part { raw, .. }) => raw,
+            Self::NotThere => &[],
+        }
+    }
+}
+
+/// The beginning of a segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// As long as the segment; zeros where nothing was streamed.
+    pub raw: Vec<u8>,
+    /// How much of it was streamed.
+    pub bytes: u64,
+}
+
+impl Part {
+    /// Whether the segment in the file `own` begins with this part: then it holds as much of the log, or more.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub fn is_held_by(&self, own: &Path) -> Result<bool> {
+        let held = match fs::read(own) {
+            Ok(held) => held,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(Error::io("read", own, error)),
+        };
+        let streamed = self.bytes as usize;
+        Ok(held.len() == self.raw.len() && held[..streamed] == self.raw[..streamed])
+    }
+}
+
+/// Fetches the archived file `name`. Without `incarnation` it is that of the cluster in the working
+/// directory, where PostgreSQL runs its `restore_command`, else the only one on record. Without `pieces` only whole files
+/// count. A server of a `rehearsal` is given no log whose replay would lead it out of its directory.
 ///
 /// # Errors
-/// Whenever it is not certain whether the file is archived, or it cannot be handed over whole.
+/// Whenever it is not certain whether the file is archived, or it is damaged.
 pub async fn run(
     scope: &Scope,
     identities: &dyn IdentitySource,
     incarnation: Option<Incarnation>,
     name: &str,
-    destination: &Path,
+    pieces: bool,
     rehearsal: Option<&Rehearsal>,
 ) -> Result<Got> {
     killpoint::reach("get.start");
@@ -57,22 +95,42 @@ pub async fn run(
         Some(incarnation) => incarnation,
         None => choose_incarnation(scope).await?,
     };
-    let Some((object, digest)) = find(scope, &incarnation, name, kind).await? else {
+    let mut got = whole(scope, identities, &incarnation, name, kind).await?;
+    if got.is_none() && kind == FileKind::Segment && pieces {
+        got = match tail::read_named(scope, identities, &incarnation, name).await {
+            // It may have become whole meanwhile, and its pieces be gone.
+            Ok(None) => whole(scope, identities, &incarnation, name, kind).await?,
+            Ok(part) => part.map(Got::Part),
+            // The pieces of a whole segment go one by one.
+            Err(error) => Some(whole(scope, identities, &incarnation, name, kind).await?.ok_or(error)?),
+        };
+    }
+    let Some(got) = got else {
         // An empty listing says nothing about a cluster that this source never was.
         require_identity(scope, &incarnation).await?;
         return Ok(Got::NotThere);
     };
-    let opener = opener(scope, identities, &incarnation, &object.key).await?;
-    let raw = fetch(scope, &object.key, &opener, &digest, SegmentSize::new(1 << 30).map_or(SMALL_FILE_BYTES, SegmentSize::bytes))
-        .await?;
     if kind == FileKind::Segment {
         match rehearsal {
-            Some(rehearsal) => rehearsal.examine(name, &raw)?,
-            None => tablespaces::spare(Path::new("."), name, &raw)?,
+            Some(rehearsal) => rehearsal.examine(name, got.raw())?,
+            None => tablespaces::spare(Path::new("."), name, got.raw())?,
         }
     }
-    hand_over(&raw, destination)?;
-    Ok(Got::Found)
+    Ok(got)
+}
+
+/// The file as it was archived whole; none when it was not.
+async fn whole(
+    scope: &Scope,
+    identities: &dyn IdentitySource,
+    incarnation: &Incarnation,
+    name: &str,
+    kind: FileKind,
+) -> Result<Option<Got>> {
+    let Some((object, digest)) = find(scope, incarnation, name, kind).await? else { return Ok(None) };
+    let opener = opener(scope, identities, incarnation, &object.key).await?;
+    let raw = fetch(scope, &object.key, &opener, &digest, LARGEST_BYTES).await?;
+    Ok(Some(Got::Whole(raw)))
 }
 
 async fn require_identity(scope: &Scope, incarnation: &Incarnation) -> Result<()> {
@@ -169,10 +227,7 @@ pub(crate) async fn opener(
 /// # Errors
 /// When the repository does not answer, or the object is damaged.
 pub(crate) async fn fetch(scope: &Scope, key: &str, opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
-    let store = scope.repository.store();
-    let stored = store.get(key).await?;
-    // A repository may have changed between plain and encrypted: each object's name tells what it is.
-    let opener = if key.ends_with(".age") { opener } else { &Opener::Plain };
+    let stored = scope.repository.store().get(key).await?;
     contents::open(key, &stored, opener, digest, limit_bytes)
 }
 
@@ -180,6 +235,8 @@ pub(crate) async fn fetch(scope: &Scope, key: &str, opener: &Opener, digest: &st
 pub struct ArchivedLog<'a> {
     /// Where the log is.
     pub scope: &'a Scope,
+    /// Whose it is.
+    pub incarnation: &'a Incarnation,
     /// Which segments there are.
     pub catalog: &'a LogCatalog,
     /// What opens them.
@@ -194,6 +251,17 @@ impl ArchivedLog<'_> {
     /// # Errors
     /// When the repository does not answer, or the object is damaged.
     pub async fn read(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
+        if let Some(tail) = self.catalog.tail.get(&segment) {
+            let (error, name) = match tail::read(self.scope, &tail.pieces, &self.opener, self.size).await {
+                Ok(part) => return Ok(Some(part.raw)),
+                Err(error) => (error, segment.name(self.size)),
+            };
+            // A segment that became whole since it was listed takes its pieces away.
+            let Some((object, digest)) = find(self.scope, self.incarnation, &name, FileKind::Segment).await? else {
+                return Err(error);
+            };
+            return fetch(self.scope, &object.key, &self.opener, &digest, self.size.bytes()).await.map(Some);
+        }
         match self.catalog.segments.get(&segment) {
             Some(object) => fetch(self.scope, &object.key, &self.opener, &object.name.digest, self.size.bytes()).await.map(Some),
             None => Ok(None),
@@ -201,7 +269,11 @@ impl ArchivedLog<'_> {
     }
 }
 
-fn hand_over(raw: &[u8], destination: &Path) -> Result<()> {
+/// Writes the file to `destination`, whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn hand_over(raw: &[u8], destination: &Path) -> Result<()> {
     let temporary = durable::temporary_beside(destination);
     let write = || {
         fs::write(&temporary, raw)?;
@@ -213,4 +285,24 @@ fn hand_over(raw: &[u8], destination: &Path) -> Result<()> {
         let _ = fs::remove_file(&temporary);
         Error::io("write", destination, error)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_held_by_a_copy_that_begins_with_it_and_by_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = Part { raw: b"abcd\0\0\0\0".to_vec(), bytes: 4 };
+        for (own, expected) in
+            [(&b"abcd\0\0\0\0"[..], true), (b"abcdefgh", true), (b"abc\0\0\0\0\0", false), (b"abXdefgh", false), (b"abcd", false)]
+        {
+            let file = dir.path().join("own");
+            fs::write(&file, own).unwrap();
+            assert_eq!(part.is_held_by(&file).unwrap(), expected, "{own:?}");
+        }
+        assert!(!part.is_held_by(&dir.path().join("none")).unwrap());
+        assert!(part.is_held_by(dir.path()).is_err(), "a directory: whether it is held is not known");
+    }
 }

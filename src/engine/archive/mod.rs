@@ -1,4 +1,5 @@
-//! The archive of a source's log: one file in (`push`), one file out (`get`), and the operator's word on a split brain.
+//! The archive of a source's log: one file in (`push`), one file out (`get`), the log as it is written (`stream`), and
+//! the operator's word on a split brain.
 
 mod ahead;
 pub(in crate::engine) mod contents;
@@ -8,7 +9,11 @@ pub mod push;
 mod read;
 pub mod rehearsal;
 pub mod resolve;
+pub mod stream;
 mod tablespaces;
+pub(crate) mod tail;
+#[cfg(test)]
+mod tests;
 
 use crate::base::{Segment, SegmentSize, TimelineId};
 use crate::source::postgres::history;
@@ -39,29 +44,6 @@ pub fn file_kind(name: &str) -> Option<FileKind> {
         label => {
             let label = label.strip_prefix('.')?.strip_suffix(".backup")?;
             offset(label).then_some(FileKind::Auxiliary)
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn files_are_told_by_their_names() {
-        assert_eq!(file_kind("000000010000000000000003"), Some(FileKind::Segment));
-        assert_eq!(file_kind("0000000A.history"), Some(FileKind::History(TimelineId(10))));
-        assert_eq!(file_kind("000000010000000000000003.partial"), Some(FileKind::Auxiliary));
-        assert_eq!(file_kind("000000010000000000000003.00000028.backup"), Some(FileKind::Auxiliary));
-        for bad in [
-            "",
-            "pg_control",
-            "000000010000000000000003.tmp",
-            "00000000.history",
-            "000000010000000000000003.28.backup",
-            "00000001000000000000000g",
-        ] {
-            assert_eq!(file_kind(bad), None, "{bad}");
         }
     }
 }

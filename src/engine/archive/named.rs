@@ -38,6 +38,22 @@ pub(in crate::engine) struct Named {
     prefix: String,
 }
 
+/// How a segment arrived before it was whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct Streamed {
+    /// The longest time between a transaction end in a piece and the piece's arrival.
+    pub pieces: Duration,
+    /// The first transaction end that no piece holds.
+    pub rest: Option<Timestamp>,
+}
+
+impl Streamed {
+    /// The longest time that a transaction end waited, when the segment arrived at `arrived`.
+    fn within(self, arrived: Timestamp) -> Duration {
+        self.rest.map_or(self.pieces, |rest| self.pieces.max(arrived.since(rest)))
+    }
+}
+
 /// What a look at the archive found under a file's name.
 pub(in crate::engine) enum Found {
     /// Nothing, or (`resolved`) only what an operator decided against.
@@ -148,25 +164,36 @@ impl Named {
     }
 
     /// Notes the digest and length of the object `key` in this host's journal, to be signed in a batch; read from the
-    /// repository where the caller does not know them.
+    /// repository where the caller does not know them. With how it was `streamed` before.
     ///
     /// # Errors
     /// When the journal cannot be written or the repository does not answer; the file is archived all the same.
-    pub async fn note(&self, scope: &Scope, writing: &Writing, key: &str, stored: Option<(Sha256Digest, u64)>) -> Result<()> {
+    pub async fn note(
+        &self,
+        scope: &Scope,
+        writing: &Writing,
+        key: &str,
+        stored: Option<(Sha256Digest, u64)>,
+        streamed: Option<Streamed>,
+    ) -> Result<()> {
         let mut journal = scope.state.journal(&scope.source, &self.incarnation).await?;
         let waiting = journal.lines()?;
         let (stored_sha256, stored_bytes) = match stored {
             Some(stored) => stored,
-            // Archived before; a crash may have come between the object and its note.
-            None if waiting.iter().any(|line| line.file == self.file) => return Ok(()),
+            // Archived before; a crash may have come between the object and its note. How it was streamed before it was
+            // whole is known to the stream alone, whoever came first.
+            None if streamed.is_none() && waiting.iter().any(|line| line.file == self.file) => return Ok(()),
             None => digest_to_sign(scope.repository.store(), key).await?,
         };
+        let arrived = Timestamp::now();
+        let within = streamed.map(|streamed| streamed.within(arrived));
         let line = IndexLine {
             file: self.file.clone(),
             raw_sha256: self.digest,
             stored_sha256,
             stored_bytes,
-            arrived: Timestamp::now(),
+            arrived,
+            streamed_within_micros: within.and_then(|within| u64::try_from(within.as_micros()).ok()),
         };
         journal.append(&line)?;
         let oldest = waiting.first().map_or(line.arrived, |line| line.arrived);

@@ -23,7 +23,7 @@ use crate::store::PutOutcome;
 
 use super::ahead;
 pub use super::named::flush_index;
-use super::named::{Found, Named};
+use super::named::{Found, Named, Streamed};
 use super::read::LogFile;
 
 /// What became of a pushed file.
@@ -73,6 +73,16 @@ pub async fn run(scope: &Scope, writing: &Writing, file: &Path) -> Result<Pushed
     store_all(scope, writing, files).await
 }
 
+/// Archives a file that was received from the server.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn received(scope: &Scope, writing: &Writing, file: LogFile) -> Result<Pushed> {
+    scope.repository.keyring().require(&writing.signer, Role::Write)?;
+    file.named.require_known(scope, writing, file.identity.as_ref()).await?;
+    store_all(scope, writing, vec![file]).await
+}
+
 /// Stores files at the same time, and remembers them in their order. What becomes of the first is the outcome.
 async fn store_all(scope: &Scope, writing: &Writing, files: Vec<LogFile>) -> Result<Pushed> {
     let (seal, count) = (OnceCell::new(), files.len());
@@ -100,10 +110,11 @@ struct Stored {
     /// For a segment: what straddles out of it, encoded, and the next segment's name.
     carry: Option<(Vec<u8>, String)>,
     warnings: Vec<String>,
+    streamed: Option<Streamed>,
 }
 
 async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &OnceCell<Seal>) -> Result<Stored> {
-    let LogFile { named, object, compressing, warnings, carry, .. } = file;
+    let LogFile { named, object, compressing, warnings, carry, streamed, .. } = file;
     let carry = carry.map(|(carry, next)| (carry.to_bytes(), next));
     let repository = scope.repository.store();
     let found = named.look(scope).await?;
@@ -115,10 +126,10 @@ async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &On
     let already_there = matches!(found, Found::Same { .. });
     if already_there && own_key.ends_with(".age") != matches!(seal, Seal::Age(_)) {
         // Encryption was turned on or off since: what is there cannot be put again under its name.
-        return Ok(Stored { named, key: own_key, line: None, already_there, carry, warnings });
+        return Ok(Stored { named, key: own_key, line: None, already_there, carry, warnings, streamed });
     }
     let stored =
-        compressing.seal(seal).map_err(|error| Error::failed(format!("cannot encode {}", named.file)).caused_by(error))?;
+        compressing.seal(seal).await.map_err(|error| Error::failed(format!("cannot encode {}", named.file)).caused_by(error))?;
     killpoint::reach("push.encoded");
     let (key, stored) = (own_key, Bytes::from(stored));
     // Also when it is listed: that is not yet durable, for whoever put it may have died before its last sync, and it may
@@ -131,28 +142,39 @@ async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &On
     }
     // Another process may have stored the same content, encrypted otherwise, a moment before: its object is looked at.
     let line = (outcome == PutOutcome::Created).then(|| (Sha256Digest::of(&stored), stored.len() as u64));
-    Ok(Stored { named, key, line, already_there: already_there && outcome == PutOutcome::AlreadyExists, carry, warnings })
+    Ok(Stored {
+        named,
+        key,
+        line,
+        already_there: already_there && outcome == PutOutcome::AlreadyExists,
+        carry,
+        warnings,
+        streamed,
+    })
 }
 
 impl Stored {
     /// Notes the stored object's digest and what straddles out of the segment. The file is safe already: what fails
     /// here is a warning.
     async fn remember(self, scope: &Scope, writing: &Writing) -> Pushed {
-        let Self { named, key, line, already_there, carry, mut warnings } = self;
+        let Self { named, key, line, already_there, carry, mut warnings, streamed } = self;
         if let Some((carry, next)) = carry
             && let Err(error) = scope.state.remember_carry(&scope.source, &named.incarnation, &named.file, &next, &carry)
         {
             warnings.push(error.summary());
         }
-        if let Err(error) = named.note(scope, writing, &key, line).await {
+        if let Err(error) = named.note(scope, writing, &key, line, streamed).await {
             warnings.push(format!("{} is archived, but its digest is not signed yet: {}", named.file, error.summary()));
         }
         Pushed::new(named, key, already_there, warnings)
     }
 }
 
-/// What this file is sealed with: the key of the present stretch of log, or of a new one.
-async fn seal(scope: &Scope, writing: &Writing, incarnation: &Incarnation) -> Result<Seal> {
+/// What the log is sealed with now: the key of the present stretch of it, or of a new one.
+///
+/// # Errors
+/// When the repository does not answer, or what is remembered of the stretch cannot be read.
+pub(super) async fn seal(scope: &Scope, writing: &Writing, incarnation: &Incarnation) -> Result<Seal> {
     let Some(recipients) = &writing.recipients else { return Ok(Seal::Plain) };
     let wrapped_to: Vec<String> = recipients.iter().map(ToString::to_string).collect();
     let now = Timestamp::now();

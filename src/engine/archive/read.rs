@@ -6,16 +6,19 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::contents::Compressing;
-use super::named::Named;
+use super::named::{Named, Streamed};
 use super::{FileKind, file_kind};
-use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp};
+use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp, durable};
 use crate::codec::Sha256Digest;
 use crate::engine::{Scope, Writing};
 use crate::repo::identity::{self, Identity};
+use crate::repo::layout;
 use crate::repo::log::name::{self, CommitTime, HistoryName, SegmentName};
-use crate::source::postgres::control::ControlFile;
+use crate::repo::log::tail;
+use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::history::{self, History};
 use crate::source::postgres::wal::{Carry, EndTime, SegmentHeader, SegmentSummary, Stop, WAL_PAGE_BYTES, WalError, summarise};
+use crate::store::list_all;
 
 /// Whole name of an object without its directory, given `.age` or nothing.
 type ObjectName = Box<dyn Fn(&str) -> String + Send + Sync>;
@@ -32,6 +35,8 @@ pub(super) struct LogFile {
     pub identity: Option<Identity>,
     /// Its content, on its way to a stored object.
     pub compressing: Compressing,
+    /// How it was streamed before it was whole.
+    pub streamed: Option<Streamed>,
 }
 
 /// What a file's content says of it.
@@ -43,6 +48,8 @@ struct Described {
     carry: Option<(Carry, String)>,
     warnings: Vec<String>,
     identity: Option<Identity>,
+    /// A segment, and its size, in which the log ends as if that were all.
+    unfinished: Option<(Segment, SegmentSize)>,
 }
 
 impl LogFile {
@@ -61,17 +68,60 @@ impl LogFile {
         // In vain when the file is refused or there already: both are rare, and the archiver waits for every push.
         let compressing = Compressing::start(raw.clone(), writing.compression_level);
         let described = match kind {
-            FileKind::Segment => segment(scope, file, name, &raw, before)?,
-            FileKind::History(timeline) => history(scope, file, timeline, &raw).await?,
+            FileKind::Segment => {
+                let before = before.and_then(|before| before.carry.as_ref()).filter(|(_, next)| next == name);
+                let described = segment(file, name, &raw, |incarnation, segment, size| match before {
+                    Some((carry, _)) => carry.clone(),
+                    None => carry_into(scope, incarnation, segment, size, file),
+                })?;
+                match described.unfinished {
+                    Some((segment, size)) => unless_a_part(scope, file, described, segment, size).await?,
+                    None => described,
+                }
+            }
+            FileKind::History(timeline) => {
+                let (incarnation, identity) = cluster_of(scope, file).await?;
+                history(file, timeline, &raw, incarnation, identity)?
+            }
             FileKind::Auxiliary => auxiliary(scope, file, name, &raw).await?,
         };
-        let Described { file, digest, incarnation, object, carry, warnings, identity } = described;
-        let named = Named::new(&scope.source, incarnation, &file, digest).ok_or_else(unknown)?;
-        Ok(Self { named, object, carry, warnings, identity, compressing })
+        Self::new(scope, described, compressing)
+    }
+
+    /// A segment that was received whole; `carry` straddles into it.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of_segment(scope: &Scope, writing: &Writing, name: &str, raw: Bytes, carry: &Carry) -> Result<Self> {
+        let compressing = Compressing::start(raw.clone(), writing.compression_level);
+        Self::new(scope, segment(Path::new(name), name, &raw, |_, _, _| carry.clone())?, compressing)
+    }
+
+    /// The history of `timeline`, received from the cluster with this identity.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn of_history(scope: &Scope, writing: &Writing, timeline: TimelineId, raw: Bytes, identity: Identity) -> Result<Self> {
+        let compressing = Compressing::start(raw.clone(), writing.compression_level);
+        let name = history::file_name(timeline);
+        let described = history(Path::new(&name), timeline, &raw, identity.incarnation.clone(), Some(identity))?;
+        Self::new(scope, described, compressing)
+    }
+
+    fn new(scope: &Scope, described: Described, compressing: Compressing) -> Result<Self> {
+        let Described { file, digest, incarnation, object, carry, warnings, identity, .. } = described;
+        let named = Named::new(&scope.source, incarnation, &file, digest)
+            .ok_or_else(|| Error::usage(format!("{file} is no file that PostgreSQL archives")))?;
+        Ok(Self { named, object, carry, warnings, identity, compressing, streamed: None })
     }
 }
 
-fn segment(scope: &Scope, file: &Path, name: &str, raw: &[u8], before: Option<&LogFile>) -> Result<Described> {
+fn segment(
+    file: &Path,
+    name: &str,
+    raw: &[u8],
+    carry_into: impl Fn(&Incarnation, Segment, SegmentSize) -> Carry,
+) -> Result<Described> {
     let refuse = |error: WalError| {
         Error::failed(format!("{} is not a segment that can be archived", file.display()))
             .caused_by(error)
@@ -91,8 +141,7 @@ fn segment(scope: &Scope, file: &Path, name: &str, raw: &[u8], before: Option<&L
     let segment = Segment::parse(name, size)
         .ok_or_else(|| Error::failed(format!("{name} cannot be the name of a segment of {} bytes", size.bytes())))?;
     let incarnation = Incarnation::postgres(u32::from(header.major_version), header.system_identifier);
-    let before = before.and_then(|before| before.carry.as_ref()).filter(|(_, next)| next == name);
-    let carry = before.map_or_else(|| carry_into(scope, &incarnation, segment, size, file), |(carry, _)| carry.clone());
+    let carry = carry_into(&incarnation, segment, size);
     let summary = match summarise(segment, size, raw, &carry) {
         Err(error) if error.is_carry_mismatch() => summarise(segment, size, raw, &Carry::Unknown),
         outcome => outcome,
@@ -104,6 +153,7 @@ fn segment(scope: &Scope, file: &Path, name: &str, raw: &[u8], before: Option<&L
         Err(error) => return Err(refuse(error)),
     };
     let warning = warning.or_else(|| damage(name, summary.as_ref()?));
+    let ends_early = summary.as_ref().is_some_and(|summary| matches!(summary.end.stop, Stop::EndOfLog { .. }));
     let digest = Sha256Digest::of(raw);
     let object_name = object_name(segment, summary.as_ref(), digest);
     let carry = summary.map_or(Carry::Unknown, |summary| summary.end.carry);
@@ -115,7 +165,73 @@ fn segment(scope: &Scope, file: &Path, name: &str, raw: &[u8], before: Option<&L
         carry: Some((carry, segment.next().name(size))),
         identity: Some(identity_of(u32::from(header.major_version), header.system_identifier, size)),
         incarnation,
+        unfinished: ends_early.then_some((segment, size)),
     })
+}
+
+/// A standby whose archive gave it what was streamed of a segment may hand that over for the segment (`archive_mode =
+/// always`), with zeros where the rest is still to come: the primary's would never be admitted beside it. It may have come
+/// from another repository than this one, so a server that recovers, which hands over nothing else that ends early, is
+/// believed as well as the pieces here. Where a timeline was left in the segment there is no rest, and it is what PostgreSQL
+/// itself archives as `.partial` then.
+async fn unless_a_part(
+    scope: &Scope,
+    file: &Path,
+    described: Described,
+    segment: Segment,
+    size: SegmentSize,
+) -> Result<Described> {
+    let (repository, incarnation, name) = (&scope.repository, &described.incarnation, &described.file);
+    let pieces = tail::load_segment(repository, &scope.source, incarnation, segment, size).await?;
+    let prefix = format!("{}{name}_", layout::log_timeline(&scope.source, incarnation, segment.timeline));
+    let whole = list_all(repository.store(), &prefix, None).await?;
+    if whole.iter().any(|object| object.key.contains(&described.digest.short())) {
+        return Ok(described);
+    }
+    if !was_left_in(file, segment, size)? {
+        if pieces.is_empty() && !is_recovering(file) {
+            return Ok(described);
+        }
+        return Err(Error::failed(format!("{} holds only what was streamed of it so far", file.display()))
+            .hint("PostgreSQL archives it again once it is complete; nothing was stored"));
+    }
+    let (partial, short) = (format!("{name}.partial"), described.digest.short());
+    let own = partial.clone();
+    let object: ObjectName = Box::new(move |suffix| name::auxiliary_text(&own, &short, suffix));
+    Ok(Described { file: partial, object, carry: None, warnings: Vec::new(), ..described })
+}
+
+/// Whether the server whose log `file` is a part of recovers, or is a standby.
+fn is_recovering(file: &Path) -> bool {
+    let control = data_directory_of(file).and_then(|dir| ControlFile::read(dir).ok());
+    control.is_some_and(|control| matches!(control.state, ClusterState::ArchiveRecovery | ClusterState::ShutDownInRecovery))
+}
+
+/// The directory two above `file`, of a cluster when `file` is of its log.
+fn data_directory_of(file: &Path) -> Option<&Path> {
+    file.parent().filter(|dir| dir.parent().is_some()).map(durable::directory_of)
+}
+
+/// Whether a history beside `file` says that the timeline of `segment` was left before the segment's end.
+fn was_left_in(file: &Path, segment: Segment, size: SegmentSize) -> Result<bool> {
+    let directory = durable::directory_of(file);
+    let listed = fs::read_dir(directory).map_err(|error| Error::io("read", directory, error))?;
+    let names = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    for name in names {
+        let Some(timeline) = history::parse_file_name(&name) else { continue };
+        let path = directory.join(&name);
+        let raw = match fs::read(&path) {
+            Ok(raw) => raw,
+            // Removed since it was listed.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(Error::io("read", &path, error)),
+        };
+        let history = History::parse(timeline, &raw).map_err(|error| error.context(path.display()))?;
+        if history.switch_point(segment.timeline).is_some_and(|left| left < segment.end(size)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A segment is archived as the server wrote it; but one that cannot be replayed to its end is worth a word at once.
@@ -164,10 +280,15 @@ fn carry_into(scope: &Scope, incarnation: &Incarnation, segment: Segment, size: 
     Carry::Unknown
 }
 
-async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: &[u8]) -> Result<Described> {
+fn history(
+    file: &Path,
+    timeline: TimelineId,
+    raw: &[u8],
+    incarnation: Incarnation,
+    identity: Option<Identity>,
+) -> Result<Described> {
     let parent = History::parse(timeline, raw).map_err(|error| error.context(file.display()))?.parent().cloned();
     let parent = parent.ok_or_else(|| Error::failed(format!("{} names no parent timeline", file.display())))?;
-    let (incarnation, identity) = cluster_of(scope, file).await?;
     let digest = Sha256Digest::of(raw);
     let name = HistoryName { timeline, parent: parent.timeline, switch_lsn: parent.switch_lsn, digest: digest.short() };
     Ok(Described {
@@ -178,6 +299,7 @@ async fn history(scope: &Scope, file: &Path, timeline: TimelineId, raw: &[u8]) -
         warnings: Vec::new(),
         identity,
         incarnation,
+        unfinished: None,
     })
 }
 
@@ -193,15 +315,14 @@ async fn auxiliary(scope: &Scope, file: &Path, name: &str, raw: &[u8]) -> Result
         warnings: Vec::new(),
         identity,
         incarnation,
+        unfinished: None,
     })
 }
 
 /// The incarnation of a file that does not say, and its identity where it can be told: that of the cluster whose
 /// `pg_wal` holds the file, else the only one on record.
 async fn cluster_of(scope: &Scope, file: &Path) -> Result<(Incarnation, Option<Identity>)> {
-    let data_directory =
-        file.parent().and_then(Path::parent).map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
-    if let Some(identity) = data_directory.and_then(identity_of_data_directory) {
+    if let Some(identity) = data_directory_of(file).and_then(identity_of_data_directory) {
         return Ok((identity.incarnation.clone(), Some(identity)));
     }
     let (mut known, _) = identity::survey(&scope.repository, &scope.source).await?;
@@ -221,7 +342,7 @@ pub(super) fn identity_of_data_directory(dir: &Path) -> Option<Identity> {
     Some(identity_of(major, control.system_identifier, control.wal_segment_size))
 }
 
-fn identity_of(major_version: u32, system_identifier: u64, segment_bytes: SegmentSize) -> Identity {
+pub(super) fn identity_of(major_version: u32, system_identifier: u64, segment_bytes: SegmentSize) -> Identity {
     Identity {
         incarnation: Incarnation::postgres(major_version, system_identifier),
         engine: "postgres".into(),

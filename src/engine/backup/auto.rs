@@ -9,7 +9,7 @@ use crate::policy::Policy;
 use crate::policy::cadence::{Record, Timetable, plan};
 use crate::policy::choice::{AutoTerms, Newest};
 use crate::repo::commit;
-use crate::repo::evidence::{self, Evidence};
+use crate::repo::evidence;
 
 /// The terms for a backup of `scope` at `now`.
 ///
@@ -24,8 +24,7 @@ pub async fn terms(scope: &Scope, policy: &Policy, now: Timestamp) -> Result<Aut
     let due = plan(&table, &record, now).due.first().and_then(|due| type_of(due.job));
     let lightest = table.jobs().last().and_then(type_of).unwrap_or(BackupType::Incr);
     let evidence = evidence::Record::load(&scope.repository, &scope.source).await?;
-    let drills: Vec<&Evidence> = evidence.kept.iter().map(|kept| &kept.evidence).collect();
-    Ok(AutoTerms { due, lightest, objectives: policy.objectives, rates: rto::rates(&drills) })
+    Ok(AutoTerms { due, lightest, objectives: policy.objectives, rates: rto::rates(&evidence.kept) })
 }
 
 fn type_of(job: Job) -> Option<BackupType> {

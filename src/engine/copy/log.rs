@@ -202,7 +202,7 @@ impl Run<'_> {
         let mut signed: Vec<IndexLine> = Vec::new();
         let mut unsigned = 0;
         let line_of = |file: &str, sha256: Sha256Digest| {
-            lines.get(file).into_iter().flatten().find(|line| line.stored_sha256 == sha256).cloned()
+            lines.get(file).into_iter().flatten().find(|line| line.stored_sha256 == sha256).map(of_copy)
         };
         for (file, sha256, _) in carried {
             match line_of(&file.file, *sha256) {
@@ -229,6 +229,11 @@ impl Run<'_> {
         }
         Ok(unsigned)
     }
+}
+
+/// What is signed of a copy: no piece of the segment was ever where the copy is.
+fn of_copy(line: &IndexLine) -> IndexLine {
+    IndexLine { streamed_within_micros: None, ..line.clone() }
 }
 
 /// Stores those wrapped keys of the log that are not there, each stretch under a number of its own.
@@ -285,4 +290,24 @@ async fn wrapped_keys(
         }
     }
     Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Timestamp;
+
+    #[test]
+    fn what_is_signed_of_a_copy_speaks_of_no_pieces() {
+        let digest = Sha256Digest::of(b"segment");
+        let line = IndexLine {
+            file: "000000010000000000000002".to_owned(),
+            raw_sha256: digest,
+            stored_sha256: digest,
+            stored_bytes: 7,
+            arrived: Timestamp::from_unix_micros(1).unwrap(),
+            streamed_within_micros: Some(2_000_000),
+        };
+        assert_eq!(of_copy(&line), IndexLine { streamed_within_micros: None, ..line });
+    }
 }

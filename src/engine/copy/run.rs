@@ -312,7 +312,5 @@ fn lacks_log(backup: &BackupSummary, there: &BTreeMap<Incarnation, LogCatalog>) 
     let Some(catalog) = there.get(&backup.incarnation) else {
         return Some(format!("the cluster {} is not on record there", backup.incarnation));
     };
-    // Where a younger timeline begins within it, its own last segment may have been lost with its server.
-    let is_whole = TimelinePath::all(catalog, backup.segment_bytes).iter().any(|path| path.serves(catalog, backup));
-    (!is_whole).then(|| "its own log is not archived whole there".to_owned())
+    (!TimelinePath::any_serves(catalog, backup)).then(|| "its own log is not archived whole there".to_owned())
 }

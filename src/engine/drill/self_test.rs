@@ -14,7 +14,7 @@ use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
 use crate::engine::restore::prepare::{Request, prepare};
 use crate::engine::{IdentitySource, Scope};
 use crate::repo::CommitLog;
-use crate::repo::log::LogCatalog;
+use crate::repo::log::{LogCatalog, tail};
 use crate::store::hiding::Hiding;
 
 /// What became of a fault.
@@ -83,7 +83,10 @@ pub async fn missing_segment(
     let result = |noticed| FaultResult { fault: MISSING_SEGMENT, noticed };
     let (incarnation, size) = (&plan.backup.incarnation, plan.backup.segment_bytes);
     let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, size).await?;
-    let needed = plan.segments.last().and_then(|segment| catalog.segments.get(segment));
+    // One of which nothing was streamed: pieces would stand in for it.
+    let tails = tail::load(&scope.repository, &scope.source, incarnation, size).await?;
+    let mut hidable = plan.segments.iter().rev().filter(|segment| !tails.segments.contains_key(segment));
+    let needed = hidable.find_map(|segment| catalog.segments.get(segment));
     let (Some(object), RecoveryStop::Record { lsn, inclusive }) = (needed, plan.stop) else {
         return Ok(result(Noticed::Untestable("the plan needs no segment".to_owned())));
     };

@@ -16,5 +16,6 @@ pub mod plan;
 pub mod rules;
 pub mod run;
 mod survey;
+mod tail;
 
 pub use plan::{Fate, Verdict};

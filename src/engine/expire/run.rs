@@ -14,6 +14,7 @@ use super::log::{self, LogAccount};
 use super::plan::{self, Fate, Verdict, log_floors};
 use super::rules::{self, Judgement};
 use super::survey::{Survey, locked, require_whole};
+use super::tail;
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, Error, Result, Timestamp, killpoint};
@@ -121,6 +122,7 @@ pub async fn run(
     let gone: Vec<BackupSummary> =
         log.expired().chain(log.backups().filter(|backup| going.contains(&backup.id))).cloned().collect();
     delete_backups(scope, &gone, acting, &progress, cancel, &mut report).await?;
+    report.notes.extend(tail::delete_redundant(scope, &log, acting, &progress, cancel).await?);
     report.logs = log::delete_all(scope, &log, &decision.tombstone, wish.rules, acting, &progress, cancel).await?;
     Ok(report)
 }

@@ -128,14 +128,10 @@ async fn catalogs(scope: &Scope, log: &CommitLog) -> Result<Catalogs> {
     Ok(catalogs)
 }
 
-/// The backups whose chain is sound and whose own log is archived whole, on the way to some timeline: where a younger one
-/// begins within it, the older one's own segment may have been lost with its server.
+/// The backups whose chain is sound and whose own log is archived whole.
 fn restorable(log: &CommitLog, catalogs: &Catalogs) -> BTreeSet<BackupId> {
-    let to_all = catalogs.iter().map(|(incarnation, (size, catalog))| (incarnation, TimelinePath::all(catalog, *size)));
-    let paths: BTreeMap<&Incarnation, Vec<TimelinePath>> = to_all.collect();
     let has_log = |backup: &&BackupSummary| {
-        let Some((_, catalog)) = catalogs.get(&backup.incarnation) else { return false };
-        paths[&backup.incarnation].iter().any(|path| path.serves(catalog, backup))
+        catalogs.get(&backup.incarnation).is_some_and(|(_, catalog)| TimelinePath::any_serves(catalog, backup))
     };
     log.restorable().filter(has_log).map(|backup| backup.id.clone()).collect()
 }

@@ -64,6 +64,12 @@ pub struct RestorePlan {
     pub leaves_out: Option<Timestamp>,
     /// Segments to replay, in order.
     pub segments: Vec<Segment>,
+    /// Whether one of them is there in pieces only: then the log has to be fetched from this repository, since another one
+    /// that does not answer may have more of it.
+    pub needs_pieces: bool,
+    /// Names of segments whose pieces are not used: the server may ask for what comes after its target, and is told that
+    /// it is not there.
+    pub without_pieces_of: Vec<String>,
     /// Their stored size in bytes.
     pub log_stored_bytes: u64,
     /// Bytes of log between the backup's start and the stop.
@@ -306,7 +312,9 @@ fn finish(situation: &Situation<'_>, candidate: &Candidate<'_>, found: Found, be
         stop: found.stop,
         reaches: found.reaches,
         leaves_out: found.leaves_out,
+        needs_pieces: segments.iter().any(|segment| situation.catalog.tail.contains_key(segment)),
         segments,
+        without_pieces_of: Vec::new(),
         log_stored_bytes,
         replay_bytes: found.position.bytes_since(backup.start_lsn),
         notes: refuse::abandoned_commits(situation, found.reaches),

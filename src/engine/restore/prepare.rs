@@ -1,13 +1,14 @@
 //! From what the operator asked to a plan and the keys that open it. Reads the repository, touches nothing else.
 
-use crate::base::{BackupId, Error, Incarnation, Result, TimelineId};
+use crate::base::{BackupId, Error, Incarnation, Result, Segment, TimelineId};
 use crate::engine::archive::get::{ArchivedLog, opener as log_opener};
+use crate::engine::archive::tail::is_broken;
 use crate::engine::chain::{self, Link};
 use crate::engine::timeline::TimelinePath;
 use crate::engine::{IdentitySource, Scope};
-use crate::repo::CommitLog;
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::LogCatalog;
+use crate::repo::{BackupSummary, CommitLog};
 
 use super::Target;
 use super::heads::{self, Head};
@@ -50,27 +51,36 @@ impl Prepared {
 pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
     let (known, damaged) = identity::survey(&scope.repository, &scope.source).await?;
     let identity = choose(scope, log, &known, request)?;
-    let catalog = LogCatalog::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
+    let (incarnation, size) = (&identity.incarnation, identity.segment_bytes);
+    let mut catalog = LogCatalog::load_with_tail(&scope.repository, &scope.source, incarnation, size).await?;
     if let Some(backup) = request.backup.as_ref().and_then(|id| log.find(id)) {
         chain::summaries(scope, log, backup)?;
     }
     let backups: Vec<_> = log.restorable().filter(|backup| backup.incarnation == identity.incarnation).collect();
-    let timeline = timeline(scope, log, &catalog, &backups, request)?;
-    let path = TimelinePath::to(timeline, &catalog, identity.segment_bytes)?;
-    let timeline_chosen = request.timeline.is_some();
-    let source = scope.source.to_string();
-    let situation =
-        Situation { source: &source, backups, incarnation: &identity.incarnation, catalog: &catalog, path, timeline_chosen };
-    let sample =
-        catalog.segments.values().map(|object| object.key.as_str()).find(|key| key.ends_with(".age")).unwrap_or_default();
-    let reader = ArchivedLog {
-        scope,
-        catalog: &catalog,
-        opener: log_opener(scope, identities, &identity.incarnation, sample).await?,
-        size: identity.segment_bytes,
+    let pieces = catalog.tail.values().flat_map(|tail| &tail.pieces).map(|piece| &piece.key);
+    let mut keys = catalog.segments.values().map(|object| &object.key).chain(pieces);
+    let sample = keys.find(|key| key.ends_with(".age")).cloned().unwrap_or_default();
+    let opener = log_opener(scope, identities, incarnation, &sample).await?;
+    let mut left_out = Vec::new();
+    let (mut plan, heads) = loop {
+        let reader = ArchivedLog { scope, incarnation, catalog: &catalog, opener: opener.clone(), size };
+        let error = match planned(scope, log, &backups, request, &reader).await {
+            Ok(planned) => break planned,
+            Err(error) => error,
+        };
+        // Pieces are signed by nobody: wrong ones must not keep anybody from what comes before them.
+        let broken = if is_broken(&error) { broken_tails(&reader).await? } else { Vec::new() };
+        if broken.is_empty() {
+            return Err(error);
+        }
+        for (segment, why) in broken {
+            catalog.segments.remove(&segment);
+            catalog.tail.remove(&segment);
+            left_out.push((segment.name(size), why));
+        }
     };
-    let mut plan = plan(&situation, &request.target, request.backup.as_ref(), &reader).await?;
-    let heads = heads::fetch(&plan, &situation.path, &reader).await?;
+    plan.notes.extend(left_out.iter().map(|(name, why)| format!("what was streamed of {name} is not used: {why}")));
+    plan.without_pieces_of.extend(left_out.into_iter().map(|(name, _)| name));
     for (key, problem) in log.problems.iter().chain(&damaged) {
         plan.notes.push(format!("{key} is not used: {problem}"));
     }
@@ -81,6 +91,8 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
             split.digests.join(", ")
         ));
     }
+    plan.without_pieces_of.extend(catalog.contradicted_pieces.iter().map(|pieces| pieces.file.clone()));
+    plan.notes.extend(catalog.contradicted_pieces.iter().map(|pieces| format!("{} is not used: {pieces}", pieces.file)));
     for (backup, broken) in log.broken() {
         plan.notes.push(format!("{} is not used: {broken}", backup.id));
     }
@@ -89,14 +101,41 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     Ok(Prepared { plan, links, heads })
 }
 
+/// The plan by what `reader` reads, and the segments to place.
+async fn planned(
+    scope: &Scope,
+    log: &CommitLog,
+    backups: &[&BackupSummary],
+    request: &Request,
+    reader: &ArchivedLog<'_>,
+) -> Result<(RestorePlan, Vec<Head>)> {
+    let (catalog, incarnation, source) = (reader.catalog, reader.incarnation, scope.source.to_string());
+    let timeline = timeline(scope, log, catalog, backups, request)?;
+    let path = TimelinePath::to(timeline, catalog, reader.size)?;
+    let timeline_chosen = request.timeline.is_some();
+    let situation = Situation { source: &source, backups: backups.to_vec(), incarnation, catalog, path, timeline_chosen };
+    let plan = plan(&situation, &request.target, request.backup.as_ref(), reader).await?;
+    let heads = heads::fetch(&plan, &situation.path, reader).await?;
+    Ok((plan, heads))
+}
+
+/// The segments whose pieces are not what they should be, and why.
+async fn broken_tails(reader: &ArchivedLog<'_>) -> Result<Vec<(Segment, String)>> {
+    let mut broken = Vec::new();
+    for segment in reader.catalog.tail.keys() {
+        match reader.read(*segment).await {
+            Err(error) if is_broken(&error) => broken.push((*segment, error.summary())),
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(broken)
+}
+
 fn choose<'a>(scope: &Scope, log: &CommitLog, known: &'a [Identity], request: &Request) -> Result<&'a Identity> {
     let find = |incarnation: &Incarnation| known.iter().find(|identity| identity.incarnation == *incarnation);
     let source = &scope.source;
     let chosen = match (&request.incarnation, &request.backup) {
-        (Some(incarnation), _) => find(incarnation).ok_or_else(|| {
-            let names: Vec<String> = known.iter().map(|identity| identity.incarnation.to_string()).collect();
-            Error::failed(format!("{source} has no incarnation {incarnation}")).detail("known", names.join(", "))
-        })?,
+        (Some(incarnation), _) => identity::require(known, source, incarnation)?,
         (None, Some(id)) => {
             let backup = log.find(id).ok_or_else(|| {
                 let what = match log.was_committed(id) {
@@ -165,7 +204,7 @@ fn timeline(
     scope: &Scope,
     log: &CommitLog,
     catalog: &LogCatalog,
-    backups: &[&crate::repo::BackupSummary],
+    backups: &[&BackupSummary],
     request: &Request,
 ) -> Result<TimelineId> {
     if let Some(timeline) = request.timeline {

@@ -98,7 +98,7 @@ fn missing_after(situation: &Situation<'_>, first: Segment) -> Option<String> {
         .segments
         .range(first..)
         .map(|(segment, _)| *segment)
-        .find(|segment| segment.timeline == first.timeline)?;
+        .find(|segment| segment.timeline == first.timeline && *segment != first)?;
     let count = next.number - first.number;
     let time = |segment: Option<Segment>, pick: fn(&crate::repo::log::SegmentName) -> Option<Timestamp>| {
         segment.and_then(|segment| pick(&situation.catalog.segments.get(&segment)?.name)).map(Timestamp::human_seconds)
@@ -327,6 +327,8 @@ mod tests {
             reaches: None,
             leaves_out: None,
             segments: Vec::new(),
+            needs_pieces: false,
+            without_pieces_of: Vec::new(),
             log_stored_bytes: 0,
             replay_bytes: 0,
             notes: Vec::new(),

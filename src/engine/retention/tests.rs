@@ -110,6 +110,26 @@ fn old_chains() -> (Vec<BackupSummary>, LogCatalog) {
     (backups, catalog)
 }
 
+/// What is there when no backup is proven, locked, held or being taken.
+fn plain<'a>(
+    backups: &'a [BackupSummary],
+    restorable: &'a BTreeSet<BackupId>,
+    catalogs: &'a Catalogs,
+    now: Timestamp,
+) -> Present<'a> {
+    static NONE: BTreeSet<BackupId> = BTreeSet::new();
+    Present {
+        backups: backups.iter().collect(),
+        restorable,
+        proven: BTreeSet::new(),
+        locked_until: BTreeMap::new(),
+        held: &NONE,
+        begun: Vec::new(),
+        catalogs,
+        now,
+    }
+}
+
 /// The backups that a policy with 12 monthly places keeps, and whether it keeps all log.
 fn kept_of(backups: &[BackupSummary], catalog: LogCatalog) -> (usize, bool) {
     let serves = |backup: &&BackupSummary| {
@@ -117,27 +137,8 @@ fn kept_of(backups: &[BackupSummary], catalog: LogCatalog) -> (usize, bool) {
     };
     let restorable: BTreeSet<BackupId> = backups.iter().filter(serves).map(|backup| backup.id.clone()).collect();
     let catalogs = Catalogs::from([(incarnation(0), (size(), catalog))]);
-    let present = Present {
-        backups: backups.iter().collect(),
-        restorable: &restorable,
-        proven: BTreeSet::new(),
-        locked_until: BTreeMap::new(),
-        held: &BTreeSet::new(),
-        begun: Vec::new(),
-        catalogs: &catalogs,
-        now: moment(0),
-    };
-    let retention = Retention {
-        window: Duration::from_secs(3600),
-        keep_chains: 0,
-        keep_for: None,
-        daily: 0,
-        weekly: 0,
-        monthly: 12,
-        yearly: 0,
-        legal_minimum: None,
-        thin_log: true,
-    };
+    let present = plain(backups, &restorable, &catalogs, moment(0));
+    let retention = Retention { window: Duration::from_secs(3600), monthly: 12, thin_log: true, ..Retention::NOTHING };
     let rules = Rules { policy: "monthly", retention: &retention };
     let kept = rules.judge(&present).iter().filter(|verdict| verdict.kept).count();
     (kept, rules.judge_log(&present).iter().all(|log| log.kept))

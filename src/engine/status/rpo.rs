@@ -232,10 +232,14 @@ pub struct Coverage {
 }
 
 impl Coverage {
+    /// The range with this number that was let go; none when it was not.
+    fn let_go_with(&self, number: u64) -> Option<&Range<u64>> {
+        self.let_go.iter().find(|range| range.contains(&number))
+    }
+
     /// The first number from `from` up to `to` that none of these let go.
     fn first_kept(coverages: &[&Self], mut from: u64, to: u64) -> Option<u64> {
-        let let_go = |number: u64| coverages.iter().flat_map(|coverage| &coverage.let_go).find(|range| range.contains(&number));
-        while let Some(range) = let_go(from) {
+        while let Some(range) = coverages.iter().find_map(|coverage| coverage.let_go_with(from)) {
             from = range.end;
         }
         (from <= to).then_some(from)
@@ -359,7 +363,7 @@ fn safe_in(coverage: &Coverage, numbers: Vec<u64>, is_there: impl Fn(u64) -> boo
             next += 1;
         }
         let arrived = coverage.segments.get(&number).map(|point| point.arrived);
-        let is_let_go = arrived.is_none() && Coverage::first_kept(&[coverage], number, number).is_none();
+        let is_let_go = arrived.is_none() && coverage.let_go_with(number).is_some();
         if !is_let_go {
             by_log = by_log.zip(arrived).map(|(before, arrived)| before.max(arrived));
         }

@@ -98,12 +98,17 @@ pub fn rates<D: AsRef<Evidence>>(drills: &[D]) -> Rates {
     let mut besides = beside_phases_of(&recent);
     for (kind, _, line, largest_bytes) in modelled(&recent) {
         let rate = (line.seconds_per_byte > 0.0).then(|| 1.0 / line.seconds_per_byte);
-        match kind {
-            PhaseKind::Fetch => rates.fetch_bytes_per_second = rate,
-            PhaseKind::Replay => rates.replay_bytes_per_second = rate,
-            _ => besides += line.seconds(largest_bytes) - line.fixed_seconds,
-        }
-        besides += line.fixed_seconds;
+        besides += match kind {
+            PhaseKind::Fetch => {
+                rates.fetch_bytes_per_second = rate;
+                line.fixed_seconds
+            }
+            PhaseKind::Replay => {
+                rates.replay_bytes_per_second = rate;
+                line.fixed_seconds
+            }
+            _ => line.seconds(largest_bytes),
+        };
     }
     Rates { besides: Duration::try_from_secs_f64(besides).unwrap_or_default(), ..rates }
 }

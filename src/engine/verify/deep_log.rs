@@ -165,13 +165,12 @@ async fn decode(store: Arc<dyn Store>, object: LogObject, opener: Opener, segmen
     let Some((content, found)) = fetch::whole(store.as_ref(), &object.key).await? else {
         return Ok(Decoded { found: None, raw: Err(Unread::NoKey) });
     };
-    let raw = joined(tokio::task::spawn_blocking(move || Ok(open(&object, &content, opener, segment_bytes))).await)?;
+    let raw = joined(tokio::task::spawn_blocking(move || Ok(open(&object, &content, &opener, segment_bytes))).await)?;
     Ok(Decoded { found: Some(found), raw })
 }
 
-fn open(object: &LogObject, content: &Bytes, opener: Opener, segment_bytes: u64) -> std::result::Result<Vec<u8>, Unread> {
-    let opener = if object.key.ends_with(".age") { opener } else { Opener::Plain };
-    contents::open(&object.key, content, &opener, &object.digest, segment_bytes).map_err(|error| match error.kind() {
+fn open(object: &LogObject, content: &Bytes, opener: &Opener, segment_bytes: u64) -> std::result::Result<Vec<u8>, Unread> {
+    contents::open(&object.key, content, opener, &object.digest, segment_bytes).map_err(|error| match error.kind() {
         ErrorKind::Failed => Unread::NoKey,
         // The message begins with the key, which is shown anyway.
         _ => Unread::Broken(error.summary().trim_start_matches(object.key.as_str()).trim_start().to_owned()),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::{Finding, SourceReport};
-use super::log::was_let_go;
+use super::log::{gap_was_let_go, was_let_go};
 use super::run::Run;
 use crate::base::{BackupId, Incarnation, Result, SegmentSize, SourceName, TimelineId};
 use crate::engine::head;
@@ -55,7 +55,7 @@ impl Gone {
         }
         for log in &mut report.logs {
             let Some((size, cut)) = self.logs.get(&log.incarnation) else { continue };
-            log.gaps.retain(|gap| !was_let_go(&gap.first, *size, cut) || !was_let_go(&gap.last, *size, cut));
+            log.gaps.retain(|gap| !gap_was_let_go(gap, *size, cut));
         }
     }
 
@@ -86,7 +86,8 @@ mod tests {
         let [gone, kept]: [BackupId; 2] =
             ["20261120T214002Z-full-k3fq", "20261121T214002Z-full-k3fr"].map(|id| id.parse().unwrap());
         let size = SegmentSize::DEFAULT;
-        let cut = LogCut::on([TimelineId(1)], [(Lsn(0), Lsn(4 * size.bytes()))]);
+        let at = |number| Lsn(number * size.bytes());
+        let cut = LogCut::on([TimelineId(1)], [(at(0), at(4)), (at(6), at(9))]);
         let by_right =
             Gone { backups: BTreeSet::from([gone.clone()]), logs: BTreeMap::from([(incarnation.clone(), (size, cut))]) };
         let mut report = SourceReport::new(&source);
@@ -104,6 +105,7 @@ mod tests {
         let gaps = vec![
             gap("000000010000000000000001", "000000010000000000000003"),
             gap("000000010000000000000003", "000000010000000000000004"),
+            gap("000000010000000000000001", "000000010000000000000007"),
         ];
         report.logs = vec![LogVerdict { incarnation, segments: 1, uncovered: 0, gaps: gaps.clone() }];
         by_right.leave_out_of(&mut report);

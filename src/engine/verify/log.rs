@@ -64,10 +64,12 @@ impl Run<'_> {
         let segments: BTreeSet<Segment> = catalog.segments.keys().copied().collect();
         self.absent(&prefix, size, backups, &segments, &gone, &resolutions);
         self.keys_of_log(incarnation, &objects, openers);
+        let opener = openers.logs.get(incarnation).filter(|_| self.identities.is_some());
+        self.tail(incarnation, size, &segments, opener).await?;
         let histories: Vec<_> = catalog.histories.values().map(|history| history.name.clone()).collect();
         let from = backups.iter().map(|backup| *plan::needed(backup).start()).min().unwrap_or(0);
         let mut gaps = plan::gaps(&segments, &histories, from, size);
-        gaps.retain(|gap| !was_let_go(&gap.first, size, &cut) || !was_let_go(&gap.last, size, &cut));
+        gaps.retain(|gap| !gap_was_let_go(gap, size, &cut));
         self.report.logs.push(LogVerdict {
             incarnation: incarnation.clone(),
             segments: segments.len() as u64,
@@ -76,7 +78,7 @@ impl Run<'_> {
         });
         let signed: Vec<Signed<'_>> =
             objects.into_iter().zip(lines).map(|(object, lines)| signed(object, lines, backups)).collect();
-        match openers.logs.get(incarnation).filter(|_| self.identities.is_some()) {
+        match opener {
             Some(opener) => {
                 let keys = openers.stretches.get(incarnation).map_or(0, BTreeSet::len);
                 let all_keys = matches!(opener, Opener::Age(unwrapped) if unwrapped.len() >= keys);
@@ -169,6 +171,13 @@ fn signed<'l>(object: LogObject, lines: Vec<&'l IndexLine>, backups: &[&BackupSu
 pub(super) fn was_let_go(file: &str, size: SegmentSize, cut: &LogCut) -> bool {
     let segment = file.get(..24).and_then(|name| Segment::parse(name, size));
     segment.is_some_and(|segment| cut.covers_segment(segment, size))
+}
+
+/// Whether every segment of a gap was let go: between two ranges that were, a kept backup's own log may be lost.
+pub(super) fn gap_was_let_go(gap: &plan::Gap, size: SegmentSize, cut: &LogCut) -> bool {
+    let (Some(first), Some(last)) = (Segment::parse(&gap.first, size), Segment::parse(&gap.last, size)) else { return false };
+    // Ranges that touch are one.
+    cut.segments(first.timeline, size).any(|gone| gone.start <= first.number && last.number < gone.end)
 }
 
 /// The backups that cannot be restored without `segment`.

@@ -22,6 +22,7 @@ mod log;
 mod manifest;
 mod plan;
 mod run;
+mod tail;
 
 pub use finding::{BackupVerdict, Finding, LogVerdict, Severity, SourceReport, Uncommitted};
 pub use plan::Gap;

@@ -7,17 +7,7 @@ use super::*;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-const NOTHING: Retention = Retention {
-    window: DAY,
-    keep_chains: 0,
-    keep_for: None,
-    daily: 0,
-    weekly: 0,
-    monthly: 0,
-    yearly: 0,
-    legal_minimum: None,
-    thin_log: false,
-};
+const NOTHING: Retention = Retention { window: DAY, ..Retention::NOTHING };
 
 fn at(text: &str) -> Timestamp {
     Timestamp::parse_compact(&format!("{text}T010000Z")).expect("a day")

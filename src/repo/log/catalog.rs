@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::name::{CommitTime, HistoryName, SegmentName};
 use super::resolution::{self, Resolution};
+use super::tail::{ContradictedPieces, Tail};
 use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, TimelineId, Timestamp};
 use crate::repo::{Repository, layout};
 use crate::store::{ObjectInfo, list_all};
@@ -44,12 +45,16 @@ pub struct SplitBrain {
 /// The archived log of one incarnation.
 #[derive(Clone, Debug, Default)]
 pub struct LogCatalog {
-    /// Segments by timeline and number, split brains left out.
+    /// Segments by timeline and number, split brains left out. With those in `tail`, where it was asked for.
     pub segments: BTreeMap<Segment, SegmentObject>,
+    /// Segments that are not there whole, in pieces: [`LogCatalog::load_with_tail`].
+    pub tail: BTreeMap<Segment, Tail>,
     /// Histories by the timeline they describe, split brains left out.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Contradictions that no resolution has ended. Readers refuse to use these files.
     pub split_brains: Vec<SplitBrain>,
+    /// Pieces that cannot both be right. Their segments are not used before they are whole.
+    pub contradicted_pieces: Vec<ContradictedPieces>,
     /// Objects whose names are not understood.
     pub strangers: Vec<String>,
 }

@@ -25,6 +25,10 @@ pub struct IndexLine {
     pub stored_bytes: u64,
     /// When it was durable in the repository, by the archiving host's clock.
     pub arrived: Timestamp,
+    /// Of a segment that was streamed before it was whole: the longest time, in microseconds, between a transaction end in
+    /// it and its arrival.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub streamed_within_micros: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]

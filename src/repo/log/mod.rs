@@ -10,7 +10,9 @@ pub mod keys;
 pub mod listing;
 pub mod name;
 pub mod resolution;
+pub mod tail;
 
 pub use catalog::{LogCatalog, SegmentObject, SplitBrain, TimelineHistory};
 pub use cut::{LogCut, LogRange};
 pub use name::{CommitTime, HistoryName, SegmentName};
+pub use tail::{Piece, PieceName};

@@ -18,7 +18,7 @@ pub enum CommitTime {
 }
 
 impl CommitTime {
-    fn text(self) -> String {
+    pub(super) fn text(self) -> String {
         match self {
             Self::None => "-".to_owned(),
             Self::Unknown => "?".to_owned(),
@@ -26,7 +26,7 @@ impl CommitTime {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         match text {
             "-" => Some(Self::None),
             "?" => Some(Self::Unknown),
@@ -127,7 +127,7 @@ pub fn parse_auxiliary(text: &str) -> Option<(&str, &str)> {
     (auxiliary && !file.contains('_') && is_short_digest(digest)).then_some((file, digest))
 }
 
-fn strip_suffix(text: &str) -> Option<&str> {
+pub(super) fn strip_suffix(text: &str) -> Option<&str> {
     text.strip_suffix(".age").unwrap_or(text).strip_suffix(".zst")
 }
 
@@ -136,7 +136,7 @@ pub fn is_short_digest(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-fn parse_decimal(text: &str) -> Option<u32> {
+pub(super) fn parse_decimal(text: &str) -> Option<u32> {
     text.parse().ok().filter(|number: &u32| number.to_string() == text)
 }
 

@@ -33,6 +33,7 @@ pub struct Session {
     version_num: u32,
     /// Why the connection ended, once it has.
     ended: Arc<Mutex<Option<String>>>,
+    connection: tokio::task::JoinHandle<()>,
 }
 
 /// Connects as `conninfo` says: libpq's key-value text or a `postgresql://` URL (see [`super::conninfo`]).
@@ -44,17 +45,17 @@ pub async fn connect(conninfo: &str) -> Result<Session> {
 }
 
 impl Session {
-    async fn open(conninfo: Conninfo) -> Result<Self> {
+    pub(super) async fn open(conninfo: Conninfo) -> Result<Self> {
         let connector = tls::connector(&conninfo.verification)?;
         let (client, connection) = conninfo.config.connect(connector).await.map_err(|error| connect_error(&conninfo, error))?;
         let ended = Arc::new(Mutex::new(None));
         let reason = Arc::clone(&ended);
-        tokio::spawn(async move {
+        let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 *reason.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(plain_text(&error));
             }
         });
-        let mut session = Self { client, conninfo, version_num: 0, ended };
+        let mut session = Self { client, conninfo, version_num: 0, ended, connection };
         session.version_num = session.check_version().await?;
         session.rows("prepare the session on", PREPARE_SESSION, &[]).await?;
         Ok(session)
@@ -65,6 +66,13 @@ impl Session {
         let mut conninfo = self.conninfo.clone();
         conninfo.config.dbname(database);
         Self::open(conninfo).await
+    }
+
+    /// Takes leave and waits until the server has heard it: a program that ends sooner leaves a complaint in its log.
+    pub async fn close(self) {
+        drop(self.client);
+        // How it ended does not matter any more.
+        let _ = self.connection.await;
     }
 
     /// `150018` for 15.18.

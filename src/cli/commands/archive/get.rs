@@ -12,7 +12,7 @@ use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
-use crate::engine::archive::get::{self, Got};
+use crate::engine::archive::get::{self, Got, Part};
 use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::list;
 
@@ -23,7 +23,7 @@ const HEAD_START: Duration = Duration::from_secs(2);
 /// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
 ///
 /// A host that only restores need not describe the source; then some repository must know it, because a misspelt name
-/// must not read as the end of the log.
+/// must not read as the end of the log. A segment that none has whole is the longest part that was streamed of it.
 ///
 /// # Errors
 /// Whenever it is not certain that the file is not archived.
@@ -44,7 +44,7 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
     let settings = &settings;
     let ask = |chosen| async move { (chosen, get_from(args, context, settings, chosen, undeclared).await) };
     let (mut asking, mut errors) = (FuturesUnordered::new(), Vec::<(&RepositorySettings, Error)>::new());
-    let (mut silent, mut lacking) = (Vec::<&RepositorySettings>::new(), None);
+    let (mut silent, mut lacking, mut longest) = (Vec::<&RepositorySettings>::new(), None, None::<Part>);
     loop {
         if asking.is_empty() {
             let Some(next) = waiting.pop_front() else { break };
@@ -62,7 +62,8 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
         let Some((chosen, outcome)) = answer else { continue };
         silent.retain(|other| other.name != chosen.name);
         match outcome {
-            Ok(Some(Got::Found)) => {
+            Ok(Some(Got::Whole(raw))) => {
+                get::hand_over(&raw, &args.dest)?;
                 if several {
                     // Whoever was asked before and did not answer is asked last from now on.
                     errors.iter().map(|(failed, _)| *failed).chain(silent).for_each(|failed| state(failed).note_trouble(true));
@@ -72,6 +73,12 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
                     context.progress.warn(&format!("repository {} was passed over: {}", failed.name, error.summary()));
                 }
                 return Ok(Outcome::Done);
+            }
+            // The next repository may have more of it.
+            Ok(Some(Got::Part(part))) => {
+                unknown = None;
+                lacking = Some(chosen);
+                longest = longest.into_iter().chain([part]).max_by_key(|part| part.bytes);
             }
             Ok(Some(Got::NotThere)) => {
                 unknown = None;
@@ -84,14 +91,38 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
         }
     }
     let errors = errors.into_iter().map(|(chosen, error)| (chosen.name.clone(), error)).collect();
-    match (joined(errors).or(unknown), lacking) {
+    conclude(joined(errors).or(unknown), lacking, longest, args)
+}
+
+/// What comes of it when nobody has the whole file: `lacking` does not, and `error` says why others may.
+fn conclude(
+    error: Option<Error>,
+    lacking: Option<&RepositorySettings>,
+    longest: Option<Part>,
+    args: &ArchiveGetArgs,
+) -> Result<Outcome> {
+    match (error, lacking) {
         (Some(error), None) => Err(error),
         // Whoever wrote it may have reached the other one alone: that it is nowhere is not certain.
-        (Some(error), Some(RepositorySettings { name, .. })) => Err(error.hint(format!(
-            "repository {name} does not have it; where the other is lost for good, add --repository {name} to restore_command"
-        ))),
-        (None, _) => Ok(Outcome::NotInArchive),
+        (Some(error), Some(RepositorySettings { name, .. })) => {
+            let what = if longest.is_some() { "has a part of it" } else { "does not have it" };
+            Err(error.hint(format!(
+                "repository {name} {what}; where the other is lost for good, add --repository {name} to restore_command"
+            )))
+        }
+        (None, _) => match longest {
+            // PostgreSQL would replace its own copy, which a standby may have received farther: it reads that one now.
+            Some(part) if holds(args, &part)? => Ok(Outcome::NotInArchive),
+            Some(part) => get::hand_over(&part.raw, &args.dest).map(|()| Outcome::Done),
+            None => Ok(Outcome::NotInArchive),
+        },
     }
+}
+
+/// Whether PostgreSQL, which asks for a file beside its own copy and under another name, has as much of it already.
+fn holds(args: &ArchiveGetArgs, part: &Part) -> Result<bool> {
+    let own = args.dest.with_file_name(&args.name);
+    if own == args.dest { Ok(false) } else { part.is_held_by(&own) }
 }
 
 /// `None` when the source is `undeclared` and the repository does not know it either.
@@ -109,5 +140,7 @@ async fn get_from(
         return Ok(None);
     }
     let rehearsal = Rehearsal::of_environment()?;
-    get::run(&scope, &settings.encryption, args.incarnation.clone(), &args.name, &args.dest, rehearsal.as_ref()).await.map(Some)
+    let pieces = !args.without_pieces_of.contains(&args.name);
+    let (incarnation, rehearsal) = (args.incarnation.clone(), rehearsal.as_ref());
+    get::run(&scope, &settings.encryption, incarnation, &args.name, pieces, rehearsal).await.map(Some)
 }

@@ -1,8 +1,10 @@
-//! `lifeboat archive …`: what PostgreSQL calls for every file of its log, and the operator's word on a split brain.
+//! `lifeboat archive …`: what PostgreSQL calls for every file of its log, the log as it is written, and the operator's word
+//! on a split brain.
 
 pub mod get;
 pub mod push;
 pub mod resolve;
+pub mod stream;
 
 use crate::base::Error;
 

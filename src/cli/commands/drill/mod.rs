@@ -222,7 +222,9 @@ impl<'a> Drill<'a> {
         let plan = Plan { scope, ..plan };
         let summary = &plan.prepared.plan.backup;
         circumstances.key_use = key.key_use(summary.encrypted);
-        let restore_command = restoring::restore_command(&self.args.source, self.context, self.settings, &summary.incarnation)?;
+        let planned = plan.scope.repository.name();
+        let restore_command =
+            restoring::restore_command(&self.args.source, self.context, self.settings, &plan.prepared.plan, planned)?;
         stopwatch.lap(crate::repo::evidence::PhaseKind::Plan, None);
         Ok(Prepared { circumstances, stopwatch, key, plan, target_time, restore_command })
     }

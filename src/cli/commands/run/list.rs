@@ -71,10 +71,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     let lines = run_record::read(&settings.state_dir)?;
     let running = run_record::is_held(&settings.state_dir);
     let expires = settings.run.expire_key_file.is_some();
-    let (policies, mut refused) = followed(&settings);
-    if policies.is_empty() && !refused.is_empty() {
-        return Err(refused.remove(0).1);
-    }
+    let (policies, refused) = followed(&settings)?;
     let now = Timestamp::now();
     let jobs = policies.iter().flat_map(|(source, policy)| rows(&settings, source, policy, &lines, now)).collect();
     let refused = refused.into_iter().map(|(source, error)| Refused { source, error: error.summary() }).collect();

@@ -57,10 +57,7 @@ impl Config {
     /// Usage errors: in the configuration or in every policy, no source with a policy, no signing key.
     fn load(context: &Context) -> Result<(Self, Vec<(SourceName, Error)>)> {
         let settings = context.settings()?;
-        let (policies, mut refused) = followed(&settings);
-        if policies.is_empty() && !refused.is_empty() {
-            return Err(refused.remove(0).1);
-        }
+        let (policies, refused) = followed(&settings)?;
         if policies.is_empty() {
             return Err(Error::usage(format!(
                 "no source in {} has a policy: nothing is scheduled",
@@ -73,8 +70,14 @@ impl Config {
     }
 }
 
-/// The policies of all sources, and those that are refused, with the reason.
-fn followed(settings: &Settings) -> (BTreeMap<SourceName, Policy>, Vec<(SourceName, Error)>) {
+/// The policies of sources, and the sources whose policy is refused, with the reason.
+type Followed = (BTreeMap<SourceName, Policy>, Vec<(SourceName, Error)>);
+
+/// The policies of all sources.
+///
+/// # Errors
+/// Usage errors in the policies, when all are refused.
+fn followed(settings: &Settings) -> Result<Followed> {
     let (mut policies, mut refused) = (BTreeMap::new(), Vec::new());
     for source in settings.sources.values() {
         match settings.policy_of(source) {
@@ -82,7 +85,10 @@ fn followed(settings: &Settings) -> (BTreeMap<SourceName, Policy>, Vec<(SourceNa
             Err(error) => refused.push((source.name.clone(), error)),
         }
     }
-    (policies, refused)
+    match refused.is_empty() || !policies.is_empty() {
+        true => Ok((policies, refused)),
+        false => Err(refused.remove(0).1),
+    }
 }
 
 /// Jobs that may start still, over all sources. Drills have their own: they take hours, for which no backup waits.
@@ -270,7 +276,7 @@ mod tests {
         std::fs::write(dir.path().join("sound.toml"), "[objectives]\nrto = \"30min\"\nrpo = \"15min\"\n").unwrap();
         std::fs::write(dir.path().join("torn.toml"), "[objectives]\nrto = \"soon\"\n").unwrap();
         let settings = config::load(Some(&path), &Environment::of_process()).unwrap();
-        let (policies, refused) = followed(&settings);
+        let (policies, refused) = followed(&settings).unwrap();
         assert_eq!(policies.keys().map(|name| name.to_string()).collect::<Vec<_>>(), ["sound"]);
         assert_eq!(refused.iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>(), ["torn"]);
     }

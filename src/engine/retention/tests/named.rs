@@ -1,11 +1,12 @@
 //! What random histories found, each by hand.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::plain;
 use super::world::{HOUR, SIZE, history, incarnation, moment, size};
 use crate::base::{BackupId, Lsn, Segment, TimelineId};
-use crate::engine::retention::{Catalogs, Present, Rules};
+use crate::engine::retention::{Catalogs, Rules};
 use crate::engine::timeline::TimelinePath;
 use crate::policy::Retention;
 use crate::repo::BackupSummary;
@@ -13,17 +14,7 @@ use crate::repo::log::SegmentObject;
 use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
 
 /// Whatever the window does not need goes.
-const WINDOW_ONLY: Retention = Retention {
-    window: Duration::from_secs(10 * 3600),
-    keep_chains: 0,
-    keep_for: None,
-    daily: 0,
-    weekly: 0,
-    monthly: 0,
-    yearly: 0,
-    legal_minimum: None,
-    thin_log: true,
-};
+const WINDOW_ONLY: Retention = Retention { window: Duration::from_secs(10 * 3600), thin_log: true, ..Retention::NOTHING };
 
 /// A small archive; times are hours, positions are segments.
 #[derive(Clone, Default)]
@@ -69,21 +60,9 @@ impl Scene {
 
     /// Which backups stay, and which segments of the first cluster's first timeline go, with a window of ten hours.
     fn decided(&self, hour: i64) -> (Vec<bool>, Vec<u64>) {
-        let serves = |backup: &&BackupSummary| {
-            let (size, catalog) = &self.catalogs[&backup.incarnation];
-            TimelinePath::all(catalog, *size).iter().any(|path| path.serves(catalog, backup))
-        };
+        let serves = |backup: &&BackupSummary| TimelinePath::any_serves(&self.catalogs[&backup.incarnation].1, backup);
         let restorable: BTreeSet<BackupId> = self.backups.iter().filter(serves).map(|backup| backup.id.clone()).collect();
-        let mut present = Present {
-            backups: self.backups.iter().collect(),
-            restorable: &restorable,
-            proven: BTreeSet::new(),
-            locked_until: BTreeMap::new(),
-            held: &BTreeSet::new(),
-            begun: Vec::new(),
-            catalogs: &self.catalogs,
-            now: moment(hour * HOUR),
-        };
+        let mut present = plain(&self.backups, &restorable, &self.catalogs, moment(hour * HOUR));
         let rules = Rules { policy: "window only", retention: &WINDOW_ONLY };
         let kept: Vec<bool> = rules.judge(&present).iter().map(|verdict| verdict.kept).collect();
         let mut verdicts = kept.iter();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::{Incarnation, Result, Segment, Timestamp};
+use crate::base::{Incarnation, Result, Segment, SegmentSize, Timestamp};
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;
@@ -12,7 +12,7 @@ use crate::engine::{Scope, chain, head};
 use crate::repo::evidence::Record;
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::name::{CommitTime, SegmentName};
-use crate::repo::log::{LogCatalog, index, listing};
+use crate::repo::log::{LogCatalog, index, listing, tail};
 use crate::repo::probe::{self, LockSeen, ProbeReport};
 use crate::repo::{BackupSummary, CommitLog};
 use crate::source::postgres::wal::Carry;
@@ -37,6 +37,8 @@ pub(super) struct Loaded {
     catalog: LogCatalog,
     /// When segments arrived, by the signed index.
     arrivals: BTreeMap<String, Timestamp>,
+    /// Of segments that were streamed before they were whole: how long the commits in them waited at most.
+    streamed: BTreeMap<String, Duration>,
     pub(super) record: Record,
     /// The last probe by the host that wrote the newest backup.
     pub(super) probe: Option<ProbeReport>,
@@ -59,7 +61,7 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
         Some(running) => identities.into_iter().find(|identity| identity.incarnation == *running),
         None => identities.into_iter().next_back(),
     };
-    let (mut catalog, mut arrivals) = (LogCatalog::default(), BTreeMap::new());
+    let (mut catalog, mut arrivals, mut streamed) = (LogCatalog::default(), BTreeMap::new(), BTreeMap::new());
     if let Some(identity) = &identity {
         let place = listing::Place {
             repository: &scope.repository,
@@ -68,10 +70,19 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
             incarnation: &identity.incarnation,
             size: identity.segment_bytes,
         };
+        // The pieces first: a segment that becomes whole in between is not missed.
+        let tails = tail::load(&scope.repository, &scope.source, &identity.incarnation, identity.segment_bytes).await?;
         catalog = listing::catalog(place, &log).await?;
+        catalog.add_tail(tails, identity.segment_bytes);
+        problems.extend(catalog.contradicted_pieces.iter().map(|pieces| format!("{}: {pieces}", pieces.file)));
         let since = Timestamp::now().minus(INDEX_READ_FOR);
+        // What this host has archived and not signed yet; another host's segments count by the store's clock until then.
+        let waiting = scope.state.unsigned_lines(&scope.source, &identity.incarnation);
         let index = index::load_since(&scope.repository, &scope.source, &identity.incarnation, since).await?;
-        for line in index.lines {
+        for line in index.lines.into_iter().chain(waiting) {
+            if let Some(micros) = line.streamed_within_micros {
+                streamed.insert(line.file.clone(), Duration::from_micros(micros));
+            }
             let earliest = arrivals.entry(line.file).or_insert(line.arrived);
             *earliest = line.arrived.min(*earliest);
         }
@@ -82,7 +93,8 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
         None => None,
     };
     let record = Record::load(&scope.repository, &scope.source).await?;
-    Ok(Loaded { scope: scope.clone(), log, problems, warning: seen.warning, identity, catalog, arrivals, record, probe })
+    let (scope, warning) = (scope.clone(), seen.warning);
+    Ok(Loaded { scope, log, problems, warning, identity, catalog, arrivals, streamed, record, probe })
 }
 
 /// What each repository holds, with what would be lost beyond it. `own` is the server's log when it answers, `silent` what is
@@ -201,9 +213,12 @@ impl Loaded {
         }
     }
 
-    /// What the names of the segments on `path` tell of their commits.
+    /// What the names of the segments on `path` tell of their commits; what was streamed of the last one tells nothing of
+    /// those that follow.
     fn named(&self, path: &TimelinePath) -> impl Iterator<Item = (u64, Named)> {
+        let is_whole = |segment: &Segment| self.catalog.streamed_end(*segment, path.segment_size()).is_none();
         let on_path = self.catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
+        let on_path = on_path.filter(move |(segment, _)| is_whole(segment));
         on_path.map(|(segment, object)| {
             let has_commits = object.name.commits.is_some_and(|commits| commits > 0);
             let committed_by = object.name.last.known().filter(|_| has_commits);
@@ -218,6 +233,7 @@ impl Loaded {
         let segments = on_path.filter(|(segment, _)| segment.number >= begins).map(|(segment, object)| {
             let arrived = self.arrivals.get(&segment.name(size)).copied().unwrap_or(object.arrived);
             let first = first_commit(&object.name);
+            let arrived = self.streamed_at(*segment, size, first).map_or(arrived, |streamed| streamed.min(arrived));
             (segment.number, SegmentPoint { first, last: object.name.last.known(), arrived })
         });
         let committed = |backup: &BackupSummary| {
@@ -242,6 +258,18 @@ impl Loaded {
             gone.map(move |gone| gone.start.max(part.start)..gone.end.min(part.end)).collect::<Vec<_>>()
         });
         parts.filter(|range| !range.is_empty()).collect()
+    }
+
+    /// When the commits of a segment were durable, each as long after it as the one that waited longest; none where the
+    /// segment arrived as a whole only.
+    fn streamed_at(&self, segment: Segment, size: SegmentSize, first: FirstCommit) -> Option<Timestamp> {
+        let FirstCommit::At(first) = first else { return None };
+        let in_pieces = self.catalog.tail.get(&segment).and_then(|tail| {
+            let waits = tail.pieces.iter().filter_map(|piece| Some(piece.arrived.since(piece.name.first.known()?)));
+            waits.max()
+        });
+        let within = in_pieces.or_else(|| self.streamed.get(&segment.name(size)).copied())?;
+        Some(first.plus(within))
     }
 
     fn backup_points(&self) -> Vec<BackupPoint> {

@@ -7,7 +7,7 @@ use super::page::{
     FIRST_IS_CONTINUATION, FIRST_IS_OVERWRITE, LONG_HEADER, LONG_HEADER_BYTES, SHORT_HEADER_BYTES, WAL_PAGE_BYTES,
 };
 use super::record::RECORD_HEADER_BYTES;
-use super::resource_manager;
+use super::{Relation, resource_manager};
 
 pub const SYSTEM_IDENTIFIER: u64 = 7_312_345_678_901_234_567;
 
@@ -39,6 +39,11 @@ impl Log {
         let size = SegmentSize::new(1 << 20).unwrap();
         let timeline = first.timeline;
         Self { first, size, bytes: Vec::new(), timeline, magic: 0xD110, previous: Lsn(8), overwrite_next: false }
+    }
+
+    /// As [`Log::new`], of the version with this magic number.
+    pub fn of_version(magic: u16) -> Self {
+        Self { magic, ..Self::new() }
     }
 
     pub fn lsn(&self, offset: usize) -> Lsn {
@@ -153,6 +158,17 @@ impl Log {
         })
         .collect()
     }
+}
+
+/// The body of a record that refers to these pages, each with its flags (no data, no image), and has main data.
+pub fn body_with_pages(pages: &[(u8, Relation, u32)], main_data: &[u8]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (id, (flags, relation, block)) in pages.iter().enumerate() {
+        body.extend_from_slice(&[id as u8, *flags, 0, 0]);
+        let numbers = [relation.tablespace, relation.database, relation.file_node, *block];
+        body.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+    }
+    [body, main_data_body(main_data)].concat()
 }
 
 /// The body of a record that has nothing but main data.

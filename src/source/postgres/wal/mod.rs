@@ -1,4 +1,5 @@
-//! Reading PostgreSQL's write-ahead log, 13 to 18: segments → pages → records → the events a restore stops at.
+//! Reading PostgreSQL's write-ahead log, 13 to 18: segments → pages → records → the events a restore stops at, and, where
+//! asked for, what each record does ([`Change`]) and to which pages ([`Body::blocks`]).
 //!
 //! Invariants:
 //! - No input makes this code panic or loop: every step consumes at least eight bytes or stops.
@@ -14,10 +15,12 @@
 mod body;
 mod bytes;
 mod carry;
+mod change;
 mod error;
 mod event;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod list;
 mod page;
 mod reader;
 mod record;
@@ -26,11 +29,14 @@ mod summary;
 mod tests;
 mod transaction;
 
+pub use body::{BlockRef, Blocks, Body, Compression, Image, Relation};
 pub use carry::{Carry, Partial};
+pub use change::{Change, CutForks, ExclusiveLock, RowKind, RowPlace, changed_row};
 pub use error::{Fault, WalError};
 pub use event::{Checkpoint, Event, WalLevel};
+pub use list::{Item, List};
 pub use page::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader, WAL_PAGE_BYTES};
 pub use reader::{RecordSpan, SegmentEnd, SegmentReader, Stop};
 pub use record::{RECORD_HEADER_BYTES, Record, resource_manager};
 pub use summary::{EndTime, SegmentSummary, scan, summarise};
-pub use transaction::{EndKind, Prepare, TransactionEnd};
+pub use transaction::{Assignment, EndKind, Ended, Prepare, PreparedDetails, TransactionEnd};

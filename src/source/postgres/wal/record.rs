@@ -6,7 +6,7 @@
 
 use crate::base::Lsn;
 
-use super::body;
+use super::body::{Body, MAIN_DATA_SHORT};
 use super::bytes::{u32_at, u64_at};
 use super::error::{Fault, WalError};
 
@@ -21,8 +21,18 @@ pub mod resource_manager {
     pub const XLOG: u8 = 0;
     /// Transaction ends.
     pub const TRANSACTION: u8 = 1;
+    /// Relations' files made and cut.
+    pub const STORAGE: u8 = 2;
+    /// Databases made and dropped.
+    pub const DATABASE: u8 = 4;
     /// Tablespaces made and dropped.
     pub const TABLESPACE: u8 = 5;
+    /// What a standby must know of running transactions.
+    pub const STANDBY: u8 = 8;
+    /// Rows: inserts of many at once, and what VACUUM does.
+    pub const HEAP2: u8 = 9;
+    /// Rows.
+    pub const HEAP: u8 = 10;
     /// The last one that is built in.
     pub(crate) const LAST_BUILT_IN: u8 = 21;
     /// The first one an extension can register, from 15 on.
@@ -64,7 +74,23 @@ impl<'a> Record<'a> {
     /// # Errors
     /// [`WalError::Malformed`] when the body is not in a known form, or not whole.
     pub fn main_data(&self) -> Result<&'a [u8], WalError> {
-        body::main_data(self)
+        // As all ends of transactions have it: `archive push` reads each of them.
+        if let [MAIN_DATA_SHORT, length, data @ ..] = self.body
+            && data.len() == usize::from(*length)
+            && self.is_whole()
+        {
+            return Ok(data);
+        }
+        let kept = || format!("{} bytes kept", self.body.len());
+        self.parts()?.main_data().ok_or_else(|| self.malformed("body", kept(), "all of it"))
+    }
+
+    /// The record's body, taken apart.
+    ///
+    /// # Errors
+    /// [`WalError::Malformed`] when it is not in a known form.
+    pub fn parts(&self) -> Result<Body<'a>, WalError> {
+        Body::parse(self)
     }
 
     /// An error about this record.

@@ -61,6 +61,89 @@ fn pg_time(micros: i64) -> Timestamp {
     Timestamp::from_unix_micros(946_684_800_000_000 + micros).unwrap()
 }
 
+/// Takes a record apart as far as it goes.
+fn read_in_full(record: &Record<'_>) {
+    let Ok(body) = record.parts() else { return };
+    for block in body.blocks() {
+        let _ = block.image.map(|image| (image.raw_bytes(), image.has_special_space()));
+    }
+    match Change::decode(record, &body) {
+        Ok(Change::Ended(ended)) => drop((ended.subtransactions.iter().count(), ended.dropped.iter().count())),
+        Ok(Change::Locked(locks)) => assert_eq!(locks.iter().count(), locks.len()),
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// A body with one page for each of these flags, without images, and main data.
+fn body_with_blocks(flags: &[u8], main_data: &[u8]) -> Vec<u8> {
+    let relation = |id| Relation { tablespace: 1663, database: 5, file_node: 16384 + id as u32 };
+    let pages: Vec<(u8, Relation, u32)> = flags.iter().enumerate().map(|(id, flags)| (flags & 0x43, relation(id), 7)).collect();
+    super::fixture::body_with_pages(&pages, main_data)
+}
+
+/// A record of its own, of this version.
+fn record_of(resource_manager: u8, info: u8, major_version: u16, body: &[u8]) -> Record<'_> {
+    let total_length = (body.len() + RECORD_HEADER_BYTES) as u32;
+    Record { start: Lsn(8), end: Lsn(16), previous: Lsn(0), xid: 9, resource_manager, info, total_length, major_version, body }
+}
+
+#[test]
+fn what_is_not_known_is_said_to_be_unknown() {
+    let change = |manager, info, version, main_data: &[u8]| {
+        let body = body_with_blocks(&[0, 0], main_data);
+        let record = record_of(manager, info, version, &body);
+        format!("{:?}", Change::decode(&record, &record.parts().unwrap()).unwrap())
+    };
+    let ends_with_flags = |flags: u32| [&[0; 8][..], &flags.to_le_bytes()].concat();
+    let unknown = [
+        change(200, 0, 15, &[]),
+        change(resource_manager::HEAP, 0x04, 15, &[0; 8]),
+        change(resource_manager::HEAP, 0x90, 15, &[0; 8]),
+        change(resource_manager::STORAGE, 0x30, 15, &[0; 20]),
+        change(resource_manager::STORAGE, 0x20, 15, &[0xFF; 20]),
+        change(resource_manager::DATABASE, 0x20, 14, &[0; 8]),
+        change(resource_manager::HEAP2, 0x40, 15, &[0, 0, 0, 0, 4]),
+        change(resource_manager::TRANSACTION, 0x60, 13, &[0; 16]),
+        change(resource_manager::TRANSACTION, 0x80, 14, &ends_with_flags(1 << 8)),
+        change(resource_manager::TRANSACTION, 0x80, 18, &ends_with_flags(1 << 9)),
+        change(resource_manager::XLOG, 0xE0, 16, &[]),
+    ];
+    assert!(unknown.iter().all(|change| change == "Unknown"), "{unknown:?}");
+    assert!(change(resource_manager::HEAP2, 0x40, 16, &[0, 0, 0, 0, 4]).starts_with("Visible"));
+    assert!(change(resource_manager::HEAP, 0x10, 16, &[0; 8]).starts_with("Rows"));
+    let short = body_with_blocks(&[0], &[0; 3]);
+    let record = record_of(resource_manager::HEAP, 0x10, 16, &short);
+    assert!(Change::decode(&record, &record.parts().unwrap()).is_err());
+}
+
+#[test]
+fn pages_and_their_images_are_found_in_the_body() {
+    // Page 0 with an image around a hole of 8000 bytes; page 3 of the same relation's visibility map with two bytes of data.
+    let image: Vec<u8> = (0..192_u8).collect();
+    let mut body = vec![0, 0x10, 0, 0];
+    body.extend([192_u16, 100].iter().flat_map(|number| number.to_le_bytes()));
+    body.push(0x03);
+    body.extend([1663_u32, 5, 16384, 7].iter().flat_map(|number| number.to_le_bytes()));
+    body.extend([3, 0xA2, 2, 0, 1, 0, 0, 0, 255, 1]);
+    body.extend(&image);
+    body.extend([0xAA, 0xBB, 0xCC]);
+    let record = record_of(resource_manager::HEAP, 0, 15, &body);
+    let parts = record.parts().unwrap();
+    let blocks: Vec<BlockRef<'_>> = parts.blocks().collect();
+    let found = blocks[0].image.unwrap();
+    assert_eq!((found.bytes, found.hole_bytes, found.raw_bytes(), found.compression), (&image[..], 8000, 192, None));
+    assert_eq!((blocks[1].id, blocks[1].fork, blocks[1].data_bytes), (3, crate::source::Fork::VisibilityMap, 2));
+    assert_eq!(blocks[1].relation, Relation { tablespace: 1663, database: 5, file_node: 16384 });
+    assert_eq!(parts.main_data(), Some(&[0xCC][..]));
+
+    let cut = Record { body: &body[..100], ..record };
+    let parts = cut.parts().unwrap();
+    assert_eq!((parts.main_data(), parts.blocks().count()), (None, 2), "of a long record only the beginning is kept");
+    let mut repeated = body.clone();
+    repeated[25] = 0;
+    assert!(record_of(resource_manager::HEAP, 0, 15, &repeated).parts().is_err(), "pages are in order");
+}
+
 #[test]
 fn a_record_that_straddles_three_segments_ends_in_the_last() {
     let (log, written) = log_of(&[100, 2_500_000, 100]);
@@ -314,7 +397,11 @@ proptest! {
         let mut carry = Carry::Unknown;
         for (segment, bytes) in &segments {
             let mut count = 0_usize;
-            let end = scan(*segment, log.size, bytes, &carry, |_, _| { count += 1; ControlFlow::<()>::Continue(()) });
+            let end = scan(*segment, log.size, bytes, &carry, |record, _| {
+                count += 1;
+                read_in_full(record);
+                ControlFlow::<()>::Continue(())
+            });
             prop_assert!(count <= bytes.len() / 24);
             carry = match end { Ok(ControlFlow::Continue(end)) => end.carry, _ => Carry::Unknown };
             drop(summarise(*segment, log.size, &bytes[..cut.min(bytes.len())], &Carry::Unknown));
@@ -342,14 +429,19 @@ proptest! {
 
     #[test]
     fn any_interpreted_body_is_read_or_refused(
-        body in prop::collection::vec(any::<u8>(), 0..200), info in any::<u8>(), manager in 0..2_u8,
-        version in 13..19_u16, plain in any::<bool>()
+        body in prop::collection::vec(any::<u8>(), 0..200), info in any::<u8>(), manager in prop_oneof![0..11_u8, any::<u8>()],
+        version in 13..19_u16, form in 0..3_u8, forks in prop::collection::vec(any::<u8>(), 0..3)
     ) {
-        let body = if plain { super::fixture::main_data_body(&body) } else { body };
+        let body = match form {
+            0 => body,
+            1 => super::fixture::main_data_body(&body),
+            _ => body_with_blocks(&forks, &body),
+        };
         let record = Record {
             start: Lsn(8), end: Lsn(16), previous: Lsn(0), xid: 1, resource_manager: manager, info,
             total_length: body.len() as u32 + 24, major_version: version, body: &body,
         };
         drop(Event::decode(&record));
+        read_in_full(&record);
     }
 }

@@ -1,0 +1,169 @@
+//! One thing stored in as many repositories as must hold it, and in the others if they are quick.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::Instant;
+
+use super::destination::Destination;
+use super::growing::Snapshot;
+use super::run::World;
+use crate::base::{Error, ErrorKind, Result};
+use crate::engine::archive::push::Pushed;
+use crate::repo::queue::Item;
+use crate::source::postgres::history::History;
+
+/// Once enough repositories have it, the others have as long again, and at least this.
+const GRACE: Duration = Duration::from_millis(500);
+/// A repository that failed is left alone so long while the others are enough.
+const REST: Duration = Duration::from_secs(30);
+
+/// What is stored.
+#[derive(Clone)]
+pub(super) enum Job {
+    /// What was received of a segment.
+    Pieces(Snapshot),
+    /// A whole segment.
+    Whole(Snapshot),
+    /// A timeline's history, and the file that tells it.
+    History(History, Bytes),
+}
+
+/// What came of it.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// The repositories in which it is.
+    pub stored: Vec<String>,
+    /// What else should be known.
+    pub warnings: Vec<String>,
+    /// What the others have against it.
+    pub errors: Vec<(String, Error)>,
+}
+
+/// What the operator was told last of each repository that fails.
+#[derive(Default)]
+pub(super) struct Told(BTreeMap<String, String>);
+
+impl Told {
+    /// What is new: each failure once, until that repository takes something again. One that rests says nothing.
+    pub fn news(&mut self, outcome: &Outcome, needed: usize) -> Vec<String> {
+        self.0.retain(|name, _| !outcome.stored.contains(name));
+        let what = if outcome.stored.len() >= needed { "not everywhere" } else { "not" };
+        let texts = outcome
+            .errors
+            .iter()
+            .map(|(name, error)| (name.clone(), format!("the log is {what} stored: repository {name}: {}", error.summary())));
+        texts
+            .filter(|(name, text)| self.0.insert(name.clone(), text.clone()).as_ref() != Some(text))
+            .map(|(_, text)| text)
+            .collect()
+    }
+}
+
+/// Stores `job`, and gives the repositories back. A file that is in enough of them, but not in all, is queued for the others.
+///
+/// # Errors
+/// Contradicted when one of them holds something else; when what others lack cannot be queued.
+pub(super) async fn run(mut to: Vec<Destination>, world: &World<'_>, job: Job) -> (Vec<Destination>, Result<Outcome>) {
+    let outcome = attempt(&mut to, world, &job).await;
+    (to, outcome)
+}
+
+async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job) -> Result<Outcome> {
+    let (needed, count) = (world.needed, to.len());
+    let now = Instant::now();
+    let rested = to.iter().filter(|one| one.rests_until.is_none_or(|until| until <= now)).count();
+    let mut outcome = Outcome::default();
+    let mut pushed: Vec<Option<Pushed>> = vec![None; count];
+    let mut storing: FuturesUnordered<_> = to
+        .iter_mut()
+        .enumerate()
+        .filter(|(_, one)| rested < needed || one.rests_until.is_none_or(|until| until <= now))
+        .map(async |(at, one)| {
+            let stored = store(one, world, job).await;
+            one.rests_until = stored.is_err().then(|| Instant::now() + REST);
+            (at, one.name.clone(), stored)
+        })
+        .collect();
+    let mut deadline = None;
+    loop {
+        let waited = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            next = storing.next() => match next {
+                Some((at, name, Ok(stored))) => {
+                    outcome.warnings.extend(stored.iter().flat_map(|stored| &stored.warnings).map(|why| format!("repository {name}: {why}")));
+                    outcome.stored.push(name);
+                    pushed[at] = stored;
+                    if outcome.stored.len() >= needed && deadline.is_none() {
+                        deadline = Some(Instant::now() + now.elapsed().max(GRACE));
+                    }
+                }
+                Some((_, name, Err(error))) => outcome.errors.push((name, error)),
+                None => break,
+            },
+            () = waited => break,
+        }
+    }
+    drop(storing);
+    if let Some(at) = outcome.errors.iter().position(|(_, error)| error.kind() == ErrorKind::Contradicted) {
+        let (name, error) = outcome.errors.swap_remove(at);
+        return Err(error.context(format!("repository {name}")));
+    }
+    if outcome.stored.len() >= needed {
+        queue(to, world, &pushed)?;
+    }
+    Ok(outcome)
+}
+
+async fn store(to: &mut Destination, world: &World<'_>, job: &Job) -> Result<Option<Pushed>> {
+    match job {
+        Job::Pieces(snapshot) => to.store_pieces(world, snapshot).await.map(|()| None),
+        Job::Whole(snapshot) => to.store_whole(world, snapshot).await.map(Some),
+        Job::History(history, raw) => to.store_history(world, history, raw.clone()).await.map(Some),
+    }
+}
+
+/// Leaves a file to be delivered to the repositories that lack it. The server may forget it then: the queue is durable first.
+fn queue(to: &[Destination], world: &World<'_>, pushed: &[Option<Pushed>]) -> Result<()> {
+    let Some(there) = pushed.iter().flatten().next() else { return Ok(()) };
+    let mut queued = false;
+    for (one, _) in to.iter().zip(pushed).filter(|(_, stored)| stored.is_none()) {
+        let Pushed { incarnation, file, key, raw_sha256, .. } = there.clone();
+        let item = Item::Log { incarnation, file, key, raw_sha256 };
+        let added = one.queue.add(&item);
+        added.map_err(|error| error.context(format!("{} cannot be queued for repository {}", there.file, one.name)))?;
+        queued = true;
+    }
+    if queued {
+        world.surroundings.deliver();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_that_fails_is_told_once_until_it_takes_something() {
+        let outcome = |stored: &[&str], failed: &[&str]| Outcome {
+            stored: stored.iter().map(|name| (*name).to_owned()).collect(),
+            errors: failed.iter().map(|name| ((*name).to_owned(), Error::unreachable("away"))).collect(),
+            ..Outcome::default()
+        };
+        let mut told = Told::default();
+        assert_eq!(told.news(&outcome(&["a"], &["b"]), 1), ["the log is not everywhere stored: repository b: away"]);
+        assert!(told.news(&outcome(&["a"], &[]), 1).is_empty(), "b rests");
+        assert!(told.news(&outcome(&["a"], &["b"]), 1).is_empty(), "and fails as before");
+        assert_eq!(told.news(&outcome(&[], &["b"]), 1), ["the log is not stored: repository b: away"]);
+        assert!(told.news(&outcome(&["a", "b"], &[]), 1).is_empty());
+        assert_eq!(told.news(&outcome(&["a"], &["b"]), 1).len(), 1);
+    }
+}

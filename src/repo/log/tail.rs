@@ -1,0 +1,318 @@
+//! What was streamed of segments that are not yet whole: pieces, one object each.
+//!
+//! `<source>/tail/<incarnation>/<timeline>/<segment>/<from>-<to>_<first>_<last>_<n>_<digest>.zst[.age]`: the piece's first
+//! byte and the one after its last, as offsets in the segment, eight hex digits each; then, as in a segment's name, the
+//! times of the first and of the latest transaction end that end in it, the number of commits, and the digest of the raw
+//! piece.
+//!
+//! Pieces are stored in the order of the log, so those that follow each other from offset 0 are what there is; where two
+//! overlap they hold the same bytes, or somebody else writes the same log. What was not streamed reads as zeros: there
+//! PostgreSQL takes the log to end. A segment that is there whole makes its pieces redundant.
+
+use std::collections::BTreeMap;
+
+use super::LogCatalog;
+use super::catalog::SegmentObject;
+use super::name::{self, CommitTime, SegmentName, is_short_digest};
+use crate::base::{Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, Timestamp};
+use crate::repo::{Repository, layout};
+use crate::store::{ObjectInfo, list_all};
+
+/// The name of a piece's object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PieceName {
+    /// Offset of its first byte in the segment.
+    pub from: u32,
+    /// Offset of the byte after its last.
+    pub to: u32,
+    /// First transaction end in log order.
+    pub first: CommitTime,
+    /// Latest transaction end by time.
+    pub last: CommitTime,
+    /// Number of COMMIT and COMMIT PREPARED records; `None` when unknown.
+    pub commits: Option<u32>,
+    /// First 16 hex digits of the SHA-256 of the raw piece.
+    pub digest: String,
+}
+
+impl PieceName {
+    /// The object's name without its directory; `suffix` is `.age` or empty.
+    pub fn text(&self, suffix: &str) -> String {
+        let commits = self.commits.map_or("?".to_owned(), |commits| commits.to_string());
+        let (first, last) = (self.first.text(), self.last.text());
+        format!("{:08X}-{:08X}_{first}_{last}_{commits}_{}.zst{suffix}", self.from, self.to, self.digest)
+    }
+
+    /// Parses a name with or without `.age`; `None` when it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = name::strip_suffix(text)?.split('_');
+        let mut next = || parts.next();
+        let (from, to) = next()?.split_once('-')?;
+        let offset = |text: &str| u32::from_str_radix(text, 16).ok().filter(|offset| format!("{offset:08X}") == text);
+        let (from, to) = (offset(from)?, offset(to)?);
+        let (first, last) = (CommitTime::parse(next()?)?, CommitTime::parse(next()?)?);
+        let commits = match next()? {
+            "?" => None,
+            number => Some(name::parse_decimal(number)?),
+        };
+        let digest = next().filter(|digest| is_short_digest(digest))?.to_owned();
+        (next().is_none() && from < to).then_some(Self { from, to, first, last, commits, digest })
+    }
+}
+
+/// One stored piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The object's full key.
+    pub key: String,
+    /// What its name says.
+    pub name: PieceName,
+    /// Stored size in bytes.
+    pub stored_bytes: u64,
+    /// When it arrived, by the store's clock.
+    pub arrived: Timestamp,
+}
+
+/// All pieces of one incarnation, by segment.
+#[derive(Clone, Debug, Default)]
+pub struct Tails {
+    /// The pieces of each segment, by where they begin.
+    pub segments: BTreeMap<Segment, Vec<Piece>>,
+    /// Objects whose names are not understood.
+    pub strangers: Vec<String>,
+}
+
+/// Lists the pieces of `incarnation`.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn load(repository: &Repository, source: &SourceName, incarnation: &Incarnation, size: SegmentSize) -> Result<Tails> {
+    let prefix = layout::tail(source, incarnation);
+    let mut tails = Tails::default();
+    for object in list_all(repository.store(), &prefix, None).await? {
+        match parse_key(&object.key[prefix.len()..], size) {
+            Some((segment, name)) => tails.segments.entry(segment).or_default().push(piece(object, name)),
+            None => tails.strangers.push(object.key),
+        }
+    }
+    Ok(tails)
+}
+
+/// Lists the pieces of one segment, by where they begin.
+///
+/// # Errors
+/// When the repository does not answer.
+pub async fn load_segment(
+    repository: &Repository,
+    source: &SourceName,
+    incarnation: &Incarnation,
+    segment: Segment,
+    size: SegmentSize,
+) -> Result<Vec<Piece>> {
+    let prefix = layout::tail_segment(source, incarnation, segment.timeline, &segment.name(size));
+    let listed = list_all(repository.store(), &prefix, None).await?;
+    let understood = listed.into_iter().filter_map(|object| {
+        let name = PieceName::parse(&object.key[prefix.len()..]).filter(|name| u64::from(name.to) <= size.bytes())?;
+        Some(piece(object, name))
+    });
+    Ok(understood.collect())
+}
+
+fn piece(object: ObjectInfo, name: PieceName) -> Piece {
+    Piece { key: object.key, name, stored_bytes: object.size_bytes, arrived: object.modified }
+}
+
+/// A key below the prefix of an incarnation's pieces.
+fn parse_key(relative: &str, size: SegmentSize) -> Option<(Segment, PieceName)> {
+    let (timeline, rest) = relative.split_once('/')?;
+    let (segment, file) = rest.split_once('/')?;
+    let segment = Segment::parse(segment, size).filter(|segment| segment.timeline.hex() == timeline)?;
+    let name = PieceName::parse(file).filter(|name| u64::from(name.to) <= size.bytes())?;
+    Some((segment, name))
+}
+
+/// How many bytes, from the segment's first on, the pieces hold without a gap.
+pub fn reach(pieces: &[Piece]) -> u64 {
+    let mut by_begin: Vec<&PieceName> = pieces.iter().map(|piece| &piece.name).collect();
+    by_begin.sort_by_key(|name| name.from);
+    by_begin.iter().fold(0, |reach, name| if u64::from(name.from) <= reach { reach.max(name.to.into()) } else { reach })
+}
+
+/// Two pieces of one segment that hold the same stretch and are not the same. No operator's word ends this, which is about
+/// whole segments: the segment does once it is archived whole, or the removal of the wrong piece.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContradictedPieces {
+    /// The segment's name.
+    pub file: String,
+    /// The keys of the two.
+    pub keys: [String; 2],
+}
+
+impl std::fmt::Display for ContradictedPieces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [one, other] = &self.keys;
+        write!(f, "two servers streamed it with other contents; remove the wrong piece of {one} and {other}")
+    }
+}
+
+/// The keys of two pieces that hold the same stretch and are not the same.
+fn contradiction(pieces: &[Piece]) -> Option<[String; 2]> {
+    let same = |one: &PieceName, other: &PieceName| (one.from, one.to) == (other.from, other.to);
+    pieces.iter().find_map(|one| {
+        let other = pieces.iter().find(|other| same(&one.name, &other.name) && one.name.digest != other.name.digest)?;
+        Some([one.key.clone(), other.key.clone()])
+    })
+}
+
+impl LogCatalog {
+    /// [`LogCatalog::load`], with the pieces of segments that are not there whole, for those who restore or say how far
+    /// a restore would get. Whoever decides what may be deleted, or what a backup may build on, goes by whole segments.
+    ///
+    /// # Errors
+    /// As [`LogCatalog::load`].
+    pub async fn load_with_tail(
+        repository: &Repository,
+        source: &SourceName,
+        incarnation: &Incarnation,
+        size: SegmentSize,
+    ) -> Result<Self> {
+        // The pieces first: a segment that becomes whole in between is there twice, and not missed.
+        let tails = load(repository, source, incarnation, size).await?;
+        let mut catalog = Self::load(repository, source, incarnation, size).await?;
+        catalog.add_tail(tails, size);
+        Ok(catalog)
+    }
+
+    /// Adds what was streamed of segments that are not there whole.
+    pub fn add_tail(&mut self, tails: Tails, size: SegmentSize) {
+        self.strangers.extend(tails.strangers);
+        for (segment, pieces) in tails.segments {
+            let file = segment.name(size);
+            if self.segments.contains_key(&segment) || self.split_brains.iter().any(|split| split.file == file) {
+                continue;
+            }
+            if let Some(keys) = contradiction(&pieces) {
+                self.contradicted_pieces.push(ContradictedPieces { file, keys });
+                continue;
+            }
+            let reach = reach(&pieces);
+            if let Some(object) = as_segment(segment, &pieces, reach) {
+                self.segments.insert(segment, object);
+                self.tail.insert(segment, Tail { end: segment.start(size).plus(reach), pieces });
+            }
+        }
+    }
+
+    /// Where what was streamed of `segment` ends; none when it is there whole, or not at all.
+    pub fn streamed_end(&self, segment: Segment, size: SegmentSize) -> Option<Lsn> {
+        self.tail.get(&segment).map(|tail| tail.end).filter(|end| *end < segment.end(size))
+    }
+}
+
+/// What was streamed of a segment that is not there whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tail {
+    /// One past the last byte that follows the segment's first without a gap.
+    pub end: Lsn,
+    /// The pieces.
+    pub pieces: Vec<Piece>,
+}
+
+/// The segment that the pieces up to `reach` make up; none when its beginning is missing.
+fn as_segment(segment: Segment, pieces: &[Piece], reach: u64) -> Option<SegmentObject> {
+    let mut used: Vec<&Piece> = pieces.iter().filter(|piece| u64::from(piece.name.to) <= reach).collect();
+    used.sort_by_key(|piece| (piece.name.from, piece.name.to));
+    let begin = used.first().filter(|piece| piece.name.from == 0)?;
+    let first = used.iter().map(|piece| piece.name.first).find(|first| *first != CommitTime::None).unwrap_or(CommitTime::None);
+    let known = used.iter().filter_map(|piece| piece.name.last.known()).max();
+    let last = match known {
+        _ if used.iter().any(|piece| piece.name.last == CommitTime::Unknown) => CommitTime::Unknown,
+        Some(time) => CommitTime::At(time),
+        None => CommitTime::None,
+    };
+    let commits = used.iter().try_fold(0_u32, |sum, piece| sum.checked_add(piece.name.commits?));
+    let name = SegmentName { segment, first, last, commits, digest: begin.name.digest.clone() };
+    Some(SegmentObject {
+        key: begin.key.clone(),
+        name,
+        stored_bytes: used.iter().map(|piece| piece.stored_bytes).sum(),
+        arrived: used.iter().map(|piece| piece.arrived).max()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_micros(1_800_000_000_000_000 + seconds * 1_000_000).unwrap()
+    }
+
+    fn made(from: u32, to: u32, last: Option<i64>, digest: char) -> Piece {
+        let time = last.map_or(CommitTime::None, |seconds| CommitTime::At(at(seconds)));
+        let digest = digest.to_string().repeat(16);
+        let name = PieceName { from, to, first: time, last: time, commits: Some(last.is_some().into()), digest };
+        Piece { key: name.text(".age"), name, stored_bytes: 10, arrived: at(100 + i64::from(to)) }
+    }
+
+    #[test]
+    fn names_round_trip_and_nothing_else_is_one() {
+        for piece in [made(0, 0x100, Some(1), 'a'), made(0xFF_0000, 0x100_0000, None, '0')] {
+            for suffix in ["", ".age"] {
+                assert_eq!(PieceName::parse(&piece.name.text(suffix)), Some(piece.name.clone()));
+            }
+        }
+        let good = made(0, 0x100, None, 'a').name.text("");
+        assert_eq!(good, "00000000-00000100_-_-_0_aaaaaaaaaaaaaaaa.zst");
+        for (part, bad) in
+            [("00000000-", ""), ("00000000-", "00000100-"), ("00000100", "100"), ("_0_", "_00_"), ("aaaa.", "AAAA.")]
+        {
+            assert_eq!(PieceName::parse(&good.replacen(part, bad, 1)), None, "{part} → {bad}");
+        }
+    }
+
+    #[test]
+    fn what_follows_without_a_gap_counts() {
+        let pieces = [made(0x200, 0x300, None, 'c'), made(0, 0x100, None, 'a'), made(0x80, 0x180, None, 'b')];
+        assert_eq!(reach(&pieces), 0x180);
+        assert_eq!(reach(&pieces[..1]), 0);
+        assert_eq!(reach(&[&pieces[..], &[made(0x180, 0x200, None, 'd')]].concat()), 0x300);
+    }
+
+    #[test]
+    fn pieces_stand_in_for_a_segment_that_is_not_whole_and_for_no_other() {
+        let segment = |number| Segment { timeline: crate::base::TimelineId(1), number };
+        let mut catalog = LogCatalog::default();
+        let whole = as_segment(segment(4), &[made(0, 0x100_0000, Some(9), 'e')], 0x100_0000).unwrap();
+        catalog.segments.insert(segment(4), whole.clone());
+        let mut tails = Tails::default();
+        tails.segments.insert(segment(4), vec![made(0, 0x100, Some(1), 'a')]);
+        tails.segments.insert(segment(5), vec![made(0, 0x100, Some(3), 'a'), made(0x100, 0x200, Some(2), 'b')]);
+        tails.segments.insert(segment(6), vec![made(0x100, 0x200, Some(2), 'b')]);
+        tails.segments.insert(segment(7), vec![made(0, 0x100, None, 'a'), made(0, 0x100, None, 'b')]);
+        tails.segments.insert(segment(8), vec![made(0, 0x100_0000, None, 'a')]);
+        catalog.add_tail(tails, SIZE);
+        assert_eq!(catalog.segments.keys().map(|segment| segment.number).collect::<Vec<_>>(), [4, 5, 8]);
+        assert_eq!((&catalog.segments[&segment(4)], catalog.streamed_end(segment(4), SIZE)), (&whole, None));
+        let streamed = &catalog.segments[&segment(5)];
+        let told = (streamed.name.first, streamed.name.last, streamed.name.commits, streamed.stored_bytes);
+        assert_eq!(told, (CommitTime::At(at(3)), CommitTime::At(at(3)), Some(2), 20));
+        assert_eq!(catalog.streamed_end(segment(5), SIZE), Some(segment(5).start(SIZE).plus(0x200)));
+        let contradicted = &catalog.contradicted_pieces;
+        assert!(catalog.split_brains.is_empty() && contradicted.len() == 1, "{contradicted:?}");
+        let text = contradicted[0].to_string();
+        assert!(contradicted[0].keys.iter().all(|key| text.contains(key)) && text.contains("_aaaa") && text.contains("_bbbb"));
+        assert_eq!(catalog.streamed_end(segment(8), SIZE), None, "all of it was streamed");
+    }
+
+    #[test]
+    fn keys_must_agree_with_themselves() {
+        let name = made(0, 0x100, None, 'a').name.text(".age");
+        let read = |key: &str| parse_key(key, SIZE).map(|(segment, _)| segment.number);
+        assert_eq!(read(&format!("00000001/000000010000000000000005/{name}")), Some(5));
+        assert_eq!(read(&format!("00000002/000000010000000000000005/{name}")), None);
+        assert_eq!(read("00000001/000000010000000000000005/00000000-F0000000_-_-_0_aaaaaaaaaaaaaaaa.zst"), None);
+    }
+}
