@@ -1,7 +1,7 @@
 //! A backup on its way to the other repositories of its source: queued first, so that nothing of it is forgotten, then
 //! delivered at once to as many as must hold it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -15,6 +15,13 @@ use crate::repo::queue::{Item, Queue};
 
 /// How long a delivery in the background is waited for that has the queue.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// How long a repository is given that answers and cannot take the backup yet: its own copy of the log's last segment may
+/// arrive a moment after the first repository's.
+const LOG_GRACE: Duration = Duration::from_secs(15);
+
+/// Pause between two attempts within [`LOG_GRACE`].
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What became of the backup in another repository.
 #[derive(Serialize)]
@@ -91,8 +98,17 @@ async fn deliver_one(
     // With the repository away, a delivery in the background goes on until it is back.
     let gives_up = |waited| waited > LONGEST_WAIT || (waited > LONGEST_LOOK && state.had_trouble());
     let Some(_held) = lock(context, queue, gives_up).await? else { return left() };
-    deliver(context, settings, source, chosen, queue).await?;
-    left()
+    let began = Instant::now();
+    loop {
+        let account = deliver(context, settings, source, chosen, queue).await?;
+        if account.waiting == 0 || began.elapsed() >= LOG_GRACE {
+            return left();
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = context.cancel.cancelled() => return Err(Error::interrupted()),
+        }
+    }
 }
 
 /// The error for a backup that stands in too few repositories.
