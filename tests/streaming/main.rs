@@ -1,12 +1,18 @@
 //! `archive stream`: what a lost server costs, that nothing is lost or stored twice whoever is killed, and whom it refuses.
 
 mod branches;
+mod forged;
 mod interruptions;
+mod kills;
 mod loss;
+mod malformed;
 mod refusals;
+mod running;
+mod settling;
 mod several;
 #[path = "../support/mod.rs"]
 mod support;
+mod tampering;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -165,11 +171,14 @@ fn span(key: &str, name: &str) -> Option<(usize, usize)> {
     Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
-/// Asserts that pieces follow each other without a gap or an overlap; where they end.
+/// Asserts that pieces follow each other without a gap or an overlap, but for those that lie inside a larger one; where
+/// they end.
 #[track_caller]
-fn assert_joined(name: &str, mut parts: Vec<(usize, usize)>) -> usize {
-    parts.sort_unstable();
-    parts.iter().fold(0, |end, (from, to)| {
+fn assert_joined(name: &str, parts: Vec<(usize, usize)>) -> usize {
+    let lies_in = |one: &(usize, usize), other: &(usize, usize)| one != other && other.0 <= one.0 && one.1 <= other.1;
+    let mut large: Vec<_> = parts.iter().filter(|one| !parts.iter().any(|other| lies_in(one, other))).collect();
+    large.sort_unstable();
+    large.iter().fold(0, |end, (from, to)| {
         assert_eq!(*from, end, "{name}: {parts:?}");
         *to
     })

@@ -81,6 +81,7 @@ impl Stage {
             last: CommitTime::Unknown,
             commits: None,
             digest: Sha256Digest::of(raw).short(),
+            within_micros: None,
         };
         let place = layout::tail_segment(&self.scope.source, &self.incarnation, segment.timeline, &segment.name(self.log.size));
         let key = format!("{place}{}", name.text(seal.suffix()));

@@ -34,6 +34,7 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
         writing: setting.writing,
         progress: setting.progress,
         needed: options.needed,
+        trust: setting.trust,
         identity,
         first_file: plan::segment(&history, system.flushed.0 / size.bytes(), size).name(size),
     };
@@ -44,7 +45,8 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
     let mut watch = Watch::new(client.server().clone(), &options.slot);
     let Some(kept_from) = watch.kept_from(&mut client, &system).await? else {
         let holdings = holdings(&mut to, &world, &history, Lsn(0)).await?;
-        return Err(watch::lost(&options.slot, plan::stored_up_to(&history, size, &holdings), system.flushed).into());
+        let (stored, oldest) = (plan::stored_up_to(&history, size, &holdings), watch.oldest_log(size).await);
+        return Err(watch::lost(&options.slot, stored, oldest, system.flushed).into());
     };
     let holdings = holdings(&mut to, &world, &history, kept_from).await?;
     let kept = plan::segment(&history, kept_from.0 / size.bytes(), size);

@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use crate::base::units::format_bytes;
-use crate::base::{Error, Lsn, Result as Checked, SegmentSize};
+use crate::base::{Error, Lsn, Result as Checked, SegmentSize, Timestamp};
+use crate::engine::archive::slot::Slot;
 use crate::source::postgres::connect::Session;
-use crate::source::postgres::replication::{Client, Failure, Result, Server, SlotState, System, WalStatus};
+use crate::source::postgres::replication::{Client, Failure, Result, Server, SlotState, System};
 
 /// How often the slot is looked at.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// The operator is told when fewer segments than this may be written before the slot is lost.
-const FEW_SEGMENTS: i64 = 8;
 
 /// A session of its own beside the stream: a connection for physical replication answers no queries.
 pub(super) struct Watch {
@@ -67,21 +65,23 @@ impl Watch {
                 .into());
         }
         if let Some(pid) = state.active_pid {
+            let holder = self.session().await.map_err(Failure::Passing)?.served_by(pid).await.ok().flatten();
+            let who = holder.unwrap_or_else(|| format!("SELECT * FROM pg_stat_replication WHERE pid = {pid}   tells the owner"));
             return Err(Failure::Passing(
-                Error::busy(format!("slot {slot} is used by another process: the server's process {pid} serves it"))
-                    .detail("who", format!("SELECT * FROM pg_stat_replication WHERE pid = {pid}"))
+                Error::busy(format!("slot {slot} is used by another process: the server's process {pid} serves {who}"))
                     .hint("stop the other stream, or give this one a slot of its own: [source.NAME] slot = \"…\""),
             ));
         }
-        let is_lost = state.wal_status == Some(WalStatus::Lost);
-        Ok((!is_lost).then(|| state.restart_lsn.unwrap_or(system.flushed)))
+        Ok((!state.is_lost()).then(|| state.restart_lsn.unwrap_or(system.flushed)))
     }
 
     /// Looks at the slot, `size` being that of a segment. What cannot be asked is no news: the stream itself tells.
     pub async fn look(mut self, size: SegmentSize) -> (Self, Seen) {
         let seen = match self.ask().await {
             Ok((state, awaited)) => {
-                let warning = state.and_then(|state| warning(&self.slot, &state, size));
+                let slot = Slot { name: self.slot.clone(), state, free_bytes: None, size };
+                let threats = slot.threats(Timestamp::now());
+                let warning = threats.into_iter().next().map(|threat| format!("{}; {}", threat.message, threat.command));
                 let news = warning.clone().filter(|warning| self.told.as_ref() != Some(warning));
                 self.told = warning;
                 Seen { warning: news, awaited: Some(awaited) }
@@ -91,6 +91,11 @@ impl Watch {
         (self, seen)
     }
 
+    /// Where the server's own log begins, if it tells.
+    pub async fn oldest_log(&mut self, size: SegmentSize) -> Option<Lsn> {
+        self.session().await.ok()?.oldest_log(size).await.ok().flatten()
+    }
+
     async fn ask(&mut self) -> Checked<(Option<SlotState>, bool)> {
         let state = self.state().await?;
         let slot = self.slot.clone();
@@ -98,56 +103,27 @@ impl Watch {
     }
 }
 
-/// The slot has lost what it kept; the whole segments in the repositories end at `stored`, the server's log at `end`.
-pub(super) fn lost(slot: &str, stored: Option<Lsn>, end: Lsn) -> Error {
-    let held = stored.map_or("nothing".to_owned(), |stored| format!("the log up to {stored}, and what was streamed behind it"));
-    Error::failed(format!("slot {slot} is lost: the server has removed log that it kept"))
-        .detail("stored", held)
-        .detail("lost", format!("of what follows, up to {end}, what the server has no more"))
-        .hint(format!("SELECT pg_drop_replication_slot('{slot}');   then start the stream again"))
-        .hint("lifeboat backup SOURCE --type full   starts a new chain behind the gap")
-}
-
-/// What threatens the slot, or the server's disk.
-fn warning(slot: &str, state: &SlotState, size: SegmentSize) -> Option<String> {
-    let few_bytes = FEW_SEGMENTS * size.bytes() as i64;
-    match (state.wal_status, state.safe_wal_bytes) {
-        (Some(WalStatus::Lost), _) => Some(format!("slot {slot} is lost: the server has removed log that is in no repository")),
-        (Some(WalStatus::Unreserved), _) => {
-            Some(format!("slot {slot} is about to be lost: the server removes the log that it keeps at its next checkpoint"))
-        }
-        (_, Some(left)) if left < few_bytes => Some(format!(
-            "slot {slot} is lost after less than {} more of log (max_slot_wal_keep_size)",
-            format_bytes(few_bytes as u64)
-        )),
-        (Some(WalStatus::Extended), None) => Some(format!(
-            "slot {slot} keeps more than max_wal_size, and without max_slot_wal_keep_size until the server's disk is full"
-        )),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_threatens_the_slot_or_the_disk_is_told() {
-        let told = |wal_status, safe_wal_bytes| {
-            let state = SlotState {
-                is_physical: true,
-                active_pid: None,
-                restart_lsn: None,
-                wal_status: Some(wal_status),
-                safe_wal_bytes,
-            };
-            warning("s", &state, SegmentSize::DEFAULT).unwrap_or_default()
-        };
-        assert_eq!(told(WalStatus::Reserved, None), "");
-        assert_eq!(told(WalStatus::Extended, Some(1 << 40)), "");
-        assert!(told(WalStatus::Extended, None).contains("disk is full"));
-        assert!(told(WalStatus::Reserved, Some(1 << 20)).contains("max_slot_wal_keep_size"));
-        assert!(told(WalStatus::Unreserved, Some(-5)).contains("about to be lost"));
-        assert!(told(WalStatus::Lost, None).contains("is lost"));
+/// The slot has lost what it kept: what is in the repositories ends at `stored`, the server's own log begins at `oldest`,
+/// where that is known, and ends at `end`.
+pub(super) fn lost(slot: &str, stored: Option<Lsn>, oldest: Option<Lsn>, end: Lsn) -> Error {
+    let held = stored.map_or("nothing".to_owned(), |stored| format!("the log up to {stored}"));
+    let (begins, drop) = (stored.unwrap_or_default(), format!("SELECT pg_drop_replication_slot('{slot}');"));
+    let error = Error::failed(format!("slot {slot} is lost: the server has removed log that it kept")).detail("stored", held);
+    let again = format!("{drop}   then start the stream again");
+    match oldest {
+        Some(oldest) if stored.is_some() && oldest <= begins => error
+            .detail("lost", format!("nothing: the server has everything behind it still, from {oldest} to {end}"))
+            .hint(again),
+        Some(oldest) => error
+            .detail(
+                "lost",
+                format!("the log from {begins} to {oldest}, unless archive push has stored it; the server has it no more"),
+            )
+            .hint(again)
+            .hint("lifeboat backup SOURCE --type full   starts a new chain behind the gap"),
+        None => error
+            .detail("lost", format!("of what follows, up to {end}, what the server has no more"))
+            .hint(again)
+            .hint("lifeboat backup SOURCE --type full   starts a new chain behind the gap"),
     }
 }
