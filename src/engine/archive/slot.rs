@@ -30,6 +30,8 @@ pub struct Slot {
 /// What threatens, and what to type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Threat {
+    /// Which: it stays the same while the numbers in the message grow.
+    pub kind: &'static str,
     /// In a sentence.
     pub message: String,
     /// The next command.
@@ -52,13 +54,17 @@ impl Slot {
         let Some(state) = &self.state else { return Vec::new() };
         let few_bytes = FEW_SEGMENTS * self.size.bytes();
         let kept = u64::try_from(state.retained_bytes.unwrap_or_default()).unwrap_or_default();
-        let threat = |message: String, command: &str| Threat { message, command: command.to_owned() };
+        let threat = |kind, message: String, command: &str| Threat { kind, message, command: command.to_owned() };
         let behind = "is the stream at work? lifeboat status   says what its repositories lack";
         let name = &self.name;
         if state.is_lost() {
             let why = state.invalidation.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             let message = format!("slot {name} is lost{why}: the server has removed log that it kept");
-            return vec![threat(message, &format!("{}   then start the stream again, and take a full backup", self.drop_it()))];
+            return vec![threat(
+                "lost",
+                message,
+                &format!("{}   then start the stream again, and take a full backup", self.drop_it()),
+            )];
         }
         let mut threats = Vec::new();
         let lasts = state.safe_wal_bytes.map(|left| u64::try_from(left).unwrap_or_default());
@@ -66,7 +72,11 @@ impl Slot {
             (Some(WalStatus::Unreserved), _) => {
                 let message =
                     format!("slot {name} is about to be lost: the server removes the log that it keeps at its next checkpoint");
-                threats.push(threat(message, "ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf();   keeps it"));
+                threats.push(threat(
+                    "soon_lost",
+                    message,
+                    "ALTER SYSTEM RESET max_slot_wal_keep_size; SELECT pg_reload_conf();   keeps it",
+                ));
             }
             (_, Some(left)) if left < few_bytes.max((kept + left) / LAST_PART) => {
                 let message = format!(
@@ -74,7 +84,7 @@ impl Slot {
                     format_bytes(kept),
                     format_bytes(few_bytes.max((kept + left) / LAST_PART))
                 );
-                threats.push(threat(message, behind));
+                threats.push(threat("few_left", message, behind));
             }
             (Some(WalStatus::Extended), None) if self.free_bytes.is_none() => {
                 let message = format!(
@@ -82,18 +92,18 @@ impl Slot {
                      server's disk is full",
                     format_bytes(kept)
                 );
-                threats.push(threat(message, behind));
+                threats.push(threat("unbounded", message, behind));
             }
             _ => {}
         }
-        threats.extend(self.disk(kept, lasts).map(|message| threat(message, behind)));
+        threats.extend(self.disk(kept, lasts).map(|message| threat("disk", message, behind)));
         let soon = |at: &Timestamp| state.active_pid.is_none() && at.since(now) < std::time::Duration::from_secs(3600);
         if let Some(at) = state.dropped_when_idle.filter(soon) {
             let message = format!(
                 "slot {name} is not used, and the server drops what it keeps at {} (idle_replication_slot_timeout)",
                 at.human_seconds()
             );
-            threats.push(threat(message, "lifeboat run   or: lifeboat archive stream SOURCE"));
+            threats.push(threat("idle", message, "lifeboat run   or: lifeboat archive stream SOURCE"));
         }
         threats
     }
@@ -124,7 +134,7 @@ impl Slot {
         let name = &self.name;
         let start = "lifeboat run   or: lifeboat archive stream SOURCE";
         let mut threats = self.threats(now);
-        let one = |message, command: String| Threat { message, command };
+        let one = |message, command: String| Threat { kind: "unused", message, command };
         match (&self.state, mode) {
             (None, Some(LogMode::Stream)) => {
                 let message = format!("the log is not streamed: the server has no slot {name}");

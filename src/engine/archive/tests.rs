@@ -26,6 +26,8 @@ use crate::store::faulty::FaultyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, list_all};
 
+mod pieces;
+
 struct Stage {
     dir: tempfile::TempDir,
     store: Arc<dyn Store>,

@@ -70,7 +70,10 @@ impl Lane<'_, '_> {
             Ok(Ran::Ended(why)) => why,
             Err(error) => error.summary(),
         };
-        self.failures = if began.elapsed() >= LASTED { 1 } else { self.failures.saturating_add(1) };
+        if began.elapsed() >= LASTED {
+            (self.failures, self.told) = (0, None);
+        }
+        self.failures = self.failures.saturating_add(1);
         self.shared.board.stream_failed(self.source, &why);
         if self.told.as_ref() != Some(&why) {
             self.say(Level::Error, &format!("the log is not streamed: {why}"));

@@ -370,6 +370,7 @@ mod tests {
     use crate::engine::archive::read::identity_of;
     use crate::engine::archive::stream::{Surroundings, growing::Growing, plan, trust::Trust};
     use crate::repo::{KeyEntry, Repository, Signer};
+    use crate::source::postgres::wal::fixture::{Log, SYSTEM_IDENTIFIER};
     use crate::store::faulty::FaultyStore;
     use crate::store::memory::MemoryStore;
 
@@ -424,5 +425,58 @@ mod tests {
             let calls = store.calls().into_iter().filter(|call| call.starts_with("put_if_absent orders/tail/"));
             assert_eq!(calls.count(), puts, "{after}");
         }
+    }
+
+    /// A segment that stays open: nobody reads a hundred pieces, and none goes before those who list have seen the larger.
+    #[tokio::test(start_paused = true)]
+    async fn small_pieces_are_put_together_and_go_later() {
+        let (dir, signer, log) = (tempfile::tempdir().unwrap(), Signer::generate(), sample());
+        let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
+        let store = Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new())));
+        let repository = Repository::create("main", store.clone(), vec![entry], &signer).await.unwrap();
+        let here = Here(Scope::new(repository, "orders".parse().unwrap(), dir.path()));
+        let (writing, trust) = (Writing { signer, recipients: None, compression_level: 1 }, Trust::default());
+        let (segment, raw) = log.segments().pop().unwrap();
+        let world = World {
+            surroundings: &here,
+            writing: &writing,
+            progress: &Silent,
+            needed: 1,
+            trust: &trust,
+            identity: identity_of(15, SYSTEM_IDENTIFIER, log.size),
+            first_file: segment.name(log.size),
+        };
+        let mut growing = Growing::new(segment, log.size, Carry::Unknown, 0);
+        let mut to = Destination::new("main".into(), Queue::new(dir.path(), &here.0.source, "main"));
+        let pieces = async || {
+            let scope = here.0.clone();
+            tail::load_segment(&scope.repository, &scope.source, &world.identity.incarnation, segment, log.size).await.unwrap()
+        };
+        let mut most = 0;
+        for at in (0..10_000).step_by(50) {
+            growing.append(growing.position(), Bytes::copy_from_slice(&raw[at..at + 50])).unwrap();
+            to.store_pieces(&world, &growing.snapshot()).await.unwrap();
+            to.settled().await;
+            let there = pieces().await;
+            assert_eq!(tail::reach(&there), at as u64 + 50);
+            most = most.max(tail::cover(&there).len());
+            tokio::time::advance(Duration::from_millis(400)).await;
+        }
+        assert!(most <= 20, "{most} pieces to read");
+        // Those of the last ten seconds, and what they are part of.
+        let there = pieces().await;
+        assert!(there.len() < 60, "{} pieces", there.len());
+        let puts = store.calls().iter().filter(|call| call.starts_with("put_if_absent orders/tail/")).count();
+        assert!((200..240).contains(&puts), "{puts} puts of 200 pieces");
+        // What they tell of their commits together is what each told.
+        let one = growing.snapshot().piece(0, 10_000).0;
+        let told = tail::joined(&tail::cover(&there).into_iter().cloned().collect::<Vec<_>>(), one.digest.clone()).unwrap();
+        assert_eq!((told.first, told.last, told.commits), (one.first, one.last, one.commits));
+    }
+
+    fn sample() -> Log {
+        let mut log = Log::new();
+        (1..300).for_each(|xid| drop(log.commit(xid, i64::from(xid) * 1_000_000)));
+        log
     }
 }

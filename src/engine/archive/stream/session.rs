@@ -42,7 +42,7 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
     let mut to: Vec<Destination> = repositories.map(|(name, queue)| Destination::new(name, queue)).collect();
     // Before the slot is made: a server that is not this source's is left as it is.
     open_enough(&mut to, &world).await?;
-    let mut watch = Watch::new(client.server().clone(), &options.slot);
+    let mut watch = Watch::new(client.server().clone(), &options.slot, system.system_identifier);
     let Some(kept_from) = watch.kept_from(&mut client, &system).await? else {
         let holdings = holdings(&mut to, &world, &history, Lsn(0)).await?;
         let (stored, oldest) = (plan::stored_up_to(&history, size, &holdings), watch.oldest_log(size).await);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::{Error, Lsn, Result as Checked, SegmentSize, Timestamp};
 use crate::engine::archive::slot::Slot;
 use crate::source::postgres::connect::Session;
+use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::replication::{Client, Failure, Result, Server, SlotState, System};
 
 /// How often the slot is looked at.
@@ -16,7 +17,9 @@ pub(super) struct Watch {
     slot: String,
     session: Option<Box<Session>>,
     /// What the operator was told last.
-    told: Option<String>,
+    told: Option<&'static str>,
+    /// The cluster's number.
+    system_identifier: u64,
 }
 
 /// What a look found.
@@ -29,8 +32,8 @@ pub(super) struct Seen {
 
 impl Watch {
     /// Of the server that is streamed from, which is one of those that the connection string may name.
-    pub fn new(server: Server, slot: &str) -> Self {
-        Self { server, slot: slot.to_owned(), session: None, told: None }
+    pub fn new(server: Server, slot: &str, system_identifier: u64) -> Self {
+        Self { server, slot: slot.to_owned(), session: None, told: None, system_identifier }
     }
 
     async fn session(&mut self) -> Checked<&Session> {
@@ -79,11 +82,11 @@ impl Watch {
     pub async fn look(mut self, size: SegmentSize) -> (Self, Seen) {
         let seen = match self.ask().await {
             Ok((state, awaited)) => {
-                let slot = Slot { name: self.slot.clone(), state, free_bytes: None, size };
-                let threats = slot.threats(Timestamp::now());
-                let warning = threats.into_iter().next().map(|threat| format!("{}; {}", threat.message, threat.command));
-                let news = warning.clone().filter(|warning| self.told.as_ref() != Some(warning));
-                self.told = warning;
+                let slot = Slot { name: self.slot.clone(), state, free_bytes: self.free_bytes().await, size };
+                let threat = slot.threats(Timestamp::now()).into_iter().next();
+                let news = threat.as_ref().filter(|threat| self.told != Some(threat.kind));
+                let news = news.map(|threat| format!("{}; {}", threat.message, threat.command));
+                self.told = threat.map(|threat| threat.kind);
                 Seen { warning: news, awaited: Some(awaited) }
             }
             Err(_) => Seen { warning: None, awaited: None },
@@ -94,6 +97,13 @@ impl Watch {
     /// Where the server's own log begins, if it tells.
     pub async fn oldest_log(&mut self, size: SegmentSize) -> Option<Lsn> {
         self.session().await.ok()?.oldest_log(size).await.ok().flatten()
+    }
+
+    /// Free bytes on the disk of `pg_wal`, where that is this host's and this role may know.
+    async fn free_bytes(&mut self) -> Option<u64> {
+        let data = self.session().await.ok()?.data_directory().await.ok()?;
+        let own = ControlFile::read(&data).ok()?.system_identifier == self.system_identifier;
+        if own { Slot::free_bytes(&data.join("pg_wal")) } else { None }
     }
 
     async fn ask(&mut self) -> Checked<(Option<SlotState>, bool)> {

@@ -1,5 +1,6 @@
 //! What the server says of a replication slot.
 
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::base::{Lsn, Result, Segment, SegmentSize, Timestamp};
@@ -94,6 +95,16 @@ impl Session {
             FROM pg_catalog.pg_stat_replication WHERE pid = $1";
         let rows = self.rows("ask who is connected to", sql, &[&pid]).await?;
         rows.first().map(|row| column::<Option<String>>(row, 0)).transpose().map(Option::flatten)
+    }
+
+    /// Where the server says that its data directory is.
+    ///
+    /// # Errors
+    /// When this role may not know, or the server does not answer.
+    pub async fn data_directory(&self) -> Result<PathBuf> {
+        let sql = "SELECT pg_catalog.current_setting('data_directory')";
+        let row = self.row("ask the data directory of", sql, &[]).await?;
+        column::<String>(&row, 0).map(PathBuf::from)
     }
 
     /// The first byte of the oldest segment that is in the server's `pg_wal`, where this role may look there.
