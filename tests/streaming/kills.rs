@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -25,13 +25,18 @@ fn kills() -> u32 {
 type Seen = Vec<(i64, Instant)>;
 
 /// Clients that move money until the server is gone.
-struct Load(Arc<AtomicBool>, Vec<std::thread::JoinHandle<Seen>>);
+struct Load {
+    stop: Arc<AtomicBool>,
+    /// Commits that were seen so far.
+    count: Arc<AtomicU64>,
+    clients: Vec<std::thread::JoinHandle<Seen>>,
+}
 
 impl Load {
     fn start(cluster: &Cluster) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let clients = (0..CLIENTS).map(|client| {
-            let (mut sql, stop) = (cluster.sql(), Arc::clone(&stop));
+            let (mut sql, stop, count) = (cluster.sql(), Arc::clone(&stop), Arc::clone(&count));
             std::thread::spawn(move || {
                 let mut seen = Seen::new();
                 for number in 1.. {
@@ -55,17 +60,18 @@ impl Load {
                         }
                         Err(_) => break,
                     }
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
                 seen
             })
         });
         let clients = clients.collect();
-        Self(stop, clients)
+        Self { stop, count, clients }
     }
 
     fn finish(self) -> Vec<Seen> {
-        self.0.store(true, Ordering::Relaxed);
-        self.1.into_iter().map(|client| client.join().expect("it does not panic")).collect()
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.into_iter().map(|client| client.join().expect("it does not panic")).collect()
     }
 }
 
@@ -101,6 +107,7 @@ fn lose_one(major: u32, is_synchronous: bool, after: Duration) -> Option<(usize,
     }
     let load = Load::start(cluster);
     std::thread::sleep(after);
+    process::wait_until("a load", RECOVERY_TIMEOUT, || load.count.load(Ordering::Relaxed) > 40);
     let lost_at = Instant::now();
     running.signal(Signal::KILL);
     scenario.cluster.kill9();

@@ -164,6 +164,18 @@ pub fn assert_same_log(scenario: &Scenario, cluster: &Cluster, first: &str) -> (
     (whole, pieces)
 }
 
+/// The end of what the repository holds of the log, in segments of 1 MiB.
+pub fn stored_end(scenario: &Scenario) -> u64 {
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let begin = |segment: &str| Some((number(segment.get(8..16)?)? << 32) + (number(segment.get(16..24)?)? << 20));
+    let piece = |key: &str| {
+        let (segment, name) = key.split_once("/tail/")?.1.rsplit_once('/')?;
+        Some(begin(segment.rsplit('/').next()?)? + number(name.get(9..17)?)?)
+    };
+    let whole = |key: &str| Some(begin(key.split_once("/log/")?.1.split('/').nth(2)?)? + (1 << 20));
+    scenario.repository.names().iter().filter_map(|key| piece(key).or_else(|| whole(key))).max().unwrap_or_default()
+}
+
 /// The stretch that a piece of the segment `name` holds.
 fn span(key: &str, name: &str) -> Option<(usize, usize)> {
     let piece = key.split_once("/tail/")?.1.split_once(&format!("/{name}/"))?.1;

@@ -15,6 +15,8 @@ use super::support::postgres::Cluster;
 pub enum Verdict {
     /// It goes on as it now is.
     Pass,
+    /// It goes on, and these bytes after it.
+    And(Vec<u8>),
     /// These bytes go on instead, and then the connection is closed.
     Break(Vec<u8>),
 }
@@ -109,6 +111,7 @@ fn serve(mut client: UnixStream, mut server: UnixStream, change: &Mutex<Change>,
         };
         let sent = match verdict {
             Verdict::Pass => client.write_all(&encoded(tag, &body)).is_ok(),
+            Verdict::And(bytes) => client.write_all(&[encoded(tag, &body), bytes].concat()).is_ok(),
             Verdict::Break(bytes) => client.write_all(&bytes).is_err(),
         };
         if !sent {
