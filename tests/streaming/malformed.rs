@@ -35,6 +35,15 @@ fn move_start(body: &mut [u8], to: impl Fn(u64) -> u64) {
     body[1..9].copy_from_slice(&start.to_be_bytes());
 }
 
+/// Streams for a moment with nobody in between.
+fn store_some(scenario: &Scenario) {
+    let mut sound = super::stream(scenario, &scenario.cluster, "100ms");
+    Writer::run(&scenario.cluster, Duration::from_millis(100));
+    super::wait_stored(&scenario.cluster, &mut sound);
+    sound.signal(Signal::TERM);
+    sound.finish(Duration::from_secs(60)).success();
+}
+
 /// What the repository holds is what the server has, and reaches as far as was reported.
 fn assert_nothing_false(scenario: &Scenario, between: &Between, first: &str, what: &str) {
     assert_same_log(scenario, &scenario.cluster, first);
@@ -46,8 +55,8 @@ fn assert_nothing_false(scenario: &Scenario, between: &Between, first: &str, wha
 fn what_is_not_as_it_should_be_is_told_and_nothing_false_is_stored_or_reported() {
     let Some(scenario) = scenario(16) else { return };
     let cluster = &scenario.cluster;
-    scenario.archive_now();
     stop_archiving(cluster);
+    store_some(&scenario);
     let own = scenario.protected.configuration();
     let first: String = cluster.sql().value("SELECT pg_walfile_name(pg_current_wal_lsn())");
     type Case = (&'static str, &'static [&'static str], bool, fn(usize, &mut Vec<u8>) -> Verdict);
@@ -115,8 +124,8 @@ fn what_is_not_as_it_should_be_is_told_and_nothing_false_is_stored_or_reported()
 fn a_bit_that_flips_on_the_way_is_asked_for_again() {
     let Some(scenario) = scenario(17) else { return };
     let cluster = &scenario.cluster;
-    scenario.archive_now();
     stop_archiving(cluster);
+    store_some(&scenario);
     let first: String = cluster.sql().value("SELECT pg_walfile_name(pg_current_wal_lsn())");
     let (mut logs, mut asked) = (0, 0);
     let between = Between::of(cluster, move |tag, body| {

@@ -131,7 +131,9 @@ async fn identify(client: &mut Client, system: &System) -> Result<Identity> {
     let version = client.show("server_version_num").await?;
     let major = version.parse::<u32>().map_err(|_| wrong("version", &version))? / 10_000;
     if !SUPPORTED_MAJORS.contains(&major) {
-        return Err(Error::failed(format!("PostgreSQL {major} at {} is not supported; 13 to 18 are", client.place())).into());
+        return Err(Error::failed(format!("PostgreSQL {major} at {} is not supported; 13 to 18 are", client.place()))
+            .hint("correct conninfo, or upgrade that server; its log stays there")
+            .into());
     }
     let shown = client.show("wal_segment_size").await?;
     let size = segment_size(&shown).ok_or_else(|| wrong("segment size", &shown))?;
