@@ -109,7 +109,7 @@ impl Lane<'_, '_> {
         let (ended, is_stopped) = tokio::select! {
             ended = &mut running => (ended, false),
             () = shared.context.cancel.cancelled() => { stop.cancel(); (running.await, true) }
-            _ = watched.changed() => { stop.cancel(); drop(changed); (running.await, true) }
+            _ = watched.changed() => { stop.cancel(); (running.await, true) }
         };
         shared.board.stream_running(self.source, false);
         let ended = ended?;
