@@ -118,6 +118,7 @@ async fn requests_do_not_grow_with_the_log_once_it_was_listed() {
             archive_timeout: Duration::ZERO,
             probe: Err(&error),
             pinned: true,
+            slot: None,
         };
         let findings = check::run(scope, &seen.log, &subject, &Silent, &Cancel::new()).await.expect("findings");
         let window = findings.iter().find(|finding| finding.subject == "recovery window").expect("a window");

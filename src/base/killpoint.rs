@@ -29,6 +29,8 @@ pub const ALL: &[&str] = &[
     "stream.segment-stored",
     "stream.piece-deleted",
     "stream.reported",
+    "settle.piece-stored",
+    "settle.piece-deleted",
     "get.start",
     "get.written",
     "restore.marked",

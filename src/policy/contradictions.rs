@@ -156,16 +156,7 @@ impl Examiner<'_> {
             let sum = format!("max_lag {max_lag}, more than the RPO of {limit}");
             self.refuse("log.max_lag", "a commit may wait longer for its way out than may be lost", sum);
         }
-        if log.mode == LogMode::Stream {
-            let sentence = "this version archives by segments only; a later one streams";
-            let shortest = time(SHORTEST_ARCHIVE_TIMEOUT);
-            let sum = if rpo > SHORTEST_ARCHIVE_TIMEOUT {
-                format!("until then archive_timeout = {max_lag} keeps the RPO of {limit}")
-            } else {
-                format!("archive_timeout {shortest} + storing, and the RPO is {limit}: not met yet")
-            };
-            self.warn("log.mode", sentence, sum);
-        } else if log.max_lag < SHORTEST_ARCHIVE_TIMEOUT && !log.max_lag.is_zero() {
+        if log.mode != LogMode::Stream && log.max_lag < SHORTEST_ARCHIVE_TIMEOUT && !log.max_lag.is_zero() {
             let segments = (DAY.as_secs_f64() / log.max_lag.as_secs_f64()) as u64;
             let bytes = format_bytes(segments.saturating_mul(SEGMENT_BYTES));
             let sum = format!("one each {max_lag}: {segments} a day, {bytes} before compression");

@@ -152,6 +152,7 @@ impl Stage {
             pack_bytes: Some(256 << 10),
             archive_timeout: Duration::from_secs(30),
             lease: Some(Terms::new(Terms::TTL)),
+            log_is_streamed: false,
             admit_in: Vec::new(),
         };
         backup::run(&scope, &self.writing, &options, Arc::new(Silent), Cancel::new()).await

@@ -1,12 +1,18 @@
 //! `archive stream`: what a lost server costs, that nothing is lost or stored twice whoever is killed, and whom it refuses.
 
 mod branches;
+mod forged;
 mod interruptions;
+mod kills;
 mod loss;
+mod malformed;
 mod refusals;
+mod running;
+mod settling;
 mod several;
 #[path = "../support/mod.rs"]
 mod support;
+mod tampering;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -123,6 +129,12 @@ pub fn last_row(cluster: &Cluster) -> i64 {
 /// segments and how many pieces there are.
 #[track_caller]
 pub fn assert_same_log(scenario: &Scenario, cluster: &Cluster, first: &str) -> (usize, usize) {
+    assert_stored(scenario, cluster, first, true)
+}
+
+/// [`assert_same_log`] of what is there; unless it `is_all`, later segments may be missing, or not be whole.
+#[track_caller]
+pub fn assert_stored(scenario: &Scenario, cluster: &Cluster, first: &str, is_all: bool) -> (usize, usize) {
     let current: String = cluster.sql().value("SELECT pg_walfile_name(pg_current_wal_flush_lsn())");
     let mut names: Vec<String> = std::fs::read_dir(cluster.data.join("pg_wal"))
         .expect("a directory")
@@ -133,6 +145,9 @@ pub fn assert_same_log(scenario: &Scenario, cluster: &Cluster, first: &str) -> (
     let objects = scenario.repository.names();
     let (mut whole, mut pieces) = (0, 0);
     for name in &names {
+        if !is_all && !objects.iter().any(|key| key.contains(&format!("/{name}_")) || key.contains(&format!("/{name}/"))) {
+            break;
+        }
         let to = scenario.rescue.dir().join("fetched");
         let incarnation = objects.iter().find_map(|key| key.split_once("/log/")?.1.split('/').next()).expect("a log");
         let arguments = ["archive", "get", SOURCE, name, &to.display().to_string(), "--incarnation", incarnation];
@@ -153,9 +168,21 @@ pub fn assert_same_log(scenario: &Scenario, cluster: &Cluster, first: &str) -> (
         // More may have come since the names were read.
         let is_log_or_nothing = got[end..].iter().zip(&own[end..]).all(|(got, own)| *got == 0 || got == own);
         assert!(is_log_or_nothing && got.len() == own.len(), "{name} after {end:X}");
-        assert_eq!(*name, current, "{name} is not whole");
+        assert!(!is_all || *name == current, "{name} is not whole");
     }
     (whole, pieces)
+}
+
+/// The end of what the repository holds of the log, in segments of 1 MiB.
+pub fn stored_end(scenario: &Scenario) -> u64 {
+    let number = |text: &str| u64::from_str_radix(text, 16).ok();
+    let begin = |segment: &str| Some((number(segment.get(8..16)?)? << 32) + (number(segment.get(16..24)?)? << 20));
+    let piece = |key: &str| {
+        let (segment, name) = key.split_once("/tail/")?.1.rsplit_once('/')?;
+        Some(begin(segment.rsplit('/').next()?)? + number(name.get(9..17)?)?)
+    };
+    let whole = |key: &str| Some(begin(key.split_once("/log/")?.1.split('/').nth(2)?)? + (1 << 20));
+    scenario.repository.names().iter().filter_map(|key| piece(key).or_else(|| whole(key))).max().unwrap_or_default()
 }
 
 /// The stretch that a piece of the segment `name` holds.
@@ -165,11 +192,14 @@ fn span(key: &str, name: &str) -> Option<(usize, usize)> {
     Some((usize::from_str_radix(from, 16).ok()?, usize::from_str_radix(to, 16).ok()?))
 }
 
-/// Asserts that pieces follow each other without a gap or an overlap; where they end.
+/// Asserts that pieces follow each other without a gap or an overlap, but for those that lie inside a larger one; where
+/// they end.
 #[track_caller]
-fn assert_joined(name: &str, mut parts: Vec<(usize, usize)>) -> usize {
-    parts.sort_unstable();
-    parts.iter().fold(0, |end, (from, to)| {
+fn assert_joined(name: &str, parts: Vec<(usize, usize)>) -> usize {
+    let lies_in = |one: &(usize, usize), other: &(usize, usize)| one != other && other.0 <= one.0 && one.1 <= other.1;
+    let mut large: Vec<_> = parts.iter().filter(|one| !parts.iter().any(|other| lies_in(one, other))).collect();
+    large.sort_unstable();
+    large.iter().fold(0, |end, (from, to)| {
         assert_eq!(*from, end, "{name}: {parts:?}");
         *to
     })

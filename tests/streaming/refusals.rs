@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use super::support::postgres::{Cluster, Options, RECOVERY_TIMEOUT};
 use super::support::process;
 use super::support::scenario::{SOURCE, Scenario};
-use super::{SLOT, Writer, assert_same_log, scenario, stop_archiving, stream, wait_stored};
+use super::{SLOT, Writer, assert_same_log, scenario, stop_archiving, stored_end, stream, wait_stored};
 
 fn refused(scenario: &Scenario, code: i32, words: &[&str]) {
     scenario.protected.run(&["archive", "stream", SOURCE]).refuses(code, words);
@@ -98,8 +98,15 @@ fn what_the_server_has_removed_is_told_and_the_stream_goes_on_behind_it() {
         cluster.sql().execute("CHECKPOINT");
         cluster.sql().value("SELECT wal_status FROM pg_replication_slots") == "lost"
     });
-    let stored = format!("the log up to {:X}/{:X}, and what was streamed", hex(&kept[8..16]), hex(&kept[16..]) << 20);
-    refused(&scenario, 1, &["slot lifeboat_orders is lost", &stored]);
+    let lsn = |at: u64| format!("{:X}/{:X}", at >> 32, at & 0xFFFF_FFFF);
+    let stored = lsn(stored_end(&scenario));
+    let oldest: String = cluster.sql().value("SELECT min(substr(name, 9)) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'");
+    let oldest = lsn((hex(&oldest[..8]) << 32) + (hex(&oldest[8..]) << 20));
+    let (stored, lost) = (format!("the log up to {stored}\n"), format!("the log from {stored} to {oldest}, unless"));
+    refused(&scenario, 1, &["slot lifeboat_orders is lost", &stored, &lost, "pg_drop_replication_slot('lifeboat_orders')"]);
+    let document = scenario.protected.json(&["status", SOURCE]);
+    let reasons = document["sources"][0]["reasons"].as_array().expect("a list");
+    assert!(reasons.iter().any(|reason| reason["class"] == "slot" && reason["message"].to_string().contains("is lost")));
 }
 
 fn hex(text: &str) -> u64 {

@@ -103,6 +103,8 @@ async fn findings(
         archive_timeout: postgres.archive_timeout,
         probe,
         pinned: chosen.root.is_some(),
+        // A policy that cannot be used has a finding of its own.
+        slot: Some((postgres.slot.as_str(), settings.policy_of(source).ok().flatten().map(|policy| policy.log.mode))),
     };
     let mut findings = Vec::new();
     if let Some(warning) = &seen.warning {

@@ -164,6 +164,14 @@ async fn choose_incarnation(scope: &Scope) -> Result<Incarnation> {
     }
 }
 
+/// The object that holds the whole segment called `name`, and the digest of its content.
+///
+/// # Errors
+/// As for [`run`].
+pub(super) async fn find_segment(scope: &Scope, incarnation: &Incarnation, name: &str) -> Result<Option<(ObjectInfo, String)>> {
+    find(scope, incarnation, name, FileKind::Segment).await
+}
+
 /// The object that holds the file, and the digest of its content.
 async fn find(scope: &Scope, incarnation: &Incarnation, name: &str, kind: FileKind) -> Result<Option<(ObjectInfo, String)>> {
     let prefix = match kind {
@@ -252,12 +260,16 @@ impl ArchivedLog<'_> {
     /// When the repository does not answer, or the object is damaged.
     pub async fn read(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
         if let Some(tail) = self.catalog.tail.get(&segment) {
-            let (error, name) = match tail::read(self.scope, &tail.pieces, &self.opener, self.size).await {
-                Ok(part) => return Ok(Some(part.raw)),
-                Err(error) => (error, segment.name(self.size)),
+            let of = tail::Streamed { incarnation: self.incarnation, segment, size: self.size };
+            let read = tail::read_current(self.scope, of, tail.pieces.clone(), &self.opener).await;
+            let name = segment.name(self.size);
+            let error = match read {
+                Ok(Some(part)) => return Ok(Some(part.raw)),
+                Ok(None) => Error::damaged(format!("what was streamed of {name} vanished")),
+                Err(error) => error,
             };
             // A segment that became whole since it was listed takes its pieces away.
-            let Some((object, digest)) = find(self.scope, self.incarnation, &name, FileKind::Segment).await? else {
+            let Some((object, digest)) = find_segment(self.scope, self.incarnation, &name).await? else {
                 return Err(error);
             };
             return fetch(self.scope, &object.key, &self.opener, &digest, self.size.bytes()).await.map(Some);

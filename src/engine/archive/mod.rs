@@ -9,6 +9,7 @@ pub mod push;
 mod read;
 pub mod rehearsal;
 pub mod resolve;
+pub mod slot;
 pub mod stream;
 mod tablespaces;
 pub(crate) mod tail;

@@ -1,17 +1,27 @@
 //! Reading what was streamed of a segment that is not whole.
+//!
+//! Nothing is fetched twice: of pieces that hold the same only the largest are, and what the others hold is compared by the
+//! digests in their names. What cannot be read as log before the pieces end is damage, and never the end of the log:
+//! PostgreSQL could not tell the two apart, and would promote without what follows.
+
+use std::ops::ControlFlow;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::get::{Part, fetch, opener};
-use crate::base::{Error, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId};
+use super::get::{Part, fetch, find_segment, opener};
+use crate::base::{Error, ErrorKind, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId};
+use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Opener;
 use crate::engine::{IdentitySource, Scope};
-use crate::repo::log::tail::{Piece, load_segment, reach};
+use crate::repo::log::tail::{Piece, cover, load_segment};
 use crate::repo::{identity, layout};
+use crate::source::postgres::wal::{Carry, Fault, LONG_HEADER_BYTES, SegmentHeader, Stop, WalError, scan, summarise};
 use crate::store::list_all;
 
 /// Pieces fetched at one time.
 const CONCURRENT: usize = 16;
+/// How often pieces are listed anew that were put together while they were read.
+const ATTEMPTS: usize = 5;
 
 /// What was streamed of the segment called `name`; none when nothing was.
 ///
@@ -36,16 +46,55 @@ pub(super) async fn read_named(
     let sealed = pieces.iter().find(|piece| piece.key.ends_with(".age"));
     let Some(sample) = sealed.or(pieces.first()) else { return Ok(None) };
     let opener = opener(scope, identities, incarnation, &sample.key).await?;
-    match read(scope, &pieces, &opener, size).await {
-        Ok(part) => Ok(Some(part)),
-        // A segment that became whole takes its pieces away.
-        Err(_) if load_segment(&scope.repository, &scope.source, incarnation, segment, size).await?.is_empty() => Ok(None),
+    let of = Streamed { incarnation, segment, size };
+    match read_current(scope, of, pieces, &opener).await {
         Err(error) if is_broken(&error) => Err(error.hint(format!(
             "lifeboat restore {} --into DIR --to latest   restores what comes before segment {name}",
             scope.source
         ))),
-        Err(error) => Err(error),
+        outcome => outcome,
     }
+}
+
+/// A segment that was streamed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streamed<'a> {
+    /// The cluster.
+    pub incarnation: &'a Incarnation,
+    /// Which.
+    pub segment: Segment,
+    /// Its size.
+    pub size: SegmentSize,
+}
+
+/// The beginning of a segment that `pieces` made up when they were listed; none when they are gone, because the segment
+/// became whole. Small ones are put together while they are read: then they are listed anew.
+///
+/// # Errors
+/// When the repository does not answer; damaged when a piece is, is no log, or the first is missing; contradicted when
+/// two pieces do not agree on what both hold.
+pub(crate) async fn read_current(
+    scope: &Scope,
+    of: Streamed<'_>,
+    mut pieces: Vec<Piece>,
+    opener: &Opener,
+) -> Result<Option<Part>> {
+    for attempt in 1.. {
+        let error = match read(scope, of, &pieces, opener).await {
+            Ok(part) => return Ok(Some(part)),
+            Err(error) => error,
+        };
+        let now = load_segment(&scope.repository, &scope.source, of.incarnation, of.segment, of.size).await?;
+        let are_there = pieces.iter().all(|piece| now.iter().any(|other| other.key == piece.key));
+        if now.is_empty() {
+            return Ok(None);
+        }
+        if are_there || attempt >= ATTEMPTS {
+            return Err(error);
+        }
+        pieces = now;
+    }
+    Ok(None)
 }
 
 /// Whether an error says that the pieces are not what they should be: no matter how often they are read.
@@ -63,27 +112,68 @@ async fn segment_size(scope: &Scope, incarnation: &Incarnation) -> Result<Segmen
     Err(Error::damaged(format!("{key} cannot be used: {why}")))
 }
 
-/// The beginning of a segment of `size` that `pieces` make up. Those that lie behind a gap are not looked at.
-///
-/// # Errors
-/// When the repository does not answer; damaged when a piece is, or the first is missing; contradicted when two pieces
-/// do not agree on what both hold.
-pub(crate) async fn read(scope: &Scope, pieces: &[Piece], opener: &Opener, size: SegmentSize) -> Result<Part> {
-    let reach = reach(pieces);
-    let mut ordered: Vec<Piece> = pieces.iter().filter(|piece| u64::from(piece.name.from) < reach).cloned().collect();
-    ordered.sort_by_key(|piece| (piece.name.from, piece.name.to));
-    let fetching = ordered.into_iter().map(|piece| fetch_piece(scope, opener, piece));
+/// The beginning of a segment that `pieces` make up. Those that lie behind a gap are not looked at.
+async fn read(scope: &Scope, of: Streamed<'_>, pieces: &[Piece], opener: &Opener) -> Result<Part> {
+    let used: Vec<Piece> = cover(pieces).into_iter().cloned().collect();
+    let fetching = used.iter().cloned().map(|piece| fetch_piece(scope, opener, piece));
     let mut fetching = stream::iter(fetching).buffered(CONCURRENT);
-    let mut part = Part { raw: vec![0; size.bytes() as usize], bytes: 0 };
+    let mut part = Part { raw: vec![0; of.size.bytes() as usize], bytes: 0 };
     let mut before: Vec<Piece> = Vec::new();
     while let Some((piece, raw)) = fetching.try_next().await? {
         add(&mut part, &before, &piece, &raw)?;
         before.push(piece);
     }
-    match part.bytes {
-        0 => Err(Error::damaged("the beginning of a streamed segment is missing").detail("pieces", pieces.len().to_string())),
-        _ => Ok(part),
+    if part.bytes == 0 {
+        let error = Error::damaged("the beginning of a streamed segment is missing");
+        return Err(error.detail("pieces", pieces.len().to_string()));
     }
+    for piece in pieces.iter().filter(|piece| u64::from(piece.name.to) <= part.bytes && !used.contains(piece)) {
+        let own = &part.raw[piece.name.from as usize..piece.name.to as usize];
+        if Sha256Digest::of(own).short() != piece.name.digest {
+            return Err(contradicted(piece, used.iter().filter(|other| overlap(piece, other))));
+        }
+    }
+    let carry = carry_into(scope, of, &part, opener).await?;
+    require_log(of, &part, &carry, &used)?;
+    Ok(part)
+}
+
+/// What straddles into a segment that begins in the middle of a record, as far as the segment before is there whole.
+async fn carry_into(scope: &Scope, of: Streamed<'_>, part: &Part, opener: &Opener) -> Result<Carry> {
+    let straddles = SegmentHeader::parse(&part.raw).is_ok_and(|header| header.continued_bytes > 0);
+    let Some(number) = of.segment.number.checked_sub(1).filter(|_| straddles) else { return Ok(Carry::Unknown) };
+    let before = Segment { number, ..of.segment };
+    let Some((object, digest)) = find_segment(scope, of.incarnation, &before.name(of.size)).await? else {
+        return Ok(Carry::Unknown);
+    };
+    let raw = fetch(scope, &object.key, opener, &digest, of.size.bytes()).await?;
+    Ok(summarise(before, of.size, &raw, &Carry::Unknown).map_or(Carry::Unknown, |summary| summary.end.carry))
+}
+
+/// That the pieces are log up to where they end. Whoever has the public key can store a piece, and nobody signs them.
+fn require_log(of: Streamed<'_>, part: &Part, carry: &Carry, used: &[Piece]) -> Result<()> {
+    let read = scan(of.segment, of.size, &part.raw[..part.bytes as usize], carry, |_, _| ControlFlow::<()>::Continue(()));
+    let (at, why) = match read {
+        // Too short to tell: the first page's header is not there yet.
+        Err(_) if part.bytes < LONG_HEADER_BYTES as u64 => return Ok(()),
+        // Its checksum is right: the server that wrote it can read it.
+        Err(WalError::Malformed { .. }) => return Ok(()),
+        Err(error) => (of.segment.start(of.size), error.to_string()),
+        Ok(ControlFlow::Break(())) => return Ok(()),
+        Ok(ControlFlow::Continue(end)) => match end.stop {
+            Stop::SegmentEnd | Stop::EndOfLog { fault: Fault::NoMoreBytes, .. } => return Ok(()),
+            Stop::EndOfLog { at, fault } | Stop::Damaged { at, fault } => (at, fault.to_string()),
+        },
+    };
+    let offset = Lsn(at.0.max(of.segment.start(of.size).0)).bytes_since(of.segment.start(of.size));
+    let inside = used.iter().filter(|piece| u64::from(piece.name.to) > offset).map(|piece| piece.key.as_str());
+    let (file, end) = (of.segment.name(of.size), of.segment.start(of.size).plus(part.bytes));
+    let mut error = Error::damaged(format!("what was streamed of {file} up to {end} is no log from {at} on: {why}"));
+    if let Some(first) = inside.clone().next() {
+        let hint = format!("remove the wrong piece, {first} or one after it, and what was streamed before it can be used");
+        error = error.detail("pieces from there", inside.collect::<Vec<_>>().join(", ")).hint(hint);
+    }
+    Err(error)
 }
 
 async fn fetch_piece(scope: &Scope, opener: &Opener, piece: Piece) -> Result<(Piece, Vec<u8>)> {
@@ -98,16 +188,25 @@ async fn fetch_piece(scope: &Scope, opener: &Opener, piece: Piece) -> Result<(Pi
     }
 }
 
+/// Whether both hold a byte of the same place.
+fn overlap(one: &Piece, other: &Piece) -> bool {
+    one.name.from < other.name.to && other.name.from < one.name.to
+}
+
+fn contradicted<'p>(piece: &Piece, others: impl Iterator<Item = &'p Piece>) -> Error {
+    let others: Vec<&str> = others.map(|other| other.key.as_str()).collect();
+    Error::new(ErrorKind::Contradicted, format!("{} does not agree with the pieces before it", piece.key))
+        .detail("before it", others.join(", "))
+        .hint("two servers write the same log: find out which is the primary, and archive its segment with archive push")
+        .hint("or remove the wrong piece")
+}
+
 /// Adds the next piece by where it begins, after those `before` it.
 fn add(part: &mut Part, before: &[Piece], piece: &Piece, raw: &[u8]) -> Result<()> {
     let (from, known) = (piece.name.from as usize, part.bytes as usize);
     let common = known.saturating_sub(from).min(raw.len());
     if part.raw[from..from + common] != raw[..common] {
-        let others = before.iter().filter(|other| other.name.to > piece.name.from).map(|other| other.key.as_str());
-        return Err(Error::new(ErrorKind::Contradicted, format!("{} does not agree with the pieces before it", piece.key))
-            .detail("before it", others.collect::<Vec<_>>().join(", "))
-            .hint("two servers write the same log: find out which is the primary, and archive its segment with archive push")
-            .hint("or remove the wrong piece"));
+        return Err(contradicted(piece, before.iter().filter(|other| overlap(piece, other))));
     }
     part.raw[from..from + raw.len()].copy_from_slice(raw);
     part.bytes = part.bytes.max(piece.name.to.into());
@@ -122,7 +221,15 @@ mod tests {
 
     fn piece(from: u32, to: u32) -> Piece {
         let digest = "0".repeat(16);
-        let name = PieceName { from, to, first: CommitTime::None, last: CommitTime::None, commits: Some(0), digest };
+        let name = PieceName {
+            from,
+            to,
+            first: CommitTime::None,
+            last: CommitTime::None,
+            commits: Some(0),
+            digest,
+            within_micros: None,
+        };
         Piece { key: name.text(""), name, stored_bytes: 1, arrived: Timestamp::now() }
     }
 

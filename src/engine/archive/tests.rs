@@ -26,6 +26,8 @@ use crate::store::faulty::FaultyStore;
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, list_all};
 
+mod pieces;
+
 struct Stage {
     dir: tempfile::TempDir,
     store: Arc<dyn Store>,
@@ -81,6 +83,7 @@ impl Stage {
             last: CommitTime::Unknown,
             commits: None,
             digest: Sha256Digest::of(raw).short(),
+            within_micros: None,
         };
         let place = layout::tail_segment(&self.scope.source, &self.incarnation, segment.timeline, &segment.name(self.log.size));
         let key = format!("{place}{}", name.text(seal.suffix()));

@@ -59,14 +59,14 @@ pub(super) async fn examine(scope: &Scope, options: &BackupOptions) -> Result<Se
     let info = session.info().await?;
     let primary = match (&options.primary_conninfo, info.in_recovery) {
         (_, false) => {
-            check_archiving(scope, &info)?;
+            check_archiving(scope, options, &info)?;
             None
         }
         (Some(conninfo), true) => {
             let primary = connect::connect(conninfo).await.map_err(|error| error.context("the primary of this standby"))?;
             let primary_info = primary.info().await?;
             check_is_primary_of(&info, &primary_info)?;
-            check_archiving(scope, &primary_info)?;
+            check_archiving(scope, options, &primary_info)?;
             Some(primary)
         }
         (None, true) => {
@@ -91,7 +91,11 @@ pub(super) async fn examine(scope: &Scope, options: &BackupOptions) -> Result<Se
     Ok(Server { session, primary, info, data_directory, control, incarnation })
 }
 
-fn check_archiving(scope: &Scope, info: &ServerInfo) -> Result<()> {
+/// The log must come by the archiver, unless the policy says that it is streamed: then the wait for it tells.
+fn check_archiving(scope: &Scope, options: &BackupOptions, info: &ServerInfo) -> Result<()> {
+    if options.log_is_streamed && info.wal_level != WalLevel::Minimal {
+        return Ok(());
+    }
     let command = format!("ALTER SYSTEM SET archive_command = 'lifeboat archive push {} %p';", scope.source);
     if info.archive_mode == ArchiveMode::Off {
         let error =

@@ -74,6 +74,8 @@ pub struct BackupOptions {
     pub pack_bytes: Option<u64>,
     /// How long to wait for the log to be archived.
     pub archive_timeout: Duration,
+    /// The log is streamed: the server need not archive it.
+    pub log_is_streamed: bool,
     /// How the lease is taken; none to go without, where no other host can back up the same source.
     pub lease: Option<Terms>,
     /// Other repositories of the source: the cluster is put on record there too, so that its log can be archived there.

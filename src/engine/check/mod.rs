@@ -16,6 +16,7 @@ use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{Error, Result};
 use crate::engine::{IdentitySource, Scope, Writing};
+use crate::policy::LogMode;
 use crate::repo::CommitLog;
 use crate::repo::probe::Recorded;
 
@@ -99,6 +100,14 @@ pub struct Subject<'a> {
     pub probe: std::result::Result<&'a Recorded, &'a Error>,
     /// Whether the configuration pins the repository's keys.
     pub pinned: bool,
+    /// The slot of the source's stream, and how its policy says that the log travels.
+    pub slot: Option<(&'a str, Option<LogMode>)>,
+}
+
+impl Subject<'_> {
+    fn is_streamed(&self) -> bool {
+        self.slot.is_some_and(|(_, mode)| mode == Some(LogMode::Stream))
+    }
 }
 
 /// Looks at one source in one repository, whose commit log is `log`.

@@ -4,9 +4,11 @@ use super::{Finding, Level, Subject};
 use crate::base::units::format_duration;
 use crate::base::{Incarnation, Result, Timestamp};
 use crate::engine::Scope;
+use crate::engine::archive::slot::Slot;
 use crate::repo::identity;
 use crate::source::postgres::connect::{self, Session};
 use crate::source::postgres::control::{ControlFile, WalLevel};
+use crate::source::postgres::replication::SlotState;
 use crate::source::postgres::server::{ArchiveMode, ServerInfo};
 use crate::source::postgres::walk::{Walk, WalkOptions};
 
@@ -36,8 +38,9 @@ pub(super) async fn check(scope: &Scope, subject: &Subject<'_>) -> (Option<Found
         Err(error) => Finding::of_error(Level::Fault, "rights", &error),
     });
     findings.push(data_directory(subject, &info));
-    findings.extend(settings(scope, &info));
+    findings.extend(settings(scope, subject, &info));
     findings.extend(archiver(&session).await);
+    findings.extend(slot(subject, &session, &info).await);
     findings.extend(incarnation(scope, &info).await);
     findings.extend(clock(&session).await);
     (Some(Found { session, info }), findings)
@@ -74,10 +77,32 @@ fn data_directory(subject: &Subject<'_>, info: &ServerInfo) -> Finding {
     }
 }
 
-fn settings(scope: &Scope, info: &ServerInfo) -> Vec<Finding> {
+/// The slot of the source's stream, if there is one or should be.
+async fn slot(subject: &Subject<'_>, session: &Session, info: &ServerInfo) -> Vec<Finding> {
+    const SUBJECT: &str = "replication slot";
+    let Some((name, mode)) = subject.slot else { return Vec::new() };
+    let state = match session.slot(name).await {
+        Ok(state) => state,
+        Err(error) => return vec![Finding::of_error(Level::Warning, SUBJECT, &error)],
+    };
+    let directory = subject.data_directory.as_ref().unwrap_or(&info.data_directory);
+    let is_its_own = ControlFile::read(directory).is_ok_and(|control| control.system_identifier == info.system_identifier);
+    let free_bytes = if is_its_own { Slot::free_bytes(&directory.join("pg_wal")) } else { None };
+    let slot = Slot { name: name.to_owned(), state, free_bytes, size: info.wal_segment_size };
+    let threats = slot.judged(mode, Timestamp::now());
+    if let (true, Some(state)) = (threats.is_empty(), &slot.state) {
+        let kept = crate::base::units::format_bytes(u64::try_from(state.retained_bytes.unwrap_or_default()).unwrap_or_default());
+        return vec![Finding::ok(SUBJECT, format!("{name} is used by a stream, and keeps {kept} of log"))];
+    }
+    let level = if slot.state.as_ref().is_some_and(SlotState::is_lost) { Level::Fault } else { Level::Warning };
+    threats.into_iter().map(|threat| Finding::new(level, SUBJECT, threat.message).hint(threat.command)).collect()
+}
+
+fn settings(scope: &Scope, subject: &Subject<'_>, info: &ServerInfo) -> Vec<Finding> {
     let mut findings = Vec::new();
     let command = format!("ALTER SYSTEM SET archive_command = 'lifeboat archive push {} %p';", scope.source);
     findings.push(match info.archive_mode {
+        ArchiveMode::Off if subject.is_streamed() => Finding::ok("archive_mode", "is off: the log is streamed"),
         ArchiveMode::Off => Finding::fault("archive_mode", "is off: no log reaches the repository")
             .hint("ALTER SYSTEM SET archive_mode = on;   then restart the server")
             .hint(command.clone()),
@@ -96,6 +121,7 @@ fn settings(scope: &Scope, info: &ServerInfo) -> Vec<Finding> {
         );
     }
     findings.push(match info.archive_timeout_seconds {
+        0 if subject.is_streamed() => Finding::ok("archive_timeout", "is off: the log is streamed as it is written"),
         0 => Finding::warning(
             "archive_timeout",
             "is off: on a quiet server the last transactions stay in an unfinished segment, for hours if need be",

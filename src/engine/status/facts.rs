@@ -1,6 +1,7 @@
 //! What is known of a source at one moment: plain data, from which everything is judged.
 
 use crate::base::{BackupId, BackupType, Lsn, SourceName, TimelineId, Timestamp};
+use crate::engine::archive::slot::Slot;
 use crate::engine::window::Interval;
 use crate::policy::Policy;
 use crate::repo::evidence::Kept;
@@ -66,6 +67,8 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// Its archiver; none when it does not archive.
     pub archiver: Option<ArchiverFacts>,
+    /// The slot of the source's stream; none when it was not looked for.
+    pub slot: Option<Slot>,
 }
 
 /// A server's archiver.

@@ -11,6 +11,7 @@ use futures_util::future;
 
 use crate::base::{Error, Incarnation, Result, SourceName, Timestamp};
 use crate::engine::Scope;
+use crate::engine::archive::slot::Slot;
 use crate::policy::Policy;
 use crate::repo::evidence::Kept;
 use crate::repo::queue::Queue;
@@ -41,6 +42,8 @@ pub struct Subject<'a> {
     pub conninfo: &'a str,
     /// Where its data directory is, when not where the server says.
     pub data_directory: Option<PathBuf>,
+    /// The slot of its stream; none when that is on another server than this one.
+    pub slot: Option<&'a str>,
     /// Its repositories.
     pub repositories: Vec<Place>,
     /// Where this host keeps what it remembers.
@@ -63,7 +66,7 @@ pub struct Place {
 
 /// Gathers the facts of one source.
 pub async fn gather(subject: Subject<'_>) -> Facts {
-    let asked = tokio::time::timeout(SERVER_TIMEOUT, ask_server(subject.conninfo));
+    let asked = tokio::time::timeout(SERVER_TIMEOUT, ask_server(&subject));
     let server = asked.await.unwrap_or_else(|_| Err(Error::unreachable("the server does not answer")));
     let running = server.as_ref().ok().map(|(info, _, _)| Incarnation::postgres(info.major, info.system_identifier));
     let loading = subject.repositories.iter().map(async |place| match &place.scope {
@@ -133,8 +136,8 @@ fn told(error: &Error) -> String {
 }
 
 /// The server's identity, what it says, and its clock minus this host's in microseconds.
-async fn ask_server(conninfo: &str) -> Result<(ServerInfo, ServerFacts, i64)> {
-    let session = connect::connect(conninfo).await?;
+async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i64)> {
+    let session = connect::connect(subject.conninfo).await?;
     let info = session.info().await?;
     let wal_lsn = session.log_end().await?;
     let before = Timestamp::now();
@@ -151,7 +154,16 @@ async fn ask_server(conninfo: &str) -> Result<(ServerInfo, ServerFacts, i64)> {
         last_failed_time: status.last_failed_time,
     });
     let in_recovery = info.in_recovery;
-    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver };
+    let slot = match subject.slot {
+        Some(name) => Some(Slot {
+            name: name.to_owned(),
+            state: session.slot(name).await?,
+            free_bytes: own_directory(subject, &info).and_then(|directory| Slot::free_bytes(&directory)),
+            size: info.wal_segment_size,
+        }),
+        None => None,
+    };
+    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver, slot };
     Ok((info, facts, offset_micros))
 }
 

@@ -13,6 +13,7 @@ use super::rto::{self, Declared, Prediction, Work};
 use super::schedule::{self, Standing};
 use super::verdict::{self, Findings, Reason, Verdict};
 use crate::base::{BackupId, Timestamp};
+use crate::engine::archive::slot::Slot;
 use crate::repo::evidence::Evidence;
 
 /// What `status` tells of one source.
@@ -240,6 +241,25 @@ pub struct ServerReport {
     pub archiver_last_failed_file: Option<String>,
     /// When that was.
     pub archiver_last_failed_time: Option<Timestamp>,
+    /// The slot of the source's stream; none when there is none.
+    pub slot: Option<SlotReport>,
+}
+
+/// A replication slot.
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotReport {
+    /// Its name.
+    pub name: String,
+    /// Whether a stream uses it.
+    pub active: bool,
+    /// Whether the server has removed log that it kept.
+    pub lost: bool,
+    /// Bytes of log that the server keeps for it.
+    pub retained_bytes: Option<u64>,
+    /// Bytes that may still be written before it is lost; none without `max_slot_wal_keep_size`.
+    pub safe_bytes: Option<u64>,
+    /// Free bytes on the disk of `pg_wal`, where that is this host's.
+    pub disk_free_bytes: Option<u64>,
 }
 
 /// When growth breaks the RTO.
@@ -475,7 +495,21 @@ fn server(facts: &Facts) -> ServerReport {
         archiver_failed_count: archiver.map(|archiver| archiver.failed_count),
         archiver_last_failed_file: archiver.and_then(|archiver| archiver.last_failed_file.clone()),
         archiver_last_failed_time: archiver.and_then(|archiver| archiver.last_failed_time),
+        slot: server.and_then(|server| slot(server.slot.as_ref()?)),
     }
+}
+
+fn slot(slot: &Slot) -> Option<SlotReport> {
+    let state = slot.state.as_ref()?;
+    let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or_default();
+    Some(SlotReport {
+        name: slot.name.clone(),
+        active: state.active_pid.is_some(),
+        lost: state.is_lost(),
+        retained_bytes: state.retained_bytes.map(bytes),
+        safe_bytes: state.safe_wal_bytes.map(bytes),
+        disk_free_bytes: slot.free_bytes,
+    })
 }
 
 /// From the sizes of all backups, expired ones too, and from what earlier runs saw of others.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::Timestamp;
 use crate::base::units::format_duration;
+use crate::engine::archive::slot::Threat;
 use crate::policy::{LogMode, Objectives};
 use crate::repo::evidence::{DrillOutcome, Evidence, KeyUse};
 
@@ -76,6 +77,8 @@ pub enum Class {
     Gap,
     /// The server's archiver.
     Archiver,
+    /// The slot of the source's stream.
+    Slot,
     /// Too few repositories hold what they should, or are as protected as they should be.
     Copies,
     /// A repository does not answer, or holds what is not trusted.
@@ -140,6 +143,7 @@ pub fn reasons(facts: &Facts, findings: &Findings<'_>) -> Vec<Reason> {
     reasons.extend(judge.rto(findings));
     reasons.extend(judge.drills());
     reasons.extend(judge.archiver());
+    reasons.extend(judge.slot());
     reasons.extend(facts.repositories.iter().flat_map(|repository| judge.repository(repository)));
     reasons.extend(judge.copies(findings.copies));
     reasons.extend(judge.schedule(findings.schedule));
@@ -298,7 +302,7 @@ impl Judge<'_> {
 
     fn archiver(&self) -> Option<Reason> {
         let server = self.facts.server.as_ref().ok()?;
-        let wants_log = self.facts.policy.as_ref().is_some_and(|policy| policy.log.mode != LogMode::None);
+        let wants_log = self.facts.policy.as_ref().is_some_and(|policy| policy.log.mode == LogMode::Segments);
         if server.archiver.is_none() && !server.in_recovery && wants_log {
             let message = "the server does not archive its log: archive_mode is off";
             return Some(self.reason(Verdict::AtRisk, Class::Archiver, message, self.command("check SOURCE", "")));
@@ -309,6 +313,18 @@ impl Judge<'_> {
         let message = format!("the archiver fails: {file}{time}, {} failures in all", archiver.failed_count);
         let command = self.command("check SOURCE", "   and the server's log says why");
         Some(self.reason(Verdict::AtRisk, Class::Archiver, message, command))
+    }
+
+    fn slot(&self) -> Vec<Reason> {
+        let slot = self.facts.server.as_ref().ok().and_then(|server| server.slot.as_ref());
+        let mode = self.facts.policy.as_ref().map(|policy| policy.log.mode);
+        let threats = slot.map(|slot| slot.judged(mode, self.facts.now)).unwrap_or_default();
+        let source = self.facts.source.to_string();
+        let reason = |threat: Threat| {
+            let command = threat.command.replacen("SOURCE", &source, 1);
+            self.reason(Verdict::AtRisk, Class::Slot, threat.message, command)
+        };
+        threats.into_iter().map(reason).collect()
     }
 
     fn repository(&self, repository: &RepositoryFacts) -> Vec<Reason> {

@@ -6,7 +6,7 @@ use super::finding::Finding;
 use super::run::Run;
 use crate::base::{ErrorKind, Incarnation, Result, Segment, SegmentSize};
 use crate::codec::encrypt::Opener;
-use crate::engine::archive::tail::read;
+use crate::engine::archive::tail::{Streamed, read_current};
 use crate::repo::layout;
 use crate::repo::log::tail::{self, reach};
 
@@ -33,11 +33,13 @@ impl Run<'_> {
             let broken = match opener {
                 _ if reach(&pieces) == 0 => Some("the beginning of what was streamed is missing".to_owned()),
                 None => None,
-                Some(opener) => match read(self.scope, &pieces, opener, size).await {
-                    Ok(_) => None,
-                    Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
-                    Err(error) => Some(error.summary()),
-                },
+                Some(opener) => {
+                    match read_current(self.scope, Streamed { incarnation, segment, size }, pieces.clone(), opener).await {
+                        Ok(_) => None,
+                        Err(error) if error.kind() == ErrorKind::Unreachable => return Err(error),
+                        Err(error) => Some(error.summary()),
+                    }
+                }
             };
             let Some(broken) = broken else { continue };
             // A segment that becomes whole takes its pieces away.

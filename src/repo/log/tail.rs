@@ -3,13 +3,15 @@
 //! `<source>/tail/<incarnation>/<timeline>/<segment>/<from>-<to>_<first>_<last>_<n>_<digest>.zst[.age]`: the piece's first
 //! byte and the one after its last, as offsets in the segment, eight hex digits each; then, as in a segment's name, the
 //! times of the first and of the latest transaction end that end in it, the number of commits, and the digest of the raw
-//! piece.
+//! piece; of one that was put together of others, how long its transaction ends had waited, in microseconds.
 //!
 //! Pieces are stored in the order of the log, so those that follow each other from offset 0 are what there is; where two
 //! overlap they hold the same bytes, or somebody else writes the same log. What was not streamed reads as zeros: there
-//! PostgreSQL takes the log to end. A segment that is there whole makes its pieces redundant.
+//! PostgreSQL takes the log to end. A segment that is there whole makes its pieces redundant, and so does a piece those
+//! that lie inside it: small neighbours are put together as one, which is durable for a while before they go.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::LogCatalog;
 use super::catalog::SegmentObject;
@@ -17,6 +19,9 @@ use super::name::{self, CommitTime, SegmentName, is_short_digest};
 use crate::base::{Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, Timestamp};
 use crate::repo::{Repository, layout};
 use crate::store::{ObjectInfo, list_all};
+
+/// So many small pieces in a row are put together as one.
+pub const FEW: usize = 8;
 
 /// The name of a piece's object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,9 @@ pub struct PieceName {
     pub commits: Option<u32>,
     /// First 16 hex digits of the SHA-256 of the raw piece.
     pub digest: String,
+    /// Of a piece that was put together of others: the longest time, in microseconds, between a transaction end in it and
+    /// its arrival in one of them; none where that is not known.
+    pub within_micros: Option<u64>,
 }
 
 impl PieceName {
@@ -40,7 +48,13 @@ impl PieceName {
     pub fn text(&self, suffix: &str) -> String {
         let commits = self.commits.map_or("?".to_owned(), |commits| commits.to_string());
         let (first, last) = (self.first.text(), self.last.text());
-        format!("{:08X}-{:08X}_{first}_{last}_{commits}_{}.zst{suffix}", self.from, self.to, self.digest)
+        let within = self.within_micros.map_or_else(String::new, |micros| format!("_{micros}"));
+        format!("{:08X}-{:08X}_{first}_{last}_{commits}_{}{within}.zst{suffix}", self.from, self.to, self.digest)
+    }
+
+    /// Bytes of log in the piece.
+    pub fn raw_bytes(&self) -> u64 {
+        u64::from(self.to - self.from)
     }
 
     /// Parses a name with or without `.age`; `None` when it is none.
@@ -56,7 +70,11 @@ impl PieceName {
             number => Some(name::parse_decimal(number)?),
         };
         let digest = next().filter(|digest| is_short_digest(digest))?.to_owned();
-        (next().is_none() && from < to).then_some(Self { from, to, first, last, commits, digest })
+        let within_micros = match next() {
+            None => None,
+            Some(text) => Some(text.parse::<u64>().ok().filter(|micros| micros.to_string() == text)?),
+        };
+        (next().is_none() && from < to).then_some(Self { from, to, first, last, commits, digest, within_micros })
     }
 }
 
@@ -71,6 +89,24 @@ pub struct Piece {
     pub stored_bytes: u64,
     /// When it arrived, by the store's clock.
     pub arrived: Timestamp,
+}
+
+impl Piece {
+    /// The longest time that a transaction end in it waited before it was stored; none when that is not known.
+    pub fn waited(&self) -> Option<Duration> {
+        match (self.name.first, self.name.within_micros) {
+            (CommitTime::None, _) => Some(Duration::ZERO),
+            (CommitTime::Unknown, _) => None,
+            (CommitTime::At(_), Some(micros)) => Some(Duration::from_micros(micros)),
+            (CommitTime::At(first), None) => Some(self.arrived.since(first)),
+        }
+    }
+
+    /// Whether `other` holds all of it, and more.
+    fn lies_in(&self, other: &Self) -> bool {
+        let (own, of_other) = (&self.name, &other.name);
+        of_other.from <= own.from && own.to <= of_other.to && of_other.raw_bytes() > own.raw_bytes()
+    }
 }
 
 /// All pieces of one incarnation, by segment.
@@ -133,9 +169,85 @@ fn parse_key(relative: &str, size: SegmentSize) -> Option<(Segment, PieceName)> 
 
 /// How many bytes, from the segment's first on, the pieces hold without a gap.
 pub fn reach(pieces: &[Piece]) -> u64 {
-    let mut by_begin: Vec<&PieceName> = pieces.iter().map(|piece| &piece.name).collect();
-    by_begin.sort_by_key(|name| name.from);
-    by_begin.iter().fold(0, |reach, name| if u64::from(name.from) <= reach { reach.max(name.to.into()) } else { reach })
+    cover(pieces).last().map_or(0, |piece| piece.name.to.into())
+}
+
+/// The fewest pieces that hold what all of them do from the segment's first byte on, in order: each begins where there is
+/// no gap, and reaches farthest.
+pub fn cover(pieces: &[Piece]) -> Vec<&Piece> {
+    let (mut cover, mut end) = (Vec::new(), 0);
+    loop {
+        let next = pieces.iter().filter(|piece| piece.name.from <= end && piece.name.to > end);
+        // Of those that reach as far, the one that overlaps the least with what is there.
+        let Some(next) = next.max_by(|a, b| (a.name.to, a.name.from, &b.key).cmp(&(b.name.to, b.name.from, &a.key))) else {
+            return cover;
+        };
+        end = next.name.to;
+        cover.push(next);
+    }
+}
+
+/// Pieces of which another one holds everything.
+pub fn redundant(pieces: &[Piece]) -> impl Iterator<Item = &Piece> {
+    pieces.iter().filter(|piece| pieces.iter().any(|other| piece.lies_in(other)))
+}
+
+/// The last pieces, in order, when they are [`FEW`] or more that follow each other and none of them is much larger than
+/// all that come after it: to be put together as one of at most `largest_bytes`. A piece is rewritten only when what
+/// follows it is half as large, so each byte of a segment is about as often as its size has digits in base 1½.
+pub fn small_neighbours(pieces: &[Piece], largest_bytes: u64) -> Vec<Piece> {
+    let cover = cover(pieces);
+    let (mut total, mut follows) = (0, None);
+    let mut few: Vec<Piece> = Vec::new();
+    for piece in cover.into_iter().rev() {
+        let bytes = piece.name.raw_bytes();
+        let joins = follows.is_none_or(|from| piece.name.to == from && bytes <= 2 * total);
+        if !joins || total + bytes > largest_bytes {
+            break;
+        }
+        (total, follows) = (total + bytes, Some(piece.name.from));
+        few.push(piece.clone());
+    }
+    few.reverse();
+    if few.len() < FEW { Vec::new() } else { few }
+}
+
+/// The name of the piece that `pieces`, which follow each other, make up; `digest` is that of its raw bytes.
+pub fn joined(pieces: &[Piece], digest: String) -> Option<PieceName> {
+    let (begin, end) = (pieces.first()?, pieces.last()?);
+    let within = pieces.iter().try_fold(Duration::ZERO, |most, piece| Some(most.max(piece.waited()?)));
+    let (first, last, commits) = tally(pieces.iter());
+    Some(PieceName {
+        from: begin.name.from,
+        to: end.name.to,
+        first,
+        last,
+        commits,
+        digest,
+        // A time that is not known is not made up.
+        within_micros: within.and_then(|within| u64::try_from(within.as_micros()).ok()).filter(|_| first.known().is_some()),
+    })
+}
+
+/// What the names of pieces that follow each other tell of all of them: the first transaction end, the latest, and the
+/// number of commits.
+fn tally<'p>(pieces: impl Iterator<Item = &'p Piece> + Clone) -> (CommitTime, CommitTime, Option<u32>) {
+    let names = pieces.map(|piece| &piece.name);
+    let first = names.clone().map(|name| name.first).find(|first| *first != CommitTime::None).unwrap_or(CommitTime::None);
+    let known = names.clone().filter_map(|name| name.last.known()).max();
+    let last = match known {
+        _ if names.clone().any(|name| name.last == CommitTime::Unknown) => CommitTime::Unknown,
+        Some(time) => CommitTime::At(time),
+        None => CommitTime::None,
+    };
+    let mut ends = names.clone().scan(0, |end, name| Some(name.from < std::mem::replace(end, name.to)));
+    // A commit that two of them hold is not counted twice.
+    let commits = if ends.any(|overlaps| overlaps) {
+        None
+    } else {
+        names.clone().try_fold(0_u32, |sum, name| sum.checked_add(name.commits?))
+    };
+    (first, last, commits)
 }
 
 /// Two pieces of one segment that hold the same stretch and are not the same. No operator's word ends this, which is about
@@ -196,7 +308,7 @@ impl LogCatalog {
                 continue;
             }
             let reach = reach(&pieces);
-            if let Some(object) = as_segment(segment, &pieces, reach) {
+            if let Some(object) = as_segment(segment, &pieces) {
                 self.segments.insert(segment, object);
                 self.tail.insert(segment, Tail { end: segment.start(size).plus(reach), pieces });
             }
@@ -218,19 +330,11 @@ pub struct Tail {
     pub pieces: Vec<Piece>,
 }
 
-/// The segment that the pieces up to `reach` make up; none when its beginning is missing.
-fn as_segment(segment: Segment, pieces: &[Piece], reach: u64) -> Option<SegmentObject> {
-    let mut used: Vec<&Piece> = pieces.iter().filter(|piece| u64::from(piece.name.to) <= reach).collect();
-    used.sort_by_key(|piece| (piece.name.from, piece.name.to));
-    let begin = used.first().filter(|piece| piece.name.from == 0)?;
-    let first = used.iter().map(|piece| piece.name.first).find(|first| *first != CommitTime::None).unwrap_or(CommitTime::None);
-    let known = used.iter().filter_map(|piece| piece.name.last.known()).max();
-    let last = match known {
-        _ if used.iter().any(|piece| piece.name.last == CommitTime::Unknown) => CommitTime::Unknown,
-        Some(time) => CommitTime::At(time),
-        None => CommitTime::None,
-    };
-    let commits = used.iter().try_fold(0_u32, |sum, piece| sum.checked_add(piece.name.commits?));
+/// The segment that the pieces make up as far as they follow each other; none when its beginning is missing.
+fn as_segment(segment: Segment, pieces: &[Piece]) -> Option<SegmentObject> {
+    let used = cover(pieces);
+    let begin = used.first()?;
+    let (first, last, commits) = tally(used.iter().copied());
     let name = SegmentName { segment, first, last, commits, digest: begin.name.digest.clone() };
     Some(SegmentObject {
         key: begin.key.clone(),
@@ -253,7 +357,8 @@ mod tests {
     fn made(from: u32, to: u32, last: Option<i64>, digest: char) -> Piece {
         let time = last.map_or(CommitTime::None, |seconds| CommitTime::At(at(seconds)));
         let digest = digest.to_string().repeat(16);
-        let name = PieceName { from, to, first: time, last: time, commits: Some(last.is_some().into()), digest };
+        let commits = Some(last.is_some().into());
+        let name = PieceName { from, to, first: time, last: time, commits, digest, within_micros: None };
         Piece { key: name.text(".age"), name, stored_bytes: 10, arrived: at(100 + i64::from(to)) }
     }
 
@@ -274,6 +379,79 @@ mod tests {
     }
 
     #[test]
+    fn a_piece_that_was_put_together_tells_how_long_its_commits_had_waited() {
+        let pieces: Vec<Piece> = (0..8).map(|at| made(at * 10, at * 10 + 10, (at % 2 == 0).then_some(70), 'a')).collect();
+        let name = joined(&pieces, "b".repeat(16)).unwrap();
+        // Those of 0 to 10 arrived at 110, of 60 to 70 at 170; each has a commit of 70.
+        assert_eq!((name.from, name.to, name.commits, name.within_micros), (0, 80, Some(4), Some(100_000_000)));
+        assert_eq!(PieceName::parse(&name.text(".age")), Some(name.clone()));
+        for bad in ["_0100000000.zst", "_.zst", "_1_2.zst", "_x.zst"] {
+            assert_eq!(PieceName::parse(&name.text("").replacen("_100000000.zst", bad, 1)), None, "{bad}");
+        }
+        let whole = Piece { key: name.text(""), name, stored_bytes: 9, arrived: at(9_000) };
+        assert_eq!(whole.waited(), Some(Duration::from_secs(100)), "not since then");
+        let all = [&pieces[..], &[whole.clone()]].concat();
+        assert_eq!((reach(&all), cover(&all)), (80, vec![&whole]));
+        assert_eq!(redundant(&all).count(), 8);
+        let segment = as_segment(Segment { timeline: crate::base::TimelineId(1), number: 3 }, &all).unwrap();
+        assert_eq!((segment.name.commits, segment.stored_bytes), (Some(4), 9), "nothing counts twice");
+        let mut unknown = pieces;
+        unknown[3].name.first = CommitTime::Unknown;
+        assert_eq!(joined(&unknown, "b".repeat(16)).unwrap().within_micros, None);
+    }
+
+    /// However large the pieces are that come, few are there, and no byte is rewritten often.
+    #[test]
+    fn pieces_do_not_pile_up_and_are_not_rewritten_often() {
+        let flat = |_: u32| 100;
+        let falling = |at: u32| 20_000_u32.saturating_sub(at * 3).max(8);
+        let saw = |at: u32| 8 + at % 97 * 40;
+        let wild = |at: u32| 8 << (at.wrapping_mul(2_654_435_761) >> 29);
+        let sizes: [(&str, &dyn Fn(u32) -> u32); 4] = [("flat", &flat), ("falling", &falling), ("saw", &saw), ("wild", &wild)];
+        for (name, size) in sizes {
+            let (mut pieces, mut end, mut rewritten, mut most) = (Vec::<Piece>::new(), 0_u32, 0_u64, 0);
+            for at in 0..6000 {
+                let to = end + size(at);
+                if to > 16 << 20 {
+                    break;
+                }
+                pieces.push(made(end, to, None, 'a'));
+                end = to;
+                let few = small_neighbours(&pieces, 16 << 20);
+                if !few.is_empty() {
+                    let name = joined(&few, "a".repeat(16)).unwrap();
+                    rewritten += name.raw_bytes();
+                    pieces.retain(|piece| !few.contains(piece));
+                    pieces.push(Piece { key: name.text(""), name, stored_bytes: 1, arrived: at_time() });
+                }
+                assert_eq!(reach(&pieces), u64::from(end), "{name}");
+                most = most.max(pieces.len());
+            }
+            let times = rewritten as f64 / f64::from(end);
+            println!("{name}: {end} bytes, {most} pieces at most, each byte rewritten {times:.1} times");
+            assert!(most <= 60 && times < 16.0, "{name}: {most} pieces, {times}");
+        }
+    }
+
+    fn at_time() -> Timestamp {
+        at(1)
+    }
+
+    #[test]
+    fn only_what_follows_without_a_gap_is_put_together() {
+        let row = |count: u32| (0..count).map(|at| made(at * 10, at * 10 + 10, None, 'a')).collect::<Vec<_>>();
+        assert!(small_neighbours(&row(7), 1 << 20).is_empty());
+        assert_eq!(small_neighbours(&row(8), 1 << 20), row(8));
+        assert!(small_neighbours(&row(8), 79).is_empty(), "larger than a piece may be");
+        let mut gap = row(9);
+        gap.remove(4);
+        assert!(small_neighbours(&gap, 1 << 20).is_empty());
+        let mut large = vec![made(0, 1000, None, 'a')];
+        large.extend((0..8).map(|at| made(1000 + at * 10, 1010 + at * 10, None, 'a')));
+        assert_eq!(small_neighbours(&large, 1 << 20).first().map(|piece| piece.name.from), Some(1000));
+    }
+
+    #[test]
     fn what_follows_without_a_gap_counts() {
         let pieces = [made(0x200, 0x300, None, 'c'), made(0, 0x100, None, 'a'), made(0x80, 0x180, None, 'b')];
         assert_eq!(reach(&pieces), 0x180);
@@ -285,7 +463,7 @@ mod tests {
     fn pieces_stand_in_for_a_segment_that_is_not_whole_and_for_no_other() {
         let segment = |number| Segment { timeline: crate::base::TimelineId(1), number };
         let mut catalog = LogCatalog::default();
-        let whole = as_segment(segment(4), &[made(0, 0x100_0000, Some(9), 'e')], 0x100_0000).unwrap();
+        let whole = as_segment(segment(4), &[made(0, 0x100_0000, Some(9), 'e')]).unwrap();
         catalog.segments.insert(segment(4), whole.clone());
         let mut tails = Tails::default();
         tails.segments.insert(segment(4), vec![made(0, 0x100, Some(1), 'a')]);

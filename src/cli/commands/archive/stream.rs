@@ -1,5 +1,7 @@
 //! `lifeboat archive stream SOURCE`.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use serde::Serialize;
 
@@ -42,6 +44,7 @@ pub async fn run(args: &ArchiveStreamArgs, context: &Context) -> Result<Outcome>
         slot: postgres.slot.clone(),
         flush: args.flush.unwrap_or(postgres.flush),
         needed: copies.repositories.clamp(1, repositories.len()),
+        longest_pause: longest_pause(&settings, source),
         repositories: repositories.iter().map(|chosen| (chosen.name.clone(), queue(&chosen.name))).collect(),
     };
     let here = Here { context, settings: &settings, source };
@@ -49,6 +52,12 @@ pub async fn run(args: &ArchiveStreamArgs, context: &Context) -> Result<Outcome>
     let streamed = stream::run(&options, &here, &writing, context.progress.as_ref(), &context.cancel).await?;
     let document = Document { source: source.name.to_string(), slot: options.slot, streamed };
     context.result("archive_stream", 1, &document, || text(&document)).map(|()| Outcome::Done)
+}
+
+/// A quarter of what may be lost, where a policy says how much that is.
+fn longest_pause(settings: &Settings, source: &SourceSettings) -> Duration {
+    let policy = settings.policy_of(source).ok().flatten();
+    policy.map_or(Duration::MAX, |policy| policy.objectives.rpo / 4)
 }
 
 fn text(document: &Document) -> String {

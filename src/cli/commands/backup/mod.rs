@@ -17,6 +17,7 @@ use crate::cli::scope::{self, Use};
 use crate::engine::backup::{self, BackupOptions, BackupReport, Preview, Wish};
 use crate::engine::lease::Terms;
 use crate::engine::{Scope, head};
+use crate::policy::LogMode;
 use crate::repo::BackupSummary;
 use crate::store::layer::metrics::{Metrics, Requests};
 
@@ -166,6 +167,8 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
         workers: settings.backup.workers,
         pack_bytes: settings.backup.pack_size_bytes,
         archive_timeout: postgres.archive_timeout,
+        // Without a policy that can be used nothing is said of a stream.
+        log_is_streamed: settings.policy_of(source).ok().flatten().is_some_and(|policy| policy.log.mode == LogMode::Stream),
         admit_in: Vec::new(),
         lease: (!args.no_lease).then(|| Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) }),
     }

@@ -20,9 +20,20 @@ struct Row {
     blocked: bool,
 }
 
+/// The stream of a source's log.
+#[derive(Clone, Debug, Default)]
+struct Stream {
+    running: bool,
+    starts: u64,
+    failures: u64,
+    /// Why the last one ended; none while one runs.
+    error: Option<String>,
+}
+
 #[derive(Default)]
 struct Rows {
     rows: BTreeMap<(SourceName, Job), Row>,
+    streams: BTreeMap<SourceName, Stream>,
     left: BTreeSet<String>,
 }
 
@@ -85,6 +96,50 @@ impl Board {
         self.rows().rows.retain(|(of, _), _| of != source);
     }
 
+    fn change_stream(&self, source: &SourceName, change: impl FnOnce(&mut Stream)) {
+        change(self.rows().streams.entry(source.clone()).or_default());
+    }
+
+    /// A stream was started.
+    pub(super) fn stream_started(&self, source: &SourceName) {
+        self.change_stream(source, |stream| (stream.running, stream.starts, stream.error) = (true, stream.starts + 1, None));
+    }
+
+    /// Whether a stream runs.
+    pub(super) fn stream_running(&self, source: &SourceName, running: bool) {
+        if let Some(stream) = self.rows().streams.get_mut(source) {
+            stream.running = running;
+        } else if running {
+            self.change_stream(source, |stream| stream.running = true);
+        }
+    }
+
+    /// A stream ended though nobody asked it to.
+    pub(super) fn stream_failed(&self, source: &SourceName, why: &str) {
+        self.change_stream(source, |stream| {
+            (stream.running, stream.failures, stream.error) = (false, stream.failures + 1, Some(why.to_owned()));
+        });
+    }
+
+    /// A stream that did not stop when it was told to.
+    pub(super) fn stream_left_behind(&self, source: &SourceName, process: u32) {
+        self.rows().left.insert(format!("the stream of {source} (process {process})"));
+    }
+
+    /// The log of the source is not streamed any more.
+    pub(super) fn stream_forget(&self, source: &SourceName) {
+        self.rows().streams.remove(source);
+    }
+
+    /// A line for each stream that should run and does not.
+    pub(super) fn streams_down(&self) -> Vec<String> {
+        let down = |(source, stream): (&SourceName, &Stream)| {
+            let why = stream.error.as_ref().filter(|_| !stream.running)?;
+            Some(format!("the log of {source} is not streamed: {why}"))
+        };
+        self.rows().streams.iter().filter_map(down).collect()
+    }
+
     /// A sign of life.
     pub(super) fn beat(&self) {
         *self.alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
@@ -119,8 +174,26 @@ impl Board {
                 }
             }
         }
-        text
+        text + &of_streams(&rows.streams)
     }
+}
+
+/// The streams, as Prometheus reads them.
+fn of_streams(streams: &BTreeMap<SourceName, Stream>) -> String {
+    type Value<'v> = &'v dyn Fn(&Stream) -> u64;
+    let families: [(&str, &str, &str, Value<'_>); 3] = [
+        ("running", "gauge", "1 while the log is streamed by this host.", &|stream| u64::from(stream.running)),
+        ("starts_total", "counter", "Streams that were started.", &|stream| stream.starts),
+        ("failures_total", "counter", "Streams that ended though nobody asked them to.", &|stream| stream.failures),
+    ];
+    let mut text = String::new();
+    for (name, kind, help, value) in families.iter().filter(|_| !streams.is_empty()) {
+        text += &format!("# HELP lifeboat_stream_{name} {help}\n# TYPE lifeboat_stream_{name} {kind}\n");
+        for (source, stream) in streams {
+            text += &format!("lifeboat_stream_{name}{{source=\"{source}\"}} {}\n", value(stream));
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -152,7 +225,15 @@ mod tests {
             assert!(metrics.contains(wanted), "{wanted}{metrics}");
         }
         assert!(!metrics.contains("last_success_timestamp_seconds{source=\"orders\",job=\"incr\"}"), "{metrics}");
-        assert!(board.is_alive());
+        assert!(board.is_alive() && !metrics.contains("lifeboat_stream_"));
+        board.stream_started(&source);
+        assert!(board.metrics().contains("lifeboat_stream_running{source=\"orders\"} 1\n") && board.streams_down().is_empty());
+        board.stream_failed(&source, "the slot is used");
+        let metrics = board.metrics();
+        assert!(metrics.contains("lifeboat_stream_running{source=\"orders\"} 0\n"), "{metrics}");
+        assert!(metrics.contains("lifeboat_stream_failures_total{source=\"orders\"} 1\n"), "{metrics}");
+        assert_eq!(board.streams_down(), ["the log of orders is not streamed: the slot is used"]);
+        board.stream_forget(&source);
         board.forget(&source);
         assert!(!board.metrics().contains("orders"));
     }

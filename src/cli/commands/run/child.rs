@@ -9,8 +9,8 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
 
 use crate::base::{Cancel, Error, Result};
 use crate::cli::exit::INTERRUPTED;
@@ -70,6 +70,77 @@ pub(super) async fn run(config_file: &Path, arguments: &[&str], lock: Option<Fil
     let words = tokio::time::timeout(Duration::from_secs(2), words).await;
     let words = words.ok().and_then(|joined| joined.ok()).unwrap_or_default();
     Ok(failed(status, was_asked, &String::from_utf8_lossy(&words)))
+}
+
+/// Runs a job that goes on until it is told to stop, and passes on every warning as it comes; it inherits `lock`.
+///
+/// # Errors
+/// When it cannot be started.
+pub(super) async fn follow(
+    config_file: &Path,
+    arguments: &[&str],
+    lock: File,
+    cancel: &Cancel,
+    said: impl Fn(&str),
+) -> Result<Ended> {
+    let mut command = command(config_file, &[&["--output", "json"], arguments].concat())?;
+    command.stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(cannot_start)?;
+    // The command holds the lock's descriptor as well.
+    drop(command);
+    let mut lines = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
+    let mut words = String::new();
+    let mut hear = |line: String| match warning_in(&line) {
+        Some(warning) => said(&warning),
+        None if words.len() + line.len() < KEPT_BYTES => words += &format!("{line}\n"),
+        None => {}
+    };
+    let (status, was_asked) = loop {
+        tokio::select! {
+            // What it said before it ended is told first.
+            biased;
+            line = next_line(&mut lines) => hear(line),
+            status = child.wait() => break (Some(status), false),
+            () = cancel.cancelled() => break (stop(&mut child).await, true),
+        }
+    };
+    // What it said last: of a process that it left behind nothing is waited for.
+    let rest = async {
+        while lines.is_some() {
+            if let Ok(line) = tokio::time::timeout(Duration::from_millis(200), next_line(&mut lines)).await {
+                hear(line);
+            } else {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
+    let Some(status) = status else {
+        let error = Some(format!("it did not stop within {} seconds", STOP_WITHIN.as_secs()));
+        return Ok(Ended { exit_code: None, error, left_running: child.id() });
+    };
+    let status = status.map_err(|error| Error::failed("cannot wait for a job").caused_by(error))?;
+    Ok(match status.success() {
+        true => Ended { exit_code: Some(0), error: None, left_running: None },
+        false => failed(status, was_asked, &words),
+    })
+}
+
+/// The next line; never any once there are no more.
+async fn next_line(lines: &mut Option<Lines<BufReader<ChildStderr>>>) -> String {
+    if let Some(reader) = lines.as_mut() {
+        if let Ok(Some(line)) = reader.next_line().await {
+            return line;
+        }
+        *lines = None;
+    }
+    std::future::pending().await
+}
+
+/// The warning that a line of stderr is.
+fn warning_in(line: &str) -> Option<String> {
+    let document: serde_json::Value = serde_json::from_str(line).ok()?;
+    document["warning"].as_str().map(str::to_owned)
 }
 
 /// The end of a job that did not succeed. One that a signal ended was interrupted only when it was asked to stop from here;

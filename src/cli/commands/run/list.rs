@@ -1,16 +1,19 @@
 //! `lifeboat run --list`: the last runs on this host, the next ones, and what was missed; read from this host alone.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::expected::timetable;
 use super::followed;
 use super::lane::{BACKUPS, DRILLS, blocked, known_before};
+use super::lock::is_streaming;
 use crate::base::{Job, Result, SourceName, Timestamp};
-use crate::cli::config::Settings;
+use crate::cli::config::{Settings, SourceKind};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output::{Align, table};
-use crate::policy::Policy;
+use crate::policy::{LogMode, Policy};
 use crate::repo::run_record::{self, Event, Line};
 
 /// Errors longer than this are cut in the table's lines.
@@ -24,8 +27,18 @@ struct Document {
     /// Whether it lets backups go.
     expires: bool,
     jobs: Vec<Row>,
+    /// Sources whose log is streamed.
+    streams: Vec<StreamRow>,
     /// Sources whose policy is refused: nothing is scheduled for them.
     refused: Vec<Refused>,
+}
+
+#[derive(Serialize)]
+struct StreamRow {
+    source: SourceName,
+    slot: String,
+    /// Whether a scheduler's stream is at work on this host.
+    running: bool,
 }
 
 #[derive(Serialize)]
@@ -74,10 +87,21 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
     let (policies, refused) = followed(&settings)?;
     let now = Timestamp::now();
     let jobs = policies.iter().flat_map(|(source, policy)| rows(&settings, source, policy, &lines, now)).collect();
+    let streams = streams(&settings, &policies);
     let refused = refused.into_iter().map(|(source, error)| Refused { source, error: error.summary() }).collect();
-    let document = Document { running, expires, jobs, refused };
+    let document = Document { running, expires, jobs, streams, refused };
     context.result("run_list", 1, &document, || text(&document))?;
     Ok(Outcome::Done)
+}
+
+fn streams(settings: &Settings, policies: &BTreeMap<SourceName, Policy>) -> Vec<StreamRow> {
+    let streamed = policies.iter().filter(|(_, policy)| policy.log.mode == LogMode::Stream);
+    let row = |(source, _): (&SourceName, &Policy)| {
+        let SourceKind::Postgres(postgres) = &settings.sources.get(source)?.kind;
+        let running = is_streaming(&settings.state_dir, source);
+        Some(StreamRow { source: source.clone(), slot: postgres.slot.clone(), running })
+    };
+    streamed.filter_map(row).collect()
 }
 
 fn rows(settings: &Settings, source: &SourceName, policy: &Policy, lines: &[Line], now: Timestamp) -> Vec<Row> {
@@ -151,6 +175,10 @@ fn text(document: &Document) -> String {
         }
     }
     text += "times are UTC\n";
+    for StreamRow { source, slot, running } in &document.streams {
+        let what = if *running { "is streamed" } else { "is not streamed by this host now" };
+        text += &format!("the log of {source} {what} (slot {slot})\n");
+    }
     for Refused { source, error } in &document.refused {
         text += &format!("not scheduled: {source}: {error}\n");
     }

@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::base::{Error, Job, Result, SourceName};
 
@@ -29,7 +29,31 @@ pub(super) fn lock(state_dir: &Path, source: &SourceName, job: Job) -> Result<Lo
         Job::Drill | Job::Verify => "drills",
         Job::Expire => "expire",
     };
-    let path = state_dir.join(format!("run-{source}-{kind}.lock"));
+    of_kind(state_dir, source, kind)
+}
+
+/// Locks the stream of the log of `source` on this host.
+///
+/// # Errors
+/// As [`lock`].
+pub(super) fn of_stream(state_dir: &Path, source: &SourceName) -> Result<Lock> {
+    of_kind(state_dir, source, STREAM)
+}
+
+/// Whether a scheduler's stream of `source` is at work on this host.
+pub(super) fn is_streaming(state_dir: &Path, source: &SourceName) -> bool {
+    let file = File::open(path(state_dir, source, STREAM));
+    file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+const STREAM: &str = "stream";
+
+fn path(state_dir: &Path, source: &SourceName, kind: &str) -> PathBuf {
+    state_dir.join(format!("run-{source}-{kind}.lock"))
+}
+
+fn of_kind(state_dir: &Path, source: &SourceName, kind: &str) -> Result<Lock> {
+    let path = path(state_dir, source, kind);
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(|error| Error::io("open", &path, error))?;
     match file.try_lock() {

@@ -71,7 +71,11 @@ async fn answer(request: &Request<Incoming>, board: &Board, status: Arc<Status>)
             (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET or HEAD\n".to_owned())
         }
         "/metrics" => (StatusCode::OK, "text/plain; version=0.0.4", status.metrics().await + &board.metrics()),
-        "/healthz" if board.is_alive() => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        // A stream that is down is started again from here: that is no reason to end this process.
+        "/healthz" if board.is_alive() => {
+            let down: String = board.streams_down().iter().map(|line| format!("{line}\n")).collect();
+            (StatusCode::OK, "text/plain", format!("ok\n{down}"))
+        }
         "/healthz" => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the scheduler is stuck\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "text/plain", "/metrics or /healthz\n".to_owned()),
     };

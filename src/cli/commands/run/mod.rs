@@ -1,7 +1,7 @@
 //! `lifeboat run`: what the policies schedule, run as it falls due, until somebody stops it.
 //!
 //! Each source has lanes ([`lane`]) in which one job runs at a time: backups and their expiry; drills and verification,
-//! which may take hours and must not hold backups up; deliveries. Jobs are child processes, so that one that dies takes
+//! which may take hours and must not hold backups up; deliveries; the stream of the log. Jobs are child processes, so that one that dies takes
 //! nothing with it. Who runs which slot is decided in the repository ([`crate::engine::slots`]): several hosts may follow
 //! one schedule, and the lease is free while nothing runs. What happens is logged on stderr and recorded in `state_dir`.
 
@@ -14,6 +14,7 @@ mod list;
 mod lock;
 mod log;
 mod metrics;
+mod streams;
 
 pub(super) use expected::scheduled;
 
@@ -213,7 +214,7 @@ async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mu
 /// All lanes of `source`.
 async fn lanes_of(shared: &Shared<'_>, source: SourceName) {
     let lane = |jobs| lane::run(shared, source.clone(), jobs);
-    tokio::join!(lane(lane::BACKUPS), lane(lane::DRILLS), deliveries::run(shared, &source));
+    tokio::join!(lane(lane::BACKUPS), lane(lane::DRILLS), deliveries::run(shared, &source), streams::run(shared, &source));
 }
 
 /// Reads the configuration again. One with mistakes is told, and the old one stays.

@@ -127,6 +127,7 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
         conninfo: postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo),
         // That of the server that is backed up, which is then a standby.
         data_directory: postgres.data_directory.clone().filter(|_| postgres.primary_conninfo.is_none()),
+        slot: Some(postgres.slot.as_str()).filter(|_| postgres.primary_conninfo.is_none()),
         repositories: future::join_all(places).await,
         state_dir: &settings.state_dir,
     };

@@ -191,6 +191,18 @@ fn server(out: &mut Exposition, reports: &[StatusReport]) {
     let mut gauge = |name: &str, help: &str, value: fn(&StatusReport) -> Option<f64>| out.gauge(name, help, each(reports, value));
     gauge("lifeboat_server_up", "Whether the server answers.", |report| Some(truth(report.server.error.is_none())));
     gauge("lifeboat_server_clock_skew_seconds", "Its clock minus this host's.", |report| report.server.clock_skew_seconds);
+    gauge("lifeboat_slot_active", "Whether a stream uses the slot of the source.", |report| {
+        report.server.slot.as_ref().map(|slot| truth(slot.active))
+    });
+    gauge("lifeboat_slot_lost", "Whether the server has removed log that the slot kept.", |report| {
+        report.server.slot.as_ref().map(|slot| truth(slot.lost))
+    });
+    gauge("lifeboat_slot_retained_bytes", "Bytes of log that the server keeps for the slot.", |report| {
+        Some(report.server.slot.as_ref()?.retained_bytes? as f64)
+    });
+    gauge("lifeboat_slot_safe_bytes", "Bytes that may be written before the slot is lost.", |report| {
+        Some(report.server.slot.as_ref()?.safe_bytes? as f64)
+    });
     gauge("lifeboat_archiver_failing", "Whether the latest attempt of its archiver failed.", |report| {
         report.server.archiver_failing.map(truth)
     });

@@ -9,14 +9,15 @@ use tokio::time::Instant;
 use super::growing::Snapshot;
 use super::plan::Holding;
 use super::run::World;
+use super::settle::{self, Place, Settling};
 use crate::base::{Error, ErrorKind, Lsn, Result, Segment, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
-use crate::engine::Scope;
 use crate::engine::archive::contents::Compressing;
 use crate::engine::archive::named::{Named, Streamed};
 use crate::engine::archive::push::{self, Pushed};
 use crate::engine::archive::read::LogFile;
+use crate::engine::{Scope, Writing};
 use crate::repo::log::CommitTime;
 use crate::repo::log::tail::{self, Piece};
 use crate::repo::queue::Queue;
@@ -40,6 +41,12 @@ pub(super) struct Destination {
     reached: Lsn,
     /// Pieces of the segment before, which is there whole.
     redundant: Vec<String>,
+    /// Small pieces being put together beside the stream.
+    settling: Option<Settling>,
+    /// Pieces of the segment that were put together of others.
+    together: Vec<String>,
+    /// Since when pieces have been redundant that a larger one holds as well.
+    covered: BTreeMap<String, Instant>,
     /// Whether the credentials in use may not delete.
     keeps: bool,
     /// When it is asked again, after a failure.
@@ -59,8 +66,19 @@ struct At {
 
 impl Destination {
     pub fn new(name: String, queue: Queue) -> Self {
-        let (scope, at, rests_until) = (None, None, None);
-        Self { name, queue, scope, at, reached: Lsn(0), redundant: Vec::new(), keeps: false, rests_until }
+        Self {
+            name,
+            queue,
+            scope: None,
+            at: None,
+            reached: Lsn(0),
+            redundant: Vec::new(),
+            settling: None,
+            together: Vec::new(),
+            covered: BTreeMap::new(),
+            keeps: false,
+            rests_until: None,
+        }
     }
 
     /// Everything before this position is durable here.
@@ -109,9 +127,13 @@ impl Destination {
             }
         }
         let tails = tail::load(&scope.repository, &scope.source, incarnation, size).await?;
-        holding
-            .begun
-            .extend(tails.segments.into_iter().filter(|(_, pieces)| tail::reach(pieces) > 0).map(|(segment, _)| segment));
+        for (segment, pieces) in tails.segments {
+            let reach = tail::reach(&pieces);
+            if reach > 0 {
+                holding.begun.insert(segment);
+                holding.streamed.insert(segment, reach);
+            }
+        }
         Ok(holding)
     }
 
@@ -140,6 +162,7 @@ impl Destination {
             self.reached = self.reached.max(snapshot.segment.start(snapshot.size).plus(at.durable));
             let end = snapshot.raw.len() as u64;
             if at.durable >= end {
+                self.settle(&scope, world, snapshot).await;
                 return Ok(());
             }
             let (from, to) = (at.durable, end.min(at.durable + LARGEST_PIECE_BYTES));
@@ -158,6 +181,7 @@ impl Destination {
     /// As [`push::run`].
     pub async fn store_whole(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Result<Pushed> {
         let scope = self.open(world).await?;
+        self.settled().await;
         let (reading, writing) = ((scope.clone(), world.file(snapshot), snapshot.clone()), world.writing.clone());
         // Reads all of it: the connection to the server is served meanwhile.
         let read = tokio::task::spawn_blocking(move || {
@@ -169,8 +193,9 @@ impl Destination {
         let pushed = push::received(&scope, world.writing, file).await?;
         killpoint::reach("stream.segment-stored");
         self.reached = self.reached.max(snapshot.end());
-        let pieces = self.at.take().filter(|at| at.segment == snapshot.segment).map(|at| at.agreed.into_keys().collect());
-        let before = std::mem::replace(&mut self.redundant, pieces.unwrap_or_default());
+        let agreed = self.at.take().filter(|at| at.segment == snapshot.segment).map(|at| at.agreed.into_keys());
+        let pieces = agreed.into_iter().flatten().chain(self.together.drain(..)).collect();
+        let before = std::mem::replace(&mut self.redundant, pieces);
         self.remove(&scope, before).await;
         Ok(pushed)
     }
@@ -183,6 +208,39 @@ impl Destination {
         let scope = self.open(world).await?;
         let file = LogFile::of_history(&scope, world.writing, history.timeline(), raw, world.identity.clone())?;
         push::received(&scope, world.writing, file).await
+    }
+
+    /// Begins to put small pieces together as one, beside the stream, and to remove those that have been part of a larger
+    /// one for long enough.
+    async fn settle(&mut self, scope: &Scope, world: &World<'_>, snapshot: &Snapshot) {
+        if self.settling.as_ref().is_some_and(|settling| !settling.is_over()) {
+            return;
+        }
+        self.settled().await;
+        let Some(at) = self.at.as_ref().filter(|at| !self.keeps && at.segment == snapshot.segment) else { return };
+        let pieces: Vec<Piece> = at.agreed.values().cloned().collect();
+        let now = Instant::now();
+        let redundant: Vec<&str> = tail::redundant(&pieces).map(|piece| piece.key.as_str()).collect();
+        self.covered.retain(|key, _| redundant.contains(&key.as_str()));
+        for key in redundant {
+            self.covered.entry(key.to_owned()).or_insert(now);
+        }
+        let due = self.covered.iter().filter(|(_, since)| now.duration_since(**since) >= settle::LISTING_LASTS);
+        let due: Vec<String> = due.map(|(key, _)| key.clone()).collect();
+        let few = tail::small_neighbours(&pieces, LARGEST_PIECE_BYTES);
+        if !due.is_empty() || !few.is_empty() {
+            let place = Place { incarnation: world.identity.incarnation.clone(), file: world.file(snapshot) };
+            self.settling = Some(Settling::begin(scope, world.writing, place, snapshot, few, due));
+        }
+    }
+
+    /// Waits until nothing is put together any more.
+    async fn settled(&mut self) {
+        if let Some(settling) = self.settling.take() {
+            let made = settling.end().await;
+            self.keeps |= made.may_not_delete;
+            self.together.extend(made.key);
+        }
     }
 
     /// Removes pieces that nobody needs. What stays is removed by `expire`.
@@ -209,12 +267,7 @@ pub(super) fn branch(to: &mut [Destination], safe: Lsn, at: Lsn) -> Lsn {
 
 /// How the segment arrived before it was whole; none when no piece of it did, or not all of their times are known.
 fn streamed(at: &At, snapshot: &Snapshot) -> Option<Streamed> {
-    let waited = |piece: &Piece| match piece.name.first {
-        CommitTime::At(first) => Some(piece.arrived.since(first)),
-        CommitTime::None => Some(Duration::ZERO),
-        CommitTime::Unknown => None,
-    };
-    let waits: Vec<Duration> = at.agreed.values().map(waited).collect::<Option<_>>()?;
+    let waits: Vec<Duration> = at.agreed.values().map(Piece::waited).collect::<Option<_>>()?;
     let pieces = waits.into_iter().max().filter(|_| at.durable > 0)?;
     let (from, to) = (at.durable as u32, snapshot.raw.len() as u32);
     let rest = if from < to { snapshot.piece(from, to).0.first } else { CommitTime::None };
@@ -280,7 +333,7 @@ async fn put_piece(scope: &Scope, world: &World<'_>, snapshot: &Snapshot, from: 
     let seal = push::seal(scope, world.writing, &world.identity.incarnation).await?;
     let timeline = snapshot.segment.timeline;
     let prefix = layout::tail_segment(&scope.source, &world.identity.incarnation, timeline, &world.file(snapshot));
-    put(scope, world, &seal, &format!("{prefix}{}", name.text(seal.suffix())), content).await
+    put(scope, world.writing, &seal, &format!("{prefix}{}", name.text(seal.suffix())), content).await
 }
 
 /// A piece that is listed need not be durable: whoever put it may have died before its last sync. A put of the same
@@ -290,14 +343,15 @@ async fn put_again(scope: &Scope, world: &World<'_>, snapshot: &Snapshot, piece:
     let is_possible = piece.key.ends_with(".age") == matches!(seal, Seal::Age(_));
     if is_possible {
         let content = snapshot.raw.slice(piece.name.from as usize..piece.name.to as usize);
-        put(scope, world, &seal, &piece.key, content).await?;
+        put(scope, world.writing, &seal, &piece.key, content).await?;
     }
     Ok(is_possible)
 }
 
-async fn put(scope: &Scope, world: &World<'_>, seal: &Seal, key: &str, content: Bytes) -> Result<()> {
+/// Stores a piece under its name.
+pub(super) async fn put(scope: &Scope, writing: &Writing, seal: &Seal, key: &str, content: Bytes) -> Result<()> {
     let failed = |error| Error::failed(format!("cannot encode {key}")).caused_by(error);
-    let stored = Compressing::start(content, world.writing.compression_level).seal(seal).await.map_err(failed)?;
+    let stored = Compressing::start(content, writing.compression_level).seal(seal).await.map_err(failed)?;
     killpoint::reach("stream.piece-encoded");
     scope.repository.store().put_if_absent(key, Bytes::from(stored).into()).await?;
     killpoint::reach("stream.piece-stored");
@@ -313,10 +367,10 @@ mod tests {
     use super::*;
     use crate::base::progress::Silent;
     use crate::base::{SegmentSize, TimelineId};
-    use crate::engine::Writing;
     use crate::engine::archive::read::identity_of;
-    use crate::engine::archive::stream::{Surroundings, growing::Growing, plan};
+    use crate::engine::archive::stream::{Surroundings, growing::Growing, plan, trust::Trust};
     use crate::repo::{KeyEntry, Repository, Signer};
+    use crate::source::postgres::wal::fixture::{Log, SYSTEM_IDENTIFIER};
     use crate::store::faulty::FaultyStore;
     use crate::store::memory::MemoryStore;
 
@@ -352,11 +406,13 @@ mod tests {
         let writing = Writing { signer, recipients: None, compression_level: 1 };
         let size = SegmentSize::new(1 << 20).unwrap();
         let segment = Segment { timeline: TimelineId(1), number: 5 };
+        let trust = Trust::default();
         let world = World {
             surroundings: &here,
             writing: &writing,
             progress: &Silent,
             needed: 1,
+            trust: &trust,
             identity: identity_of(17, 7, size),
             first_file: segment.name(size),
         };
@@ -369,5 +425,58 @@ mod tests {
             let calls = store.calls().into_iter().filter(|call| call.starts_with("put_if_absent orders/tail/"));
             assert_eq!(calls.count(), puts, "{after}");
         }
+    }
+
+    /// A segment that stays open: nobody reads a hundred pieces, and none goes before those who list have seen the larger.
+    #[tokio::test(start_paused = true)]
+    async fn small_pieces_are_put_together_and_go_later() {
+        let (dir, signer, log) = (tempfile::tempdir().unwrap(), Signer::generate(), sample());
+        let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
+        let store = Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new())));
+        let repository = Repository::create("main", store.clone(), vec![entry], &signer).await.unwrap();
+        let here = Here(Scope::new(repository, "orders".parse().unwrap(), dir.path()));
+        let (writing, trust) = (Writing { signer, recipients: None, compression_level: 1 }, Trust::default());
+        let (segment, raw) = log.segments().pop().unwrap();
+        let world = World {
+            surroundings: &here,
+            writing: &writing,
+            progress: &Silent,
+            needed: 1,
+            trust: &trust,
+            identity: identity_of(15, SYSTEM_IDENTIFIER, log.size),
+            first_file: segment.name(log.size),
+        };
+        let mut growing = Growing::new(segment, log.size, Carry::Unknown, 0);
+        let mut to = Destination::new("main".into(), Queue::new(dir.path(), &here.0.source, "main"));
+        let pieces = async || {
+            let scope = here.0.clone();
+            tail::load_segment(&scope.repository, &scope.source, &world.identity.incarnation, segment, log.size).await.unwrap()
+        };
+        let mut most = 0;
+        for at in (0..10_000).step_by(50) {
+            growing.append(growing.position(), Bytes::copy_from_slice(&raw[at..at + 50])).unwrap();
+            to.store_pieces(&world, &growing.snapshot()).await.unwrap();
+            to.settled().await;
+            let there = pieces().await;
+            assert_eq!(tail::reach(&there), at as u64 + 50);
+            most = most.max(tail::cover(&there).len());
+            tokio::time::advance(Duration::from_millis(400)).await;
+        }
+        assert!(most <= 20, "{most} pieces to read");
+        // Those of the last ten seconds, and what they are part of.
+        let there = pieces().await;
+        assert!(there.len() < 60, "{} pieces", there.len());
+        let puts = store.calls().iter().filter(|call| call.starts_with("put_if_absent orders/tail/")).count();
+        assert!((200..240).contains(&puts), "{puts} puts of 200 pieces");
+        // What they tell of their commits together is what each told.
+        let one = growing.snapshot().piece(0, 10_000).0;
+        let told = tail::joined(&tail::cover(&there).into_iter().cloned().collect::<Vec<_>>(), one.digest.clone()).unwrap();
+        assert_eq!((told.first, told.last, told.commits), (one.first, one.last, one.commits));
+    }
+
+    fn sample() -> Log {
+        let mut log = Log::new();
+        (1..300).for_each(|xid| drop(log.commit(xid, i64::from(xid) * 1_000_000)));
+        log
     }
 }

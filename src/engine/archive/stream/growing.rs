@@ -106,12 +106,11 @@ impl Snapshot {
         let digest = Sha256Digest::of(&content).short();
         let tally = self.tally(from, to);
         let time = |time: Option<Timestamp>| time.map_or(CommitTime::None, CommitTime::At);
-        let name = match tally {
-            Some(Tally { first, latest, commits, .. }) => {
-                PieceName { from, to, first: time(first), last: time(latest), commits: Some(commits), digest }
-            }
-            None => PieceName { from, to, first: CommitTime::Unknown, last: CommitTime::Unknown, commits: None, digest },
+        let (first, last, commits) = match tally {
+            Some(Tally { first, latest, commits, .. }) => (time(first), time(latest), Some(commits)),
+            None => (CommitTime::Unknown, CommitTime::Unknown, None),
         };
+        let name = PieceName { from, to, first, last, commits, digest, within_micros: None };
         (name, content)
     }
 

@@ -11,7 +11,11 @@
 //! - Two servers that write one log are noticed as in `archive push`: everything there is of a segment is compared
 //!   whenever a piece was added to it.
 //!
-//! Write order: the cluster's identity, histories, the stretch's key, pieces, the segment; then its pieces may go.
+//! - What the server sends is log: what cannot be read as such is asked for once more, and then stored with a warning, as
+//!   `archive push` does, unless it is not of this cluster at all.
+//!
+//! Write order: the cluster's identity, histories, the stretch's key, pieces, the segment; then its pieces may go. Small
+//! pieces are put together as a larger one, which is there before they go.
 
 mod destination;
 mod growing;
@@ -20,6 +24,8 @@ mod pump;
 mod round;
 mod run;
 mod session;
+mod settle;
+mod trust;
 mod watch;
 
 pub use run::{Options, Streamed, Surroundings, run};

@@ -1,6 +1,6 @@
 //! Where a stream begins, and what is safe. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{Lsn, Segment, SegmentSize};
 use crate::source::postgres::history::History;
@@ -12,6 +12,8 @@ pub(super) struct Holding {
     pub whole: BTreeSet<Segment>,
     /// Segments of which there are pieces.
     pub begun: BTreeSet<Segment>,
+    /// How many bytes of them the pieces hold, from the first on.
+    pub streamed: BTreeMap<Segment, u64>,
 }
 
 /// The segment with this number as the server has it: of the newest timeline that has begun by its end.
@@ -44,12 +46,13 @@ pub(super) fn first_segment(history: &History, kept_from: Lsn, size: SegmentSize
     segment(history, number, size)
 }
 
-/// The whole segments on the way to the server's timeline end here; what was streamed of the next one comes on top.
+/// Where what is stored ends on the way to the server's timeline, what was streamed included.
 pub(super) fn stored_up_to(history: &History, size: SegmentSize, holdings: &[Holding]) -> Option<Lsn> {
     let ends = holdings.iter().flat_map(|holding| {
         let on_path = |found: &&Segment| segment(history, found.number, size) == **found;
         let whole = holding.whole.iter().filter(on_path).map(|found| found.end(size));
-        whole.chain(holding.begun.iter().filter(on_path).map(|found| found.start(size)))
+        let streamed = |found: &Segment| holding.streamed.get(found).copied().unwrap_or_default();
+        whole.chain(holding.begun.iter().filter(on_path).map(move |found| found.start(size).plus(streamed(found))))
     });
     ends.max()
 }
@@ -77,7 +80,7 @@ mod tests {
 
     fn holding(whole: &[(u32, u64)], begun: &[(u32, u64)]) -> Holding {
         let set = |list: &[(u32, u64)]| list.iter().map(|(timeline, number)| of(*timeline, *number)).collect();
-        Holding { whole: set(whole), begun: set(begun) }
+        Holding { whole: set(whole), begun: set(begun), streamed: BTreeMap::new() }
     }
 
     fn branched() -> History {
@@ -122,6 +125,8 @@ mod tests {
         let stored = |holdings: &[Holding]| stored_up_to(&branched(), SIZE, holdings);
         assert_eq!(stored(&[holding(&[], &[])]), None);
         assert_eq!(stored(&[holding(&[(1, 5)], &[(1, 6)]), holding(&[(1, 4)], &[])]), Some(at(6, 0)));
+        let streamed = Holding { streamed: [(of(1, 6), 77)].into(), ..holding(&[(1, 5)], &[(1, 6)]) };
+        assert_eq!(stored(&[streamed]), Some(at(6, 77)));
         assert_eq!(stored(&[holding(&[(1, 6), (1, 7), (1, 8)], &[(1, 9)])]), Some(at(7, 0)), "a branch that was left");
     }
 

@@ -357,11 +357,15 @@ impl<'w> Pump<'w> {
     }
 
     async fn stored(&mut self, outcome: Checked<Outcome>) -> Result<()> {
-        let outcome = match outcome {
+        let mut outcome = match outcome {
             Ok(outcome) => outcome,
             Err(error) if error.kind() == ErrorKind::Contradicted => return Err(Failure::Final(error)),
             Err(error) => Outcome { errors: vec![("of this host".to_owned(), error)], ..Outcome::default() },
         };
+        // What a server sent that is gone cannot be asked for again.
+        if let Some(refusal) = outcome.refused.take().filter(|why| self.stream.is_some() || matches!(why, Failure::Final(_))) {
+            return Err(refusal);
+        }
         for warning in &outcome.warnings {
             self.world.progress.warn(warning);
         }
@@ -370,7 +374,7 @@ impl<'w> Pump<'w> {
         }
         let Some((segment, bytes)) = self.job.take().filter(|_| outcome.stored.len() >= self.world.needed) else {
             self.retry_at = Instant::now() + self.pause;
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+            self.pause = (self.pause * 2).min(self.setting.options.longest_pause.clamp(PAUSE * 2, LONGEST_PAUSE));
             return Ok(());
         };
         self.pause = PAUSE;

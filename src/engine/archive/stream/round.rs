@@ -10,10 +10,12 @@ use tokio::time::Instant;
 use super::destination::Destination;
 use super::growing::Snapshot;
 use super::run::World;
+use super::trust::Examined;
 use crate::base::{Error, ErrorKind, Result};
 use crate::engine::archive::push::Pushed;
 use crate::repo::queue::Item;
 use crate::source::postgres::history::History;
+use crate::source::postgres::replication::Failure;
 
 /// Once enough repositories have it, the others have as long again, and at least this.
 const GRACE: Duration = Duration::from_millis(500);
@@ -40,6 +42,8 @@ pub(super) struct Outcome {
     pub warnings: Vec<String>,
     /// What the others have against it.
     pub errors: Vec<(String, Error)>,
+    /// Nothing was stored, because what the server sent is not log that can be read.
+    pub refused: Option<Failure>,
 }
 
 /// What the operator was told last of each repository that fails.
@@ -76,6 +80,12 @@ async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job) -> Result
     let now = Instant::now();
     let rested = to.iter().filter(|one| one.rests_until.is_none_or(|until| until <= now)).count();
     let mut outcome = Outcome::default();
+    if let Job::Pieces(snapshot) | Job::Whole(snapshot) = job {
+        match world.trust.examine(&world.identity, snapshot).await? {
+            Examined::Store(warning) => outcome.warnings.extend(warning),
+            Examined::Refuse(failure) => return Ok(Outcome { refused: Some(failure), ..outcome }),
+        }
+    }
     let mut pushed: Vec<Option<Pushed>> = vec![None; count];
     let mut storing: FuturesUnordered<_> = to
         .iter_mut()

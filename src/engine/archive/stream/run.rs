@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::growing::Snapshot;
 use super::session;
+use super::trust::Trust;
 use crate::base::progress::Progress;
 use crate::base::{Cancel, Lsn, Result, SegmentSize, TimelineId};
 use crate::engine::{Scope, Writing};
@@ -35,6 +36,8 @@ pub struct Options {
     pub repositories: Vec<(String, Queue)>,
     /// How many of them must hold the log.
     pub needed: usize,
+    /// Longest pause after a failure: a part of what may be lost.
+    pub longest_pause: Duration,
 }
 
 /// Where a stream runs.
@@ -73,6 +76,7 @@ pub(super) struct World<'a> {
     pub writing: &'a Writing,
     pub progress: &'a dyn Progress,
     pub needed: usize,
+    pub trust: &'a Trust,
     pub identity: Identity,
     /// A segment of this cluster, for messages.
     pub first_file: String,
@@ -96,6 +100,7 @@ pub(super) struct Setting<'a> {
     pub writing: &'a Writing,
     pub progress: &'a dyn Progress,
     pub cancel: &'a Cancel,
+    pub trust: &'a Trust,
 }
 
 /// Streams until somebody asks to stop.
@@ -109,7 +114,9 @@ pub async fn run(
     progress: &dyn Progress,
     cancel: &Cancel,
 ) -> Result<Streamed> {
-    let setting = Setting { options, surroundings, writing, progress, cancel };
+    let trust = Trust::default();
+    let setting = Setting { options, surroundings, writing, progress, cancel, trust: &trust };
+    let longest_pause = options.longest_pause.clamp(PAUSE, LONGEST_PAUSE);
     let (mut streamed, mut pause, began) = (Streamed::default(), PAUSE, Instant::now());
     let mut from_slot = false;
     while !cancel.is_cancelled() {
@@ -131,7 +138,7 @@ pub async fn run(
             streamed.interruptions += 1;
             progress.warn(&format!("the stream was interrupted, and is tried again: {}", error.summary()));
         }
-        pause = if has_received { PAUSE } else { (pause * 2).min(LONGEST_PAUSE) };
+        pause = if has_received { PAUSE } else { (pause * 2).min(longest_pause) };
         tokio::select! {
             () = cancel.cancelled() => {}
             () = tokio::time::sleep(pause.mul_f64(rand::rng().random_range(0.75..1.25))) => {}

@@ -34,6 +34,7 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
         writing: setting.writing,
         progress: setting.progress,
         needed: options.needed,
+        trust: setting.trust,
         identity,
         first_file: plan::segment(&history, system.flushed.0 / size.bytes(), size).name(size),
     };
@@ -41,10 +42,11 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
     let mut to: Vec<Destination> = repositories.map(|(name, queue)| Destination::new(name, queue)).collect();
     // Before the slot is made: a server that is not this source's is left as it is.
     open_enough(&mut to, &world).await?;
-    let mut watch = Watch::new(client.server().clone(), &options.slot);
+    let mut watch = Watch::new(client.server().clone(), &options.slot, system.system_identifier);
     let Some(kept_from) = watch.kept_from(&mut client, &system).await? else {
         let holdings = holdings(&mut to, &world, &history, Lsn(0)).await?;
-        return Err(watch::lost(&options.slot, plan::stored_up_to(&history, size, &holdings), system.flushed).into());
+        let (stored, oldest) = (plan::stored_up_to(&history, size, &holdings), watch.oldest_log(size).await);
+        return Err(watch::lost(&options.slot, stored, oldest, system.flushed).into());
     };
     let holdings = holdings(&mut to, &world, &history, kept_from).await?;
     let kept = plan::segment(&history, kept_from.0 / size.bytes(), size);
@@ -129,7 +131,9 @@ async fn identify(client: &mut Client, system: &System) -> Result<Identity> {
     let version = client.show("server_version_num").await?;
     let major = version.parse::<u32>().map_err(|_| wrong("version", &version))? / 10_000;
     if !SUPPORTED_MAJORS.contains(&major) {
-        return Err(Error::failed(format!("PostgreSQL {major} at {} is not supported; 13 to 18 are", client.place())).into());
+        return Err(Error::failed(format!("PostgreSQL {major} at {} is not supported; 13 to 18 are", client.place()))
+            .hint("correct conninfo, or upgrade that server; its log stays there")
+            .into());
     }
     let shown = client.show("wal_segment_size").await?;
     let size = segment_size(&shown).ok_or_else(|| wrong("segment size", &shown))?;

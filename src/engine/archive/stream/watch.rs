@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
-use crate::base::units::format_bytes;
-use crate::base::{Error, Lsn, Result as Checked, SegmentSize};
+use crate::base::{Error, Lsn, Result as Checked, SegmentSize, Timestamp};
+use crate::engine::archive::slot::Slot;
 use crate::source::postgres::connect::Session;
-use crate::source::postgres::replication::{Client, Failure, Result, Server, SlotState, System, WalStatus};
+use crate::source::postgres::control::ControlFile;
+use crate::source::postgres::replication::{Client, Failure, Result, Server, SlotState, System};
 
 /// How often the slot is looked at.
 pub(super) const EVERY: Duration = Duration::from_secs(10);
-/// The operator is told when fewer segments than this may be written before the slot is lost.
-const FEW_SEGMENTS: i64 = 8;
 
 /// A session of its own beside the stream: a connection for physical replication answers no queries.
 pub(super) struct Watch {
@@ -18,7 +17,9 @@ pub(super) struct Watch {
     slot: String,
     session: Option<Box<Session>>,
     /// What the operator was told last.
-    told: Option<String>,
+    told: Option<&'static str>,
+    /// The cluster's number.
+    system_identifier: u64,
 }
 
 /// What a look found.
@@ -31,8 +32,8 @@ pub(super) struct Seen {
 
 impl Watch {
     /// Of the server that is streamed from, which is one of those that the connection string may name.
-    pub fn new(server: Server, slot: &str) -> Self {
-        Self { server, slot: slot.to_owned(), session: None, told: None }
+    pub fn new(server: Server, slot: &str, system_identifier: u64) -> Self {
+        Self { server, slot: slot.to_owned(), session: None, told: None, system_identifier }
     }
 
     async fn session(&mut self) -> Checked<&Session> {
@@ -67,28 +68,42 @@ impl Watch {
                 .into());
         }
         if let Some(pid) = state.active_pid {
+            let holder = self.session().await.map_err(Failure::Passing)?.served_by(pid).await.ok().flatten();
+            let who = holder.unwrap_or_else(|| format!("SELECT * FROM pg_stat_replication WHERE pid = {pid}   tells the owner"));
             return Err(Failure::Passing(
-                Error::busy(format!("slot {slot} is used by another process: the server's process {pid} serves it"))
-                    .detail("who", format!("SELECT * FROM pg_stat_replication WHERE pid = {pid}"))
+                Error::busy(format!("slot {slot} is used by another process: the server's process {pid} serves {who}"))
                     .hint("stop the other stream, or give this one a slot of its own: [source.NAME] slot = \"…\""),
             ));
         }
-        let is_lost = state.wal_status == Some(WalStatus::Lost);
-        Ok((!is_lost).then(|| state.restart_lsn.unwrap_or(system.flushed)))
+        Ok((!state.is_lost()).then(|| state.restart_lsn.unwrap_or(system.flushed)))
     }
 
     /// Looks at the slot, `size` being that of a segment. What cannot be asked is no news: the stream itself tells.
     pub async fn look(mut self, size: SegmentSize) -> (Self, Seen) {
         let seen = match self.ask().await {
             Ok((state, awaited)) => {
-                let warning = state.and_then(|state| warning(&self.slot, &state, size));
-                let news = warning.clone().filter(|warning| self.told.as_ref() != Some(warning));
-                self.told = warning;
+                let slot = Slot { name: self.slot.clone(), state, free_bytes: self.free_bytes().await, size };
+                let threat = slot.threats(Timestamp::now()).into_iter().next();
+                let news = threat.as_ref().filter(|threat| self.told != Some(threat.kind));
+                let news = news.map(|threat| format!("{}; {}", threat.message, threat.command));
+                self.told = threat.map(|threat| threat.kind);
                 Seen { warning: news, awaited: Some(awaited) }
             }
             Err(_) => Seen { warning: None, awaited: None },
         };
         (self, seen)
+    }
+
+    /// Where the server's own log begins, if it tells.
+    pub async fn oldest_log(&mut self, size: SegmentSize) -> Option<Lsn> {
+        self.session().await.ok()?.oldest_log(size).await.ok().flatten()
+    }
+
+    /// Free bytes on the disk of `pg_wal`, where that is this host's and this role may know.
+    async fn free_bytes(&mut self) -> Option<u64> {
+        let data = self.session().await.ok()?.data_directory().await.ok()?;
+        let own = ControlFile::read(&data).ok()?.system_identifier == self.system_identifier;
+        if own { Slot::free_bytes(&data.join("pg_wal")) } else { None }
     }
 
     async fn ask(&mut self) -> Checked<(Option<SlotState>, bool)> {
@@ -98,56 +113,27 @@ impl Watch {
     }
 }
 
-/// The slot has lost what it kept; the whole segments in the repositories end at `stored`, the server's log at `end`.
-pub(super) fn lost(slot: &str, stored: Option<Lsn>, end: Lsn) -> Error {
-    let held = stored.map_or("nothing".to_owned(), |stored| format!("the log up to {stored}, and what was streamed behind it"));
-    Error::failed(format!("slot {slot} is lost: the server has removed log that it kept"))
-        .detail("stored", held)
-        .detail("lost", format!("of what follows, up to {end}, what the server has no more"))
-        .hint(format!("SELECT pg_drop_replication_slot('{slot}');   then start the stream again"))
-        .hint("lifeboat backup SOURCE --type full   starts a new chain behind the gap")
-}
-
-/// What threatens the slot, or the server's disk.
-fn warning(slot: &str, state: &SlotState, size: SegmentSize) -> Option<String> {
-    let few_bytes = FEW_SEGMENTS * size.bytes() as i64;
-    match (state.wal_status, state.safe_wal_bytes) {
-        (Some(WalStatus::Lost), _) => Some(format!("slot {slot} is lost: the server has removed log that is in no repository")),
-        (Some(WalStatus::Unreserved), _) => {
-            Some(format!("slot {slot} is about to be lost: the server removes the log that it keeps at its next checkpoint"))
-        }
-        (_, Some(left)) if left < few_bytes => Some(format!(
-            "slot {slot} is lost after less than {} more of log (max_slot_wal_keep_size)",
-            format_bytes(few_bytes as u64)
-        )),
-        (Some(WalStatus::Extended), None) => Some(format!(
-            "slot {slot} keeps more than max_wal_size, and without max_slot_wal_keep_size until the server's disk is full"
-        )),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_threatens_the_slot_or_the_disk_is_told() {
-        let told = |wal_status, safe_wal_bytes| {
-            let state = SlotState {
-                is_physical: true,
-                active_pid: None,
-                restart_lsn: None,
-                wal_status: Some(wal_status),
-                safe_wal_bytes,
-            };
-            warning("s", &state, SegmentSize::DEFAULT).unwrap_or_default()
-        };
-        assert_eq!(told(WalStatus::Reserved, None), "");
-        assert_eq!(told(WalStatus::Extended, Some(1 << 40)), "");
-        assert!(told(WalStatus::Extended, None).contains("disk is full"));
-        assert!(told(WalStatus::Reserved, Some(1 << 20)).contains("max_slot_wal_keep_size"));
-        assert!(told(WalStatus::Unreserved, Some(-5)).contains("about to be lost"));
-        assert!(told(WalStatus::Lost, None).contains("is lost"));
+/// The slot has lost what it kept: what is in the repositories ends at `stored`, the server's own log begins at `oldest`,
+/// where that is known, and ends at `end`.
+pub(super) fn lost(slot: &str, stored: Option<Lsn>, oldest: Option<Lsn>, end: Lsn) -> Error {
+    let held = stored.map_or("nothing".to_owned(), |stored| format!("the log up to {stored}"));
+    let (begins, drop) = (stored.unwrap_or_default(), format!("SELECT pg_drop_replication_slot('{slot}');"));
+    let error = Error::failed(format!("slot {slot} is lost: the server has removed log that it kept")).detail("stored", held);
+    let again = format!("{drop}   then start the stream again");
+    match oldest {
+        Some(oldest) if stored.is_some() && oldest <= begins => error
+            .detail("lost", format!("nothing: the server has everything behind it still, from {oldest} to {end}"))
+            .hint(again),
+        Some(oldest) => error
+            .detail(
+                "lost",
+                format!("the log from {begins} to {oldest}, unless archive push has stored it; the server has it no more"),
+            )
+            .hint(again)
+            .hint("lifeboat backup SOURCE --type full   starts a new chain behind the gap"),
+        None => error
+            .detail("lost", format!("of what follows, up to {end}, what the server has no more"))
+            .hint(again)
+            .hint("lifeboat backup SOURCE --type full   starts a new chain behind the gap"),
     }
 }

@@ -12,7 +12,7 @@ use crate::engine::{Scope, chain, head};
 use crate::repo::evidence::Record;
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::name::{CommitTime, SegmentName};
-use crate::repo::log::{LogCatalog, index, listing, tail};
+use crate::repo::log::{LogCatalog, Piece, index, listing, tail};
 use crate::repo::probe::{self, LockSeen, ProbeReport};
 use crate::repo::{BackupSummary, CommitLog};
 use crate::source::postgres::wal::Carry;
@@ -265,8 +265,8 @@ impl Loaded {
     fn streamed_at(&self, segment: Segment, size: SegmentSize, first: FirstCommit) -> Option<Timestamp> {
         let FirstCommit::At(first) = first else { return None };
         let in_pieces = self.catalog.tail.get(&segment).and_then(|tail| {
-            let waits = tail.pieces.iter().filter_map(|piece| Some(piece.arrived.since(piece.name.first.known()?)));
-            waits.max()
+            let used = tail::cover(&tail.pieces).into_iter().filter(|piece| piece.name.first.known().is_some());
+            used.filter_map(Piece::waited).max()
         });
         let within = in_pieces.or_else(|| self.streamed.get(&segment.name(size)).copied())?;
         Some(first.plus(within))
