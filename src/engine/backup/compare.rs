@@ -8,10 +8,13 @@
 //! - A file replaced by another under its name, with its inode number: the inode's birth is compared too.
 //! - A file changed within the granularity of its times: two seconds before the base's start are not trusted.
 //! - A clock that was set: times in the future, or a clock behind the base's start, make every file be read.
+//!
+//! Where the log tells which pages were touched ([`super::told`]), files of relations are not read at all but for these.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::told::{LogTold, ToldFile};
 use crate::base::{Lsn, Timestamp};
 use crate::codec::FrameDigest;
 use crate::repo::base_cache::BaseLine;
@@ -22,12 +25,12 @@ use crate::source::{Entry, EntryKind, Fork};
 
 /// Changed pages of a frame from which on it is stored whole: a restore then reads one frame where it would read two and
 /// write them page by page. Earlier it does not pay: pages of an index, of which many change, compress badly.
-const NEARLY_ALL_PAGES: u32 = PAGES_IN_FRAME * 7 / 8;
+pub(super) const NEARLY_ALL_PAGES: u32 = PAGES_IN_FRAME * 7 / 8;
 /// How long before the base's start a file must have been modified last to be taken for untouched.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
 /// What holds for all files of one backup.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rules {
     /// Pages with an LSN from here on count as changed; none when LSNs may not be trusted.
     pub trusted_since: Option<Lsn>,
@@ -35,6 +38,8 @@ pub(super) struct Rules {
     pub untouched_before: Option<Timestamp>,
     /// Read everything and compare it with what change detection says.
     pub audit: bool,
+    /// What the log told; none where files are read.
+    pub log: Option<LogTold>,
 }
 
 /// What becomes of a file.
@@ -57,6 +62,8 @@ pub(super) struct Prior {
     pub claimed_untouched: bool,
     /// Whether what change detection says is compared with what is found.
     pub audit: bool,
+    /// What the log told of the file: only these pages are read, or in an audit what is found is compared with it.
+    pub told: Option<ToldFile>,
 }
 
 /// What is stored of a frame.
@@ -100,7 +107,18 @@ impl Rules {
         let is_main = matches!(entry.kind, EntryKind::Pages { fork: Fork::Main, .. });
         let same_file = entry.stamp.zip(base.stamp).is_some_and(|(now, then)| now.is_same_file(&then));
         let trusted_since = self.trusted_since.filter(|_| is_main && same_file);
-        Treatment::Compare(Prior { base, trusted_since, claimed_untouched: untouched, audit: self.audit })
+        let told = self.log.as_ref().filter(|_| same_file).and_then(|log| log.of(entry));
+        let told = match told {
+            // A file that was written though no record tells why is compared.
+            Some(told) if !self.audit && !told.touched => {
+                if entry.stamp == base.stamp && entry.size_bytes == base.line.size_bytes {
+                    return Treatment::Unread(base);
+                }
+                None
+            }
+            told => told,
+        };
+        Treatment::Compare(Prior { base, trusted_since, claimed_untouched: untouched, audit: self.audit, told })
     }
 
     fn is_untouched(&self, entry: &Entry, base: &BaseLine) -> bool {
@@ -130,7 +148,12 @@ impl Prior {
             return Verdict { change: Change::Same, missed: 0 };
         }
         let differing = self.differing_marks(seen);
+        // Pages of it were stored by what the log told, and the rest was not read: its pages' marks have to do.
+        let unknown = line.state(seen.index) == Some(FrameDigest::UNKNOWN);
         if self.claimed_untouched {
+            if unknown && differing == 0 {
+                return Verdict { change: Change::Same, missed: 0 };
+            }
             return Verdict { change: Change::Whole, missed: if differing == 0 { PageSet::MAX } else { differing } };
         }
         let whole_pages = seen.raw.len().is_multiple_of(PAGE_BYTES);
@@ -144,7 +167,7 @@ impl Prior {
             // Where one page changed without saying so, another may have done so without being found.
             _ if missed != 0 => Change::Whole,
             // The frame changed, and none of its pages says so.
-            0 if !lying() => return Verdict { change: Change::Whole, missed: PageSet::MAX },
+            0 if !lying() && !unknown => return Verdict { change: Change::Whole, missed: PageSet::MAX },
             0 => Change::Same,
             count if count >= NEARLY_ALL_PAGES => Change::Whole,
             _ => Change::Pages(found),
@@ -252,7 +275,7 @@ mod tests {
     }
 
     fn trusting(base: Arc<BaseLine>) -> Prior {
-        Prior { base, trusted_since: Some(BASE_LSN), claimed_untouched: false, audit: false }
+        Prior { base, trusted_since: Some(BASE_LSN), claimed_untouched: false, audit: false, told: None }
     }
 
     #[test]
@@ -304,12 +327,12 @@ mod tests {
             size_bytes: raw.len() as u64,
         };
         let untouched_before = Timestamp::from_unix_micros(STARTED_MICROS);
-        let rules = Rules { trusted_since: Some(BASE_LSN), untouched_before, audit: false };
+        let rules = Rules { trusted_since: Some(BASE_LSN), untouched_before, audit: false, log: None };
         let unread = |rules: &Rules, entry: &Entry| matches!(rules.treat(entry, base(&raw)), Treatment::Unread(_));
         assert!(unread(&rules, &entry));
-        assert!(!unread(&Rules { untouched_before: None, ..rules }, &entry));
-        assert!(!unread(&Rules { audit: true, ..rules }, &entry));
-        assert!(!unread(&Rules { untouched_before: Timestamp::from_unix_micros(STARTED_MICROS - 1), ..rules }, &entry));
+        assert!(!unread(&Rules { untouched_before: None, ..rules.clone() }, &entry));
+        assert!(!unread(&Rules { audit: true, ..rules.clone() }, &entry));
+        assert!(!unread(&Rules { untouched_before: Timestamp::from_unix_micros(STARTED_MICROS - 1), ..rules.clone() }, &entry));
         assert!(!unread(&rules, &Entry { size_bytes: 1, ..entry.clone() }));
         assert!(!unread(&rules, &Entry { stamp: None, ..entry.clone() }));
         for change in [
@@ -328,7 +351,7 @@ mod tests {
             Treatment::Compare(prior) => prior.trusted_since,
             _ => None,
         };
-        let read = Rules { untouched_before: None, ..rules };
+        let read = Rules { untouched_before: None, ..rules.clone() };
         assert_eq!(trusted(&read, &entry), Some(BASE_LSN));
         let other_file = FileStamp { born_nanos: Some(4), ..stamp() };
         assert_eq!(trusted(&read, &Entry { stamp: Some(other_file), ..entry.clone() }), None);
