@@ -224,9 +224,12 @@ mod tests {
     use crate::base::{FileStamp, RelPath};
     use crate::codec::digest;
     use crate::codec::frame::FRAME_RAW_BYTES;
+    use crate::engine::pages::Told;
     use crate::repo::base_cache::PageMarks;
     use crate::repo::manifest::FileLine;
     use crate::repo::pack::FrameRef;
+    use crate::source::postgres::touched::Touched;
+    use crate::source::postgres::wal::Relation;
 
     const BASE_LSN: Lsn = Lsn(1000);
     const STARTED_MICROS: i64 = 1_800_000_000_000_000;
@@ -312,10 +315,9 @@ mod tests {
         assert_eq!(judge(&torn, &torn_again, trusting), (Change::Whole, 0), "no page can be told in a torn file");
     }
 
-    #[test]
-    fn a_file_is_left_unread_only_when_everything_speaks_for_it() {
-        let raw = frame(&[5; 32], 1);
-        let entry = Entry {
+    /// The file of [`base`] as it is found now, untouched.
+    fn entry(raw: &[u8]) -> Entry {
+        Entry {
             path: RelPath::new("base/5/16384").unwrap(),
             location: PathBuf::new(),
             kind: EntryKind::Pages { first_block: 0, fork: Fork::Main },
@@ -325,7 +327,92 @@ mod tests {
             modified: Timestamp::from_unix_micros(0).unwrap(),
             stamp: Some(stamp()),
             size_bytes: raw.len() as u64,
+        }
+    }
+
+    #[test]
+    fn the_log_is_asked_only_of_the_same_file_and_not_believed_of_one_that_was_written_without_it() {
+        let raw = frame(&[5; 64], 1);
+        let relation = Relation { tablespace: 1663, database: 5, file_node: 16384 };
+        let rules = |blocks: &[u32], audit: bool| {
+            let mut touched = Touched::default();
+            blocks.iter().for_each(|block| touched.relations.entry(relation).or_default().insert(*block));
+            let log = LogTold { told: Arc::new(Told::new(touched)), since: BASE_LSN, until: Lsn(2000) };
+            Rules { trusted_since: None, untouched_before: None, audit, log: Some(log) }
         };
+        let treat = |rules: &Rules, change: &dyn Fn(&mut Entry)| {
+            let mut entry = entry(&raw);
+            change(&mut entry);
+            match rules.treat(&entry, base(&raw)) {
+                Treatment::Unread(_) => "unread",
+                Treatment::Compare(prior) if prior.told.is_some() => "told",
+                Treatment::Compare(_) => "compared",
+                Treatment::Whole => "whole",
+            }
+        };
+        let written = |entry: &mut Entry| entry.stamp.as_mut().unwrap().modified_nanos += 1;
+        let other_file = |entry: &mut Entry| entry.stamp.as_mut().unwrap().inode += 1;
+        let unborn = |entry: &mut Entry| entry.stamp.as_mut().unwrap().born_nanos = None;
+        let second_file = |entry: &mut Entry| entry.kind = EntryKind::Pages { first_block: 131_072, fork: Fork::Main };
+        let map = |entry: &mut Entry| entry.kind = EntryKind::Pages { first_block: 0, fork: Fork::VisibilityMap };
+        let (some, none) = (rules(&[40], false), rules(&[64], false));
+        assert_eq!((treat(&some, &|_| {}), treat(&some, &written)), ("told", "told"));
+        assert_eq!((treat(&none, &|_| {}), treat(&none, &written)), ("unread", "compared"), "page 64 lies beyond the end");
+        assert_eq!((treat(&some, &other_file), treat(&some, &unborn), treat(&some, &map)), ("compared", "compared", "compared"));
+        assert_eq!(
+            treat(&some, &|entry| {
+                second_file(entry);
+                written(entry)
+            }),
+            "compared"
+        );
+        let mut dropped = Touched::default();
+        dropped.databases.insert((1663, 5));
+        let log = LogTold { told: Arc::new(Told::new(dropped)), since: BASE_LSN, until: Lsn(2000) };
+        assert_eq!(treat(&Rules { log: Some(log), ..none.clone() }, &|_| {}), "compared", "nothing is known of its database");
+        for audit in [rules(&[40], true), rules(&[], true)] {
+            assert_eq!(treat(&audit, &written), "told", "what an audit finds is compared with what was told");
+        }
+    }
+
+    #[test]
+    fn what_the_log_did_not_tell_shows_by_its_lsn() {
+        let mut lsns = [5; 32];
+        (lsns[3], lsns[4], lsns[5], lsns[6]) = (1000, 1001, 2000, 2001);
+        let raw = frame(&lsns, 1);
+        let told = |blocks: &[u32], suspicious: PageSet| {
+            let relation = Relation { tablespace: 1663, database: 5, file_node: 16384 };
+            let mut touched = Touched::default();
+            blocks.iter().for_each(|block| touched.relations.entry(relation).or_default().insert(*block));
+            let log = LogTold { told: Arc::new(Told::new(touched)), since: BASE_LSN, until: Lsn(2000) };
+            log.of(&entry(&raw)).unwrap().untold(0, &raw, suspicious)
+        };
+        assert_eq!(told(&[], 0), [(4, Lsn(1001)), (5, Lsn(2000))], "not what came before the base, nor after the start");
+        assert_eq!(told(&[4, 9], 0), [(5, Lsn(2000))]);
+        assert_eq!(told(&[4], 1 << 5), [], "a torn page's LSN says nothing");
+    }
+
+    #[test]
+    fn a_frame_of_unknown_digest_is_judged_by_its_pages() {
+        let old = frame(&[5; 32], 1);
+        let judged = |now: &[u8], trusted: bool| {
+            judge(&old, now, |line| {
+                let mut line = Arc::unwrap_or_clone(line);
+                line.line.states = vec![(0, FrameDigest::UNKNOWN)];
+                Prior { trusted_since: trusted.then_some(BASE_LSN), ..trusting(Arc::new(line)) }
+            })
+        };
+        assert_eq!(judged(&old, true), (Change::Same, 0));
+        assert_eq!(judged(&old, false), (Change::Whole, 0), "without trusted LSNs nothing says that it is the same");
+        let mut lsns = [5; 32];
+        lsns[7] = 1500;
+        assert_eq!(judged(&frame(&lsns, 1), true), (Change::Pages(1 << 7), 0));
+    }
+
+    #[test]
+    fn a_file_is_left_unread_only_when_everything_speaks_for_it() {
+        let raw = frame(&[5; 32], 1);
+        let entry = entry(&raw);
         let untouched_before = Timestamp::from_unix_micros(STARTED_MICROS);
         let rules = Rules { trusted_since: Some(BASE_LSN), untouched_before, audit: false, log: None };
         let unread = |rules: &Rules, entry: &Entry| matches!(rules.treat(entry, base(&raw)), Treatment::Unread(_));

@@ -90,6 +90,9 @@ pub(super) async fn detect(
     if facts.place != *place {
         return read(Some(format!("{} was taken of another data directory or host", base.id)));
     }
+    if moment.host_time < facts.started {
+        return read(Some(format!("this host's clock is behind the start of {}", base.id)));
+    }
     if let Some(why) = was_restored_since(moment.data_directory, facts.started) {
         return read(Some(why));
     }

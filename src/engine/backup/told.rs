@@ -80,7 +80,9 @@ impl Prior {
         if frame.raw_len as usize != len_bytes || !len_bytes.is_multiple_of(PAGE_BYTES) || pages == 0 || !has_marks {
             return None;
         }
-        let touched = told.frame(index) & (PageSet::MAX >> (PageSet::BITS - pages));
+        // The first page of an SP-GiST index holds a cache that is never logged; it is always read.
+        let unlogged = PageSet::from(index == 0 && told.first_block == 0);
+        let touched = (told.frame(index) | unlogged) & (PageSet::MAX >> (PageSet::BITS - pages));
         (touched.count_ones() < NEARLY_ALL_PAGES.min(pages)).then_some((index, touched))
     }
 }
