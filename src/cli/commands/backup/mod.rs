@@ -67,7 +67,7 @@ impl Detected {
 
     fn text(&self) -> String {
         let place = if self.changed_pages == "log" { "told by the log" } else { "found by reading" };
-        self.reason.as_ref().map_or_else(|| place.to_owned(), |reason| format!("{place}: {reason}"))
+        self.reason.as_ref().map_or_else(|| place.to_owned(), |reason| format!("{place} ({reason})"))
     }
 }
 
@@ -279,11 +279,11 @@ fn text(document: &Document) -> String {
         lines.extend([
             ("restores to", format!("{} and later", summary.stop_time.human_seconds())),
             ("holds", entries),
-            ("read", format_bytes(*read_bytes)),
             ("stored", if summary.encrypted { stored } else { format!("{stored}, not encrypted") }),
             ("took", format_duration(took)),
         ]);
-        lines.extend(detection.iter().map(|detection| ("changed pages", detection.text())));
+        let read = format_bytes(*read_bytes);
+        lines.extend(detection.iter().map(|detection| ("pages", format!("{}; {read} read", detection.text()))));
         lines.extend(document.copies.iter().map(Copied::line));
         lines.extend(reason.clone().map(|reason| ("note", reason)));
         text += &block(&format!("{} backup {} of {}", summary.backup_type, summary.id, document.source), &lines);
@@ -305,7 +305,7 @@ fn plan_text(document: &Plans) -> String {
             ("", format!("{} in {} files and directories", format_bytes(plan.raw_bytes), plan.entries)),
             ("stores", packs),
         ]);
-        lines.extend(plan.detection.iter().map(|detection| ("changed pages", detection.text())));
+        lines.extend(plan.detection.iter().map(|detection| ("pages", detection.text())));
         lines.extend(document.copied_to.iter().map(|other| ("copied to", other.clone())));
         lines.extend(plan.reason.clone().map(|reason| ("note", reason)));
         let article = if plan.backup_type == BackupType::Incr { "an" } else { "a" };
