@@ -148,9 +148,10 @@ mod tests {
 
     #[test]
     fn set_bits_fall_into_runs() {
-        assert_eq!(runs(0), []);
-        assert_eq!(runs(0b1011_0001), [0..1, 4..6, 7..8]);
-        assert_eq!(runs(PageSet::MAX), [0..32]);
-        assert_eq!(runs(1 << 31), [31..32]);
+        let found = |pages| runs(pages).into_iter().map(|run| (run.start, run.end)).collect::<Vec<_>>();
+        assert_eq!(found(0), []);
+        assert_eq!(found(0b1011_0001), [(0, 1), (4, 6), (7, 8)]);
+        assert_eq!(found(PageSet::MAX), [(0, 32)]);
+        assert_eq!(found(1 << 31), [(31, 32)]);
     }
 }
