@@ -145,13 +145,16 @@ fn changed_and_archived(scenario: &Scenario) -> PathBuf {
     indexes(scenario).join(format!("{segment}.zst"))
 }
 
+/// What is said of an index, and what has been done to it.
+type Spoiling<'a> = (&'a str, &'a dyn Fn(&Path));
+
 #[test]
 fn a_hole_in_what_the_log_tells_makes_a_backup_read() {
     let Some(scenario) = stage::start(&Options::default()) else { return };
     let other = changed_and_archived(&scenario);
     told(&scenario);
     let cut = |path: &Path| fs::write(path, &fs::read(path).expect("there")[..40]).expect("writable");
-    let spoilings: [(&str, &dyn Fn(&Path)); 4] = [
+    let spoilings: [Spoiling<'_>; 4] = [
         ("no index", &|path| fs::remove_file(path).expect("there")),
         ("damaged", &cut),
         ("another segment", &|path| assert!(fs::copy(&other, path).is_ok())),
