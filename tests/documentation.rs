@@ -127,7 +127,7 @@ fn every_key_of_a_policy_is_explained_and_no_other() {
             explained.push(key);
         }
     }
-    let sections = ["[objectives]", "[schedule]", "[log]", "[retention]", "[copies]", "[drill]", "[[drill.check]]"];
+    let sections = ["[objectives]", "[schedule]", "[log]", "[backup]", "[retention]", "[copies]", "[drill]", "[[drill.check]]"];
     let mut known: Vec<String> = sections.into_iter().flat_map(keys_known_in).collect();
     // `check` in [drill] is the section after it.
     known.retain(|key| key != "drill.check");

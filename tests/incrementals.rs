@@ -12,3 +12,5 @@ mod delta;
 mod resume;
 #[path = "incrementals/stage.rs"]
 mod stage;
+#[path = "incrementals/told.rs"]
+mod told;

@@ -30,6 +30,9 @@ impl Sha256Digest {
 }
 
 impl FrameDigest {
+    /// Stands for a digest that is not known: no content is ever taken to have it.
+    pub const UNKNOWN: Self = Self([0; 16]);
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(bytes).to_be_bytes())

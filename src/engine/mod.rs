@@ -17,6 +17,7 @@ pub mod head;
 pub mod lease;
 pub mod list;
 pub mod locks;
+pub(crate) mod pages;
 mod reread;
 pub mod restore;
 pub mod retention;

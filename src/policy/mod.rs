@@ -31,6 +31,8 @@ pub struct Policy {
     pub schedule: Schedule,
     /// How the change log reaches the repositories.
     pub log: LogPolicy,
+    /// How backups find what changed.
+    pub backup: BackupPolicy,
     /// What is kept.
     pub retention: Retention,
     /// How many copies there are, and where.
@@ -112,6 +114,41 @@ pub struct LogPolicy {
     /// Longest time for which a commit may not have left the host: `archive_timeout` and the time to store, or the
     /// interval of the stream. Half of the RPO unless the policy says otherwise.
     pub max_lag: Duration,
+}
+
+/// Where a diff or an incr looks for pages that changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangedPages {
+    /// In what the change log told as it passed; the data is read where that does not tell.
+    Log,
+    /// In the data.
+    Read,
+}
+
+impl ChangedPages {
+    /// `log` or `read`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Read => "read",
+        }
+    }
+}
+
+/// `[backup]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackupPolicy {
+    /// Where changed pages are looked for.
+    pub changed_pages: ChangedPages,
+    /// How old the last audit of what the log tells may get. A week unless the policy says otherwise: the usual life of a
+    /// chain, so that a fault is noticed before every backup that could have it depends on it, for one reading a week.
+    pub audit: Duration,
+}
+
+impl Default for BackupPolicy {
+    fn default() -> Self {
+        Self { changed_pages: ChangedPages::Log, audit: Duration::from_secs(7 * 86_400) }
+    }
 }
 
 /// `[retention]`. A backup stays while any of these wants it, and so does what it builds on.

@@ -6,7 +6,10 @@ use std::time::Duration;
 use chrono_tz::Tz;
 
 use super::cron::Cron;
-use super::{Copies, DrillPolicy, Expect, LogMode, LogPolicy, Objectives, Policy, Retention, Schedule, Spoil, SqlCheck};
+use super::{
+    BackupPolicy, ChangedPages, Copies, DrillPolicy, Expect, LogMode, LogPolicy, Objectives, Policy, Retention, Schedule, Spoil,
+    SqlCheck,
+};
 use crate::base::document::{Document, Found, Table, nearest};
 use crate::base::units::{parse_duration, parse_rate};
 use crate::base::{DrillLevel, Result};
@@ -31,6 +34,7 @@ pub fn parse(name: &str, path: &Path, text: &str) -> Result<Policy> {
         objectives,
         schedule: reader.schedule(root.table("schedule")),
         log,
+        backup: reader.backup(root.table("backup")),
         retention: reader.retention(root.table("retention"), log.mode),
         copies: reader.copies(root.table("copies")),
         drill: reader.drill(root.table("drill")),
@@ -130,6 +134,19 @@ impl Reader<'_, '_> {
         };
         table.reject_unknown_keys();
         log
+    }
+
+    fn backup(&self, table: Option<Table<'_, '_>>) -> BackupPolicy {
+        let none = BackupPolicy::default();
+        let Some(table) = table else { return none };
+        let places = [ChangedPages::Log, ChangedPages::Read].map(|place| (place.as_str(), place));
+        let found = table.string("changed_pages");
+        let backup = BackupPolicy {
+            changed_pages: found.and_then(|found| self.choice(&found, "changed_pages", &places)).unwrap_or(none.changed_pages),
+            audit: self.duration(&table, "audit").unwrap_or(none.audit),
+        };
+        table.reject_unknown_keys();
+        backup
     }
 
     fn retention(&self, table: Option<Table<'_, '_>>, mode: LogMode) -> Retention {
@@ -249,6 +266,20 @@ mod drill_tests {
         assert_eq!(policy.spoil, Some(Spoil { sql: "DELETE FROM t".into(), database: "shop".into() }));
         assert_eq!(policy.checks[0].expect, Expect::FreshWithin(Duration::from_secs(600)));
         assert_eq!(drill("").unwrap().levels, [DrillLevel::Component]);
+    }
+
+    #[test]
+    fn where_changed_pages_are_looked_for_is_read() {
+        let backup = |keys: &str| {
+            let text = format!("[objectives]\nrto = \"30min\"\nrpo = \"15min\"\n{keys}");
+            parse("gold", Path::new("gold.toml"), &text).map(|policy| policy.backup)
+        };
+        let week = Duration::from_secs(7 * 86_400);
+        assert_eq!(backup("").unwrap(), BackupPolicy { changed_pages: ChangedPages::Log, audit: week });
+        let read = backup("[backup]\nchanged_pages = \"read\"\naudit = \"3d\"\n").unwrap();
+        assert_eq!(read, BackupPolicy { changed_pages: ChangedPages::Read, audit: Duration::from_secs(3 * 86_400) });
+        assert!(backup("[backup]\nchanged_pages = \"logs\"\n").unwrap_err().message().contains("one of log, read"));
+        assert!(backup("[backup]\naudits = \"3d\"\n").is_err());
     }
 
     #[test]

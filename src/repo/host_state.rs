@@ -65,7 +65,7 @@ impl HostState {
         self.dir.join(source.to_string())
     }
 
-    fn log_dir(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
+    pub(super) fn log_dir(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
         self.of_source(source).join(incarnation.to_string())
     }
 
@@ -392,7 +392,7 @@ pub(super) fn parse_digested<T: DeserializeOwned>(text: &str) -> Option<T> {
     sound.then(|| serde_json::from_str(facts).ok()).flatten()
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
         Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| {
             Error::failed(format!("{} is damaged", path.display()))
@@ -404,7 +404,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let text = serde_json::to_vec(value).expect("state is plain structs");
     prepare(path).and_then(|()| durable::write_file(path, &text, 0o600)).map_err(|error| {
         Error::io("write", path, error).hint("set state_dir in lifeboat.toml to a directory this user may write")

@@ -26,6 +26,7 @@ pub mod lease;
 pub mod log;
 pub mod manifest;
 pub mod pack;
+pub mod page_index;
 pub mod probe;
 pub mod queue;
 pub mod resume;

@@ -14,7 +14,7 @@ use lifeboat::base::{BackupId, Cancel, Result, SourceName};
 use lifeboat::codec::Sha256Digest;
 use lifeboat::codec::encrypt::{DataKey, Identity};
 use lifeboat::engine::archive::push;
-use lifeboat::engine::backup::{self, BackupOptions, BackupReport, Wish};
+use lifeboat::engine::backup::{self, BackupOptions, BackupReport, Reading, Wish};
 use lifeboat::engine::lease::Terms;
 use lifeboat::engine::restore::Target;
 use lifeboat::engine::restore::prepare::{Request, prepare};
@@ -146,7 +146,7 @@ impl Stage {
             primary_conninfo: None,
             data_directory: None,
             fast_checkpoint: true,
-            audit: false,
+            reading: Reading { audit: false, from_log: true, audit_every: Duration::from_secs(7 * 86_400) },
             fail_on_bad_pages: true,
             workers: 1,
             pack_bytes: Some(256 << 10),

@@ -77,7 +77,8 @@ impl Pair {
         let twin = stage.restore(&stage.twin, &self.twin, &self.target, more, "twin");
         let mut restored = Cluster::open(&stage.cluster.installation, &ours);
         if self.target == Target::Immediate {
-            println!("  {} files are identical", compare::assert_identical(&ours, &twin));
+            let compare = if self.ours.base.is_none() { compare::assert_identical } else { compare::assert_identical_but_hints };
+            println!("  {} files are identical", compare(&ours, &twin));
         } else {
             recover(&mut restored);
             recover(&mut Cluster::open(&stage.cluster.installation, &twin));

@@ -62,8 +62,8 @@ impl Protection {
         let report = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no JSON: {error}\n{output}"));
         let taken = Taken::read(&report, tablespaces_of(data));
         println!(
-            "backup --type {kind}: {} on {:?}, {} bytes stored; {:?}",
-            taken.id, taken.base, taken.stored_bytes, taken.reason
+            "backup --type {kind}: {} on {:?}, {} bytes stored; {:?}; {}",
+            taken.id, taken.base, taken.stored_bytes, taken.reason, report["backups"][0]["detection"]
         );
         Ok(taken)
     }

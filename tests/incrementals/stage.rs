@@ -26,6 +26,16 @@ pub fn start(options: &Options) -> Option<Scenario> {
     Some(scenario)
 }
 
+/// Gives the source a policy with this `[backup]`.
+pub fn policy(scenario: &Scenario, backup: &str) {
+    let text = format!("[objectives]\nrto = \"1h\"\nrpo = \"1h\"\n[backup]\n{backup}\n");
+    scenario.protected.write("policy.toml", &text);
+    let text = scenario.protected.configuration();
+    if !text.contains("policy.toml") {
+        scenario.protected.configure_text(&text.replace("kind = \"postgres\"", "kind = \"postgres\"\npolicy = \"policy.toml\""));
+    }
+}
+
 /// Takes a backup; gives what was reported of it.
 #[track_caller]
 pub fn backup(scenario: &Scenario, backup_type: &str, more: &[&str]) -> Value {

@@ -15,6 +15,7 @@ use tokio::sync::OnceCell;
 use crate::base::{Error, Incarnation, Result, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::{Recipient, Seal};
+use crate::engine::pages::{self, Kept};
 use crate::engine::{Scope, Writing};
 use crate::repo::Role;
 use crate::repo::host_state::Stretch;
@@ -111,10 +112,11 @@ struct Stored {
     carry: Option<(Vec<u8>, String)>,
     warnings: Vec<String>,
     streamed: Option<Streamed>,
+    pages: Option<Kept>,
 }
 
 async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &OnceCell<Seal>) -> Result<Stored> {
-    let LogFile { named, object, compressing, warnings, carry, streamed, .. } = file;
+    let LogFile { named, object, compressing, warnings, carry, streamed, pages, .. } = file;
     let carry = carry.map(|(carry, next)| (carry.to_bytes(), next));
     let repository = scope.repository.store();
     let found = named.look(scope).await?;
@@ -126,7 +128,7 @@ async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &On
     let already_there = matches!(found, Found::Same { .. });
     if already_there && own_key.ends_with(".age") != matches!(seal, Seal::Age(_)) {
         // Encryption was turned on or off since: what is there cannot be put again under its name.
-        return Ok(Stored { named, key: own_key, line: None, already_there, carry, warnings, streamed });
+        return Ok(Stored { named, key: own_key, line: None, already_there, carry, warnings, streamed, pages });
     }
     let stored =
         compressing.seal(seal).await.map_err(|error| Error::failed(format!("cannot encode {}", named.file)).caused_by(error))?;
@@ -150,14 +152,16 @@ async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &On
         carry,
         warnings,
         streamed,
+        pages,
     })
 }
 
 impl Stored {
-    /// Notes the stored object's digest and what straddles out of the segment. The file is safe already: what fails
+    /// Notes the stored object's digest, what straddles out of the segment and which pages it touches. The file is safe already: what fails
     /// here is a warning.
     async fn remember(self, scope: &Scope, writing: &Writing) -> Pushed {
-        let Self { named, key, line, already_there, carry, mut warnings, streamed } = self;
+        let Self { named, key, line, already_there, carry, mut warnings, streamed, pages } = self;
+        warnings.extend(pages.and_then(|pages| pages::keep(scope, &pages)));
         if let Some((carry, next)) = carry
             && let Err(error) = scope.state.remember_carry(&scope.source, &named.incarnation, &named.file, &next, &carry)
         {

@@ -10,6 +10,7 @@ use super::named::{Named, Streamed};
 use super::{FileKind, file_kind};
 use crate::base::{Error, Incarnation, Result, Segment, SegmentSize, TimelineId, Timestamp, durable};
 use crate::codec::Sha256Digest;
+use crate::engine::pages::Kept;
 use crate::engine::{Scope, Writing};
 use crate::repo::identity::{self, Identity};
 use crate::repo::layout;
@@ -17,7 +18,10 @@ use crate::repo::log::name::{self, CommitTime, HistoryName, SegmentName};
 use crate::repo::log::tail;
 use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::history::{self, History};
-use crate::source::postgres::wal::{Carry, EndTime, SegmentHeader, SegmentSummary, Stop, WAL_PAGE_BYTES, WalError, summarise};
+use crate::source::postgres::touched::Touched;
+use crate::source::postgres::wal::{
+    Carry, EndTime, SegmentHeader, SegmentSummary, Stop, WAL_PAGE_BYTES, WalError, summarise, summarise_with,
+};
 use crate::store::list_all;
 
 /// Whole name of an object without its directory, given `.age` or nothing.
@@ -37,6 +41,8 @@ pub(super) struct LogFile {
     pub compressing: Compressing,
     /// How it was streamed before it was whole.
     pub streamed: Option<Streamed>,
+    /// For a segment that was read whole: which pages it touches.
+    pub pages: Option<Kept>,
 }
 
 /// What a file's content says of it.
@@ -50,6 +56,7 @@ struct Described {
     identity: Option<Identity>,
     /// A segment, and its size, in which the log ends as if that were all.
     unfinished: Option<(Segment, SegmentSize)>,
+    pages: Option<Kept>,
 }
 
 impl LogFile {
@@ -109,10 +116,10 @@ impl LogFile {
     }
 
     fn new(scope: &Scope, described: Described, compressing: Compressing) -> Result<Self> {
-        let Described { file, digest, incarnation, object, carry, warnings, identity, .. } = described;
+        let Described { file, digest, incarnation, object, carry, warnings, identity, pages, .. } = described;
         let named = Named::new(&scope.source, incarnation, &file, digest)
             .ok_or_else(|| Error::usage(format!("{file} is no file that PostgreSQL archives")))?;
-        Ok(Self { named, object, carry, warnings, identity, compressing, streamed: None })
+        Ok(Self { named, object, carry, warnings, identity, compressing, streamed: None, pages })
     }
 }
 
@@ -142,12 +149,21 @@ fn segment(
         .ok_or_else(|| Error::failed(format!("{name} cannot be the name of a segment of {} bytes", size.bytes())))?;
     let incarnation = Incarnation::postgres(u32::from(header.major_version), header.system_identifier);
     let carry = carry_into(&incarnation, segment, size);
-    let summary = match summarise(segment, size, raw, &carry) {
-        Err(error) if error.is_carry_mismatch() => summarise(segment, size, raw, &Carry::Unknown),
+    let read = |carry: &Carry| {
+        let mut touched = Touched::default();
+        let summary = summarise_with(segment, size, raw, carry, |record| touched.note(record))?;
+        Ok::<_, WalError>((summary, touched))
+    };
+    let read = match read(&carry) {
+        Err(error) if error.is_carry_mismatch() => read(&Carry::Unknown),
         outcome => outcome,
     };
-    let (summary, warning) = match summary {
-        Ok(summary) => (Some(summary), None),
+    let mut touched = None;
+    let (summary, warning) = match read {
+        Ok((summary, pages)) => {
+            touched = summary.is_complete().then_some(pages);
+            (Some(summary), None)
+        }
         // What cannot be interpreted is archived all the same, with unknown times: nothing may wedge the archiver.
         Err(error @ WalError::Malformed { .. }) => (None, Some(format!("{name} is archived without its times: {error}"))),
         Err(error) => return Err(refuse(error)),
@@ -155,6 +171,7 @@ fn segment(
     let warning = warning.or_else(|| damage(name, summary.as_ref()?));
     let ends_early = summary.as_ref().is_some_and(|summary| matches!(summary.end.stop, Stop::EndOfLog { .. }));
     let digest = Sha256Digest::of(raw);
+    let pages = touched.map(|touched| Kept::of(segment, size, &incarnation, digest, &touched));
     let object_name = object_name(segment, summary.as_ref(), digest);
     let carry = summary.map_or(Carry::Unknown, |summary| summary.end.carry);
     Ok(Described {
@@ -166,6 +183,7 @@ fn segment(
         identity: Some(identity_of(u32::from(header.major_version), header.system_identifier, size)),
         incarnation,
         unfinished: ends_early.then_some((segment, size)),
+        pages,
     })
 }
 
@@ -198,7 +216,7 @@ async fn unless_a_part(
     let (partial, short) = (format!("{name}.partial"), described.digest.short());
     let own = partial.clone();
     let object: ObjectName = Box::new(move |suffix| name::auxiliary_text(&own, &short, suffix));
-    Ok(Described { file: partial, object, carry: None, warnings: Vec::new(), ..described })
+    Ok(Described { file: partial, object, carry: None, warnings: Vec::new(), pages: None, ..described })
 }
 
 /// Whether the server whose log `file` is a part of recovers, or is a standby.
@@ -300,6 +318,7 @@ fn history(
         identity,
         incarnation,
         unfinished: None,
+        pages: None,
     })
 }
 
@@ -316,6 +335,7 @@ async fn auxiliary(scope: &Scope, file: &Path, name: &str, raw: &[u8]) -> Result
         identity,
         incarnation,
         unfinished: None,
+        pages: None,
     })
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::compare::Rules;
 use super::copy::{Base, BaseLines};
+use super::how::{self, Archived, Detection, Reading};
 use super::plan::{Decision, Situation, Wish, decide};
 use super::run::host_name;
 use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, TimelineId, Timestamp};
@@ -34,6 +35,19 @@ pub(super) struct Chosen {
     pub base: Option<OpenBase>,
     /// What the operator should know of how changes are found.
     pub notes: Vec<String>,
+    /// How changed pages are known; none for a full.
+    pub detection: Option<Detection>,
+}
+
+impl Chosen {
+    fn full(decision: Decision) -> Self {
+        Self { decision, base: None, notes: Vec::new(), detection: None }
+    }
+
+    /// Whether everything is read and compared with what change detection says.
+    pub fn is_audit(&self, asked: bool) -> bool {
+        asked || self.detection.as_ref().is_some_and(|detection| detection.audited)
+    }
 }
 
 /// A base with its lines at hand.
@@ -48,19 +62,24 @@ pub(super) struct OpenBase {
 ///
 /// # Errors
 /// When the repository does not answer; what speaks against a base makes a full.
-pub(super) async fn choose(scope: &Scope, wish: Wish, audit: bool, moment: &Moment<'_>) -> Result<Chosen> {
-    let decision = decide_now(scope, wish, moment).await?;
-    let Some(summary) = decision.base.clone() else { return Ok(Chosen { decision, base: None, notes: Vec::new() }) };
+pub(super) async fn choose(scope: &Scope, wish: Wish, reading: &Reading, moment: &Moment<'_>) -> Result<Chosen> {
+    let (decision, log) = decide_now(scope, wish, moment).await?;
+    let Some(summary) = decision.base.clone() else { return Ok(Chosen::full(decision)) };
     let place = place(moment.data_directory)?;
     let repository = scope.repository.id();
     match scope.state.load_base(repository, &scope.source, &summary.id, summary.manifest_sha256) {
         Ok((facts, lines)) => {
-            let (rules, notes) = rules(&summary, &facts, &place, moment, audit);
+            let (told, detection) = how::detect(scope, reading, &summary, &facts, &place, moment, log).await?;
+            let (mut rules, notes) = rules(&summary, &facts, &place, moment);
+            (rules.audit, rules.log) = (detection.audited, told);
             let lines: BaseLines = Box::new(lines.map(|line| line.map(BaseLine::shifted)));
             let copied = Base::new(lines, rules);
-            Ok(Chosen { decision, base: Some(OpenBase { summary, owners: facts.owners, copied }), notes })
+            let base = Some(OpenBase { summary, owners: facts.owners, copied });
+            // What speaks against page LSNs matters where they are asked.
+            let notes = if detection.from_log { Vec::new() } else { notes };
+            Ok(Chosen { decision, base, notes, detection: Some(detection) })
         }
-        Err(why) => Ok(Chosen { decision: Decision::full(Wish::Type(decision.backup_type), why), base: None, notes: Vec::new() }),
+        Err(why) => Ok(Chosen::full(Decision::full(Wish::Type(decision.backup_type), why))),
     }
 }
 
@@ -68,9 +87,9 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, audit: bool, moment: &Mome
 ///
 /// # Errors
 /// When the repository does not answer.
-async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<Decision> {
+async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<(Decision, Option<Archived>)> {
     if wish == Wish::Type(BackupType::Full) {
-        return Ok(Decision::full(wish, ""));
+        return Ok((Decision::full(wish, ""), None));
     }
     let log = CommitLog::load(&scope.repository, &scope.source).await?;
     let size = moment.info.wal_segment_size;
@@ -89,11 +108,12 @@ async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<De
         data_checksums: moment.info.data_checksums,
         wal_level: &moment.info.wal_level.to_string(),
     };
-    Ok(decide(wish, &situation))
+    let decision = decide(wish, &situation);
+    Ok((decision, path.map(|path| Archived { path, catalog })))
 }
 
 /// How changes since the base are found, and what to say about it.
-fn rules(base: &BackupSummary, facts: &BaseFacts, place: &Place, moment: &Moment<'_>, audit: bool) -> (Rules, Vec<String>) {
+fn rules(base: &BackupSummary, facts: &BaseFacts, place: &Place, moment: &Moment<'_>) -> (Rules, Vec<String>) {
     let mut notes = Vec::new();
     let moves_lsns_then = base.data_checksums || base.wal_log_hints;
     let moves_lsns_now = moment.info.data_checksums || moment.info.wal_log_hints;
@@ -112,7 +132,7 @@ fn rules(base: &BackupSummary, facts: &BaseFacts, place: &Place, moment: &Moment
     }
     let untouched_before = (same_place && !clock_went_back).then_some(facts.started);
     let trusted_since = distrust.is_none().then_some(base.start_lsn);
-    (Rules { trusted_since, untouched_before, audit }, notes)
+    (Rules { trusted_since, untouched_before, audit: false, log: None }, notes)
 }
 
 /// Where a data directory is.

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::worker::{Position, Stored};
-use crate::base::{Error, RelPath, Result};
+use crate::base::{Error, Lsn, RelPath, Result};
 use crate::repo::base_cache::{BaseLine, PageMarks};
 use crate::repo::manifest::{FileKind, FileLine};
 use crate::repo::resume::LineWriter;
@@ -35,6 +35,10 @@ pub(super) struct Missed {
     pub pages: u64,
     /// The first of them: file and page in it.
     pub evidence: Vec<(RelPath, u32)>,
+    /// How many pages a record changed although the log told of none.
+    pub untold_pages: u64,
+    /// The first of those: file, page in it and its LSN.
+    pub untold: Vec<(RelPath, u32, Lsn)>,
 }
 
 /// Orders parts and writes complete entries as JSON lines.
@@ -82,7 +86,7 @@ impl Collector {
                 }
                 continue;
             };
-            self.note_missed(&part.entry.path, &stored.missed);
+            self.note_missed(&part.entry.path, &stored);
             self.current.append(stored);
             if part.last {
                 let stored = std::mem::take(&mut self.current);
@@ -92,11 +96,14 @@ impl Collector {
         Ok(())
     }
 
-    fn note_missed(&mut self, path: &RelPath, pages: &[u32]) {
+    fn note_missed(&mut self, path: &RelPath, stored: &Stored) {
         let missed = &mut self.collected.missed;
-        missed.pages += pages.len() as u64;
+        missed.pages += stored.missed.len() as u64;
         let room = EVIDENCE.saturating_sub(missed.evidence.len());
-        missed.evidence.extend(pages.iter().take(room).map(|page| (path.clone(), *page)));
+        missed.evidence.extend(stored.missed.iter().take(room).map(|page| (path.clone(), *page)));
+        missed.untold_pages += stored.untold.len() as u64;
+        let room = EVIDENCE.saturating_sub(missed.untold.len());
+        missed.untold.extend(stored.untold.iter().take(room).map(|(page, lsn)| (path.clone(), *page, *lsn)));
     }
 
     fn write(&mut self, line: &BaseLine) -> Result<()> {

@@ -8,10 +8,13 @@
 //! - A file replaced by another under its name, with its inode number: the inode's birth is compared too.
 //! - A file changed within the granularity of its times: two seconds before the base's start are not trusted.
 //! - A clock that was set: times in the future, or a clock behind the base's start, make every file be read.
+//!
+//! Where the log tells which pages were touched ([`super::told`]), files of relations are not read at all but for these.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::told::{LogTold, ToldFile};
 use crate::base::{Lsn, Timestamp};
 use crate::codec::FrameDigest;
 use crate::repo::base_cache::BaseLine;
@@ -22,12 +25,12 @@ use crate::source::{Entry, EntryKind, Fork};
 
 /// Changed pages of a frame from which on it is stored whole: a restore then reads one frame where it would read two and
 /// write them page by page. Earlier it does not pay: pages of an index, of which many change, compress badly.
-const NEARLY_ALL_PAGES: u32 = PAGES_IN_FRAME * 7 / 8;
+pub(super) const NEARLY_ALL_PAGES: u32 = PAGES_IN_FRAME * 7 / 8;
 /// How long before the base's start a file must have been modified last to be taken for untouched.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
 /// What holds for all files of one backup.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Rules {
     /// Pages with an LSN from here on count as changed; none when LSNs may not be trusted.
     pub trusted_since: Option<Lsn>,
@@ -35,6 +38,8 @@ pub(super) struct Rules {
     pub untouched_before: Option<Timestamp>,
     /// Read everything and compare it with what change detection says.
     pub audit: bool,
+    /// What the log told; none where files are read.
+    pub log: Option<LogTold>,
 }
 
 /// What becomes of a file.
@@ -57,6 +62,8 @@ pub(super) struct Prior {
     pub claimed_untouched: bool,
     /// Whether what change detection says is compared with what is found.
     pub audit: bool,
+    /// What the log told of the file: only these pages are read, or in an audit what is found is compared with it.
+    pub told: Option<ToldFile>,
 }
 
 /// What is stored of a frame.
@@ -100,7 +107,18 @@ impl Rules {
         let is_main = matches!(entry.kind, EntryKind::Pages { fork: Fork::Main, .. });
         let same_file = entry.stamp.zip(base.stamp).is_some_and(|(now, then)| now.is_same_file(&then));
         let trusted_since = self.trusted_since.filter(|_| is_main && same_file);
-        Treatment::Compare(Prior { base, trusted_since, claimed_untouched: untouched, audit: self.audit })
+        let told = self.log.as_ref().filter(|_| same_file).and_then(|log| log.of(entry));
+        let told = match told {
+            // A file that was written though no record tells why is compared.
+            Some(told) if !self.audit && !told.touched => {
+                if entry.stamp == base.stamp && entry.size_bytes == base.line.size_bytes {
+                    return Treatment::Unread(base);
+                }
+                None
+            }
+            told => told,
+        };
+        Treatment::Compare(Prior { base, trusted_since, claimed_untouched: untouched, audit: self.audit, told })
     }
 
     fn is_untouched(&self, entry: &Entry, base: &BaseLine) -> bool {
@@ -130,7 +148,12 @@ impl Prior {
             return Verdict { change: Change::Same, missed: 0 };
         }
         let differing = self.differing_marks(seen);
+        // Pages of it were stored by what the log told, and the rest was not read: its pages' marks have to do.
+        let unknown = line.state(seen.index) == Some(FrameDigest::UNKNOWN);
         if self.claimed_untouched {
+            if unknown && differing == 0 {
+                return Verdict { change: Change::Same, missed: 0 };
+            }
             return Verdict { change: Change::Whole, missed: if differing == 0 { PageSet::MAX } else { differing } };
         }
         let whole_pages = seen.raw.len().is_multiple_of(PAGE_BYTES);
@@ -144,7 +167,7 @@ impl Prior {
             // Where one page changed without saying so, another may have done so without being found.
             _ if missed != 0 => Change::Whole,
             // The frame changed, and none of its pages says so.
-            0 if !lying() => return Verdict { change: Change::Whole, missed: PageSet::MAX },
+            0 if !lying() && !unknown => return Verdict { change: Change::Whole, missed: PageSet::MAX },
             0 => Change::Same,
             count if count >= NEARLY_ALL_PAGES => Change::Whole,
             _ => Change::Pages(found),
@@ -201,9 +224,12 @@ mod tests {
     use crate::base::{FileStamp, RelPath};
     use crate::codec::digest;
     use crate::codec::frame::FRAME_RAW_BYTES;
+    use crate::engine::pages::Told;
     use crate::repo::base_cache::PageMarks;
     use crate::repo::manifest::FileLine;
     use crate::repo::pack::FrameRef;
+    use crate::source::postgres::touched::Touched;
+    use crate::source::postgres::wal::Relation;
 
     const BASE_LSN: Lsn = Lsn(1000);
     const STARTED_MICROS: i64 = 1_800_000_000_000_000;
@@ -252,7 +278,7 @@ mod tests {
     }
 
     fn trusting(base: Arc<BaseLine>) -> Prior {
-        Prior { base, trusted_since: Some(BASE_LSN), claimed_untouched: false, audit: false }
+        Prior { base, trusted_since: Some(BASE_LSN), claimed_untouched: false, audit: false, told: None }
     }
 
     #[test]
@@ -289,10 +315,9 @@ mod tests {
         assert_eq!(judge(&torn, &torn_again, trusting), (Change::Whole, 0), "no page can be told in a torn file");
     }
 
-    #[test]
-    fn a_file_is_left_unread_only_when_everything_speaks_for_it() {
-        let raw = frame(&[5; 32], 1);
-        let entry = Entry {
+    /// The file of [`base`] as it is found now, untouched.
+    fn entry(raw: &[u8]) -> Entry {
+        Entry {
             path: RelPath::new("base/5/16384").unwrap(),
             location: PathBuf::new(),
             kind: EntryKind::Pages { first_block: 0, fork: Fork::Main },
@@ -302,14 +327,99 @@ mod tests {
             modified: Timestamp::from_unix_micros(0).unwrap(),
             stamp: Some(stamp()),
             size_bytes: raw.len() as u64,
+        }
+    }
+
+    #[test]
+    fn the_log_is_asked_only_of_the_same_file_and_not_believed_of_one_that_was_written_without_it() {
+        let raw = frame(&[5; 64], 1);
+        let relation = Relation { tablespace: 1663, database: 5, file_node: 16384 };
+        let rules = |blocks: &[u32], audit: bool| {
+            let mut touched = Touched::default();
+            blocks.iter().for_each(|block| touched.relations.entry(relation).or_default().insert(*block));
+            let log = LogTold { told: Arc::new(Told::new(touched)), since: BASE_LSN, until: Lsn(2000) };
+            Rules { trusted_since: None, untouched_before: None, audit, log: Some(log) }
         };
+        let treat = |rules: &Rules, change: &dyn Fn(&mut Entry)| {
+            let mut entry = entry(&raw);
+            change(&mut entry);
+            match rules.treat(&entry, base(&raw)) {
+                Treatment::Unread(_) => "unread",
+                Treatment::Compare(prior) if prior.told.is_some() => "told",
+                Treatment::Compare(_) => "compared",
+                Treatment::Whole => "whole",
+            }
+        };
+        let written = |entry: &mut Entry| entry.stamp.as_mut().unwrap().modified_nanos += 1;
+        let other_file = |entry: &mut Entry| entry.stamp.as_mut().unwrap().inode += 1;
+        let unborn = |entry: &mut Entry| entry.stamp.as_mut().unwrap().born_nanos = None;
+        let second_file = |entry: &mut Entry| entry.kind = EntryKind::Pages { first_block: 131_072, fork: Fork::Main };
+        let map = |entry: &mut Entry| entry.kind = EntryKind::Pages { first_block: 0, fork: Fork::VisibilityMap };
+        let (some, none) = (rules(&[40], false), rules(&[64], false));
+        assert_eq!((treat(&some, &|_| {}), treat(&some, &written)), ("told", "told"));
+        assert_eq!((treat(&none, &|_| {}), treat(&none, &written)), ("unread", "compared"), "page 64 lies beyond the end");
+        assert_eq!((treat(&some, &other_file), treat(&some, &unborn), treat(&some, &map)), ("compared", "compared", "compared"));
+        assert_eq!(
+            treat(&some, &|entry| {
+                second_file(entry);
+                written(entry)
+            }),
+            "compared"
+        );
+        let mut dropped = Touched::default();
+        dropped.databases.insert((1663, 5));
+        let log = LogTold { told: Arc::new(Told::new(dropped)), since: BASE_LSN, until: Lsn(2000) };
+        assert_eq!(treat(&Rules { log: Some(log), ..none.clone() }, &|_| {}), "compared", "nothing is known of its database");
+        for audit in [rules(&[40], true), rules(&[], true)] {
+            assert_eq!(treat(&audit, &written), "told", "what an audit finds is compared with what was told");
+        }
+    }
+
+    #[test]
+    fn what_the_log_did_not_tell_shows_by_its_lsn() {
+        let mut lsns = [5; 32];
+        (lsns[3], lsns[4], lsns[5], lsns[6]) = (1000, 1001, 2000, 2001);
+        let raw = frame(&lsns, 1);
+        let told = |blocks: &[u32], suspicious: PageSet| {
+            let relation = Relation { tablespace: 1663, database: 5, file_node: 16384 };
+            let mut touched = Touched::default();
+            blocks.iter().for_each(|block| touched.relations.entry(relation).or_default().insert(*block));
+            let log = LogTold { told: Arc::new(Told::new(touched)), since: BASE_LSN, until: Lsn(2000) };
+            log.of(&entry(&raw)).unwrap().untold(0, &raw, suspicious)
+        };
+        assert_eq!(told(&[], 0), [(4, Lsn(1001)), (5, Lsn(2000))], "not what came before the base, nor after the start");
+        assert_eq!(told(&[4, 9], 0), [(5, Lsn(2000))]);
+        assert_eq!(told(&[4], 1 << 5), [], "a torn page's LSN says nothing");
+    }
+
+    #[test]
+    fn a_frame_of_unknown_digest_is_judged_by_its_pages() {
+        let old = frame(&[5; 32], 1);
+        let judged = |now: &[u8], trusted: bool| {
+            judge(&old, now, |line| {
+                let mut line = Arc::unwrap_or_clone(line);
+                line.line.states = vec![(0, FrameDigest::UNKNOWN)];
+                Prior { trusted_since: trusted.then_some(BASE_LSN), ..trusting(Arc::new(line)) }
+            })
+        };
+        assert_eq!(judged(&old, true), (Change::Same, 0));
+        assert_eq!(judged(&old, false), (Change::Whole, 0), "without trusted LSNs nothing says that it is the same");
+        let mut lsns = [5; 32];
+        lsns[7] = 1500;
+        assert_eq!(judged(&frame(&lsns, 1), true), (Change::Pages(1 << 7), 0));
+    }
+
+    #[test]
+    fn a_file_is_left_unread_only_when_everything_speaks_for_it() {
+        let raw = frame(&[5; 32], 1);
+        let entry = entry(&raw);
         let untouched_before = Timestamp::from_unix_micros(STARTED_MICROS);
-        let rules = Rules { trusted_since: Some(BASE_LSN), untouched_before, audit: false };
+        let rules = Rules { trusted_since: Some(BASE_LSN), untouched_before, audit: false, log: None };
         let unread = |rules: &Rules, entry: &Entry| matches!(rules.treat(entry, base(&raw)), Treatment::Unread(_));
         assert!(unread(&rules, &entry));
-        assert!(!unread(&Rules { untouched_before: None, ..rules }, &entry));
-        assert!(!unread(&Rules { audit: true, ..rules }, &entry));
-        assert!(!unread(&Rules { untouched_before: Timestamp::from_unix_micros(STARTED_MICROS - 1), ..rules }, &entry));
+        assert!(!unread(&Rules { untouched_before: None, ..rules.clone() }, &entry));
+        assert!(!unread(&Rules { audit: true, ..rules.clone() }, &entry));
+        assert!(!unread(&Rules { untouched_before: Timestamp::from_unix_micros(STARTED_MICROS - 1), ..rules.clone() }, &entry));
         assert!(!unread(&rules, &Entry { size_bytes: 1, ..entry.clone() }));
         assert!(!unread(&rules, &Entry { stamp: None, ..entry.clone() }));
         for change in [
@@ -328,7 +438,7 @@ mod tests {
             Treatment::Compare(prior) => prior.trusted_since,
             _ => None,
         };
-        let read = Rules { untouched_before: None, ..rules };
+        let read = Rules { untouched_before: None, ..rules.clone() };
         assert_eq!(trusted(&read, &entry), Some(BASE_LSN));
         let other_file = FileStamp { born_nanos: Some(4), ..stamp() };
         assert_eq!(trusted(&read, &Entry { stamp: Some(other_file), ..entry.clone() }), None);

@@ -6,8 +6,11 @@
 use std::fs::File;
 use std::iter::Peekable;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
+
+use rustix::fs::Advice;
 
 use super::collect::{Collected, Collector, Part};
 use super::compare::{Rules, Treatment};
@@ -34,6 +37,8 @@ pub(super) struct Copied {
     pub collected: Collected,
     /// What could not be stored and is worth a warning.
     pub skipped: Vec<Skipped>,
+    /// Bytes read of files.
+    pub read_bytes: u64,
 }
 
 /// The lines of the base in the order of their paths, with owners as this backup counts them.
@@ -104,7 +109,9 @@ pub(super) fn copy(walk: Walk, bases: Vec<Base>, shared: &Shared, workers: usize
         // A thread that stopped because another one failed says "interrupted": the cause comes first.
         errors.sort_by_key(|error| error.kind() == ErrorKind::Interrupted);
         match (errors.into_iter().next(), collected, walked) {
-            (None, Some(collected), Some(skipped)) => Ok(Copied { collected, skipped }),
+            (None, Some(collected), Some(skipped)) => {
+                Ok(Copied { collected, skipped, read_bytes: shared.read_bytes.load(Ordering::Relaxed) })
+            }
             (error, _, _) => Err(error.unwrap_or_else(Error::interrupted)),
         }
     })
@@ -149,7 +156,9 @@ fn feed(
             tell(prior.map(|prior| prior.base), Some(Stored::default()))?;
             continue;
         }
-        let Some(file) = open(&entry)? else { continue };
+        let is_sparse = prior.as_ref().is_some_and(|prior| prior.told.is_some() && !prior.audit);
+        let advice = if is_sparse { Advice::Random } else { Advice::Sequential };
+        let Some(file) = open(&entry, advice)? else { continue };
         let mut offset = 0;
         while offset < entry.size_bytes {
             let len_bytes = CHUNK_BYTES.min(entry.size_bytes - offset);
@@ -162,12 +171,12 @@ fn feed(
     Ok(walk.skipped().to_vec())
 }
 
-/// Opens a file to be read once from start to end; `None` when it vanished since it was listed.
-fn open(entry: &Entry) -> Result<Option<Arc<File>>> {
+/// Opens a file to be read once, all of it or a page here and there; `None` when it vanished since it was listed.
+fn open(entry: &Entry, advice: Advice) -> Result<Option<Arc<File>>> {
     match File::open(&entry.location) {
         Ok(file) => {
             // A hint; a file system that does not know it reads as it always does.
-            let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+            let _ = rustix::fs::fadvise(&file, 0, None, advice);
             Ok(Some(Arc::new(file)))
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),

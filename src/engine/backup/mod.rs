@@ -1,12 +1,14 @@
 //! `backup`: everything of a source, or what changed since another backup, into a new one.
 
 mod assemble;
+mod audit;
 pub mod auto;
 mod base;
 mod begin;
 mod collect;
 mod compare;
 mod copy;
+mod how;
 mod late;
 mod packs;
 pub mod plan;
@@ -15,9 +17,11 @@ mod prepare;
 mod preview;
 mod resume;
 pub mod run;
+mod told;
 mod wait;
 mod worker;
 
+pub use how::{Detection, Reading};
 pub use plan::{Decision, Wish};
 pub use preview::{Preview, preview};
 pub use run::{BackupOptions, BackupReport, host_name, run};

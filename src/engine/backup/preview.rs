@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::base::{self, Moment};
+use super::how::Detection;
 use super::plan::Decision;
 use super::prepare::examine;
 use super::run::{BackupOptions, Total, pack_bytes, total};
@@ -17,6 +18,8 @@ pub struct Preview {
     pub decision: Decision,
     /// What the operator should know of how changes would be found.
     pub notes: Vec<String>,
+    /// How changed pages would be known; none for a full.
+    pub detection: Option<Detection>,
     /// The cluster.
     pub incarnation: Incarnation,
     /// The server's version, in its own words.
@@ -55,10 +58,11 @@ pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> 
         start_time: now,
         host_time: Timestamp::now(),
     };
-    let chosen = base::choose(scope, options.wish, options.audit, &moment).await?;
+    let chosen = base::choose(scope, options.wish, &options.reading, &moment).await?;
     Ok(Preview {
         decision: chosen.decision,
         notes: chosen.notes,
+        detection: chosen.detection,
         incarnation: server.incarnation,
         server_version: server.info.version.clone(),
         from_standby: server.info.in_recovery,

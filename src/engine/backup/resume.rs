@@ -15,6 +15,7 @@ use super::plan::Decision;
 use super::pool::PackNumbers;
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{BackupId, ErrorKind, Result, Timestamp};
+use crate::codec::FrameDigest;
 use crate::codec::encrypt::{Recipient, Seal};
 use crate::engine::reread::digest_to_sign;
 use crate::engine::{Scope, Writing};
@@ -52,8 +53,11 @@ pub(super) async fn look(
     let numbers = PackNumbers::beside(packs.iter().map(|pack| pack.pack));
     let present: BTreeSet<u32> = packs.iter().map(|pack| pack.pack).collect();
     // Before any number is given again: a frame that is lost now must not be taken for one of the pack that gets its number.
-    let lines: BaseLines = Box::new(dir.roll(|line| without_lost(line, &present))?.map(Ok));
-    let rules = Rules { trusted_since: None, untouched_before: Some(facts.started), audit };
+    let lines = dir.roll(|line| without_lost(line, &present))?;
+    // Of what was stored by what the log told it is not known what the rest of the frames was: the base serves.
+    let is_known = |line: &BaseLine| line.line.states.iter().all(|(_, state)| *state != FrameDigest::UNKNOWN);
+    let lines: BaseLines = Box::new(lines.filter(is_known).map(Ok));
+    let rules = Rules { trusted_since: None, untouched_before: Some(facts.started), audit, log: None };
     let note = Some(note(id, &packs, moment.host_time));
     let earlier = Some(Base::new(lines, rules));
     Ok(Some(Begun { id: id.clone(), seal, numbers, packs, earlier, resume: dir, note }))

@@ -9,15 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::assemble::{Assembled, assemble};
+use super::audit;
 use super::base::{self, Chosen, Moment, OpenBase};
 use super::begin::begin;
 use super::collect::base_line;
 use super::copy::{Base, Copied, copy};
+use super::how::{self, Detection, Reading};
 use super::late::{control_entry, late_entries};
 use super::packs::{joined, ordered, put_new, store_while};
 use super::plan::{self, Decision, Wish};
@@ -64,8 +67,8 @@ pub struct BackupOptions {
     pub data_directory: Option<PathBuf>,
     /// Checkpoint at once instead of spread over minutes.
     pub fast_checkpoint: bool,
-    /// Read everything and compare it with what change detection says.
-    pub audit: bool,
+    /// How a diff or an incr gets to know which pages changed.
+    pub reading: Reading,
     /// Fail, instead of reporting, when a page stays bad.
     pub fail_on_bad_pages: bool,
     /// Threads that read and compress.
@@ -91,6 +94,10 @@ pub struct BackupReport {
     pub reason: Option<String>,
     /// What the operator should know.
     pub warnings: Vec<String>,
+    /// How changed pages were known; none for a full.
+    pub detection: Option<Detection>,
+    /// Bytes read of the source's files.
+    pub read_bytes: u64,
 }
 
 /// A backup being taken.
@@ -106,6 +113,10 @@ struct Run<'a> {
     numbers: Arc<PackNumbers>,
     resume: ResumeDir,
     decision: Decision,
+    detection: Option<Detection>,
+    /// Whether everything is read and compared with what change detection says.
+    audit: bool,
+    read_bytes: u64,
     incarnation: Incarnation,
     info: ServerInfo,
     data_directory: PathBuf,
@@ -194,10 +205,12 @@ async fn under_lease(
         start_time: started.start_time,
         host_time,
     };
-    let Chosen { decision, base, notes } = base::choose(scope, options.wish, options.audit, &moment).await?;
+    let chosen = base::choose(scope, options.wish, &options.reading, &moment).await?;
+    let audit = chosen.is_audit(options.reading.audit);
+    let Chosen { decision, base, notes, detection } = chosen;
     warnings.extend(notes);
     let token = held.map_or(0, Held::token);
-    let begun = begin(scope, writing, &decision, options.audit, &moment, token).await?;
+    let begun = begin(scope, writing, &decision, audit, &moment, token).await?;
     warnings.extend(begun.note);
     let run = Run {
         scope,
@@ -211,6 +224,9 @@ async fn under_lease(
         numbers: Arc::new(begun.numbers),
         resume: begun.resume,
         decision,
+        detection,
+        audit,
+        read_bytes: 0,
         incarnation,
         info,
         data_directory,
@@ -293,8 +309,9 @@ impl Run<'_> {
         };
         let (copied, new_packs) = self.copy_and_store(walk, earlier.into_iter().chain(base).collect()).await?;
         packs.extend(new_packs);
+        self.read_bytes = copied.read_bytes;
         killpoint::reach("backup.copied");
-        self.judge_detection(&copied)?;
+        self.judge_detection(&copied).await?;
 
         // Last of all files: on a standby it says how far the log must be replayed.
         let control = control_entry(&self.data_directory)?;
@@ -337,6 +354,7 @@ impl Run<'_> {
             checksums,
             progress: Arc::clone(&self.progress),
             cancel: self.cancel.clone(),
+            read_bytes: AtomicU64::new(0),
         };
         (shared, receiver)
     }
@@ -401,14 +419,19 @@ impl Run<'_> {
     }
 
     /// A page that changed and that change detection did not find: an audit ends here, any other backup holds the page.
-    fn judge_detection(&mut self, copied: &Copied) -> Result<()> {
+    async fn judge_detection(&mut self, copied: &Copied) -> Result<()> {
         let missed = &copied.collected.missed;
+        let base = self.decision.base.as_ref().map(|base| &base.id);
+        if missed.untold_pages > 0 {
+            self.resume.clear()?;
+        }
+        audit::judge_log(self.scope, self.writing, missed, base).await?;
         if missed.pages == 0 {
             return Ok(());
         }
         let source = &self.scope.source;
         let evidence: Vec<String> = missed.evidence.iter().map(|(path, page)| format!("{path}, page {page}")).collect();
-        if self.options.audit {
+        if self.audit {
             // Nothing is gone on with that was stored by a detection that misses changes.
             self.resume.clear()?;
             return Err(Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
@@ -527,7 +550,11 @@ impl Run<'_> {
             }
             Err(error) => self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary())),
         }
-        Ok(BackupReport { summary, reason: self.decision.reason, warnings: self.warnings })
+        if let Err(error) = how::remember(self.scope, self.detection.as_ref(), self.host_time) {
+            self.warnings.push(format!("when changed pages were audited is not remembered: {}", error.summary()));
+        }
+        let Self { decision, warnings, detection, read_bytes, .. } = self;
+        Ok(BackupReport { summary, reason: decision.reason, warnings, detection, read_bytes })
     }
 
     /// Keeps what the next backup needs to build on this one, and on the last full.
@@ -553,7 +580,11 @@ impl Run<'_> {
         };
         let last_full = log.backups().rfind(|backup| backup.backup_type == BackupType::Full);
         let keep: BTreeSet<BackupId> = last_full.map(|full| full.id.clone()).into_iter().chain([self.id.clone()]).collect();
-        self.scope.state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())
+        self.scope.state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())?;
+        // Nothing builds on what is older, and no log from before it is asked.
+        let oldest = last_full.map_or(summary.start_lsn, |full| full.start_lsn.min(summary.start_lsn));
+        let (size, source) = (self.info.wal_segment_size, &self.scope.source);
+        self.scope.state.forget_pages(source, &self.incarnation, oldest.0 / size.bytes(), size)
     }
 }
 

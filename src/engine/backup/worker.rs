@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::compare::{Change, Prior, Seen};
 use super::pool::{Pool, Reserved};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{Error, FileStamp, Result};
+use crate::base::{Error, FileStamp, Lsn, Result};
 use crate::codec::compress::Compressor;
 use crate::codec::frame::{self, FRAME_RAW_BYTES};
 use crate::codec::{FrameDigest, Sha256Digest, digest};
@@ -50,6 +51,8 @@ pub(super) struct Shared {
     pub checksums: bool,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
+    /// Bytes read of files so far.
+    pub read_bytes: AtomicU64,
 }
 
 /// A part of one file, which begins where a frame does.
@@ -82,6 +85,8 @@ pub(super) struct Stored {
     pub marks: Vec<u16>,
     /// Pages of the file that changed though change detection says that they did not.
     pub missed: Vec<u32>,
+    /// Pages of the file that a record changed although the log told of none, and their LSNs.
+    pub untold: Vec<(u32, Lsn)>,
 }
 
 impl Stored {
@@ -92,6 +97,7 @@ impl Stored {
         self.bad_blocks.extend(next.bad_blocks);
         self.marks.extend(next.marks);
         self.missed.extend(next.missed);
+        self.untold.extend(next.untold);
     }
 
     /// `frames` and nothing else.
@@ -102,7 +108,7 @@ impl Stored {
 
 /// Pages of one file that are stored together.
 #[derive(Default)]
-struct PatchBuffer {
+pub(super) struct PatchBuffer {
     raw: Vec<u8>,
     runs: Vec<(u32, u32)>,
 }
@@ -140,35 +146,10 @@ impl<'a> Worker<'a> {
         while done < chunk.len_bytes {
             self.shared.cancel.check()?;
             let wanted = usize::try_from(chunk.len_bytes - done).unwrap_or(usize::MAX).min(FRAME_RAW_BYTES);
-            let raw = &mut buffer[..wanted];
-            let at = chunk.offset + done;
-            let read = read_at(&chunk.file, raw, at).map_err(|error| Error::io("read", &chunk.entry.location, error))?;
-            raw[read..].fill(0);
-            let mut suspicious = 0;
-            let marked = stored.marks.len();
-            if let EntryKind::Pages { first_block, .. } = chunk.entry.kind {
-                suspicious = check_pages(chunk, raw, at, first_block, self.shared.checksums, &mut stored.bad_blocks)?;
-                stored.marks.extend(raw.chunks(PAGE_BYTES).map(digest::mark));
+            let (raw, at) = (&mut buffer[..wanted], chunk.offset + done);
+            if !self.told_frame(chunk, (at, raw), &mut stored, &mut patch)? {
+                self.read_frame(chunk, (at, raw), &mut stored, &mut patch)?;
             }
-            let digest = FrameDigest::of(raw);
-            let change = match &chunk.prior {
-                None => Change::Whole,
-                Some(prior) => {
-                    let index = usize::try_from(at / FRAME_RAW_BYTES as u64).unwrap_or(usize::MAX);
-                    let seen = Seen { index, raw, digest, marks: &stored.marks[marked..], suspicious };
-                    let verdict = prior.judge(&seen);
-                    stored.missed.extend(missed_pages(chunk, prior, index, verdict.missed));
-                    verdict.change
-                }
-            };
-            stored.positions.push(match change {
-                Change::Same => Position::Inherited,
-                Change::Whole => Position::Stored(self.frame(raw, digest)?),
-                Change::Pages(pages) => {
-                    self.patch(&mut patch, &mut stored.patches, raw, at, pages)?;
-                    Position::Patched(digest)
-                }
-            });
             self.shared.progress.advance(wanted as u64);
             done += wanted as u64;
         }
@@ -177,8 +158,60 @@ impl<'a> Worker<'a> {
         Ok(stored)
     }
 
+    /// Reads one frame, which lies at `at` of its file, and stores what changed in it.
+    fn read_frame(
+        &mut self,
+        chunk: &Chunk,
+        (at, raw): (u64, &mut [u8]),
+        stored: &mut Stored,
+        patch: &mut PatchBuffer,
+    ) -> Result<()> {
+        let read = read_at(&chunk.file, raw, at).map_err(|error| Error::io("read", &chunk.entry.location, error))?;
+        raw[read..].fill(0);
+        self.note_read(read);
+        let mut suspicious = 0;
+        let marked = stored.marks.len();
+        if let EntryKind::Pages { first_block, .. } = chunk.entry.kind {
+            suspicious = check_pages(chunk, raw, at, first_block, self.shared.checksums, &mut stored.bad_blocks)?;
+            stored.marks.extend(raw.chunks(PAGE_BYTES).map(digest::mark));
+        }
+        let digest = FrameDigest::of(raw);
+        let change = match &chunk.prior {
+            None => Change::Whole,
+            Some(prior) => {
+                let index = usize::try_from(at / FRAME_RAW_BYTES as u64).unwrap_or(usize::MAX);
+                let seen = Seen { index, raw, digest, marks: &stored.marks[marked..], suspicious };
+                let verdict = prior.judge(&seen);
+                stored.missed.extend(missed_pages(chunk, prior, index, verdict.missed));
+                if let Some(told) = prior.told.as_ref().filter(|_| prior.audit) {
+                    stored.untold.extend(told.untold(index, raw, suspicious));
+                }
+                verdict.change
+            }
+        };
+        stored.positions.push(match change {
+            Change::Same => Position::Inherited,
+            Change::Whole => Position::Stored(self.frame(raw, digest)?),
+            Change::Pages(pages) => {
+                self.patch(patch, &mut stored.patches, raw, at, pages)?;
+                Position::Patched(digest)
+            }
+        });
+        Ok(())
+    }
+
+    /// Whether pages carry checksums.
+    pub(super) fn checksums(&self) -> bool {
+        self.shared.checksums
+    }
+
+    /// Counts bytes that were read.
+    pub(super) fn note_read(&self, bytes: usize) {
+        self.shared.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Adds `pages` of `raw`, which lies at `offset` of its file, to `patch`; stores it when it is full.
-    fn patch(
+    pub(super) fn patch(
         &mut self,
         patch: &mut PatchBuffer,
         patches: &mut Vec<Patch>,
@@ -221,7 +254,7 @@ impl<'a> Worker<'a> {
 }
 
 /// Reads until `buffer` is full or the file ends.
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
         match file.read_at(&mut buffer[read..], offset + read as u64) {
@@ -247,7 +280,7 @@ fn missed_pages(chunk: &Chunk, prior: &Prior, index: usize, missed: PageSet) -> 
 
 /// Checks every whole page in `raw`, which lies at `offset` of the file, and replaces those that were being written.
 /// Gives the pages that cannot be told unchanged by their LSN: all zero, or damaged when first read.
-fn check_pages(
+pub(super) fn check_pages(
     chunk: &Chunk,
     raw: &mut [u8],
     offset: u64,

@@ -23,6 +23,7 @@ pub mod scratch_server;
 pub mod server;
 pub mod session;
 mod tls;
+pub mod touched;
 pub mod unlogged;
 pub mod wal;
 pub mod walk;

@@ -14,10 +14,10 @@ use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSetting
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
-use crate::engine::backup::{self, BackupOptions, BackupReport, Preview, Wish};
+use crate::engine::backup::{self, BackupOptions, BackupReport, Detection, Preview, Reading, Wish};
 use crate::engine::lease::Terms;
 use crate::engine::{Scope, head};
-use crate::policy::LogMode;
+use crate::policy::{BackupPolicy, ChangedPages, LogMode};
 use crate::repo::BackupSummary;
 use crate::store::layer::metrics::{Metrics, Requests};
 
@@ -39,8 +39,36 @@ struct Taken {
     #[serde(flatten)]
     summary: BackupSummary,
     reason: Option<String>,
+    /// How a diff or an incr got to know which pages changed.
+    detection: Option<Detected>,
+    /// Bytes read of the source's files.
+    read_bytes: u64,
     warnings: Vec<String>,
     requests: Requests,
+}
+
+/// How changed pages are known.
+#[derive(Serialize)]
+struct Detected {
+    /// `log` or `read`.
+    changed_pages: &'static str,
+    /// Why the data is read.
+    reason: Option<String>,
+    /// Whether everything is read and compared with what change detection says.
+    audited: bool,
+}
+
+impl Detected {
+    fn of(detection: Detection) -> Self {
+        let Detection { from_log, reason, audited, .. } = detection;
+        let place = if from_log { ChangedPages::Log } else { ChangedPages::Read };
+        Self { changed_pages: place.as_str(), reason, audited }
+    }
+
+    fn text(&self) -> String {
+        let place = if self.changed_pages == "log" { "told by the log" } else { "found by reading" };
+        self.reason.as_ref().map_or_else(|| place.to_owned(), |reason| format!("{place} ({reason})"))
+    }
 }
 
 /// The document `backup_plan`, version 1.
@@ -60,6 +88,8 @@ struct Planned {
     /// What it would build on.
     base: Option<BackupId>,
     reason: Option<String>,
+    /// How a diff or an incr would get to know which pages changed.
+    detection: Option<Detected>,
     warnings: Vec<String>,
     incarnation: String,
     server_version: String,
@@ -80,7 +110,7 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let mut options = options(args, &settings, source);
+    let mut options = options(args, context, &settings, source);
     if args.dry_run {
         return dry_run(args, context, &settings, source, &repositories, options).await;
     }
@@ -99,10 +129,11 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
         options.admit_in.extend(scope::open(context, &settings, other, &source.name, &layers).await.ok());
     }
     let report = backup::run(&scope, &writing, &options, context.progress.clone(), context.cancel.clone()).await;
-    let BackupReport { summary, reason, warnings } = report.map_err(in_repository)?;
+    let BackupReport { summary, reason, warnings, detection, read_bytes } = report.map_err(in_repository)?;
     warnings.iter().for_each(|warning| context.progress.warn(warning));
     let id = summary.id.clone();
-    let taken = Taken { repository: chosen.name.clone(), summary, reason, warnings, requests: metrics.requests() };
+    let (repository, requests, detection) = (chosen.name.clone(), metrics.requests(), detection.map(Detected::of));
+    let taken = Taken { repository, summary, reason, detection, read_bytes, warnings, requests };
     let others = repositories.into_iter().filter(|other| other.name != chosen.name);
     let needed = needed(context, &settings, source);
     let copies = copies::spread(context, &settings, source, others, &id, needed).await?;
@@ -149,7 +180,7 @@ async fn first_that_answers<'a>(
     Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
 }
 
-fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> BackupOptions {
+fn options(args: &BackupArgs, context: &Context, settings: &Settings, source: &SourceSettings) -> BackupOptions {
     let SourceKind::Postgres(postgres) = &source.kind;
     BackupOptions {
         wish: match args.backup_type {
@@ -162,7 +193,7 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
         primary_conninfo: postgres.primary_conninfo.clone(),
         data_directory: postgres.data_directory.clone(),
         fast_checkpoint: args.checkpoint == CheckpointMode::Fast,
-        audit: args.audit,
+        reading: reading(args, context, settings, source),
         fail_on_bad_pages: args.page_errors == PageErrors::Fail,
         workers: settings.backup.workers,
         pack_bytes: settings.backup.pack_size_bytes,
@@ -172,6 +203,19 @@ fn options(args: &BackupArgs, settings: &Settings, source: &SourceSettings) -> B
         admit_in: Vec::new(),
         lease: (!args.no_lease).then(|| Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) }),
     }
+}
+
+/// Where changed pages are looked for, and when that is audited. A policy that is wrong costs no backup: then the data is
+/// read.
+fn reading(args: &BackupArgs, context: &Context, settings: &Settings, source: &SourceSettings) -> Reading {
+    let policy = match settings.policy_of(source) {
+        Ok(policy) => policy.map(|policy| policy.backup).unwrap_or_default(),
+        Err(error) => {
+            context.progress.warn(&format!("changed pages are found by reading: {}", error.summary()));
+            BackupPolicy { changed_pages: ChangedPages::Read, ..BackupPolicy::default() }
+        }
+    };
+    Reading { audit: args.audit, from_log: policy.changed_pages == ChangedPages::Log, audit_every: policy.audit }
 }
 
 /// With a policy, what it makes of `auto`; any other wish as it is.
@@ -213,6 +257,7 @@ fn planned(repository: &str, preview: Preview) -> Planned {
         backup_type: preview.decision.backup_type,
         base: preview.decision.base.map(|base| base.id),
         reason: preview.decision.reason,
+        detection: preview.detection.map(Detected::of),
         warnings: preview.notes,
         incarnation: preview.incarnation.to_string(),
         server_version: preview.server_version,
@@ -227,7 +272,7 @@ fn planned(repository: &str, preview: Preview) -> Planned {
 
 fn text(document: &Document) -> String {
     let mut text = String::new();
-    for Taken { repository, summary, reason, .. } in &document.backups {
+    for Taken { repository, summary, reason, detection, read_bytes, .. } in &document.backups {
         let entries = format!("{} in {} files and directories", format_bytes(summary.raw_bytes), summary.entries);
         let stored = format!("{} in {} packs", format_bytes(summary.stored_bytes), summary.packs);
         let took = Duration::try_from_secs_f64(summary.duration_seconds).unwrap_or_default();
@@ -239,6 +284,8 @@ fn text(document: &Document) -> String {
             ("stored", if summary.encrypted { stored } else { format!("{stored}, not encrypted") }),
             ("took", format_duration(took)),
         ]);
+        let read = format_bytes(*read_bytes);
+        lines.extend(detection.iter().map(|detection| ("pages", format!("{}; {read} read", detection.text()))));
         lines.extend(document.copies.iter().map(Copied::line));
         lines.extend(reason.clone().map(|reason| ("note", reason)));
         text += &block(&format!("{} backup {} of {}", summary.backup_type, summary.id, document.source), &lines);
@@ -260,6 +307,7 @@ fn plan_text(document: &Plans) -> String {
             ("", format!("{} in {} files and directories", format_bytes(plan.raw_bytes), plan.entries)),
             ("stores", packs),
         ]);
+        lines.extend(plan.detection.iter().map(|detection| ("pages", detection.text())));
         lines.extend(document.copied_to.iter().map(|other| ("copied to", other.clone())));
         lines.extend(plan.reason.clone().map(|reason| ("note", reason)));
         let article = if plan.backup_type == BackupType::Incr { "an" } else { "a" };

@@ -27,6 +27,7 @@ struct Document {
     objectives: Objectives,
     schedule: Schedule,
     log: Log,
+    backup: Backup,
     retention: Retention,
     copies: Copies,
     drill: Drill,
@@ -57,6 +58,12 @@ struct Schedule {
 struct Log {
     mode: &'static str,
     max_lag_seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Backup {
+    changed_pages: &'static str,
+    audit_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -122,7 +129,7 @@ pub fn run(args: &PolicyShowArgs, context: &Context) -> Result<Outcome> {
 }
 
 fn document(name: &str, file: Option<String>, policy: &Policy, now: Timestamp, refused: usize, warnings: usize) -> Document {
-    let Policy { objectives, schedule, log, retention, copies, drill, .. } = policy;
+    let Policy { objectives, schedule, log, backup, retention, copies, drill, .. } = policy;
     let line = |cron: &Option<_>| cron.as_ref().map(ToString::to_string);
     let seconds = |time: Option<Duration>| time.map(|time| time.as_secs_f64());
     Document {
@@ -143,6 +150,7 @@ fn document(name: &str, file: Option<String>, policy: &Policy, now: Timestamp, r
             drill: line(&schedule.drill),
         },
         log: Log { mode: log.mode.as_str(), max_lag_seconds: log.max_lag.as_secs_f64() },
+        backup: Backup { changed_pages: backup.changed_pages.as_str(), audit_seconds: backup.audit.as_secs_f64() },
         retention: Retention {
             window_seconds: retention.window.as_secs_f64(),
             keep_chains: retention.keep_chains,
@@ -222,7 +230,7 @@ fn text(document: &Document, policy: &Policy) -> String {
 type Section = (&'static str, Vec<(&'static str, String)>);
 
 fn sections(document: &Document, policy: &Policy) -> Vec<Section> {
-    let Policy { objectives, log, retention, copies, drill, .. } = policy;
+    let Policy { objectives, log, backup, retention, copies, drill, .. } = policy;
     let some_time = |duration: Option<Duration>| duration.map_or("-".to_owned(), time);
     let line = |cron: &Option<String>| cron.clone().unwrap_or("-".to_owned());
     let count = |count: Option<usize>| count.map_or("all".to_owned(), |count| count.to_string());
@@ -257,6 +265,7 @@ fn sections(document: &Document, policy: &Policy) -> Vec<Section> {
             ],
         ),
         ("log", vec![("mode", document.log.mode.to_owned()), ("max_lag", time(log.max_lag))]),
+        ("backup", vec![("changed_pages", document.backup.changed_pages.to_owned()), ("audit", time(backup.audit))]),
         (
             "retention",
             vec![

@@ -38,5 +38,5 @@ pub use list::{Item, List};
 pub use page::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader, WAL_PAGE_BYTES};
 pub use reader::{RecordSpan, SegmentEnd, SegmentReader, Stop};
 pub use record::{RECORD_HEADER_BYTES, Record, resource_manager};
-pub use summary::{EndTime, SegmentSummary, scan, summarise};
+pub use summary::{EndTime, SegmentSummary, scan, summarise, summarise_with};
 pub use transaction::{Assignment, EndKind, Ended, Prepare, PreparedDetails, TransactionEnd};

@@ -115,10 +115,25 @@ pub fn scan<B>(
 /// # Errors
 /// Those of [`scan`].
 pub fn summarise(segment: Segment, size: SegmentSize, bytes: &[u8], carry_in: &Carry) -> Result<SegmentSummary, WalError> {
+    summarise_with(segment, size, bytes, carry_in, |_| {})
+}
+
+/// [`summarise`] that shows `visit` every record that ends in the segment, in order.
+///
+/// # Errors
+/// Those of [`scan`].
+pub fn summarise_with(
+    segment: Segment,
+    size: SegmentSize,
+    bytes: &[u8],
+    carry_in: &Carry,
+    mut visit: impl FnMut(&Record<'_>),
+) -> Result<SegmentSummary, WalError> {
     let mut reader = SegmentReader::new(segment, size, bytes, carry_in.clone())?;
     let mut tally = Tally::default();
     while let Some(record) = reader.next_record() {
         tally.note(&Event::decode(&record)?);
+        visit(&record);
     }
     let header = reader.header();
     let Tally { first_end, latest_end, commits, prepares, latest_evidence } = tally;
