@@ -62,8 +62,8 @@ fn every_point_belongs_to_a_verb_that_is_killed_here() {
         .iter()
         .filter(|name| {
             // Those of a copy: tests/copy.rs; of a delivery: tests/several/delivery.rs; of a drill: tests/drills/cleanup.rs;
-            // of a stream: tests/streaming/interruptions.rs.
-            !["backup", "push", "get", "restore", "expire", "copy", "deliver", "drill", "stream", "store"]
+            // of a stream: tests/streaming/interruptions.rs; of a promotion: tests/standby/interruptions.rs.
+            !["backup", "push", "get", "restore", "promote", "expire", "copy", "deliver", "drill", "stream", "store"]
                 .contains(&name.split('.').next().unwrap_or_default())
         })
         .collect();
