@@ -23,6 +23,9 @@ use super::history;
 use super::unarchived::{OwnLog, SilentLog};
 
 mod archive;
+mod standby;
+
+pub use standby::Standby;
 
 /// How long the server may take to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,6 +44,8 @@ pub struct Subject<'a> {
     pub conninfo: &'a str,
     /// Where its data directory is, when not where the server says.
     pub data_directory: Option<PathBuf>,
+    /// Its warm standby, where one is declared.
+    pub standby: Option<Standby>,
     /// Its repositories.
     pub repositories: Vec<Place>,
     /// Where this host keeps what it remembers.
@@ -85,6 +90,10 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     });
     let silent = subject.data_directory.as_deref().filter(|_| own.is_none()).and_then(SilentLog::of);
     let repositories = archive::measure(&loaded, own, silent).await;
+    let standby = match &subject.standby {
+        Some(standby) => Some(standby::ask(standby, &loaded, &repositories).await),
+        None => None,
+    };
     let offset_micros = server.as_ref().map_or(0, |(_, _, offset_micros)| *offset_micros);
     let here = Timestamp::now();
     let mut warnings: Vec<String> = loaded.iter().flatten().filter_map(|loaded| loaded.warning.clone()).collect();
@@ -120,6 +129,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
                 }
             })
             .collect(),
+        standby,
         drills,
         evidence_problems,
         history,

@@ -70,7 +70,7 @@ fn repository(name: &str) -> RepositoryFacts {
 }
 
 /// Everything as it should be.
-fn facts() -> Facts {
+pub fn facts() -> Facts {
     let archiver = ArchiverFacts { failing: false, failed_count: 0, last_failed_file: None, last_failed_time: None };
     Facts {
         source: "orders".parse().unwrap(),
@@ -81,6 +81,7 @@ fn facts() -> Facts {
         copies_wanted: CopiesWanted { log: 2, backup: 2 },
         server: Ok(ServerFacts { wal_lsn: Lsn(5 << 24), clock_skew_seconds: 0.0, in_recovery: false, archiver: Some(archiver) }),
         repositories: vec![repository("main"), repository("far")],
+        standby: None,
         drills: vec![passed(50.0, DAY)],
         evidence_problems: Vec::new(),
         history: Vec::new(),
