@@ -25,7 +25,7 @@ fn a_killed_promotion_goes_on() {
     lose_source(&mut scenario);
     for point in POINTS {
         let name = point.replace('.', "-");
-        let standby = Standby::start(&scenario, &name, &["--delay", "1h"], &[]);
+        let standby = Standby::start(&scenario, &name, &["--delay", "1h"], &["archive_mode=off"]);
         let dir = standby.data.display().to_string();
         let arguments = ["promote", "--dir", &dir, "--to-name", "one"];
         scenario.rescue.run_killed_at(point, &arguments).killed();
@@ -47,7 +47,7 @@ fn a_promotion_without_a_restart_is_concluded_by_the_next() {
     scenario.full_backup();
     lose_source(&mut scenario);
     for point in ["promote.begun", "promote.promoted"] {
-        let standby = Standby::start(&scenario, &point.replace('.', "-"), &[], &[]);
+        let standby = Standby::start(&scenario, &point.replace('.', "-"), &[], &["archive_mode=off"]);
         let dir = standby.data.display().to_string();
         scenario.rescue.run_killed_at(point, &["promote", "--dir", &dir]).killed();
         if point == "promote.promoted" {

@@ -6,6 +6,5 @@ mod moments;
 mod outages;
 mod refusals;
 mod stage;
-mod status;
 #[path = "../support/mod.rs"]
 mod support;

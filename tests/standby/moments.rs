@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::stage::{Standby, lose_source, scenario};
 use super::support::ledger::Ledger;
 use super::support::majors::on_majors;
+use super::support::postgres::RECOVERY_TIMEOUT;
+use super::support::process;
 use super::support::random;
 
 on_majors! {
@@ -52,9 +54,12 @@ fn a_lag_is_lifted_and_put_back() {
     let Some(mut scenario) = scenario(15) else { return };
     scenario.cluster.sql().execute("CREATE TABLE kept (n int)");
     scenario.full_backup();
-    // The first one is never given the log: as if it took longer than anybody waits.
-    let starved = Standby::start(&scenario, "starved", &["--delay", "1h"], &["restore_command=false"]);
+    let starved = Standby::start(&scenario, "starved", &["--delay", "1h"], &[]);
     let delayed = Standby::start(&scenario, "delayed", &["--delay", "1h"], &[]);
+    // From now on the first one is given no log: as if it took longer than anybody waits.
+    starved.cluster.sql().execute("ALTER SYSTEM SET restore_command = 'false'");
+    starved.cluster.sql().execute("SELECT pg_reload_conf()");
+    process::wait_until("the configuration", RECOVERY_TIMEOUT, || starved.cluster.sql().value("SHOW restore_command") == "false");
     scenario.cluster.sql().execute("INSERT INTO kept VALUES (1)");
     lose_source(&mut scenario);
     let late = starved.promote(&scenario, &["--timeout", "2s"]);

@@ -41,7 +41,13 @@ impl Standby {
     /// `lifeboat promote` for it, on its own host.
     pub fn promote(&self, scenario: &Scenario, arguments: &[&str]) -> Output {
         let dir = self.data.display().to_string();
-        scenario.rescue.run(&[&["promote", SOURCE, "--dir", &dir], arguments].concat())
+        let mut command = scenario.rescue.command(&[&["promote", SOURCE, "--dir", &dir], arguments].concat());
+        // The server's own programs are those of its last start; what never ran has none.
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let bin = scenario.cluster.installation.bin.clone();
+        let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path))).expect("plain paths");
+        command.env("PATH", path);
+        process::run(command, RECOVERY_TIMEOUT)
     }
 
     /// [`Standby::promote`], which must succeed: its document.

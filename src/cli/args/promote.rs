@@ -7,7 +7,7 @@ use clap::{Args, ValueHint};
 
 use super::parsers;
 use super::restore::RestoreMoment;
-use crate::base::{Lsn, SourceName};
+use crate::base::{Lsn, SourceName, TimelineId};
 use crate::engine::restore::Target;
 
 pub(super) const HELP: &str = "\
@@ -41,6 +41,9 @@ pub struct PromoteArgs {
     /// Stop just before the target, not just after it
     #[arg(long, requires = "EndArgs", conflicts_with = "to_name")]
     pub exclusive: bool,
+    /// Follow this timeline (decimal) [default: the newest]
+    #[arg(long, value_name = "N", value_parser = parsers::timeline)]
+    pub timeline: Option<TimelineId>,
     /// Give up waiting after this time
     #[arg(long, value_name = "DURATION", value_parser = parsers::duration, default_value = "1h")]
     pub timeout: Duration,

@@ -196,15 +196,16 @@ impl Promotion<'_> {
     async fn plan(&self, target: &Target) -> Result<Plan> {
         let repositories = restoring::repositories(self.source, self.context, self.settings)?;
         let incarnation = Some(self.standby.marker.incarnation.clone());
-        let request = Request { target: target.clone(), timeline: None, incarnation, backup: None };
+        let request = Request { target: target.clone(), timeline: self.args.timeline, incarnation, backup: None };
         let wanted = Wanted { source: self.source, request, limit_rate: None, identities: &self.settings.encryption };
-        restoring::plan(&wanted, self.context, self.settings, &repositories).await
+        restoring::plan(&wanted, self.context, self.settings, &repositories).await.map_err(|error| reworded(&error))
     }
 
     /// Whether the server can be told to promote as it runs: it fetches the log from the same places as we look at, and all
     /// of them answer.
     fn can_stay_up(&self, target: &Target, planned: &Plan) -> bool {
-        let asks_all = self.context.global.repository.is_none() && self.standby.marker.repository.is_none();
+        let asks_all =
+            self.args.timeline.is_none() && self.context.global.repository.is_none() && self.standby.marker.repository.is_none();
         *target == Target::Latest && asks_all && planned.away.is_empty()
     }
 
@@ -292,6 +293,17 @@ impl Promotion<'_> {
         self.standby.finish()?;
         Ok(self.document)
     }
+}
+
+/// The refusal of a plan, whose hints are those of a restore, as far as they fit a promotion.
+fn reworded(error: &Error) -> Error {
+    let named = Error::new(error.kind(), error.message());
+    let named = error.details().iter().fold(named, |error, (label, value)| error.detail(label.clone(), value.clone()));
+    let named = match std::error::Error::source(error) {
+        Some(cause) => named.caused_by(cause.to_string()),
+        None => named,
+    };
+    error.hints().iter().fold(named, |error, hint| error.hint(hint.replace("lifeboat restore", "lifeboat promote")))
 }
 
 fn text(document: &Document) -> String {

@@ -51,7 +51,10 @@ impl LocalServer {
     /// When that is no data directory, or this user is neither its owner nor root.
     pub fn of(data: &Path) -> Result<Self> {
         let version = data.join("PG_VERSION");
-        let none = |why: String| Error::failed(format!("{} is no PostgreSQL data directory: {why}", data.display()));
+        let none = |why: String| {
+            Error::failed(format!("{} is no PostgreSQL data directory: {why}", data.display()))
+                .hint("name the directory in which PG_VERSION lies")
+        };
         let text = fs::read_to_string(&version).map_err(|error| none(format!("{}: {error}", version.display())))?;
         let major = text.trim().parse().map_err(|_| none("PG_VERSION holds no version".to_owned()))?;
         Ok(Self { data: data.to_owned(), major, account: Account::owner_of(data)? })
@@ -121,8 +124,19 @@ impl LocalServer {
         if status.success() { Ok(()) } else { Err(failed()) }
     }
 
+    /// A program beside that of its last start, which `postmaster.opts` begins with.
+    fn own_program(&self, name: &str) -> Option<PathBuf> {
+        let options = fs::read_to_string(self.data.join("postmaster.opts")).ok()?;
+        let started = options.split(" \"").next().unwrap_or(&options).trim();
+        let program = Path::new(started).with_file_name(name);
+        (program.is_absolute() && program.is_file()).then_some(program)
+    }
+
     fn pg_ctl(&self) -> Result<Command> {
-        let program = Installation::of_major(self.major)?.program("pg_ctl");
+        let program = match self.own_program("pg_ctl") {
+            Some(program) => program,
+            None => Installation::of_major(self.major)?.program("pg_ctl"),
+        };
         let mut command = self.account.command(&program);
         command.current_dir("/").arg("-D").arg(&self.data);
         Ok(command)
@@ -210,5 +224,13 @@ mod tests {
         file("12\n/data\n1700000000\n5433\n\n10.0.0.1\n");
         assert_eq!(server.addresses(), ["host='10.0.0.1' port=5433"]);
         assert!(LocalServer::of(&dir.path().join("none")).is_err());
+
+        assert_eq!(server.own_program("pg_ctl"), None);
+        let bin = dir.path().join("a b");
+        fs::create_dir(&bin).unwrap();
+        fs::write(bin.join("pg_ctl"), "").unwrap();
+        let options = format!("{} \"-D\" \"/data\"\n", bin.join("postgres").display());
+        fs::write(dir.path().join("postmaster.opts"), options).unwrap();
+        assert_eq!(server.own_program("pg_ctl"), Some(bin.join("pg_ctl")));
     }
 }

@@ -156,7 +156,7 @@ async fn get_from(
     undeclared: bool,
 ) -> Result<Option<Got>> {
     // Patient from the first call on: PostgreSQL gives up recovery at the first error.
-    let layers = scope::layers(context, chosen, Use::ArchiveGet);
+    let layers = scope::layers(context, chosen, if args.wait { Use::ArchiveFollow } else { Use::ArchiveGet });
     let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
     if undeclared && !list::sources(&scope.repository).await?.contains(&args.source) {
         return Ok(None);

@@ -101,7 +101,7 @@ impl Happened {
             }
             p {
                 (commits) " commits" @if unknown { " at least: the names of some segments do not tell" } ". "
-                "▲ a backup begins"
+                "▲ a backup ended"
                 @if !self.gaps.is_empty() { "; red: log that is not there" }
                 "."
                 @if !self.others.is_empty() {

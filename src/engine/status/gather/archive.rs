@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::{Incarnation, Result, Segment, SegmentSize, Timestamp};
+use crate::base::{Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;

@@ -1,1 +1,0 @@
-//! What `status` says of a standby.
