@@ -16,7 +16,7 @@ use crate::engine::restore::Target;
 use crate::engine::restore::prepare::Request;
 use crate::engine::standby::marker::Marker;
 use crate::engine::standby::plan::{Goal, Position};
-use crate::engine::standby::promote::{Stage, Standby, Wait, living_source, start_log};
+use crate::engine::standby::promote::{Stage, Standby, Wait, living_source, put_back, start_log};
 use crate::source::postgres::connect::{Session, connect};
 use crate::source::postgres::conninfo;
 use crate::source::postgres::live::leader;
@@ -176,8 +176,10 @@ impl Promotion<'_> {
         }
         match running {
             Some(session) => {
-                self.standby.catch_up(&session, &goal, &self.wait).await?;
-                self.look_again(&target, &goal).await?;
+                let delay = self.standby.catch_up(&session, &goal, &self.wait).await?;
+                if let Err(error) = self.look_again(&target, &goal).await {
+                    return Err(put_back(&session, delay, error).await);
+                }
                 self.standby.end_running(&session, &target).await?;
             }
             None => {

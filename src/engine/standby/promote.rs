@@ -196,11 +196,11 @@ impl Standby {
         Ok(Position { replayed: replay_lsn.unwrap_or(Lsn(0)).max(noted.replayed), last_commit, ..noted })
     }
 
-    /// Waits until the standby has replayed what `goal` asks for, without the delay that it has.
+    /// Waits until the standby has replayed what `goal` asks for, without the delay that it has; gives that delay.
     ///
     /// # Errors
     /// When it does not get there in time: says how far it came, and what would be lost. The delay is as before then.
-    pub async fn catch_up(&self, session: &Session, goal: &Goal<'_>, wait: &Wait) -> Result<()> {
+    pub async fn catch_up(&self, session: &Session, goal: &Goal<'_>, wait: &Wait) -> Result<Duration> {
         let before = session.following().await?;
         if before.is_paused {
             wait.progress.note("its replay was paused, and goes on");
@@ -211,11 +211,10 @@ impl Standby {
                 .note(&format!("its replay lagged by {} on purpose, and does not any more", format_duration(before.delay)));
             session.set_apply_delay(Duration::ZERO).await?;
         }
-        let reached = self.replay(session, goal, wait).await;
-        if reached.is_err() && !before.delay.is_zero() {
-            session.set_apply_delay(before.delay).await?;
+        match self.replay(session, goal, wait).await {
+            Ok(()) => Ok(before.delay),
+            Err(error) => Err(put_back(session, before.delay, error).await),
         }
-        reached
     }
 
     async fn replay(&self, session: &Session, goal: &Goal<'_>, wait: &Wait) -> Result<()> {
@@ -386,6 +385,17 @@ impl Standby {
     /// When the marker cannot be removed.
     pub fn finish(&self) -> Result<()> {
         Marker::remove(&self.server.data)
+    }
+}
+
+/// `error`, after which the standby lags on purpose as before.
+pub async fn put_back(session: &Session, delay: Duration, error: Error) -> Error {
+    if delay.is_zero() {
+        return error;
+    }
+    match session.set_apply_delay(delay).await {
+        Ok(()) => error,
+        Err(why) => error.detail("delay", format!("{} on purpose was not put back: {}", format_duration(delay), why.summary())),
     }
 }
 
