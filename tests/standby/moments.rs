@@ -63,7 +63,7 @@ fn a_lag_is_lifted_and_put_back() {
     scenario.cluster.sql().execute("INSERT INTO kept VALUES (1)");
     lose_source(&mut scenario);
     let late = starved.promote(&scenario, &["--timeout", "2s"]);
-    late.refuses(1, &["has not replayed what is archived within 2 s", "was not promoted", "would be lost", "--timeout"]);
+    late.refuses(1, &["has not replayed what is archived within 2.0 s", "was not promoted", "would be lost", "--timeout 20s"]);
     assert!(starved.in_recovery());
     assert_eq!(starved.cluster.sql().value("SHOW recovery_min_apply_delay"), "1h");
 

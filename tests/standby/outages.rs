@@ -21,7 +21,8 @@ fn a_standby_outlives_an_outage_and_is_promoted_in_one() {
     scenario.cluster.sql().execute("CREATE TABLE kept (n int)");
     scenario.protected.ok(&["backup", "orders", "--type", "full"]);
     archive(&scenario.cluster);
-    let standby = Standby::start(&scenario, "standby", &[], &[]);
+    // With it PostgreSQL reads ahead, and asks for segment after segment before it replays the first.
+    let standby = Standby::start(&scenario, "standby", &[], &["recovery_prefetch=off"]);
     let pid = standby.pid();
 
     let away = second.path().with_extension("away");

@@ -244,7 +244,7 @@ impl Standby {
         .detail("replayed", format!("{} on timeline {}{}", at.replayed, at.timeline, time(at.last_commit)))
         .detail("archived", format!("{} on timeline {}{}", plan.consistent_at, plan.timeline, time(plan.reaches)))
         .detail("would be lost", format!("{} of log", format_bytes(goal.remaining_bytes(at))))
-        .hint(format!("lifeboat promote {source} --timeout {}   waits longer", format_duration(wait.timeout * 10)))
+        .hint(format!("lifeboat promote {source} --timeout {}s   waits longer", (wait.timeout * 10).as_secs().max(10)))
         .hint(format!("lifeboat promote {source} --to-lsn {} --exclusive   gives the rest up", at.replayed))
     }
 
