@@ -64,7 +64,7 @@ fn nothing_is_predicted_of_what_was_never_measured() {
 
 #[test]
 fn one_that_cannot_be_relied_on_counts_for_nothing() {
-    let behind = |seconds, delay| StandbyState {
+    let behind = |seconds: i64, delay| StandbyState {
         replay_lsn: Lsn(7),
         last_commit: Some(at(5000 - seconds)),
         delay: Duration::from_secs(delay),
