@@ -27,6 +27,7 @@ const VERBS: &[&str] = &[
     "archive get",
     "archive resolve",
     "restore",
+    "promote",
     "verify",
     "expire",
     "copy",

@@ -38,6 +38,8 @@ pub struct Plan {
     pub prepared: Prepared,
     /// The requests.
     pub metrics: Arc<Metrics>,
+    /// Repositories that were asked and did not answer: they may hold newer log.
+    pub away: Vec<String>,
 }
 
 /// Where the source is kept.
@@ -79,7 +81,7 @@ pub async fn plan(
             Err(error) => failures.push((&chosen.name, error)),
         }
     }
-    let Some(best) = best else {
+    let Some(mut best) = best else {
         // An answer is worth more than an outage.
         failures.sort_by_key(|(_, error)| error.kind() == ErrorKind::Unreachable);
         let mut failures = failures.into_iter();
@@ -87,6 +89,8 @@ pub async fn plan(
         failures.for_each(|(name, error)| context.progress.warn(&format!("repository {name}: {}", error.summary())));
         return Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", wanted.source))));
     };
+    let is_away = |(_, error): &&(&str, Error)| error.kind() == ErrorKind::Unreachable;
+    best.away = failures.iter().filter(is_away).map(|(name, _)| (*name).to_owned()).collect();
     for (name, error) in failures {
         let unknown = if error.kind() == ErrorKind::Unreachable { "; it may hold newer log" } else { "" };
         context.progress.warn(&format!("repository {name} was not taken into account{unknown}: {}", error.summary()));
@@ -145,7 +149,7 @@ async fn plan_from(wanted: &Wanted<'_>, context: &Context, settings: &Settings, 
             context.progress.warn(&format!("repository {}: {}", chosen.name, wound_back.text()));
         }
         let prepared = prepare(&scope, &seen.log, wanted.identities, &wanted.request).await?;
-        Ok(Plan { scope, log: seen.log, prepared, metrics: layers.metrics })
+        Ok(Plan { scope, log: seen.log, prepared, metrics: layers.metrics, away: Vec::new() })
     };
     tokio::select! {
         outcome = planning => outcome,
@@ -166,10 +170,27 @@ pub fn restore_command(
     plan: &RestorePlan,
     planned: &str,
 ) -> Result<String> {
+    let only = context.global.repository.as_deref().or(plan.needs_pieces.then_some(planned));
+    command(source, settings, plan, only)
+}
+
+/// What a standby runs for each file of the log, as long as it follows: it waits for a repository that does not answer,
+/// because PostgreSQL would end the server at the first error.
+///
+/// # Errors
+/// As [`restore_command`].
+pub fn follow_command(source: &SourceName, context: &Context, settings: &Settings, plan: &RestorePlan) -> Result<String> {
+    Ok(format!("{} --wait", command(source, settings, plan, context.global.repository.as_deref())?))
+}
+
+/// The command that asks the repository `only`, or all.
+///
+/// # Errors
+/// As [`restore_command`].
+pub fn command(source: &SourceName, settings: &Settings, plan: &RestorePlan, only: Option<&str>) -> Result<String> {
     let program =
         std::env::current_exe().map_err(|error| Error::failed("cannot find this program's own path").caused_by(error))?;
     let (program, config) = (quoted(&program)?, quoted(&settings.config_file)?);
-    let only = context.global.repository.as_deref().or(plan.needs_pieces.then_some(planned));
     let only = only.map(|name| quoted(Path::new(name))).transpose()?;
     let only = only.map(|name| format!(" --repository {name}")).unwrap_or_default();
     let without: String = plan.without_pieces_of.iter().map(|name| format!(" --without-pieces-of {name}")).collect();

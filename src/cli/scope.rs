@@ -29,6 +29,8 @@ pub enum Use {
     ArchivePush,
     /// PostgreSQL waits, and gives up recovery at the first error.
     ArchiveGet,
+    /// A standby's: whoever does not answer is asked again as a whole.
+    ArchiveFollow,
     /// What a repository lacks is brought there in the background, and tried again as a whole.
     Delivery,
     /// Somebody waits for an answer.
@@ -44,12 +46,12 @@ pub enum Use {
 pub fn layers(context: &Context, chosen: &RepositorySettings, what_for: Use) -> LayerOptions {
     let mut options = match what_for {
         Use::Long { .. } => LayerOptions::long(),
-        Use::ArchivePush | Use::Brief => LayerOptions::short(),
+        Use::ArchivePush | Use::ArchiveFollow | Use::Brief => LayerOptions::short(),
         Use::ArchiveGet => LayerOptions::new(Patience::SHORT.also_unanswered(), Timeouts::SHORT),
         Use::Delivery => LayerOptions::new(Patience::SHORT, Timeouts::LONG),
     };
     let rate_bytes = match what_for {
-        Use::ArchivePush | Use::ArchiveGet => chosen.archive_limit_rate_bytes,
+        Use::ArchivePush | Use::ArchiveGet | Use::ArchiveFollow => chosen.archive_limit_rate_bytes,
         Use::Brief | Use::Delivery => chosen.limit_rate_bytes,
         Use::Long { limit_rate_bytes } => limit_rate_bytes.or(chosen.limit_rate_bytes),
     };

@@ -22,6 +22,7 @@ mod reread;
 pub mod restore;
 pub mod retention;
 pub mod slots;
+pub mod standby;
 pub mod status;
 pub mod timeline;
 pub mod verify;

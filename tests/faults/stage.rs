@@ -185,6 +185,7 @@ impl Stage {
             delta: false,
             discard_log: false,
             clone: true,
+            follow: None,
             restore_command: "false %f %p".to_owned(),
             workers: 1,
         };

@@ -9,5 +9,6 @@ mod papers;
 mod rehearsal;
 mod sites;
 mod stage;
+mod standby;
 #[path = "../support/mod.rs"]
 mod support;

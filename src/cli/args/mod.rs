@@ -5,6 +5,7 @@ mod drill;
 mod expire;
 mod parsers;
 mod policy;
+mod promote;
 mod queue;
 mod report;
 mod restore;
@@ -24,6 +25,7 @@ pub use copy::CopyArgs;
 pub use drill::{DrillArgs, DrillMoment};
 pub use expire::ExpireArgs;
 pub use policy::{PolicyCheckArgs, PolicyShowArgs, PolicyVerb};
+pub use promote::PromoteArgs;
 pub use queue::QueueArgs;
 pub use report::{ReportArgs, RunbookArgs};
 pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
@@ -79,6 +81,7 @@ in it count from the file. All it may say:
   # log_copies = 1                   # so many must have a file of the log
   # backup_copies = 1                # and a backup; default: policy, else all
   # archive_timeout_seconds = 300
+  # standby = \"/srv/standby\"         # or a conninfo: status counts it in
   # slot = \"lifeboat_orders\"         # archive stream's replication slot
   # flush = \"2s\"                     # archive stream stores this often
 
@@ -165,7 +168,7 @@ Exits with 0 when the file was fetched, 1 when the archive certainly does not
 have it, 255 on anything else, which makes PostgreSQL stop and not promote.
 
 Example (postgresql.conf):
-  restore_command = 'lifeboat archive get orders %f %p'";
+  restore_command = 'lifeboat archive get orders %f %p'   # --wait on a standby";
 
 const STREAM_HELP: &str = "\
 Connects to the server as a standby does, and stores what it writes into its
@@ -284,6 +287,9 @@ pub enum Verb {
     /// Restore a source into a directory, to any moment
     #[command(after_long_help = restore::HELP)]
     Restore(RestoreArgs),
+    /// End a warm standby: it replays the archive and takes writes
+    #[command(after_long_help = promote::HELP)]
+    Promote(PromoteArgs),
     /// Look for damaged, forged or missing objects; needs no key
     #[command(after_long_help = VERIFY_HELP)]
     Verify(VerifyArgs),
@@ -442,6 +448,9 @@ pub struct ArchiveGetArgs {
     /// Incarnation it belongs to [default: that of the cluster in this directory]
     #[arg(long, value_name = "NAME")]
     pub incarnation: Option<Incarnation>,
+    /// Wait for a repository that does not answer; for a standby, which would end
+    #[arg(long)]
+    pub wait: bool,
     /// Takes no pieces of this segment: the log ends before it (lifeboat restore writes this)
     #[arg(long, value_name = "SEGMENT", hide = true)]
     pub without_pieces_of: Vec<String>,

@@ -13,6 +13,9 @@ pub(super) const HELP: &str = "\
 Times: '2026-11-20 21:40:02' (this machine's zone), 2026-11-20T21:40:02Z,
 '2026-11-20 21:40 UTC', '15m ago', now. Without a target: latest.
 
+With --standby the server is read-only, replays what arrives in the archive, and
+archives nothing of its own until it is promoted: lifeboat promote --help.
+
 With --delta DIR is this cluster's own data directory, a half restore of it, or
 empty; what does not differ from the backup stays. Refused: a directory whose
 server runs, another cluster's, and one with log that was never archived.
@@ -22,7 +25,8 @@ Examples:
   lifeboat restore orders --into DIR --to '2026-11-20 21:31:07Z'
   lifeboat restore orders --into DIR --to-name before-migration --action pause
   lifeboat restore orders --into DIR --clone --tablespace /fast=/tmp/fast
-  lifeboat restore orders --into /srv/pg15/main --delta --to-name before-v2";
+  lifeboat restore orders --into /srv/pg15/main --delta --to-name before-v2
+  lifeboat restore orders --into /srv/pg15/standby --standby --delay 1h";
 
 /// `lifeboat restore`.
 #[derive(Args, Debug)]
@@ -62,6 +66,12 @@ pub struct RestoreArgs {
     /// For a look or a test: the restored server never archives
     #[arg(long)]
     pub clone: bool,
+    /// A warm standby: it keeps following the archive until `lifeboat promote`
+    #[arg(long, conflicts_with_all = ["to_lsn", "to_xid", "to_name", "to_immediate", "exclusive", "timeline", "action", "clone"])]
+    pub standby: bool,
+    /// With --standby: replay each commit only so long after it
+    #[arg(long, value_name = "DURATION", value_parser = parsers::duration, requires = "standby")]
+    pub delay: Option<Duration>,
     /// Bytes a second from the repository [default: its limit_rate, else none]
     #[arg(long, value_name = "RATE", value_parser = parsers::rate)]
     pub limit_rate: Option<u64>,

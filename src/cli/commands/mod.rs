@@ -12,6 +12,7 @@ mod init;
 mod list;
 mod man;
 mod policy;
+mod promote;
 mod queue;
 mod report;
 mod restore;
@@ -48,6 +49,7 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Timeline(args) => long(timeline::run(&args, context)),
         Verb::Status(args) => long(status::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),
+        Verb::Promote(args) => long(promote::run(&args, context)),
         Verb::Expire(args) => long(expire::run(&args, context)),
         Verb::Copy(args) => long(copy::run(&args, context)),
         Verb::Queue(args) => long(queue::run(&args, context)),

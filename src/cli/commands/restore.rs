@@ -1,6 +1,7 @@
 //! `lifeboat restore SOURCE --into DIR`: the plan, and unless `--dry-run` its execution.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -12,9 +13,10 @@ use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::restoring::{self, Plan, Wanted};
 use crate::engine::Scope;
+use crate::engine::restore::Target;
 use crate::engine::restore::plan::RecoveryStop;
 use crate::engine::restore::prepare::{Prepared, Request};
-use crate::engine::restore::run::{self, RestoreOptions, RestoreReport};
+use crate::engine::restore::run::{self, Follow, RestoreOptions, RestoreReport};
 use crate::source::postgres::recovery_config::TargetAction;
 use crate::store::layer::metrics::Requests;
 
@@ -30,6 +32,9 @@ struct Document {
     /// The backup and what it builds on.
     chain: Vec<String>,
     timeline: u32,
+    /// Whether it stays a standby: then it does not stop.
+    standby: bool,
+    delay_seconds: Option<u64>,
     stop_lsn: Option<String>,
     stop_inclusive: Option<bool>,
     last_commit: Option<Timestamp>,
@@ -54,6 +59,7 @@ struct Document {
 /// The plan's or the restore's.
 pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
+    refuse_a_moment_to_follow(args)?;
     let into = std::path::absolute(&args.into).map_err(|error| Error::io("find", &args.into, error))?;
     if !args.delta {
         run::check_empty(&into)?;
@@ -80,7 +86,13 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         delta: args.delta,
         discard_log: args.discard_log,
         clone: args.clone,
-        restore_command: restoring::restore_command(source, context, &settings, &prepared.plan, scope.repository.name())?,
+        follow: args
+            .standby
+            .then(|| Follow { delay: args.delay.unwrap_or_default(), repository: context.global.repository.clone() }),
+        restore_command: match args.standby {
+            true => restoring::follow_command(source, context, &settings, &prepared.plan)?,
+            false => restoring::restore_command(source, context, &settings, &prepared.plan, scope.repository.name())?,
+        },
         workers: settings.backup.workers,
     };
     let in_place = run::check(&prepared, &options)?;
@@ -101,6 +113,16 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// A standby has no target until it is promoted.
+fn refuse_a_moment_to_follow(args: &RestoreArgs) -> Result<()> {
+    if !args.standby || args.target() == Target::Latest {
+        return Ok(());
+    }
+    Err(Error::usage(format!("a standby follows the archive, and does not stop at {}", args.target()))
+        .hint("drop --to; it is given when the standby ends: lifeboat promote --to TIME")
+        .hint("drop --standby   to restore to that moment and stop there"))
+}
+
 /// Where else there may be a sound copy of what is damaged.
 fn with_a_way_out(error: Error, repositories: &[&RepositorySettings], scope: &Scope) -> Error {
     match repositories.iter().find(|other| other.name != scope.repository.name()) {
@@ -115,6 +137,7 @@ fn with_a_way_out(error: Error, repositories: &[&RepositorySettings], scope: &Sc
 fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared) -> Document {
     let plan = &prepared.plan;
     let (stop_lsn, stop_inclusive) = match plan.stop {
+        _ if args.standby => (None, None),
         RecoveryStop::Immediate => (None, None),
         RecoveryStop::Record { lsn, inclusive } => (Some(lsn.to_string()), Some(inclusive)),
     };
@@ -126,6 +149,8 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared)
         backup: plan.backup.id.to_string(),
         because: plan.because.clone(),
         timeline: plan.timeline.0,
+        standby: args.standby,
+        delay_seconds: args.standby.then(|| args.delay.unwrap_or_default().as_secs()),
         stop_lsn,
         stop_inclusive,
         last_commit: plan.reaches,
@@ -147,6 +172,12 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared)
 
 fn lines(document: &Document, prepared: &Prepared) -> String {
     let mut lines = run::describe(prepared);
+    if document.standby {
+        lines.retain(|(label, _)| *label != "stop");
+        let delay = document.delay_seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        let delay = delay.map(|delay| format!(", each commit {} after it", format_duration(delay))).unwrap_or_default();
+        lines.push(("follow", format!("the archive, on its newest timeline{delay}")));
+    }
     lines.extend(document.notes.iter().map(|note| ("note", note.clone())));
     lines.iter().map(|(label, value)| format!("  {label:11}  {value}\n")).collect()
 }
@@ -154,17 +185,33 @@ fn lines(document: &Document, prepared: &Prepared) -> String {
 fn plan_text(document: &Document, prepared: &Prepared, in_place: bool) -> String {
     let Document { source, target, into, repository, .. } = document;
     let kept = if in_place { "  in place     only what differs is fetched and written\n" } else { "" };
-    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{kept}{}", lines(document, prepared))
+    let what = if document.standby { "a standby of " } else { "" };
+    let to = if document.standby { String::new() } else { format!(" to {target}") };
+    format!("would restore {what}{source}{to} into {into}\n  repository   {repository}\n{kept}{}", lines(document, prepared))
 }
 
 fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport, args: &RestoreArgs) -> String {
     let Document { source, target, into, .. } = document;
+    let what = if document.standby { "a standby of " } else { "" };
+    let begins = match document.standby {
+        true => "it follows the archive from its start on, until it is promoted".to_owned(),
+        false => format!("replay to {target} begins when the server starts"),
+    };
     let heading = format!(
-        "restored {source} into {into}: {}{} in {}\nreplay to {target} begins when the server starts\n",
+        "restored {what}{source} into {into}: {}{} in {}\n{begins}\n",
         format_bytes(report.raw_bytes),
         if args.delta { format!(", {} of it fetched and written,", format_bytes(report.written_bytes)) } else { String::new() },
         format_duration(report.duration)
     );
     let data = args.into.display();
-    format!("{heading}{}  next         pg_ctl -D '{data}' -w start\n", lines(document, prepared))
+    let next = match document.standby {
+        true => format!(
+            "  next         pg_ctl -D '{data}' -w start\n\
+             {:15}standby = '{data}' in [source.{source}]   has status look at it\n\
+             {:15}lifeboat promote {source} --dir '{data}'   ends it\n",
+            "", ""
+        ),
+        false => format!("  next         pg_ctl -D '{data}' -w start\n"),
+    };
+    format!("{heading}{}{next}", lines(document, prepared))
 }

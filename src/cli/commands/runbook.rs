@@ -58,12 +58,14 @@ impl Book<'_> {
             self.contacts(),
             self.prerequisites(),
             self.decide(),
+            self.promote(),
             self.restore(),
             self.verify(),
             self.go_live(),
             self.rollback(),
         ];
-        parts.join("\n")
+        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        parts.collect::<Vec<_>>().join("\n")
     }
 
     fn name(&self) -> String {
@@ -201,6 +203,30 @@ impl Book<'_> {
                 {reach}\n\
              4. Somebody deleted or changed what they should not have? Then restore to the\n   \
                 moment before it, with `--to`, and not to the latest.\n"
+        )
+    }
+
+    /// The shorter way, where a standby is declared; empty where none is.
+    fn promote(&self) -> String {
+        let Some(standby) = &self.report.standby else { return String::new() };
+        let (name, lifeboat) = (self.name(), &self.lifeboat);
+        let takes = standby
+            .predicted_seconds
+            .map_or_else(|| "never measured".to_owned(), |seconds| format!("about {}", duration(seconds)));
+        let state = match &standby.why_not {
+            None => "When this was written it could be relied on.".to_owned(),
+            Some(why) => format!("When this was written it **could not be relied on**: {why}."),
+        };
+        format!(
+            "## 2a. Or promote the standby ({takes})\n\n\
+             Not when somebody deleted or changed what they should not have: it has done\n\
+             the same, unless it lags on purpose. Its place: {}.\n{state}\n\n\
+             1. On the standby's host, as its owner; what would be done, without doing it:\n\n       \
+                {lifeboat} promote {name} --dry-run\n\n\
+             2. It replays what is archived, and takes writes:\n\n       \
+                {lifeboat} promote {name}\n\n   \
+                It refuses while the old server takes writes: see 1. Go on with 3.\n",
+            standby.place
         )
     }
 

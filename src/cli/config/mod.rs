@@ -19,7 +19,7 @@ pub use identities::parse as parse_identities;
 pub use resolve::flush;
 pub use settings::{
     BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, RunSettings, Sealing, Settings, SourceKind,
-    SourceSettings,
+    SourceSettings, StandbyPlace,
 };
 
 /// What of the process's environment decides where files are.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Environment;
 use super::settings::{
     BackupSettings, Contact, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
+    StandbyPlace,
 };
 use crate::base::document::{Document, Found, Table, beside, nearest};
 use crate::base::units::{parse_duration, parse_rate};
@@ -209,10 +210,21 @@ impl Reader<'_, '_> {
             conninfo: conninfo.map(|found| found.value).unwrap_or_default(),
             primary_conninfo: table.string("primary_conninfo").map(|found| found.value),
             data_directory: table.string("data_directory").map(|found| self.path(&found)),
+            standby: table.string("standby").map(|found| self.standby(&found)),
             archive_timeout: Duration::from_secs(timeout_seconds.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT_SECONDS)),
             slot: self.slot(table).unwrap_or_else(|| default_slot(name)),
             flush: self.flush(table).unwrap_or(DEFAULT_FLUSH),
         }))
+    }
+
+    /// A connection string has `=` or is a URL; what is neither is a directory, relative to the file.
+    fn standby(&self, found: &Found<String>) -> StandbyPlace {
+        let is_url = ["postgres://", "postgresql://"].iter().any(|scheme| found.value.starts_with(scheme));
+        let is_path = found.value.starts_with(['/', '.']);
+        match is_url || (found.value.contains('=') && !is_path) {
+            true => StandbyPlace::Server(found.value.clone()),
+            false => StandbyPlace::Directory(self.path(found)),
+        }
     }
 
     fn slot(&self, table: &Table<'_, '_>) -> Option<String> {

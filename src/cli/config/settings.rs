@@ -127,12 +127,23 @@ pub struct PostgresSettings {
     pub primary_conninfo: Option<String>,
     /// The data directory, when it is not where the server says.
     pub data_directory: Option<PathBuf>,
+    /// A warm standby of it.
+    pub standby: Option<StandbyPlace>,
     /// How long a backup waits for its last segment to be archived.
     pub archive_timeout: Duration,
     /// The replication slot of `archive stream`, which is also what the server calls it.
     pub slot: String,
     /// Longest time that anything waits in `archive stream` before it is stored.
     pub flush: Duration,
+}
+
+/// Where a warm standby is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StandbyPlace {
+    /// Its data directory on this host.
+    Directory(PathBuf),
+    /// A connection string. May hold a password: never print it.
+    Server(String),
 }
 
 /// `[backup]`.

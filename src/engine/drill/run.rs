@@ -253,6 +253,7 @@ async fn restore_into(job: &Job<'_>, scene: &Scene) -> Result<()> {
         delta: false,
         discard_log: false,
         clone: true,
+        follow: None,
         restore_command: job.restore_command.to_owned(),
         workers: job.workers,
     };

@@ -24,9 +24,12 @@ use crate::base::{Error, ErrorKind, Incarnation, RelPath, Result, durable};
 use crate::codec::FrameDigest;
 use crate::codec::frame::FRAME_RAW_BYTES;
 use crate::engine::chain::Entries;
+use crate::engine::standby::marker::Marker;
 use crate::repo::manifest::{FileKind, FileLine};
 use crate::source::postgres::control::{CONTROL_PATH, ClusterState, ControlFile};
 use crate::source::postgres::live::live_server;
+use crate::source::postgres::recovery_config::STANDBY_SIGNAL;
+use crate::source::postgres::standby::has_signal;
 
 /// Frames that one thread compares at a time.
 const FRAMES_IN_JOB: usize = 64;
@@ -101,7 +104,9 @@ fn look(dir: &Path) -> Result<(Incarnation, bool)> {
     // stand in a directory in use.
     let label = fs::read_to_string(dir.join("backup_label")).unwrap_or_default();
     let never_started = label.lines().any(|line| line.starts_with("LABEL: lifeboat backup "));
-    let crashed = control.state != ClusterState::ShutDown && !never_started;
+    // One that follows the archive has no log but what it fetched there.
+    let only_follows = has_signal(dir, STANDBY_SIGNAL)? && Marker::read(dir)?.is_some();
+    let crashed = control.state != ClusterState::ShutDown && !never_started && !only_follows;
     Ok((Incarnation::postgres(major, control.system_identifier), crashed))
 }
 

@@ -58,6 +58,8 @@ pub struct RestorePlan {
     pub timeline: TimelineId,
     /// Where replay stops.
     pub stop: RecoveryStop,
+    /// Where replay stands then: the end of the last record that is replayed.
+    pub consistent_at: Lsn,
     /// Time of the last transaction end that is replayed, where it is known.
     pub reaches: Option<Timestamp>,
     /// Time of the first transaction end that is not replayed any more.
@@ -310,6 +312,7 @@ fn finish(situation: &Situation<'_>, candidate: &Candidate<'_>, found: Found, be
         // Recovery follows the timeline it ends on: PostgreSQL calls the target the parent of the new timeline.
         timeline: segments.last().map_or(backup.timeline, |last| last.timeline),
         stop: found.stop,
+        consistent_at: found.consistent_at,
         reaches: found.reaches,
         leaves_out: found.leaves_out,
         needs_pieces: segments.iter().any(|segment| situation.catalog.tail.contains_key(segment)),

@@ -33,6 +33,8 @@ pub struct Prepared {
     pub plan: RestorePlan,
     /// The backup and what it builds on, itself first.
     pub links: Vec<Link>,
+    /// The way through the timelines.
+    pub path: TimelinePath,
     /// Segments to place beside what recovery fetches by itself.
     pub(super) heads: Vec<Head>,
 }
@@ -62,7 +64,7 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     let sample = keys.find(|key| key.ends_with(".age")).cloned().unwrap_or_default();
     let opener = log_opener(scope, identities, incarnation, &sample).await?;
     let mut left_out = Vec::new();
-    let (mut plan, heads) = loop {
+    let (mut plan, path, heads) = loop {
         let reader = ArchivedLog { scope, incarnation, catalog: &catalog, opener: opener.clone(), size };
         let error = match planned(scope, log, &backups, request, &reader).await {
             Ok(planned) => break planned,
@@ -98,7 +100,7 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     }
     let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
     let links = chain::links(scope, log, &plan.backup, &unwrapped).await?;
-    Ok(Prepared { plan, links, heads })
+    Ok(Prepared { plan, links, path, heads })
 }
 
 /// The plan by what `reader` reads, and the segments to place.
@@ -108,7 +110,7 @@ async fn planned(
     backups: &[&BackupSummary],
     request: &Request,
     reader: &ArchivedLog<'_>,
-) -> Result<(RestorePlan, Vec<Head>)> {
+) -> Result<(RestorePlan, TimelinePath, Vec<Head>)> {
     let (catalog, incarnation, source) = (reader.catalog, reader.incarnation, scope.source.to_string());
     let timeline = timeline(scope, log, catalog, backups, request)?;
     let path = TimelinePath::to(timeline, catalog, reader.size)?;
@@ -116,7 +118,7 @@ async fn planned(
     let situation = Situation { source: &source, backups: backups.to_vec(), incarnation, catalog, path, timeline_chosen };
     let plan = plan(&situation, &request.target, request.backup.as_ref(), reader).await?;
     let heads = heads::fetch(&plan, &situation.path, reader).await?;
-    Ok((plan, heads))
+    Ok((plan, situation.path, heads))
 }
 
 /// The segments whose pieces are not what they should be, and why.

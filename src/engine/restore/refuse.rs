@@ -324,6 +324,7 @@ mod tests {
             because: String::new(),
             timeline,
             stop: RecoveryStop::Record { lsn: backup.stop_lsn, inclusive: true },
+            consistent_at: backup.stop_lsn,
             reaches: None,
             leaves_out: None,
             segments: Vec::new(),

@@ -1,4 +1,4 @@
-//! `restore`, from plan to a directory in which PostgreSQL recovers to the target.
+//! `restore`, from plan to a directory in which PostgreSQL recovers to the target, or follows the archive.
 //!
 //! Write order: a marker; for a delta, what [`super::delta`] says; the empty tree; the content of every file, in no order, `global/pg_control` under a temporary
 //! name; owners, modes and times; the recovery settings; one `syncfs` a file system; the marker goes; last of all
@@ -24,14 +24,17 @@ use super::write::{self, Shared};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::units::format_bytes;
-use crate::base::{Error, RelPath, Result, durable, killpoint};
+use crate::base::{Error, RelPath, Result, SourceName, durable, killpoint};
 use crate::engine::Scope;
 use crate::engine::chain::{Chain, Entries};
+use crate::engine::standby::marker::Marker;
 use crate::repo::manifest::{FileKind, FileLine, Header};
 use crate::source::postgres::control::CONTROL_PATH;
 use crate::source::postgres::label::{format_tablespace_map, parse_tablespace_map};
 use crate::source::postgres::live::server_with_tablespace;
-use crate::source::postgres::recovery_config::{RecoverySettings, RecoveryTarget, TargetAction, write_recovery_settings};
+use crate::source::postgres::recovery_config::{
+    RecoverySettings, RecoveryTarget, TargetAction, configured, write_recovery_settings,
+};
 
 /// How to restore.
 #[derive(Clone, Debug)]
@@ -50,10 +53,21 @@ pub struct RestoreOptions {
     pub discard_log: bool,
     /// A copy for a look: it never archives.
     pub clone: bool,
+    /// Stay a standby that follows the archive.
+    pub follow: Option<Follow>,
     /// The command that fetches archived files, with `%f` and `%p`.
     pub restore_command: String,
     /// Threads that decode and write.
     pub workers: usize,
+}
+
+/// How a standby follows the archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Follow {
+    /// By how much its replay lags on purpose.
+    pub delay: Duration,
+    /// The only repository that it asks; all of the source's when there is none.
+    pub repository: Option<String>,
 }
 
 /// What a restore did.
@@ -155,7 +169,7 @@ pub async fn run(
     if written != placed_bytes {
         return Err(Error::failed(format!("{written} of {placed_bytes} bytes were written: this is a bug")));
     }
-    complete(prepared, options, &chain, &tree, &tablespaces.directories)?;
+    complete(&scope.source, prepared, options, &chain, &tree, &tablespaces.directories)?;
     Ok(RestoreReport { raw_bytes, written_bytes: placed_bytes, duration: began.elapsed(), notes: notes(&header) })
 }
 
@@ -179,6 +193,7 @@ impl Made<'_> {
 
 /// What follows the content, in the order that the module's header gives.
 fn complete(
+    source: &SourceName,
     prepared: &Prepared,
     options: &RestoreOptions,
     chain: &Chain,
@@ -190,7 +205,14 @@ fn complete(
     }
     rewrite_tablespace_map(&options.into, tree)?;
     heads::place(&options.into, &prepared.heads)?;
-    write_recovery_settings(&options.into, &recovery_settings(&prepared.plan, options))?;
+    let settings = match &options.follow {
+        Some(follow) => following_settings(&prepared.plan, options, follow)?,
+        None => recovery_settings(&prepared.plan, options),
+    };
+    write_recovery_settings(&options.into, &settings)?;
+    if let Some(follow) = &options.follow {
+        mark_as_standby(source, &prepared.plan, &options.into, follow)?;
+    }
     killpoint::reach("restore.configured");
     for directory in tablespaces.iter().chain([&options.into]) {
         write::sync_file_system(directory)?;
@@ -283,6 +305,28 @@ fn recovery_settings(plan: &RestorePlan, options: &RestoreOptions) -> RecoverySe
         clone: options.clone,
         extra: Vec::new(),
     }
+}
+
+/// As a standby: without a target, on whatever timeline is the newest, and from the archive alone. A server that archives
+/// while it is a standby would write what it reads.
+fn following_settings(plan: &RestorePlan, options: &RestoreOptions, follow: &Follow) -> Result<RecoverySettings> {
+    let fixed =
+        [("recovery_target_timeline", "latest"), ("hot_standby", "on"), ("primary_conninfo", ""), ("primary_slot_name", "")];
+    let mut extra: Vec<(String, String)> = fixed.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    extra.push(("recovery_min_apply_delay".to_owned(), follow.delay.as_millis().to_string()));
+    if configured(&options.into, "archive_mode")?.is_some_and(|mode| mode.eq_ignore_ascii_case("always")) {
+        extra.push(("archive_mode".to_owned(), "on".to_owned()));
+    }
+    let settings = recovery_settings(plan, options);
+    Ok(RecoverySettings { target: RecoveryTarget::Latest, standby: true, extra, ..settings })
+}
+
+fn mark_as_standby(source: &SourceName, plan: &RestorePlan, into: &Path, follow: &Follow) -> Result<()> {
+    let backup = &plan.backup;
+    let mut marker = Marker::new(source, &backup.incarnation, &backup.id, backup.stop_lsn);
+    marker.delay_seconds = follow.delay.as_secs();
+    marker.repository.clone_from(&follow.repository);
+    marker.write(into)
 }
 
 /// What differs between the protected host and this one, and what lies beside the data directory.

@@ -1,5 +1,7 @@
 //! What is known of a source at one moment: plain data, from which everything is judged.
 
+use std::time::Duration;
+
 use crate::base::{BackupId, BackupType, Lsn, SourceName, TimelineId, Timestamp};
 use crate::engine::archive::slot::Slot;
 use crate::engine::window::Interval;
@@ -28,6 +30,8 @@ pub struct Facts {
     pub server: Result<ServerFacts, String>,
     /// Each repository of the source, in the order of the configuration.
     pub repositories: Vec<RepositoryFacts>,
+    /// Its warm standby, where one is declared.
+    pub standby: Option<StandbyFacts>,
     /// All evidence that verified, oldest first.
     pub drills: Vec<Kept>,
     /// What is wrong with the evidence.
@@ -69,6 +73,36 @@ pub struct ServerFacts {
     pub archiver: Option<ArchiverFacts>,
     /// The slot of the source's stream; none when it was not looked for.
     pub slot: Option<Slot>,
+}
+
+/// A warm standby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyFacts {
+    /// Where it is, without secrets.
+    pub place: String,
+    /// What it says; why it says nothing.
+    pub state: Result<StandbyState, String>,
+}
+
+/// What a standby says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StandbyState {
+    /// Whether it is of the cluster that the repositories hold.
+    pub is_of_source: bool,
+    /// Whether it follows, and takes no writes.
+    pub in_recovery: bool,
+    /// Whether somebody has paused its replay.
+    pub is_paused: bool,
+    /// Whether what it has replayed lies on the way to the archive's newest timeline.
+    pub is_on_path: bool,
+    /// By how much it lags on purpose.
+    pub delay: Duration,
+    /// The timeline that it has noted last.
+    pub timeline: TimelineId,
+    /// The end of what it has replayed.
+    pub replay_lsn: Lsn,
+    /// Time of the last transaction end that it has replayed since it was started.
+    pub last_commit: Option<Timestamp>,
 }
 
 /// A server's archiver.

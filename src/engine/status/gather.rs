@@ -24,6 +24,9 @@ use super::history;
 use super::unarchived::{OwnLog, SilentLog};
 
 mod archive;
+mod standby;
+
+pub use standby::Standby;
 
 /// How long the server may take to answer.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,6 +47,8 @@ pub struct Subject<'a> {
     pub data_directory: Option<PathBuf>,
     /// The slot of its stream; none when that is on another server than this one.
     pub slot: Option<&'a str>,
+    /// Its warm standby, where one is declared.
+    pub standby: Option<Standby>,
     /// Its repositories.
     pub repositories: Vec<Place>,
     /// Where this host keeps what it remembers.
@@ -88,6 +93,10 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     });
     let silent = subject.data_directory.as_deref().filter(|_| own.is_none()).and_then(SilentLog::of);
     let repositories = archive::measure(&loaded, own, silent).await;
+    let standby = match &subject.standby {
+        Some(standby) => Some(standby::ask(standby, &loaded, &repositories).await),
+        None => None,
+    };
     let offset_micros = server.as_ref().map_or(0, |(_, _, offset_micros)| *offset_micros);
     let here = Timestamp::now();
     let mut warnings: Vec<String> = loaded.iter().flatten().filter_map(|loaded| loaded.warning.clone()).collect();
@@ -123,6 +132,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
                 }
             })
             .collect(),
+        standby,
         drills,
         evidence_problems,
         history,

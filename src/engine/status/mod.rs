@@ -12,6 +12,7 @@ pub mod report;
 pub mod rpo;
 pub mod rto;
 pub mod schedule;
+pub mod standby;
 pub mod unarchived;
 pub mod verdict;
 

@@ -11,6 +11,7 @@ use super::history::Sample;
 use super::rpo::{self, Exposure, Scope, ScopeFacts, Survival};
 use super::rto::{self, Declared, Prediction, Work};
 use super::schedule::{self, Standing};
+use super::standby::{self, StandbyReport};
 use super::verdict::{self, Findings, Reason, Verdict};
 use crate::base::{BackupId, Timestamp};
 use crate::engine::archive::slot::Slot;
@@ -33,6 +34,8 @@ pub struct StatusReport {
     pub scopes: Vec<ScopeReport>,
     /// How long a recovery would take.
     pub rto: RtoReport,
+    /// The warm standby, where one is declared.
+    pub standby: Option<StandbyReport>,
     /// What can be restored from the best repository.
     pub window: Vec<IntervalReport>,
     /// The drills.
@@ -106,6 +109,10 @@ pub struct ScopeReport {
 pub struct RtoReport {
     /// Predicted, detection included; none when it was never rehearsed or there is nothing to restore.
     pub predicted_seconds: Option<f64>,
+    /// By what: `restore`, or `standby` where that is promoted sooner.
+    pub by: Option<&'static str>,
+    /// Predicted for a restore, also where a standby is faster.
+    pub restore_seconds: Option<f64>,
     /// Its parts.
     pub parts: Vec<PartReport>,
     /// Drills that it rests on.
@@ -281,12 +288,22 @@ impl StatusReport {
             detection: policy.objectives.detection,
             thaw: policy.copies.thaw.unwrap_or_default(),
         });
-        let prediction = work.and_then(|work| rto::predict(&facts.drills, work, declared));
+        let by_restore = work.and_then(|work| rto::predict(&facts.drills, work, declared));
+        let (standby, by_standby) = standby::judge(facts, best, declared).unzip();
+        let fastest = Fastest::of(by_restore, by_standby.flatten());
+        let prediction = &fastest.prediction;
         let backups = backups(facts);
         let kept: Vec<BackupPoint> = backups.iter().filter(|backup| !backup.expired).cloned().collect();
         let schedule = schedule::standings(facts.policy.as_ref().map(|policy| &policy.schedule), &kept, facts.now);
         let copies = copies(facts);
-        let findings = Findings { scopes: &scopes, prediction: prediction.as_ref(), declared, schedule: &schedule, copies };
+        let findings = Findings {
+            scopes: &scopes,
+            prediction: prediction.as_ref(),
+            standby: standby.as_ref(),
+            declared,
+            schedule: &schedule,
+            copies,
+        };
         let reasons = verdict::reasons(facts, &findings);
         Self {
             source: facts.source.to_string(),
@@ -299,14 +316,15 @@ impl StatusReport {
                 drill_max_age_seconds: policy.objectives.drill_max_age.as_secs_f64(),
             }),
             scopes: scopes.iter().map(|scope| scope_report(facts, scope, &reasons)).collect(),
-            rto: rto_report(facts, prediction, best),
+            forecast: work.filter(|_| fastest.by != Some("standby")).and_then(|work| forecast(facts, &backups, work, declared)),
+            rto: rto_report(facts, fastest, best),
+            standby,
             window: window(facts, &scopes),
             drills: drills(facts),
             backups: schedule.iter().map(|standing| backup_report(standing, facts.now)).collect(),
             copies,
             repositories: facts.repositories.iter().map(|repository| repository_report(repository, facts.now)).collect(),
             server: server(facts),
-            forecast: work.and_then(|work| forecast(facts, &backups, work, declared)),
             reasons,
         }
     }
@@ -415,12 +433,37 @@ fn scope_report(facts: &Facts, scope: &ScopeFacts, reasons: &[Reason]) -> ScopeR
     }
 }
 
-fn rto_report(facts: &Facts, prediction: Option<Prediction>, best: Option<&Frontier>) -> RtoReport {
+/// The way back that is the shortest.
+struct Fastest {
+    prediction: Option<Prediction>,
+    by: Option<&'static str>,
+    restore_seconds: Option<f64>,
+}
+
+impl Fastest {
+    fn of(restore: Option<Prediction>, standby: Option<Prediction>) -> Self {
+        let seconds = |prediction: &Option<Prediction>| prediction.as_ref().map(|prediction| prediction.total_seconds);
+        let restore_seconds = seconds(&restore);
+        let is_standby = match (seconds(&standby), restore_seconds) {
+            (Some(standby), Some(restore)) => standby < restore,
+            (standby, None) => standby.is_some(),
+            (None, Some(_)) => false,
+        };
+        let prediction = if is_standby { standby } else { restore };
+        let by = prediction.as_ref().map(|_| if is_standby { "standby" } else { "restore" });
+        Self { prediction, by, restore_seconds }
+    }
+}
+
+fn rto_report(facts: &Facts, fastest: Fastest, best: Option<&Frontier>) -> RtoReport {
+    let Fastest { prediction, by, restore_seconds } = fastest;
     let parts = prediction.iter().flat_map(|prediction| &prediction.parts);
     RtoReport {
         parts: parts.map(|(part, seconds)| PartReport { part, seconds: *seconds }).collect(),
         drills: prediction.as_ref().map_or(0, |prediction| prediction.drills),
         predicted_seconds: prediction.map(|prediction| prediction.total_seconds),
+        by,
+        restore_seconds,
         measured_seconds: rto::measured(&facts.drills).map(|(_, seconds)| seconds),
         fetch_bytes: best.map(|frontier| frontier.fetch_bytes),
         write_bytes: best.map(|frontier| frontier.write_bytes),

@@ -90,6 +90,29 @@ pub fn predict<D: AsRef<Evidence>>(drills: &[D], work: Work, declared: Declared)
     Some(Prediction { total_seconds: parts.iter().map(|(_, seconds)| seconds).sum(), parts, drills: recent.len() })
 }
 
+/// What the promotion of a standby would take that still has `replay_bytes` of log to fetch and replay; none when no drill
+/// has told a rate.
+pub fn predict_promotion<D: AsRef<Evidence>>(drills: &[D], replay_bytes: u64, declared: Declared) -> Option<Prediction> {
+    let recent = recent(drills);
+    let mut parts = Vec::new();
+    if !declared.detection.is_zero() {
+        parts.push(("detection", declared.detection.as_secs_f64()));
+    }
+    let before = parts.len();
+    for (kind, name, line, _) in modelled(&recent) {
+        match kind {
+            PhaseKind::Replay => parts.push((name, line.seconds(replay_bytes as f64))),
+            PhaseKind::Promote => parts.push((name, line.seconds(0.0))),
+            _ => {}
+        }
+    }
+    (parts.len() > before).then(|| Prediction {
+        total_seconds: parts.iter().map(|(_, seconds)| seconds).sum(),
+        parts,
+        drills: recent.len(),
+    })
+}
+
 /// The same as rates, for the choice of a backup's type: the phases that it does not weigh are as long as in the largest
 /// drill.
 pub fn rates<D: AsRef<Evidence>>(drills: &[D]) -> Rates {

@@ -25,6 +25,7 @@ use super::report::CopiesHeld;
 use super::rpo::{Scope, ScopeFacts, Survival};
 use super::rto::{self, Declared, Prediction};
 use super::schedule::Standing;
+use super::standby::StandbyReport;
 
 /// Part of the RPO above which an exposure is a risk.
 pub(super) const RPO_AT_RISK: f64 = 0.75;
@@ -73,6 +74,8 @@ pub enum Class {
     Rto,
     /// There is no backup to restore, or one was missed.
     Backup,
+    /// The declared standby cannot be relied on.
+    Standby,
     /// Something is missing in the log.
     Gap,
     /// The server's archiver.
@@ -125,6 +128,8 @@ pub struct Findings<'a> {
     pub scopes: &'a [ScopeFacts],
     /// How long it would take; none when it is not known.
     pub prediction: Option<&'a Prediction>,
+    /// The warm standby.
+    pub standby: Option<&'a StandbyReport>,
     /// What is declared beside the phases.
     pub declared: Declared,
     /// Backups against their schedule.
@@ -141,6 +146,7 @@ pub fn reasons(facts: &Facts, findings: &Findings<'_>) -> Vec<Reason> {
         reasons.extend(judge.rpo(scope));
     }
     reasons.extend(judge.rto(findings));
+    reasons.extend(findings.standby.and_then(|standby| judge.standby(standby)));
     reasons.extend(judge.drills());
     reasons.extend(judge.archiver());
     reasons.extend(judge.slot());
@@ -160,7 +166,7 @@ pub fn reasons(facts: &Facts, findings: &Findings<'_>) -> Vec<Reason> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 struct Judge<'a> {
     facts: &'a Facts,
@@ -240,6 +246,14 @@ impl Judge<'_> {
             }
         }
         reasons
+    }
+
+    /// A recovery from the repositories is predicted without it; yet somebody counts on it.
+    fn standby(&self, standby: &StandbyReport) -> Option<Reason> {
+        let why = standby.why_not.as_ref()?;
+        let message = format!("the standby ({}) counts for nothing: {why}", standby.place);
+        let seed = self.command("restore SOURCE --into DIR --standby --delta", "   seeds it again");
+        Some(self.reason(Verdict::AtRisk, Class::Standby, message, seed))
     }
 
     fn drills(&self) -> Vec<Reason> {

@@ -16,6 +16,9 @@ pub struct RelationFile<'a> {
     pub segment: u32,
 }
 
+/// Says, in a data directory, that it is a standby which follows an archive.
+pub const STANDBY_MARKER: &str = "lifeboat-standby.json";
+
 /// Directories at the top whose content is left out: it is made anew by the server at start.
 pub const EMPTIED_DIRECTORIES: [&[u8]; 7] =
     [b"pg_stat_tmp", b"pg_replslot", b"pg_dynshmem", b"pg_notify", b"pg_serial", b"pg_snapshots", b"pg_subtrans"];
@@ -41,9 +44,10 @@ pub fn is_server_directory(name: &[u8]) -> bool {
 
 /// True for a name that no backup holds, wherever it stands: leftovers, caches and marks of the running server.
 ///
-/// Beyond `basebackup.c` it leaves out `backup_label.old` and `tablespace_map.old`, which a restore must not show.
+/// Beyond `basebackup.c` it leaves out `backup_label.old` and `tablespace_map.old`, which a restore must not show, and the
+/// marker of a warm standby.
 pub fn is_excluded_name(name: &[u8]) -> bool {
-    const EXACT: [&[u8]; 10] = [
+    const EXACT: [&[u8]; 11] = [
         b"postgresql.auto.conf.tmp",
         b"current_logfiles.tmp",
         b"backup_label",
@@ -54,6 +58,7 @@ pub fn is_excluded_name(name: &[u8]) -> bool {
         b"postmaster.pid",
         b"postmaster.opts",
         b".DS_Store",
+        STANDBY_MARKER.as_bytes(),
     ];
     EXACT.contains(&name) || name.starts_with(b"pg_internal.init") || name.starts_with(b"pgsql_tmp")
 }

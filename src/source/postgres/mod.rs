@@ -22,6 +22,7 @@ pub mod scratch_checks;
 pub mod scratch_server;
 pub mod server;
 pub mod session;
+pub mod standby;
 mod tls;
 pub mod touched;
 pub mod unlogged;

@@ -9,6 +9,10 @@
 //! - `recovery_end_command` and `archive_cleanup_command` are emptied: on the wrong host they delete.
 //! - `primary_conninfo` and `primary_slot_name` are stripped unless the cluster becomes a standby.
 //! - `standby.signal`, which a copy of a standby brings along, would win over `recovery.signal`, so it is removed.
+//! - `recovery_min_apply_delay`, which a copy of a delayed standby brings along, would hold a restore back, so it is none
+//!   unless asked for.
+//! - A standby is given a target the other way round ([`retarget`]): `standby.signal` goes last, so that at no moment the
+//!   directory would start as a primary of its own.
 //!
 //! Source: PostgreSQL documentation, "Archive Recovery", "Recovery Target"; `guc-file.l` for the file's grammar.
 
@@ -87,11 +91,15 @@ pub struct RecoverySettings {
 
 /// Where the settings are written, below the data directory.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
+/// Makes the server a standby as long as it stands in the data directory.
+pub const STANDBY_SIGNAL: &str = "standby.signal";
+/// Makes the server recover, to its target.
+pub const RECOVERY_SIGNAL: &str = "recovery.signal";
 const HEADER: &str = "# Written by lifeboat restore.";
 const BACKUP_END: &str = "# The backup ends at ";
 
 /// Settings that an earlier recovery may have left.
-const RECOVERY_NAMES: [&str; 12] = [
+const RECOVERY_NAMES: [&str; 13] = [
     "restore_command",
     "recovery_end_command",
     "archive_cleanup_command",
@@ -103,6 +111,7 @@ const RECOVERY_NAMES: [&str; 12] = [
     "recovery_target_inclusive",
     "recovery_target_timeline",
     "recovery_target_action",
+    "recovery_min_apply_delay",
     "promote_trigger_file",
 ];
 const STANDBY_NAMES: [&str; 2] = ["primary_conninfo", "primary_slot_name"];
@@ -111,9 +120,9 @@ const TARGET_NAMES: [&str; 5] =
 
 /// Files that a copied server may have left and that would mislead a restored one. `backup_label` is not among them.
 const LEFTOVERS: [&str; 6] =
-    ["recovery.signal", "standby.signal", "backup_label.old", "tablespace_map.old", "postmaster.pid", "postmaster.opts"];
+    [RECOVERY_SIGNAL, STANDBY_SIGNAL, "backup_label.old", "tablespace_map.old", "postmaster.pid", "postmaster.opts"];
 
-/// Writes the recovery settings of a restored, not running cluster.
+/// Writes the recovery settings of a restored, not running cluster, which has no `pg_control` under its name yet.
 ///
 /// New files belong to the owner of `data_directory`. A value with a line break, or a restore command that is empty, is
 /// [`crate::base::ErrorKind::Usage`].
@@ -122,6 +131,43 @@ pub fn write_recovery_settings(data_directory: &Path, settings: &RecoverySetting
     for name in LEFTOVERS {
         remove_if_there(&data_directory.join(name))?;
     }
+    write_settings(data_directory, settings, &lines)?;
+    let signal = if settings.standby { STANDBY_SIGNAL } else { RECOVERY_SIGNAL };
+    write_owned(data_directory, signal, b"", 0o600)
+}
+
+/// Gives the standby in `data_directory`, whose server does not run, settings that end its recovery: the settings first,
+/// then `recovery.signal`, and last `standby.signal` goes.
+///
+/// # Errors
+/// When something cannot be written.
+pub fn retarget(data_directory: &Path, settings: &RecoverySettings) -> Result<()> {
+    let lines = setting_lines(settings)?;
+    write_settings(data_directory, settings, &lines)?;
+    write_owned(data_directory, RECOVERY_SIGNAL, b"", 0o600)?;
+    remove_if_there(&data_directory.join(STANDBY_SIGNAL))
+}
+
+/// The value that the configuration files in `data_directory` give a setting, without the files that they include; the
+/// last one counts.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn configured(data_directory: &Path, name: &str) -> Result<Option<String>> {
+    let mut found = None;
+    for file in ["postgresql.conf", AUTO_CONF] {
+        let path = data_directory.join(file);
+        match fs::read(&path) {
+            Ok(content) => found = setting(&content, name).or(found),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::io("read", &path, error)),
+        }
+    }
+    Ok(found)
+}
+
+/// Replaces what `settings` replace in `postgresql.auto.conf`, and adds `lines`.
+fn write_settings(data_directory: &Path, settings: &RecoverySettings, lines: &str) -> Result<()> {
     let path = data_directory.join(AUTO_CONF);
     let (old, mode) = match fs::read(&path) {
         Ok(content) => {
@@ -133,8 +179,7 @@ pub fn write_recovery_settings(data_directory: &Path, settings: &RecoverySetting
     };
     let mut content = strip_settings(&old, |name| is_replaced(name, settings));
     content.extend_from_slice(lines.as_bytes());
-    write_owned(data_directory, AUTO_CONF, &content, mode)?;
-    write_owned(data_directory, if settings.standby { "standby.signal" } else { "recovery.signal" }, b"", 0o600)
+    write_owned(data_directory, AUTO_CONF, &content, mode)
 }
 
 /// `value` as the configuration file's grammar quotes it. A line break or a zero byte cannot be written there.
@@ -182,7 +227,7 @@ fn setting(content: &[u8], wanted: &str) -> Option<String> {
     let text = String::from_utf8_lossy(content);
     let line = text.lines().rfind(|line| setting_name(line.as_bytes()).is_some_and(|name| name == wanted))?;
     let (_, value) = line.split_once('=')?;
-    Some(value.trim().trim_matches('\'').to_owned())
+    Some(value.split('#').next().unwrap_or(value).trim().trim_matches('\'').to_owned())
 }
 
 /// The name a line sets, in lower case; names are compared without case.
@@ -222,9 +267,11 @@ fn setting_lines(settings: &RecoverySettings) -> Result<String> {
     lines.push(("recovery_target_inclusive", if inclusive { "on" } else { "off" }.into()));
     lines.push(("recovery_target_timeline", settings.timeline.to_string()));
     lines.push(("recovery_target_action", action.into()));
+    lines.push(("recovery_min_apply_delay", "0".into()));
     if settings.clone {
         lines.push(("archive_mode", "off".into()));
     }
+    lines.retain(|(name, _)| !settings.extra.iter().any(|(extra, _)| extra == name));
     lines.extend(settings.extra.iter().map(|(name, value)| (name.as_str(), value.clone())));
     let mut text = format!("{HEADER}\n");
     if let RecoveryTarget::Immediate { backup_end } = settings.target {
@@ -260,7 +307,10 @@ fn remove_if_there(path: &Path) -> Result<()> {
 }
 
 /// Writes a file durably and gives it to the directory's owner: PostgreSQL must read what root restored.
-fn write_owned(directory: &Path, name: &str, content: &[u8], mode: u32) -> Result<()> {
+///
+/// # Errors
+/// When it cannot be written or given away.
+pub fn write_owned(directory: &Path, name: &str, content: &[u8], mode: u32) -> Result<()> {
     let path = directory.join(name);
     durable::write_file(&path, content, mode).map_err(|error| Error::io("write", &path, error))?;
     let owner = fs::metadata(directory).map_err(|error| Error::io("look at", directory, error))?;
@@ -323,7 +373,8 @@ mod tests {
             recovery_target_lsn = 'A3/F1000028'\n\
             recovery_target_inclusive = 'off'\n\
             recovery_target_timeline = '26'\n\
-            recovery_target_action = 'promote'\n";
+            recovery_target_action = 'promote'\n\
+            recovery_min_apply_delay = '0'\n";
         assert_eq!(once, expected);
         assert!(dir.path().join("recovery.signal").exists());
         assert!(!dir.path().join("standby.signal").exists());

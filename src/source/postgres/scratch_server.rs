@@ -115,6 +115,24 @@ impl Account {
         Ok(Self { switch_to: Some((user.uid.as_raw(), user.gid.as_raw())), name: user.name })
     }
 
+    /// The owner of `path`, whom this process must be, or may become.
+    ///
+    /// # Errors
+    /// When this user is neither the owner nor root.
+    pub fn owner_of(path: &Path) -> Result<Self> {
+        use std::os::unix::fs::MetadataExt;
+        let owner = fs::metadata(path).map_err(|error| Error::io("look at", path, error))?;
+        let name = User::from_uid(nix::unistd::Uid::from_raw(owner.uid())).ok().flatten().map(|user| user.name);
+        let name = name.unwrap_or_else(|| format!("with the number {}", owner.uid()));
+        let own = rustix::process::geteuid();
+        match own.as_raw() == owner.uid() {
+            true => Ok(Self { switch_to: None, name }),
+            false if own.is_root() => Ok(Self { switch_to: Some((owner.uid(), owner.gid())), name }),
+            false => Err(Error::failed(format!("{} belongs to the user {name}", path.display()))
+                .hint(format!("run this as that user: sudo -u {name} lifeboat …"))),
+        }
+    }
+
     /// A command that runs as this account.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);

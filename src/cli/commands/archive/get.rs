@@ -19,15 +19,37 @@ use crate::engine::list;
 /// How long a repository is waited for alone, before the next is asked as well.
 const HEAD_START: Duration = Duration::from_secs(2);
 
+/// How long a standby's command waits before it asks again.
+const WAIT: Duration = Duration::from_secs(2);
+
 /// Fetches one file from the first repository that gives it. One that fails, or keeps silent, does not hide the file in
 /// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
 ///
 /// A host that only restores need not describe the source; then some repository must know it, because a misspelt name
 /// must not read as the end of the log. A segment that none has whole is the longest part that was streamed of it.
 ///
+/// With `--wait` a repository that does not answer is waited for, until PostgreSQL ends this process.
+///
 /// # Errors
 /// Whenever it is not certain that the file is not archived.
 pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
+    let mut was_told = false;
+    loop {
+        match fetch(args, context).await {
+            // All are asked again, also those that did not have it: a standby goes on with what arrives meanwhile.
+            Err(error) if args.wait && error.kind() == ErrorKind::Unreachable => {
+                if !was_told {
+                    context.progress.warn(&format!("{} is waited for: {}", args.name, error.summary()));
+                    was_told = true;
+                }
+                tokio::time::sleep(WAIT).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn fetch(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let wanted = context.global.repository.as_deref();
     let (repositories, mut unknown) = match settings.source(&args.source) {
@@ -134,7 +156,7 @@ async fn get_from(
     undeclared: bool,
 ) -> Result<Option<Got>> {
     // Patient from the first call on: PostgreSQL gives up recovery at the first error.
-    let layers = scope::layers(context, chosen, Use::ArchiveGet);
+    let layers = scope::layers(context, chosen, if args.wait { Use::ArchiveFollow } else { Use::ArchiveGet });
     let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
     if undeclared && !list::sources(&scope.repository).await?.contains(&args.source) {
         return Ok(None);

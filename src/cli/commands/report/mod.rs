@@ -1,5 +1,6 @@
 //! `lifeboat report`: objectives against what was measured, over time, as one HTML file that needs nothing else.
 
+mod happened;
 mod page;
 mod plot;
 
@@ -68,6 +69,8 @@ async fn section(context: &Context, settings: &Settings, source: &SourceSettings
         objectives: objectives(&facts, &report),
         phases: report.rto.parts.iter().map(|part| (part.part, part.seconds)).collect(),
         plots: plots(&facts, &report)?,
+        happened: happened::happened(context, settings, source).await,
+        standby: report.standby.clone(),
         repositories: facts.repositories.iter().map(place).collect(),
         problems: facts.evidence_problems.clone(),
         drills,

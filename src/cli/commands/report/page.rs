@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
+use super::happened::Happened;
 use crate::base::Timestamp;
 use crate::base::units::{format_bytes, format_duration};
 use crate::engine::status::Verdict;
+use crate::engine::status::standby::StandbyReport;
 use crate::engine::status::verdict::Reason;
 use crate::repo::evidence::{CheckResult, DrillOutcome, Kept, KeyUse};
 
@@ -23,6 +25,9 @@ pub(super) struct Section {
     pub phases: Vec<(&'static str, f64)>,
     /// Titles and plots.
     pub plots: Vec<(String, String)>,
+    /// What was committed when; why that is not known.
+    pub happened: Result<Happened, String>,
+    pub standby: Option<StandbyReport>,
     pub repositories: Vec<Place>,
     pub drills: Vec<Kept>,
     /// What is wrong with the evidence.
@@ -90,6 +95,12 @@ fn source(section: &Section) -> Markup {
             h3 { "Objectives against what was measured" }
             (objectives(section))
             @for (title, plot) in &section.plots { figure { figcaption { (title) } (PreEscaped(plot)) } }
+            @if let Some(standby) = &section.standby { (warm_standby(standby)) }
+            h3 { "What happened when" }
+            @match &section.happened {
+                Ok(happened) => (happened.markup()),
+                Err(why) => p class="problem" { "Not known: " (why) "." },
+            }
             h3 { "What can be restored" }
             @for place in &section.repositories { (repository(place)) }
             h3 { "Drills" }
@@ -114,6 +125,27 @@ fn objectives(section: &Section) -> Markup {
                 @for (number, (name, seconds)) in section.phases.iter().enumerate() {
                     @if number > 0 { " + " }
                     (name.replace('_', " ")) " " (format_duration(Duration::from_secs_f64(seconds.max(0.0))))
+                }
+            }
+        }
+    }
+}
+
+fn warm_standby(standby: &StandbyReport) -> Markup {
+    let seconds = |seconds: f64| format_duration(Duration::from_secs_f64(seconds.max(0.0)));
+    html! {
+        h3 { "Warm standby" }
+        @if let Some(why) = &standby.why_not {
+            p class="problem" { (standby.place) " counts for nothing: " (why) "." }
+        } @else {
+            p {
+                (standby.place) " has replayed up to " (standby.replay_lsn.as_deref().unwrap_or("an unknown position"))
+                @if let Some(bytes) = standby.lag_bytes { ", " (format_bytes(bytes)) " behind the archive" }
+                @if let Some(lag) = standby.lag_seconds { " (" (seconds(lag)) ")" }
+                "; "
+                @match standby.predicted_seconds {
+                    Some(predicted) => { "its promotion would take about " (seconds(predicted)) "." }
+                    None => { "no drill has told how long its promotion takes." }
                 }
             }
         }

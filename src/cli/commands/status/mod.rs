@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::base::{Error, Result};
 use crate::cli::args::{OutputFormat, StatusArgs, StatusFormat};
-use crate::cli::config::{Settings, SourceKind, SourceSettings};
+use crate::cli::config::{PostgresSettings, Settings, SourceKind, SourceSettings, StandbyPlace};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
@@ -22,6 +22,7 @@ use crate::engine::status::facts::{CopiesWanted, Facts, PolicyProblem};
 use crate::engine::status::gather::{self, Place, Subject};
 use crate::engine::status::{StatusReport, Verdict, history};
 use crate::repo::queue::Queue;
+use crate::source::postgres::conninfo;
 
 pub use nagios::unknown;
 pub use prometheus::prometheus;
@@ -128,12 +129,28 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
         // That of the server that is backed up, which is then a standby.
         data_directory: postgres.data_directory.clone().filter(|_| postgres.primary_conninfo.is_none()),
         slot: Some(postgres.slot.as_str()).filter(|_| postgres.primary_conninfo.is_none()),
+        standby: standby(postgres),
         repositories: future::join_all(places).await,
         state_dir: &settings.state_dir,
     };
     let facts = gather::gather(subject).await;
     facts.warnings.iter().for_each(|warning| context.progress.warn(warning));
     Ok(facts)
+}
+
+/// Where the standby is, with whoever may be let in.
+fn standby(postgres: &PostgresSettings) -> Option<gather::Standby> {
+    let user = |text: &str| {
+        let parsed = conninfo::parse(text, &conninfo::process_environment).ok()?;
+        parsed.config.get_user().map(str::to_owned)
+    };
+    Some(match postgres.standby.as_ref()? {
+        StandbyPlace::Server(conninfo) => gather::Standby::Server(conninfo.clone()),
+        StandbyPlace::Directory(directory) => {
+            let users = user(&postgres.conninfo).into_iter().chain(["postgres".to_owned()]);
+            gather::Standby::Directory(directory.clone(), users.collect())
+        }
+    })
 }
 
 /// The worst of several.

@@ -122,6 +122,15 @@ fn recovery(out: &mut Exposition, reports: &[StatusReport]) {
     gauge("lifeboat_rto_breach_timestamp_seconds", "When growth breaks the RTO, about.", |report| {
         Some(report.forecast.as_ref()?.rto_breach.unix_micros() as f64 / 1e6)
     });
+    gauge("lifeboat_standby_counts", "Whether the standby is one that a recovery could begin from.", |report| {
+        Some(truth(report.standby.as_ref()?.counts))
+    });
+    gauge("lifeboat_standby_lag_bytes", "Bytes of log that are archived, and that the standby has not replayed.", |report| {
+        report.standby.as_ref()?.lag_bytes.map(|bytes| bytes as f64)
+    });
+    gauge("lifeboat_standby_lag_seconds", "How far the standby is behind the archive, by commit times.", |report| {
+        report.standby.as_ref()?.lag_seconds
+    });
     gauge("lifeboat_restore_fetch_bytes", "Stored bytes of the backups that a restore may fetch.", |report| {
         report.rto.fetch_bytes.map(|bytes| bytes as f64)
     });

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::units::{format_bytes, format_duration};
 use crate::cli::output::wrapped;
 use crate::engine::status::report::{DrillReport, Kind, RepositoryReport, ScopeReport};
+use crate::engine::status::standby::StandbyReport;
 use crate::engine::status::{StatusReport, Verdict};
 use crate::repo::evidence::DrillOutcome;
 
@@ -27,6 +28,7 @@ fn one(report: &StatusReport) -> String {
         text += &row(scope.scope.replace('_', " ").as_str(), &exposure(scope, report));
     }
     text += &row("recovery", &recovery(report));
+    text += &report.standby.as_ref().map(|found| row("standby", &standby(found))).unwrap_or_default();
     text += &row("window", &window(report));
     text += &row("last drill", &drills(report));
     text += &row("backups", &backups(report));
@@ -103,7 +105,8 @@ fn recovery(report: &StatusReport) -> String {
     let mut told = match rto.predicted_seconds {
         Some(seconds) => {
             let drills = if rto.drills == 1 { "1 drill".to_owned() } else { format!("{} drills", rto.drills) };
-            format!("about {} by {drills}", span(seconds))
+            let how = if rto.by == Some("standby") { " by promoting the standby, rates" } else { "" };
+            format!("about {}{how} by {drills}", span(seconds))
         }
         None if rto.write_bytes.is_none() => "there is nothing to restore".to_owned(),
         None => "unproven: never rehearsed".to_owned(),
@@ -116,6 +119,23 @@ fn recovery(report: &StatusReport) -> String {
         told += &format!("; writes {}, replays {}", format_bytes(write), format_bytes(replay));
     }
     told
+}
+
+fn standby(standby: &StandbyReport) -> String {
+    if let Some(why) = &standby.why_not {
+        return format!("counts for nothing: {why} ({})", standby.place);
+    }
+    let lag = match (standby.lag_bytes, standby.lag_seconds) {
+        (_, Some(0.0)) | (None | Some(0), _) => "has all that is archived".to_owned(),
+        (Some(bytes), seconds) => {
+            let behind = seconds.map(|seconds| format!(", {}", span(seconds))).unwrap_or_default();
+            format!("{}{behind} behind the archive", format_bytes(bytes))
+        }
+    };
+    let delay = standby.delay_seconds.filter(|seconds| *seconds > 0.0);
+    let delay = delay.map(|seconds| format!(" ({} on purpose)", span(seconds))).unwrap_or_default();
+    let takes = standby.predicted_seconds.map(|seconds| format!("; promoted in about {}", span(seconds)));
+    format!("{lag}{delay}{}", takes.unwrap_or_else(|| "; no drill has told how long a promotion takes".to_owned()))
 }
 
 fn window(report: &StatusReport) -> String {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::{Incarnation, Result, Segment, SegmentSize, Timestamp};
+use crate::base::{Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;
@@ -171,6 +171,18 @@ impl Loaded {
             None => held.no_frontier = Some("the log that the backups need is not archived".to_owned()),
         }
         held
+    }
+
+    /// Whether what is replayed of `at` up to `replayed` lies on the way to `timeline`.
+    pub(super) fn leads_to(&self, timeline: TimelineId, at: TimelineId, replayed: Lsn) -> bool {
+        let size = self.identity.as_ref().map(|identity| identity.segment_bytes);
+        let path = size.and_then(|size| TimelinePath::to(timeline, &self.catalog, size).ok());
+        path.is_some_and(|path| path.contains(at, replayed))
+    }
+
+    /// Whether this is the cluster that is protected now.
+    pub(super) fn is_of(&self, incarnation: &Incarnation) -> bool {
+        self.identity.as_ref().is_some_and(|identity| identity.incarnation == *incarnation)
     }
 
     async fn frontier(

@@ -70,7 +70,7 @@ fn repository(name: &str) -> RepositoryFacts {
 }
 
 /// Everything as it should be.
-fn facts() -> Facts {
+pub fn facts() -> Facts {
     let archiver = ArchiverFacts { failing: false, failed_count: 0, last_failed_file: None, last_failed_time: None };
     Facts {
         source: "orders".parse().unwrap(),
@@ -87,6 +87,7 @@ fn facts() -> Facts {
             slot: None,
         }),
         repositories: vec![repository("main"), repository("far")],
+        standby: None,
         drills: vec![passed(50.0, DAY)],
         evidence_problems: Vec::new(),
         history: Vec::new(),
