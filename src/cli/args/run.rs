@@ -8,6 +8,7 @@ times its [schedule] says, and delivers what waits in queues. Of runs that were
 missed the newest is made up for; a failure is tried again after 1 minute, then
 2, 4, up to an hour. Several hosts may run it for one source: each time is run
 by one of them. Backups are let go only where [run] expire_key_file says so.
+Beside that it stores the log that waits, ahead of PostgreSQL's archiver.
 
 SIGTERM and SIGINT stop it once what runs has stopped; SIGHUP has it read the
 configuration again. A second one with the same state_dir ends with 21.

@@ -4,11 +4,14 @@
 mod ahead;
 pub(in crate::engine) mod contents;
 pub mod get;
+pub mod handover;
 pub(in crate::engine) mod named;
 pub mod push;
 mod read;
 pub mod rehearsal;
 pub mod resolve;
+pub mod socket;
+pub mod spool;
 pub mod stream;
 mod tablespaces;
 pub(crate) mod tail;
