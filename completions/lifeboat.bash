@@ -297,7 +297,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive__subcmd__get)
-            opts="-q -h --incarnation --without-pieces-of --config --output --quiet --repository --help"
+            opts="-q -h --incarnation --without-pieces-of --fetch-ahead --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

@@ -158,6 +158,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_se
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l output -d 'Format of results and errors' -r -f -a "text\t'For people'
 json\t'Versioned documents for programs'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l repository -d 'Only this repository [default: all of the source\'s]' -r
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -l fetch-ahead -d 'Fetches what comes after the file until the recovery ends (\'archive get\' starts this)'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s q -l quiet -d 'No progress, only warnings and results'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from get" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from stream" -l flush -d 'Longest time that anything waits before it is stored [default: 2s, or the source\'s flush]' -r

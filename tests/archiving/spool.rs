@@ -100,17 +100,20 @@ fn held(wal: &Path) -> usize {
 #[test]
 fn a_recovery_across_timelines_is_fed_from_the_spool() {
     let Some(stage) = Stage::start() else { return };
-    let (go, log) = (stage.scenario.restored.join("go"), stage.scenario.restored.join("gets"));
+    let path = |name| stage.scenario.restored.join(name);
+    let (here, go, log) = (path("here"), path("go"), path("gets"));
     let (first, last) = (&stage.segments[ROWS * 2 / 3 - 2], &stage.segments[ROWS * 2 / 3 + 1]);
     let script = format!(
-        "if [ $1 = {first} ]; then until [ -e {} ]; do sleep 0.02; done; fi\n$GET; code=$?; echo $1 $code >> {}; exit $code\n",
+        "if [ $1 = {first} ]; then : > {}; until [ -e {} ]; do sleep 0.02; done; fi\n\
+         $GET; code=$?; echo $1 $code >> {}; exit $code\n",
+        here.display(),
         go.display(),
         log.display()
     );
     let mut cluster = stage.recovering("plain", &script);
     cluster.launch();
     let wal = cluster.data.join("pg_wal");
-    process::wait_until("the next ones are fetched ahead", RECOVERY_TIMEOUT, || held(&wal) >= 8);
+    process::wait_until("the next ones are fetched ahead", RECOVERY_TIMEOUT, || here.exists() && held(&wal) >= 8);
     stage.scenario.repository.take_away();
     std::fs::write(&go, "").expect("own directory");
     let gets = || std::fs::read_to_string(&log).unwrap_or_default();

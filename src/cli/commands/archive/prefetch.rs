@@ -88,6 +88,10 @@ impl Ahead {
         use std::os::unix::process::CommandExt;
 
         let Ok(program) = std::env::current_exe() else { return };
+        // Else one would be started for each segment, in vain.
+        if !spool::can_hold(durable::directory_of(&self.dest)) {
+            return;
+        }
         let mut command = Command::new(program);
         command.arg("--config").arg(&settings.config_file).arg("--quiet");
         command.args(context.global.repository.iter().flat_map(|name| ["--repository", name]));

@@ -132,6 +132,11 @@ pub fn is_recovering() -> bool {
     is_there("postmaster.pid") && (is_there("recovery.signal") || is_there("standby.signal"))
 }
 
+/// Whether the file system of `directory` has files without names.
+pub fn can_hold(directory: &Path) -> bool {
+    Held::new(directory, b"").is_ok()
+}
+
 impl Spool {
     /// A spool for the cluster in the working directory, which was given the segment `name` in `directory`.
     ///
