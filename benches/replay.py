@@ -22,6 +22,8 @@ class Replay:
         self.last = last
         self.base = directory / "replay-base"
         lifeboat.restore(self.base, False)
+        # The target is another here, and a server takes one only.
+        bench.runner.run(["sed", "-i", "/^recovery_target/d", self.base / "postgresql.auto.conf"])
         self.archive = directory / "replay-archive"
         wal = bench.cluster.data / "pg_wal"
         names = [name for name in bench.cluster.finished_segments() if name <= last]
@@ -52,7 +54,7 @@ class Replay:
     def run(self, data, command):
         """Starts the server and waits until it has replayed everything and shut itself down."""
         settings = [
-            "archive_mode=off", "hot_standby=off", "recovery_target=", f"recovery_target_lsn={start_of(self.last)}",
+            "archive_mode=off", "hot_standby=off", f"recovery_target_lsn={start_of(self.last)}",
             "recovery_target_timeline=1", "recovery_target_action=shutdown", "max_wal_size=32GB",
         ]
         server = Cluster(self.bench.runner, self.bench.programs, data, self.directory)
