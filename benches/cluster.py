@@ -120,13 +120,27 @@ class Cluster:
 
     def start(self, *overrides):
         """Starts the server and waits until it is read-write; `overrides` win over its configuration files."""
+        self._launch(overrides)
+        self._wait_until_writable()
+
+    def replay(self, *overrides):
+        """Starts the server and waits until it has reached its recovery target and shut itself down.
+
+        Raises Failure when it ends without having got there.
+        """
+        self._launch(overrides)
+        self.process.wait(timeout=RECOVERY_TIMEOUT_SECONDS)
+        log = self.log.read_text(errors="replace")
+        if "recovery stopping" not in log:
+            raise Failure(f"the server on {self.data.name} did not reach its target: {log[-500:]}")
+
+    def _launch(self, overrides):
         self.runner.run(["mkdir", "-p", self.socket])
         argv = [self.programs / "postgres", "-D", self.data, "-k", self.socket, "-c", "listen_addresses="]
         for setting in overrides:
             argv += ["-c", setting]
         with open(self.log, "ab") as log:
             self.process = self.runner.spawn(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._wait_until_writable()
 
     def _wait_until_writable(self):
         deadline = time.monotonic() + RECOVERY_TIMEOUT_SECONDS

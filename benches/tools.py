@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import time
 from pathlib import Path
 
@@ -138,6 +139,50 @@ class Lifeboat(Tool):
         self._run(self.restore_config, *words)
 
 
+def link_segments(tool, paths):
+    """A data directory of links that stands for the server's, with `.ready` files, where background processes look."""
+    data = tool.directory / "data"
+    tool.runner.run(["mkdir", "-p", data / "pg_wal/archive_status", data / "global"])
+    os.link(tool.cluster.data / "global/pg_control", data / "global/pg_control")
+    os.link(tool.cluster.data / "PG_VERSION", data / "PG_VERSION")
+    links = []
+    for path in paths:
+        links.append(data / "pg_wal" / path.name)
+        os.link(path, links[-1])
+        tool.runner.run(["touch", data / f"pg_wal/archive_status/{path.name}.ready"])
+    return links
+
+
+class LifeboatRun(Lifeboat):
+    """With `lifeboat run` beside it, which stores ahead of PostgreSQL's requests."""
+
+    name = "lifeboat run"
+    note = "lifeboat run beside it, its start and end counted: it stores whatever waits"
+    POLICY = '[objectives]\nrto = "1h"\nrpo = "1h"\n'
+
+    def prepare(self):
+        super().prepare()
+        policy = self.write("policy.toml", self.POLICY)
+        text = self.config.read_text().replace('kind = "postgres"', f'kind = "postgres"\npolicy = "{policy}"')
+        self.config = self.write("lifeboat.toml", text)
+
+    def link(self, paths):
+        return link_segments(self, paths)
+
+    def push_all(self, paths):
+        socket = self.directory / "state/push-bench.sock"
+        words = [self.setting.lifeboat, "--config", self.config, "run"]
+        with self.runner.spawn(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as beside:
+            try:
+                while not socket.exists():
+                    if beside.poll() is not None:
+                        raise Failure(f"lifeboat run ended: {beside.stderr.read().decode(errors='replace')[-500:]}")
+                    time.sleep(0.005)
+                super().push_all(paths)
+            finally:
+                beside.terminate()
+
+
 class Pgbackrest(Tool):
     """Debian's pgBackRest with its own best settings for this."""
 
@@ -184,15 +229,8 @@ class PgbackrestAsync(Pgbackrest):
     note = "archive-async=y: one background process pushes whatever waits, with process-max workers"
 
     def link(self, paths):
-        """The background process looks for `.ready` files: a data directory of links stands for the server's."""
+        links = link_segments(self, paths)
         data = self.directory / "data"
-        self.runner.run(["mkdir", "-p", data / "pg_wal/archive_status", data / "global"])
-        os.link(self.cluster.data / "global/pg_control", data / "global/pg_control")
-        links = []
-        for path in paths:
-            links.append(data / "pg_wal" / path.name)
-            os.link(path, links[-1])
-            self.runner.run(["touch", data / f"pg_wal/archive_status/{path.name}.ready"])
         self.command += [f"--pg1-path={data}", "--archive-async"]
         return links
 

@@ -5,10 +5,12 @@
 mod support;
 
 mod get;
+mod handover;
 mod keys;
 mod outage;
 mod push;
 mod recovery;
 mod requests;
 mod split_brain;
+mod spool;
 mod stage;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat::base::Incarnation;
-use lifeboat::engine::archive::get::{self, Got};
+use lifeboat::engine::archive::get::{self, Got, Look};
 use lifeboat::engine::archive::push::{self, Pushed};
 use lifeboat::repo::identity;
 use lifeboat::store::Store;
@@ -22,7 +22,7 @@ async fn push(stage: &Stage, store: Arc<dyn Store>, place: &Place, file: &Path) 
 
 async fn get(stage: &Stage, store: Arc<dyn Store>, place: &Place, name: &str, to: &Path) -> lifeboat::base::Result<Got> {
     let scope = stage.scope(store, place.archiver_state()).await?;
-    let got = get::run(&scope, &stage.identities, Some(incarnation(stage, place).await), name, true, None).await?;
+    let got = get::run(&scope, &stage.identities, Some(incarnation(stage, place).await), name, true, Look::Here).await?;
     if let Got::Whole(raw) = &got {
         get::hand_over(raw, to)?;
     }

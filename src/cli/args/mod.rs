@@ -157,7 +157,9 @@ const PUSH_HELP: &str = "\
 Exits with 0 only once the file is durable in every repository of the source,
 or in as many as its log_copies or its policy says, else with a code from 1 to
 125: PostgreSQL keeps the file and tries again. The other repositories get it in
-the background (lifeboat queue). Segments that wait behind it are stored at the same time.
+the background (lifeboat queue). Segments that wait behind it are stored at the
+same time. Where 'lifeboat run' works with the same configuration, it is asked
+first: it stores them ahead, and what is durable is answered at once.
 
 Example (postgresql.conf):
   archive_mode = on
@@ -166,6 +168,8 @@ Example (postgresql.conf):
 const GET_HELP: &str = "\
 Exits with 0 when the file was fetched, 1 when the archive certainly does not
 have it, 255 on anything else, which makes PostgreSQL stop and not promote.
+For a server that recovers, a process in the background fetches the segments
+that come next, and ends with the recovery.
 
 Example (postgresql.conf):
   restore_command = 'lifeboat archive get orders %f %p'   # --wait on a standby";
@@ -454,6 +458,9 @@ pub struct ArchiveGetArgs {
     /// Takes no pieces of this segment: the log ends before it (lifeboat restore writes this)
     #[arg(long, value_name = "SEGMENT", hide = true)]
     pub without_pieces_of: Vec<String>,
+    /// Fetches what comes after the file until the recovery ends ('archive get' starts this)
+    #[arg(long, hide = true)]
+    pub fetch_ahead: bool,
 }
 
 /// `lifeboat archive stream`.

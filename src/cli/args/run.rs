@@ -9,6 +9,7 @@ missed the newest is made up for; a failure is tried again after 1 minute, then
 2, 4, up to an hour. Several hosts may run it for one source: each time is run
 by one of them. Backups are let go only where [run] expire_key_file says so.
 Where a policy says [log] mode = stream, one archive stream is kept going.
+Beside that it stores the log that waits, ahead of PostgreSQL's archiver.
 
 SIGTERM and SIGINT stop it once what runs has stopped; SIGHUP has it read the
 configuration again. A second one with the same state_dir ends with 21.

@@ -38,8 +38,8 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
     match verb {
         Verb::Completions(args) => completions::run(&args),
         Verb::Man(args) => man::run(&args),
-        Verb::Archive(ArchiveVerb::Push(args)) => brief(cancel, archive::push::run(&args, context)),
-        Verb::Archive(ArchiveVerb::Get(args)) => brief(cancel, archive::get::run(&args, context)),
+        Verb::Archive(ArchiveVerb::Push(args)) => archive::push::run(&args, context),
+        Verb::Archive(ArchiveVerb::Get(args)) => archive::get::run(&args, context),
         Verb::Archive(ArchiveVerb::Resolve(args)) => brief(cancel, archive::resolve::run(&args, context)),
         Verb::Archive(ArchiveVerb::Stream(args)) => long(archive::stream::run(&args, context)),
         Verb::Init(args) => brief(cancel, init::run(&args, context)),

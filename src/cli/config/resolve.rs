@@ -12,6 +12,7 @@ use super::settings::{
 use crate::base::document::{Document, Found, Table, beside, nearest};
 use crate::base::units::{parse_duration, parse_rate};
 use crate::base::{Error, Result, SourceName};
+use crate::codec::Sha256Digest;
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;
 use crate::engine::lease::Terms;
 
@@ -58,6 +59,7 @@ pub(super) fn resolve(path: &Path, text: &str, environment: &Environment) -> Res
     document.finish()?;
     Ok(Settings {
         config_file,
+        config_sha256: Sha256Digest::of(text.as_bytes()),
         state_dir,
         repositories,
         encryption,

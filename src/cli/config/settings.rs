@@ -9,6 +9,7 @@ use age::x25519::Recipient;
 
 use crate::base::document::nearest;
 use crate::base::{Error, Result, SourceName};
+use crate::codec::Sha256Digest;
 use crate::policy::cron::Cron;
 use crate::store::StoreOptions;
 
@@ -16,6 +17,8 @@ use crate::store::StoreOptions;
 pub struct Settings {
     /// The file all this comes from, as an absolute path.
     pub config_file: PathBuf,
+    /// SHA-256 of its text.
+    pub config_sha256: Sha256Digest,
     /// Where this host keeps what it must remember between two runs.
     pub state_dir: PathBuf,
     /// The repositories by name.

@@ -18,21 +18,26 @@ const MOST_BYTES: u64 = 64 << 20;
 
 /// The segments that wait behind `file` in PostgreSQL's own list, in order; none when it is not called by the archiver.
 pub(super) fn waiting_behind(file: &Path) -> Vec<PathBuf> {
+    let bytes = fs::metadata(file).map_or(u64::MAX, |metadata| metadata.len()).max(1);
+    let most = MOST_SEGMENTS.min(usize::try_from(MOST_BYTES / bytes).unwrap_or(MOST_SEGMENTS));
+    ready_behind(file, most).0
+}
+
+/// The first `most` of them; and all files that wait, in any order.
+pub(super) fn ready_behind(file: &Path, most: usize) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let own = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if file_kind(own) != Some(FileKind::Segment) {
-        return Vec::new();
-    }
-    let Ok(listed) = fs::read_dir(file.with_file_name("archive_status")) else { return Vec::new() };
+    let Ok(listed) = fs::read_dir(file.with_file_name("archive_status")) else { return Default::default() };
     let names = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let mut ready: Vec<String> = names.filter_map(|name| name.strip_suffix(".ready").map(str::to_owned)).collect();
     ready.sort_unstable();
-    let Ok(position) = ready.binary_search_by(|name| name.as_str().cmp(own)) else { return Vec::new() };
+    let next = match ready.binary_search_by(|name| name.as_str().cmp(own)) {
+        Ok(position) if file_kind(own) == Some(FileKind::Segment) => &ready[position + 1..],
+        _ => &[],
+    };
     // Of another timeline, a history or a label: they come in their turn, after what goes before them.
-    let next = ready[position + 1..].iter();
-    let next = next.take_while(|name| name[..8] == own[..8] && file_kind(name) == Some(FileKind::Segment));
-    let bytes = fs::metadata(file).map_or(u64::MAX, |metadata| metadata.len()).max(1);
-    let most = MOST_SEGMENTS.min(usize::try_from(MOST_BYTES / bytes).unwrap_or(MOST_SEGMENTS));
-    next.take(most).map(|name| file.with_file_name(name)).collect()
+    let next = next.iter().take_while(|name| name[..8] == own[..8] && file_kind(name) == Some(FileKind::Segment));
+    let next = next.take(most).map(|name| file.with_file_name(name)).collect();
+    (next, ready.iter().map(|name| file.with_file_name(name)).collect())
 }
 
 /// The object that holds a file with this content, when an earlier push stored it ahead of its turn.

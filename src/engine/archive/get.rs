@@ -47,6 +47,17 @@ impl Got {
     }
 }
 
+/// Who looks, before a segment is handed over, whether its replay would write outside the data directory.
+#[derive(Clone, Copy, Debug)]
+pub enum Look<'a> {
+    /// The drill whose server it is for.
+    Rehearsal(&'a Rehearsal),
+    /// For the cluster in the working directory.
+    Here,
+    /// Whoever hands it over.
+    Later,
+}
+
 /// The beginning of a segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -74,7 +85,7 @@ impl Part {
 
 /// Fetches the archived file `name`. Without `incarnation` it is that of the cluster in the working
 /// directory, where PostgreSQL runs its `restore_command`, else the only one on record. Without `pieces` only whole files
-/// count. A server of a `rehearsal` is given no log whose replay would lead it out of its directory.
+/// count. No server is given log whose replay would lead it out of its directory, as `look` says.
 ///
 /// # Errors
 /// Whenever it is not certain whether the file is archived, or it is damaged.
@@ -84,7 +95,7 @@ pub async fn run(
     incarnation: Option<Incarnation>,
     name: &str,
     pieces: bool,
-    rehearsal: Option<&Rehearsal>,
+    look: Look<'_>,
 ) -> Result<Got> {
     killpoint::reach("get.start");
     let kind = file_kind(name).ok_or_else(|| {
@@ -111,9 +122,10 @@ pub async fn run(
         return Ok(Got::NotThere);
     };
     if kind == FileKind::Segment {
-        match rehearsal {
-            Some(rehearsal) => rehearsal.examine(name, got.raw())?,
-            None => tablespaces::spare(Path::new("."), name, got.raw())?,
+        match look {
+            Look::Rehearsal(rehearsal) => rehearsal.examine(name, got.raw())?,
+            Look::Here => tablespaces::spare(Path::new("."), name, got.raw())?,
+            Look::Later => {}
         }
     }
     Ok(got)

@@ -4,12 +4,15 @@
 mod ahead;
 pub(in crate::engine) mod contents;
 pub mod get;
+pub mod handover;
 pub(in crate::engine) mod named;
 pub mod push;
 mod read;
 pub mod rehearsal;
 pub mod resolve;
 pub mod slot;
+pub mod socket;
+pub mod spool;
 pub mod stream;
 mod tablespaces;
 pub(crate) mod tail;

@@ -5,12 +5,14 @@
 //! PostgreSQL will hand over next are stored at the same time ([`super::ahead`]); what goes wrong with them is told when
 //! their own turn comes. Against two servers that write one log: [`super::named`].
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use crate::base::{Error, Incarnation, Result, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
@@ -72,6 +74,54 @@ pub async fn run(scope: &Scope, writing: &Writing, file: &Path) -> Result<Pushed
         }
     }
     store_all(scope, writing, files).await
+}
+
+/// What pushes share that go on at the same time in one process.
+#[derive(Default)]
+pub struct Company {
+    /// Held while a file is read: in their order, so that what straddles out of one is known to the next.
+    turn: Mutex<()>,
+    /// Clusters that are on record.
+    known: StdMutex<BTreeSet<Incarnation>>,
+    seal: OnceCell<Seal>,
+}
+
+impl Company {
+    async fn require_known(&self, scope: &Scope, writing: &Writing, file: &LogFile) -> Result<()> {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known().contains(&file.named.incarnation) {
+            file.named.require_known(scope, writing, file.identity.as_ref()).await?;
+            known().insert(file.named.incarnation.clone());
+        }
+        Ok(())
+    }
+}
+
+/// Archives `file` while others, of the same cluster, are archived by the same process.
+///
+/// # Errors
+/// As [`run`].
+pub async fn beside(scope: &Scope, writing: &Writing, file: &Path, company: &Company) -> Result<Pushed> {
+    killpoint::reach("push.start");
+    scope.repository.keyring().require(&writing.signer, Role::Write)?;
+    let own = {
+        let _turn = company.turn.lock().await;
+        let mut own = LogFile::read(scope, writing, file, None).await?;
+        // For the next one, which is read before this one is stored; and is read all the same without it.
+        if let Some((carry, next)) = own.carry.take() {
+            let Named { incarnation, file, .. } = &own.named;
+            let remembered = scope.state.remember_carry(&scope.source, incarnation, file, &next, &carry.to_bytes());
+            own.warnings.extend(remembered.err().map(|error| error.summary()));
+        }
+        own
+    };
+    if let Some(key) = ahead::take(scope, &own.named) {
+        return Ok(Pushed::new(own.named, key, true, own.warnings));
+    }
+    company.require_known(scope, writing, &own).await?;
+    let stored = store(scope, writing, own, &company.seal).await?.remember(scope, writing).await;
+    killpoint::reach("push.recorded");
+    Ok(stored)
 }
 
 /// Archives a file that was received from the server.

@@ -50,6 +50,42 @@ pub(super) fn created(
     Ok(ControlFlow::Continue(reader.finish()))
 }
 
+/// What the replay of one segment may create, as far as the segment tells by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Creations {
+    /// Whether a record that begins in it creates a tablespace; or that is not known.
+    within: bool,
+    /// Whether the end of a record lies in it that begins before, and may be one.
+    straddles: bool,
+    /// Whether the record that straddles out of it may be one.
+    pub leaves: bool,
+}
+
+impl Creations {
+    /// Reads `raw`, the whole of `segment`.
+    pub fn of(segment: Segment, size: SegmentSize, raw: &[u8]) -> Self {
+        let unknown = Self { within: true, straddles: true, leaves: true };
+        let Ok(reader) = SegmentReader::new(segment, size, raw, Carry::Unknown) else { return unknown };
+        let straddles = (1..=LONGEST_RECORD_BYTES).contains(&reader.header().continued_bytes);
+        match created(reader, Replayed { from: Lsn(0), last: None }, |path| !path.is_empty()) {
+            Ok(ControlFlow::Continue(SegmentEnd { carry, .. })) => {
+                let leaves = match carry {
+                    Carry::Nothing { .. } => false,
+                    Carry::Partial { partial, .. } => partial.may_be_of(resource_manager::TABLESPACE),
+                    Carry::Unknown => true,
+                };
+                Self { within: false, straddles, leaves }
+            }
+            Ok(ControlFlow::Break(_)) | Err(_) => unknown,
+        }
+    }
+
+    /// Whether its replay may create a tablespace, when that is what the segment before it `leaves`, as far as that is known.
+    pub fn may_create(&self, leaves: Option<bool>) -> bool {
+        self.within || (self.straddles && leaves.unwrap_or(true))
+    }
+}
+
 /// Looks through the segment `name` for tablespaces of another cluster that its replay by the cluster in `data` would
 /// empty. What cannot be read is PostgreSQL's to judge: it does not replay what it cannot read.
 ///
@@ -128,6 +164,35 @@ mod tests {
     use crate::source::postgres::wal::fixture::Log;
 
     const OID: u32 = 16_400;
+
+    #[test]
+    fn what_a_segment_may_create_is_told_by_it_and_by_the_one_before() {
+        let create = |path: &str| [&OID.to_le_bytes()[..], path.as_bytes(), &[0]].concat();
+        let of = |log: &Log, at: usize| {
+            let (segment, raw) = &log.segments()[at];
+            Creations::of(*segment, log.size, raw)
+        };
+        let mut log = Log::new();
+        log.commit(1, 1);
+        assert!(!of(&log, 0).may_create(Some(false)) && !of(&log, 0).may_create(None));
+        log.append(resource_manager::TABLESPACE, 0, 1, &create(""));
+        assert!(!of(&log, 0).may_create(None), "in place: within the data directory");
+        log.append(resource_manager::TABLESPACE, 0, 1, &create("/srv/space"));
+        assert!(of(&log, 0).may_create(Some(false)));
+        for (manager, expected) in [(10, false), (resource_manager::TABLESPACE, true)] {
+            let (mut log, size_bytes) = (Log::new(), Log::new().size.bytes() as usize);
+            while log.bytes.len() + 16_384 < size_bytes {
+                log.append(10, 0, 1, &[7; 4_000]);
+            }
+            while log.bytes.len() + 80 < size_bytes {
+                log.append(10, 0, 1, &[7; 8]);
+            }
+            log.append(manager, 0, 1, &create(&format!("/srv/{}", "s".repeat(200))));
+            let (first, second) = (of(&log, 0), of(&log, 1));
+            assert_eq!((first.may_create(None), first.leaves), (false, expected));
+            assert!(!second.may_create(Some(false)) && second.may_create(Some(true)) && second.may_create(None));
+        }
+    }
 
     /// A recovering cluster, and the location of a tablespace that its log creates.
     struct Stage {

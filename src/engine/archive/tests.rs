@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
-use super::get::{self, Got};
+use super::get::{self, Got, Look};
 use super::named::Streamed;
 use super::read::{LogFile, identity_of};
 use super::{FileKind, file_kind, push, resolve};
@@ -113,7 +113,7 @@ impl Stage {
 
     async fn get_from(&self, scope: &Scope, identities: &Vec<Identity>, segment: Segment) -> Result<Got, Error> {
         let name = segment.name(self.log.size);
-        get::run(scope, identities, Some(self.incarnation.clone()), &name, true, None).await
+        get::run(scope, identities, Some(self.incarnation.clone()), &name, true, Look::Here).await
     }
 
     /// The same source through another store.

@@ -1,18 +1,22 @@
 //! `lifeboat archive get SOURCE NAME DEST`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::joined;
-use crate::base::{Error, ErrorKind, Result};
+use super::prefetch::Ahead;
+use super::{joined, prefetch};
+use crate::base::{Error, ErrorKind, Result, killpoint};
 use crate::cli::args::ArchiveGetArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
+use crate::cli::runtime::brief;
 use crate::cli::scope::{self, Use};
-use crate::engine::archive::get::{self, Got, Part};
+use crate::engine::Scope;
+use crate::engine::archive::get::{self, Got, Look, Part};
 use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::list;
 
@@ -22,24 +26,40 @@ const HEAD_START: Duration = Duration::from_secs(2);
 /// How long a standby's command waits before it asks again.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// Fetches one file from the first repository that gives it. One that fails, or keeps silent, does not hide the file in
-/// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
-///
-/// A host that only restores need not describe the source; then some repository must know it, because a misspelt name
-/// must not read as the end of the log. A segment that none has whole is the longest part that was streamed of it.
+/// Fetches one file from the first repository that gives it, unless it was fetched ahead.
 ///
 /// With `--wait` a repository that does not answer is waited for, until PostgreSQL ends this process.
 ///
 /// # Errors
 /// Whenever it is not certain that the file is not archived.
-pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
-    let mut was_told = false;
+pub fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
+    killpoint::reach("get.start");
+    let settings = context.settings()?;
+    if args.fetch_ahead {
+        return prefetch::run(args, context, &settings).map(|()| Outcome::Done);
+    }
+    let ahead = Ahead::new(args, context, &settings);
+    let handed_over = ahead.as_ref().and_then(|ahead| ahead.ask(args, context));
+    if handed_over == Some(true) {
+        return Ok(Outcome::Done);
+    }
+    let asking = Asking::new(args, context, &settings)?;
+    let (outcome, whole) = brief(&context.cancel, patiently(&asking))?;
+    if let (Some(ahead), None, true) = (ahead, handed_over, whole) {
+        ahead.start(args, context, &settings);
+    }
+    Ok(outcome)
+}
+
+/// Fetches the file, with `--wait` as soon as a repository answers.
+async fn patiently(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
+    let (args, mut was_told) = (asking.args, false);
     loop {
-        match fetch(args, context).await {
+        match fetch(asking).await {
             // All are asked again, also those that did not have it: a standby goes on with what arrives meanwhile.
             Err(error) if args.wait && error.kind() == ErrorKind::Unreachable => {
                 if !was_told {
-                    context.progress.warn(&format!("{} is waited for: {}", args.name, error.summary()));
+                    asking.context.progress.warn(&format!("{} is waited for: {}", args.name, error.summary()));
                     was_told = true;
                 }
                 tokio::time::sleep(WAIT).await;
@@ -49,71 +69,149 @@ pub async fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
     }
 }
 
-async fn fetch(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
-    let settings = context.settings()?;
-    let wanted = context.global.repository.as_deref();
-    let (repositories, mut unknown) = match settings.source(&args.source) {
-        Ok(source) => (settings.repositories_of(source, wanted)?, None),
-        Err(unknown) if wanted.is_none() => (settings.repositories.values().collect(), Some(unknown)),
-        Err(unknown) => (vec![settings.repository(wanted)?], Some(unknown)),
-    };
-    let (undeclared, several) = (unknown.is_some(), repositories.len() > 1);
-    let state = |chosen: &RepositorySettings| scope::state_by_name(&settings, chosen);
-    let mut waiting = VecDeque::from(repositories);
-    if several {
-        waiting.make_contiguous().sort_by_key(|chosen| state(chosen).had_trouble());
+/// Fetches the file, and hands it over; with whether it is whole.
+async fn fetch(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
+    let args = asking.args;
+    match asking.ask(&args.name, !args.without_pieces_of.contains(&args.name)).await? {
+        Asked::Whole(raw) => get::hand_over(&raw, &args.dest).map(|()| (Outcome::Done, true)),
+        Asked::Else { error, lacking, longest } => conclude(error, lacking, longest, args).map(|outcome| (outcome, false)),
     }
-    let settings = &settings;
-    let ask = |chosen| async move { (chosen, get_from(args, context, settings, chosen, undeclared).await) };
-    let (mut asking, mut errors) = (FuturesUnordered::new(), Vec::<(&RepositorySettings, Error)>::new());
-    let (mut silent, mut lacking, mut longest) = (Vec::<&RepositorySettings>::new(), None, None::<Part>);
-    loop {
-        if asking.is_empty() {
-            let Some(next) = waiting.pop_front() else { break };
-            silent.push(next);
-            asking.push(ask(next));
-        }
-        let answer = tokio::select! {
-            answer = asking.next() => answer,
-            () = tokio::time::sleep(HEAD_START), if !waiting.is_empty() => {
-                silent.extend(waiting.front());
-                asking.extend(waiting.pop_front().map(&ask));
-                continue;
-            }
+}
+
+/// The repositories that are asked for files, and those of them that are open.
+pub(super) struct Asking<'a> {
+    args: &'a ArchiveGetArgs,
+    context: &'a Context,
+    settings: &'a Settings,
+    repositories: Vec<&'a RepositorySettings>,
+    /// Whether the configuration does not describe the source.
+    undeclared: bool,
+    open: Mutex<BTreeMap<String, Scope>>,
+}
+
+/// What came of asking all.
+enum Asked<'a> {
+    Whole(Vec<u8>),
+    Else { error: Option<Error>, lacking: Option<&'a RepositorySettings>, longest: Option<Part> },
+}
+
+impl<'a> Asking<'a> {
+    /// A host that only restores need not describe the source; then some repository must know it, because a misspelt name
+    /// must not read as the end of the log.
+    ///
+    /// # Errors
+    /// Usage errors, when no repository can be asked.
+    pub(super) fn new(args: &'a ArchiveGetArgs, context: &'a Context, settings: &'a Settings) -> Result<Self> {
+        let wanted = context.global.repository.as_deref();
+        let (repositories, undeclared) = match settings.source(&args.source) {
+            Ok(source) => (settings.repositories_of(source, wanted)?, false),
+            Err(_) if wanted.is_none() => (settings.repositories.values().collect(), true),
+            Err(_) => (vec![settings.repository(wanted)?], true),
         };
-        let Some((chosen, outcome)) = answer else { continue };
-        silent.retain(|other| other.name != chosen.name);
-        match outcome {
-            Ok(Some(Got::Whole(raw))) => {
-                get::hand_over(&raw, &args.dest)?;
-                if several {
-                    // Whoever was asked before and did not answer is asked last from now on.
-                    errors.iter().map(|(failed, _)| *failed).chain(silent).for_each(|failed| state(failed).note_trouble(true));
-                    state(chosen).note_trouble(false);
-                }
-                for (failed, error) in errors {
-                    context.progress.warn(&format!("repository {} was passed over: {}", failed.name, error.summary()));
-                }
-                return Ok(Outcome::Done);
-            }
-            // The next repository may have more of it.
-            Ok(Some(Got::Part(part))) => {
-                unknown = None;
-                lacking = Some(chosen);
-                longest = longest.into_iter().chain([part]).max_by_key(|part| part.bytes);
-            }
-            Ok(Some(Got::NotThere)) => {
-                unknown = None;
-                lacking = Some(chosen);
-            }
-            Ok(None) => {}
-            // The next repository may hold the wrong server's content alone, and would hand it over.
-            Err(error) if error.kind() == ErrorKind::Contradicted => return Err(error),
-            Err(error) => errors.push((chosen, error)),
+        Ok(Self { args, context, settings, repositories, undeclared, open: Mutex::default() })
+    }
+
+    /// The segment `name`, when it is archived whole.
+    ///
+    /// # Errors
+    /// Whenever it is not certain that it is not.
+    pub(super) async fn whole(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        match self.ask(name, false).await? {
+            Asked::Whole(raw) => Ok(Some(raw)),
+            Asked::Else { error: Some(error), .. } => Err(error),
+            Asked::Else { error: None, .. } => Ok(None),
         }
     }
-    let errors = errors.into_iter().map(|(chosen, error)| (chosen.name.clone(), error)).collect();
-    conclude(joined(errors).or(unknown), lacking, longest, args)
+
+    /// The file `name` from the first repository that gives it. One that fails, or keeps silent, does not hide the file in
+    /// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
+    /// With `pieces`, a segment that none has whole is the longest part that was streamed of it.
+    async fn ask(&self, name: &str, pieces: bool) -> Result<Asked<'a>> {
+        let (settings, context) = (self.settings, self.context);
+        let mut unknown = if self.undeclared { settings.source(&self.args.source).err() } else { None };
+        let several = self.repositories.len() > 1;
+        let state = |chosen: &RepositorySettings| scope::state_by_name(settings, chosen);
+        let mut waiting = VecDeque::from(self.repositories.clone());
+        if several {
+            waiting.make_contiguous().sort_by_key(|chosen| state(chosen).had_trouble());
+        }
+        let ask = |chosen: &'a RepositorySettings| async move { (chosen, self.get_from(chosen, name, pieces).await) };
+        let (mut asking, mut errors) = (FuturesUnordered::new(), Vec::<(&RepositorySettings, Error)>::new());
+        let (mut silent, mut lacking, mut longest) = (Vec::<&RepositorySettings>::new(), None, None::<Part>);
+        loop {
+            if asking.is_empty() {
+                let Some(next) = waiting.pop_front() else { break };
+                silent.push(next);
+                asking.push(ask(next));
+            }
+            let answer = tokio::select! {
+                answer = asking.next() => answer,
+                () = tokio::time::sleep(HEAD_START), if !waiting.is_empty() => {
+                    silent.extend(waiting.front());
+                    asking.extend(waiting.pop_front().map(&ask));
+                    continue;
+                }
+            };
+            let Some((chosen, outcome)) = answer else { continue };
+            silent.retain(|other| other.name != chosen.name);
+            match outcome {
+                Ok(Some(Got::Whole(raw))) => {
+                    if several {
+                        // Whoever was asked before and did not answer is asked last from now on.
+                        errors
+                            .iter()
+                            .map(|(failed, _)| *failed)
+                            .chain(silent)
+                            .for_each(|failed| state(failed).note_trouble(true));
+                        state(chosen).note_trouble(false);
+                    }
+                    for (failed, error) in errors {
+                        context.progress.warn(&format!("repository {} was passed over: {}", failed.name, error.summary()));
+                    }
+                    return Ok(Asked::Whole(raw));
+                }
+                // The next repository may have more of it.
+                Ok(Some(Got::Part(part))) => {
+                    (unknown, lacking) = (None, Some(chosen));
+                    longest = longest.into_iter().chain([part]).max_by_key(|part| part.bytes);
+                }
+                Ok(Some(Got::NotThere)) => (unknown, lacking) = (None, Some(chosen)),
+                Ok(None) => {}
+                // The next repository may hold the wrong server's content alone, and would hand it over.
+                Err(error) if error.kind() == ErrorKind::Contradicted => return Err(error),
+                Err(error) => errors.push((chosen, error)),
+            }
+        }
+        let errors = errors.into_iter().map(|(chosen, error)| (chosen.name.clone(), error)).collect();
+        Ok(Asked::Else { error: joined(errors).or(unknown), lacking, longest })
+    }
+
+    /// `None` when the source is undeclared and the repository does not know it either.
+    async fn get_from(&self, chosen: &'a RepositorySettings, name: &str, pieces: bool) -> Result<Option<Got>> {
+        let scope = self.scope(chosen).await?;
+        if self.undeclared && !list::sources(&scope.repository).await?.contains(&self.args.source) {
+            return Ok(None);
+        }
+        let (incarnation, rehearsal) = (self.args.incarnation.clone(), Rehearsal::of_environment()?);
+        let look = match &rehearsal {
+            Some(rehearsal) => Look::Rehearsal(rehearsal),
+            None if self.args.fetch_ahead => Look::Later,
+            None => Look::Here,
+        };
+        get::run(&scope, &self.settings.encryption, incarnation, name, pieces, look).await.map(Some)
+    }
+
+    async fn scope(&self, chosen: &RepositorySettings) -> Result<Scope> {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(scope) = open().get(&chosen.name) {
+            return Ok(scope.clone());
+        }
+        // Patient from the first call on: PostgreSQL gives up recovery at the first error.
+        let layers = scope::layers(self.context, chosen, if self.args.wait { Use::ArchiveFollow } else { Use::ArchiveGet });
+        let scope = scope::open(self.context, self.settings, chosen, &self.args.source, &layers).await?;
+        open().insert(chosen.name.clone(), scope.clone());
+        Ok(scope)
+    }
 }
 
 /// What comes of it when nobody has the whole file: `lacking` does not, and `error` says why others may.
@@ -145,24 +243,4 @@ fn conclude(
 fn holds(args: &ArchiveGetArgs, part: &Part) -> Result<bool> {
     let own = args.dest.with_file_name(&args.name);
     if own == args.dest { Ok(false) } else { part.is_held_by(&own) }
-}
-
-/// `None` when the source is `undeclared` and the repository does not know it either.
-async fn get_from(
-    args: &ArchiveGetArgs,
-    context: &Context,
-    settings: &Settings,
-    chosen: &RepositorySettings,
-    undeclared: bool,
-) -> Result<Option<Got>> {
-    // Patient from the first call on: PostgreSQL gives up recovery at the first error.
-    let layers = scope::layers(context, chosen, if args.wait { Use::ArchiveFollow } else { Use::ArchiveGet });
-    let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
-    if undeclared && !list::sources(&scope.repository).await?.contains(&args.source) {
-        return Ok(None);
-    }
-    let rehearsal = Rehearsal::of_environment()?;
-    let pieces = !args.without_pieces_of.contains(&args.name);
-    let (incarnation, rehearsal) = (args.incarnation.clone(), rehearsal.as_ref());
-    get::run(&scope, &settings.encryption, incarnation, &args.name, pieces, rehearsal).await.map(Some)
 }

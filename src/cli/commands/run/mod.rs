@@ -4,7 +4,9 @@
 //! which may take hours and must not hold backups up; deliveries; the stream of the log. Jobs are child processes, so that one that dies takes
 //! nothing with it. Who runs which slot is decided in the repository ([`crate::engine::slots`]): several hosts may follow
 //! one schedule, and the lease is free while nothing runs. What happens is logged on stderr and recorded in `state_dir`.
+//! Besides, the log is stored ahead of PostgreSQL's archiver ([`archiver`]).
 
+mod archiver;
 mod board;
 mod child;
 mod deliveries;
@@ -28,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 
+use self::archiver::Archivers;
 use self::board::Board;
 use self::log::{Level, Log};
 use crate::base::{Error, Job, Result, SourceName, Timestamp};
@@ -192,7 +195,9 @@ async fn supervise(shared: &Shared<'_>, changed: &watch::Sender<Arc<Config>>, mu
     let mut known = BTreeSet::new();
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     let cancel = &shared.context.cancel;
+    let mut archivers = Archivers::new(shared.context, shared.config.clone(), shared.log);
     loop {
+        archivers.start_missing();
         let sources: Vec<SourceName> = changed.borrow().policies.keys().cloned().collect();
         for source in sources {
             if known.insert(source.clone()) {

@@ -12,6 +12,8 @@ use super::record::{RECORD_HEADER_BYTES, RecordHeader, check_length, resource_ma
 const VERSION: u8 = 1;
 /// Longest beginning kept of a record that ends a transaction: more than a million subtransactions or dropped relations.
 const KEPT_TRANSACTION_BYTES: usize = 64 << 20;
+/// Where in a record the number of its resource manager is (`xl_rmid` of `XLogRecord`).
+const RESOURCE_MANAGER_AT: usize = 17;
 /// Longest beginning kept of any other record: nothing that is interpreted is longer.
 const KEPT_BYTES: usize = 512 << 10;
 
@@ -65,6 +67,11 @@ impl Partial {
         self.total_length - self.received_bytes
     }
 
+    /// Whether the record may be of this resource manager: as long as its header is not known whole, it may.
+    pub fn may_be_of(&self, resource_manager: u8) -> bool {
+        self.kept.get(RESOURCE_MANAGER_AT).is_none_or(|own| *own == resource_manager)
+    }
+
     /// An empty beginning, reusing `kept`'s memory.
     pub(super) fn begin(start: Lsn, total_length: u32, mut kept: Vec<u8>) -> Self {
         kept.clear();
@@ -96,7 +103,7 @@ impl Partial {
 
 /// How much of a record is kept, as far as its beginning tells what it is.
 fn kept_limit(beginning: &[u8]) -> usize {
-    match beginning.get(17) {
+    match beginning.get(RESOURCE_MANAGER_AT) {
         Some(&resource_manager::TRANSACTION) => KEPT_TRANSACTION_BYTES,
         _ => KEPT_BYTES,
     }

@@ -1,0 +1,434 @@
+//! What a long-lived process stored of the log ahead of PostgreSQL's archiver, and what it says to each `archive push`.
+//!
+//! How this could lose log, and what stands against it:
+//!
+//! | danger | against it |
+//! |---|---|
+//! | a file is said to be archived, and other bytes of its name were | [`Stored`] knows device, inode, birth and both times from before and after the reading; a file that was touched within [`SETTLED_AFTER`] before it is read again and its digest compared |
+//! | the one who asks has another configuration, or needs more copies | the request carries the configuration's digest; the copies are counted when the answer is given |
+//! | the process dies with an answer under way | an answer is given after the file is durable and what repositories lack is queued; half an answer is none |
+//! | it fails, hangs, or is away | the one who asks stores the file itself, as if there were nobody |
+//!
+//! Nothing here is kept on a disk: a process that starts knows nothing, and says nothing of what it did not store.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use super::{FileKind, ahead, file_kind};
+use crate::base::SourceName;
+use crate::base::file_stamp::FileStamp;
+use crate::codec::Sha256Digest;
+
+/// A file whose times are younger than this when it is read may be written again without their changing: file systems
+/// count time in steps, of two seconds at most.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// After a failure whoever asks is left to it for so long.
+const REST: Duration = Duration::from_secs(10);
+/// So many files are looked for ahead in one reading of the directory.
+const LOOK_AHEAD: usize = 1024;
+
+/// What `archive push` asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The program's version: another one may mean something else.
+    pub version: String,
+    /// The source.
+    pub source: SourceName,
+    /// The configuration file, as an absolute path.
+    pub config_file: PathBuf,
+    /// SHA-256 of its text, as the one who asks read it.
+    pub config_sha256: Sha256Digest,
+    /// The file to archive, as an absolute path.
+    pub file: PathBuf,
+}
+
+/// What it is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "answer")]
+pub enum Answer {
+    /// The file, as it is now, is durable in enough repositories, and the others have it in their queues.
+    Durable(Durable),
+    /// It is not; whoever asks does it, and learns what is wrong.
+    Yourself {
+        /// Why.
+        why: String,
+    },
+}
+
+impl Answer {
+    /// [`Answer::Yourself`].
+    pub fn yourself(why: impl Into<String>) -> Self {
+        Self::Yourself { why: why.into() }
+    }
+}
+
+/// Where a file of the log is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Durable {
+    /// The repositories that hold it.
+    pub archived: Vec<Archived>,
+    /// Those that get it in the background.
+    pub queued: Vec<String>,
+    /// What went wrong beside the archiving itself.
+    pub warnings: Vec<String>,
+}
+
+/// A file in a repository.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Archived {
+    /// The repository, as the configuration calls it.
+    pub repository: String,
+    /// The object that holds it.
+    pub key: String,
+    /// Whether it was there before, with the same content.
+    pub already_there: bool,
+}
+
+/// A file as it was read and stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// What the file system said of it before and after it was read.
+    pub stamp: FileStamp,
+    /// Whether nothing can have changed it since without changing that.
+    pub settled: bool,
+    /// SHA-256 of what was stored.
+    pub raw_sha256: Sha256Digest,
+    /// Where it is.
+    pub durable: Durable,
+}
+
+impl Stored {
+    /// Whether `file` holds what was stored.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn is_still(&self, file: &Path) -> io::Result<bool> {
+        if stamp(file)? != self.stamp {
+            return Ok(false);
+        }
+        if self.settled {
+            return Ok(true);
+        }
+        let same = Sha256Digest::of(&fs::read(file)?) == self.raw_sha256;
+        Ok(same && stamp(file)? == self.stamp)
+    }
+}
+
+/// What the file system says of `file`.
+///
+/// # Errors
+/// When it is not there.
+pub fn stamp(file: &Path) -> io::Result<FileStamp> {
+    fs::symlink_metadata(file).map(|metadata| FileStamp::of(&metadata))
+}
+
+/// Whether a file with this stamp, read at `read` and later, cannot have been written since without a change of its times.
+pub fn is_settled(stamp: &FileStamp, read: SystemTime) -> bool {
+    let nanos = read.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+    let newest = u128::try_from(stamp.changed_nanos.max(stamp.modified_nanos)).unwrap_or(u128::MAX);
+    newest.saturating_add(SETTLED_AFTER.as_nanos()) <= nanos
+}
+
+/// What becomes of a file.
+enum Entry {
+    /// It is stored, or will be: somebody waits for it, or soon will.
+    Waiting,
+    Stored(Stored),
+    Failed(String),
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<PathBuf, Entry>,
+    /// Files that somebody asked for and that are not begun.
+    wanted: VecDeque<PathBuf>,
+    /// Files that nobody asked for yet.
+    ahead: VecDeque<PathBuf>,
+    /// The file behind which more are to be looked for.
+    look_behind: Option<PathBuf>,
+    rests_until: Option<Instant>,
+    /// Counted up whenever everything is forgotten: what was begun before does not count.
+    age: u64,
+    closed: bool,
+}
+
+/// What is known of the files of one source; shared by the one who stores and those who answer.
+#[derive(Default)]
+pub struct Ledger {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Wakes the one who stores.
+    pub asked: Notify,
+}
+
+impl Ledger {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What to say to whoever pushes `file`, which must be in `needed` repositories; none after `patience` without an answer.
+    pub fn ask(&self, file: &Path, needed: usize, patience: Duration) -> Option<Answer> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state();
+        loop {
+            if state.closed {
+                return Some(Answer::yourself("it is stopping"));
+            }
+            match state.entries.get(file) {
+                Some(Entry::Stored(stored)) => {
+                    let stored = stored.clone();
+                    drop(state);
+                    let answer = judge(&stored, file, needed);
+                    // Told or not, this is the last word on it: asked again, it is looked at afresh.
+                    self.forget(file, &stored);
+                    return Some(answer);
+                }
+                Some(Entry::Failed(why)) => {
+                    let answer = Answer::yourself(why.clone());
+                    state.entries.remove(file);
+                    return Some(answer);
+                }
+                Some(Entry::Waiting) => {
+                    // It may be far behind in the list of those that nobody asked for.
+                    if let Some(at) = state.ahead.iter().position(|waiting| waiting == file) {
+                        state.ahead.remove(at);
+                        state.wanted.push_back(file.to_owned());
+                        self.asked.notify_one();
+                    }
+                }
+                None if state.rests_until.is_some_and(|until| Instant::now() < until) => {
+                    return Some(Answer::yourself("it failed a moment ago"));
+                }
+                None => {
+                    state.entries.insert(file.to_owned(), Entry::Waiting);
+                    state.wanted.push_back(file.to_owned());
+                    state.look_behind = Some(file.to_owned());
+                    self.asked.notify_one();
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn forget(&self, file: &Path, stored: &Stored) {
+        let mut state = self.state();
+        if matches!(state.entries.get(file), Some(Entry::Stored(known)) if known == stored) {
+            state.entries.remove(file);
+        }
+    }
+
+    /// The next file to store, with the age to [`Ledger::settle`] it with; what is asked for comes first.
+    pub fn next(&self) -> Option<(PathBuf, u64)> {
+        let behind = {
+            let mut state = self.state();
+            if let Some(file) = state.wanted.pop_front() {
+                return Some((file, state.age));
+            }
+            state.ahead.is_empty().then(|| state.look_behind.take()).flatten()
+        };
+        // Not under the lock: after a long outage the directory is large.
+        let (found, present) = behind.map(|file| ahead::ready_behind(&file, LOOK_AHEAD)).unwrap_or_default();
+        let mut state = self.state();
+        if !present.is_empty() {
+            let present: HashSet<PathBuf> = present.into_iter().collect();
+            // What PostgreSQL does not list as ready any more is not asked for again.
+            state.entries.retain(|file, entry| !matches!(entry, Entry::Stored(_)) || present.contains(file));
+        }
+        for file in found {
+            if !state.entries.contains_key(&file) {
+                state.entries.insert(file.clone(), Entry::Waiting);
+                state.ahead.push_back(file);
+            }
+        }
+        state.ahead.pop_front().map(|file| (file, state.age))
+    }
+
+    /// Notes what became of a file that was begun at `age`.
+    pub fn settle(&self, file: PathBuf, age: u64, outcome: Result<Stored, String>) {
+        let mut state = self.state();
+        if state.age != age {
+            return;
+        }
+        match outcome {
+            Ok(stored) => drop(state.entries.insert(file, Entry::Stored(stored))),
+            Err(why) => {
+                // Those that nobody asked for are looked at when they are.
+                let unasked = std::mem::take(&mut state.ahead);
+                unasked.iter().for_each(|file| drop(state.entries.remove(file)));
+                state.rests_until = Some(Instant::now() + REST);
+                state.entries.insert(file, Entry::Failed(why));
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Forgets everything: the configuration is another. Whoever waits is told to do it.
+    pub fn start_anew(&self) {
+        let mut state = self.state();
+        let waiting: Vec<PathBuf> = state.entries.drain().map(|(file, _)| file).collect();
+        *state = State { age: state.age + 1, closed: state.closed, ..State::default() };
+        // Found again by those that wait, and by nobody else for long.
+        state.entries.extend(waiting.into_iter().map(|file| (file, Entry::Failed("its configuration changed".to_owned()))));
+        self.changed.notify_all();
+    }
+
+    /// From now on everybody is told to do it.
+    pub fn close(&self) {
+        self.state().closed = true;
+        self.changed.notify_all();
+    }
+}
+
+fn judge(stored: &Stored, file: &Path, needed: usize) -> Answer {
+    if stored.durable.archived.len() < needed {
+        return Answer::yourself("more repositories must have it now");
+    }
+    match stored.is_still(file) {
+        Ok(true) => Answer::Durable(stored.durable.clone()),
+        Ok(false) => Answer::yourself("it changed since it was stored"),
+        Err(error) => Answer::yourself(error.to_string()),
+    }
+}
+
+/// Whether `file` is one that PostgreSQL archives, by its name.
+pub fn is_of_the_log(file: &Path) -> bool {
+    let name = file.file_name().and_then(|name| name.to_str());
+    let kind = name.and_then(file_kind);
+    matches!(kind, Some(FileKind::Segment | FileKind::History(_) | FileKind::Auxiliary))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(20);
+
+    struct Stage {
+        dir: tempfile::TempDir,
+        ledger: Ledger,
+    }
+
+    impl Stage {
+        fn new(segments: u32) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("archive_status")).unwrap();
+            let stage = Self { dir, ledger: Ledger::default() };
+            (1..=segments).for_each(|number| stage.write(number, "content"));
+            stage
+        }
+
+        fn file(&self, number: u32) -> PathBuf {
+            self.dir.path().join(format!("0000000100000000000000{number:02X}"))
+        }
+
+        fn write(&self, number: u32, content: &str) {
+            let file = self.file(number);
+            fs::write(&file, content).unwrap();
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            fs::write(self.dir.path().join(format!("archive_status/{name}.ready")), "").unwrap();
+        }
+
+        fn stored(&self, number: u32, settled: bool) -> Stored {
+            let archived = Archived { repository: "main".into(), key: "key".into(), already_there: false };
+            let durable = Durable { archived: vec![archived], queued: Vec::new(), warnings: Vec::new() };
+            let raw_sha256 = Sha256Digest::of(&fs::read(self.file(number)).unwrap());
+            Stored { stamp: stamp(&self.file(number)).unwrap(), settled, raw_sha256, durable }
+        }
+
+        fn ask(&self, number: u32) -> Option<Answer> {
+            self.ledger.ask(&self.file(number), 1, SHORT)
+        }
+
+        fn is_durable(&self, number: u32) -> bool {
+            matches!(self.ask(number), Some(Answer::Durable(_)))
+        }
+
+        fn is_left_to_whoever_asks(&self, number: u32) -> bool {
+            matches!(self.ask(number), Some(Answer::Yourself { .. }))
+        }
+
+        /// The next file to store, and its age.
+        fn next(&self) -> (PathBuf, u64) {
+            self.ledger.next().unwrap()
+        }
+    }
+
+    #[test]
+    fn what_was_asked_for_comes_first_and_then_what_waits_behind_it() {
+        let stage = Stage::new(5);
+        assert_eq!(stage.ledger.next(), None, "nobody asked for anything");
+        assert_eq!(stage.ask(2), None);
+        for number in [2, 3, 4] {
+            assert_eq!(stage.next().0, stage.file(number));
+        }
+        stage.ledger.settle(stage.file(3), 0, Ok(stage.stored(3, true)));
+        assert!(stage.is_durable(3));
+        assert_eq!(stage.ask(1), None);
+        assert_eq!((stage.next().0, stage.next().0), (stage.file(1), stage.file(5)));
+    }
+
+    #[test]
+    fn nothing_is_durable_that_is_not_what_was_stored() {
+        for settled in [true, false] {
+            let stage = Stage::new(1);
+            stage.ask(1);
+            let age = stage.next().1;
+            let stored = stage.stored(1, settled);
+            stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
+            assert!(stage.is_durable(1));
+            stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
+            assert!(matches!(stage.ledger.ask(&stage.file(1), 2, SHORT), Some(Answer::Yourself { .. })), "two must have it");
+            // Written anew, longer, and another file of the same name.
+            stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
+            stage.write(1, "another content");
+            assert!(stage.is_left_to_whoever_asks(1));
+            stage.ledger.settle(stage.file(1), age, Ok(stored));
+            fs::remove_file(stage.file(1)).unwrap();
+            assert!(stage.is_left_to_whoever_asks(1));
+        }
+    }
+
+    #[test]
+    fn a_young_file_is_compared_by_its_content() {
+        let stage = Stage::new(1);
+        stage.ask(1);
+        let age = stage.next().1;
+        // As if it had been written within the same step of the clock.
+        let lie = Stored { raw_sha256: Sha256Digest::of(b"what was there"), ..stage.stored(1, false) };
+        stage.ledger.settle(stage.file(1), age, Ok(lie));
+        assert!(stage.is_left_to_whoever_asks(1));
+        let stamp = stage.stored(1, false).stamp;
+        let at = |seconds: i64| UNIX_EPOCH + Duration::from_nanos((stamp.changed_nanos + seconds * 1_000_000_000) as u64);
+        assert!(!is_settled(&stamp, at(0)) && !is_settled(&stamp, at(1)) && is_settled(&stamp, at(2)));
+        assert!(!is_settled(&stamp, UNIX_EPOCH), "its times lie in the future");
+    }
+
+    #[test]
+    fn a_failure_a_change_of_configuration_and_the_end_are_told_at_once() {
+        let stage = Stage::new(4);
+        stage.ask(1);
+        let age = stage.next().1;
+        stage.ledger.next();
+        stage.ledger.settle(stage.file(1), age, Err("no answer".into()));
+        assert!(stage.is_left_to_whoever_asks(1) && stage.is_left_to_whoever_asks(3), "it rests");
+        let stage = Stage::new(4);
+        stage.ask(1);
+        let age = stage.next().1;
+        stage.ledger.start_anew();
+        stage.ledger.settle(stage.file(1), age, Ok(stage.stored(1, true)));
+        assert!(stage.is_left_to_whoever_asks(1), "what was begun before does not count");
+        stage.ledger.close();
+        assert!(stage.is_left_to_whoever_asks(2));
+    }
+}
