@@ -14,8 +14,13 @@ mod model;
 mod oracle;
 #[path = "sqlite_source/part.rs"]
 mod part;
+#[path = "sqlite_source/program.rs"]
+mod program;
+#[allow(dead_code)]
 #[path = "support/random.rs"]
 mod random;
+#[path = "sqlite_source/stage.rs"]
+mod stage;
 #[path = "sqlite_source/store.rs"]
 mod store;
 #[path = "sqlite_source/unusable.rs"]

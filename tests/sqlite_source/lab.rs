@@ -22,15 +22,27 @@ const PATIENCE: Duration = Duration::from_secs(40);
 fn whatever_happens_every_captured_moment_is_what_the_writers_wrote_up_to_it() {
     let runs = std::env::var("LIFEBOAT_SQLITE_RUNS").map_or(2, |text| text.parse().unwrap());
     let first_seed = random::seed("the laboratory of SQLite");
-    let mut moments = 0;
+    let mut total = Tally::default();
     for run in 0..runs {
         let seed = first_seed.wrapping_add(run);
         let mut lab = Lab::new(seed);
         let judged = lab.run();
-        println!("run {run}: LIFEBOAT_TEST_SEED={seed}: {judged} moments; {}", lab.events.join(", "));
-        moments += judged;
+        println!("run {run}: LIFEBOAT_TEST_SEED={seed}: {judged:?}; {}", lab.events.join(", "));
+        total.snapshots += judged.snapshots;
+        total.batches += judged.batches;
+        total.across_generations += judged.across_generations;
     }
-    println!("{runs} runs, {moments} moments");
+    println!("{runs} runs: {total:?}");
+    assert!(total.snapshots > 0 && total.batches > 0);
+}
+
+/// Moments that were restored and judged, by what leads to them.
+#[derive(Debug, Default)]
+struct Tally {
+    snapshots: usize,
+    batches: usize,
+    /// Batches that begin in one generation of the log and end in another.
+    across_generations: usize,
 }
 
 struct Lab {
@@ -60,7 +72,7 @@ impl Lab {
         self.dir.path().join("data.db")
     }
 
-    fn run(&mut self) -> usize {
+    fn run(&mut self) -> Tally {
         self.start_keeper();
         self.start_writers();
         for _ in 0..EVENTS {
@@ -277,12 +289,12 @@ impl Lab {
         }
     }
 
-    fn judge(&self) -> usize {
+    fn judge(&self) -> Tally {
         let oracle = Oracle::read(self.dir.path(), self.seed);
         let segments = store::segments(&self.dir.path().join("store"));
         let last = model::read(&connect(&self.path()).unwrap()).map(|(epoch, n, _)| (epoch, n));
         assert!(last >= oracle.last(), "seed {}: the writers lost what was acknowledged", self.seed);
-        let mut place = None;
+        let (mut place, mut tally) = (None, Tally::default());
         for (index, (_, header)) in segments.iter().enumerate() {
             let wrong = |why: &dyn std::fmt::Display| -> ! {
                 let kept = self.keep();
@@ -298,9 +310,12 @@ impl Lab {
             let found = model::read(&Connection::open_with_flags(uri, flags).unwrap());
             place = Some(oracle.judge(&header.to, found).unwrap_or_else(|why| wrong(&why)));
             fs::remove_file(target).unwrap();
+            tally.snapshots += usize::from(header.from.is_none());
+            tally.batches += usize::from(header.from.is_some());
+            tally.across_generations += usize::from(header.from.is_some_and(|from| from.salts != header.to.at.salts));
         }
         assert_eq!(place, last, "seed {}: the last moment is not what the database holds", self.seed);
-        segments.len()
+        tally
     }
 
     /// Keeps a copy of what a failed run left.

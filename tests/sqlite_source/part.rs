@@ -56,6 +56,7 @@ pub fn play() {
     let dir = std::path::PathBuf::from(std::env::var_os("SQLITE_PART_DIR").unwrap());
     match role.as_str() {
         "writer" => super::writer::write_for_ever(&dir),
+        "program" => super::program::obey(&dir),
         "keeper" => super::keeper::keep_for_ever(&dir),
         other => panic!("no part {other}"),
     }

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::connection::explain;
 use crate::base::{Error, Result};
@@ -14,9 +14,16 @@ use crate::base::{Error, Result};
 const MAX_FINDINGS: usize = 100;
 
 /// What `PRAGMA integrity_check` finds wrong with a database that nobody writes; empty when it is whole.
+///
+/// A database in which SQLite cannot even begin to look has that as its finding.
 pub fn integrity_problems(path: &Path) -> Result<Vec<String>> {
-    let rows = query(path, &format!("PRAGMA integrity_check({MAX_FINDINGS})"))?;
-    Ok(rows.into_iter().flatten().flatten().filter(|finding| finding != "ok").collect())
+    match rows(path, &format!("PRAGMA integrity_check({MAX_FINDINGS})")) {
+        Ok(rows) => Ok(rows.into_iter().flatten().flatten().filter(|finding| finding != "ok").collect()),
+        Err(error) => match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Ok(vec![error.to_string()]),
+            _ => Err(explain("check", path, error)),
+        },
+    }
 }
 
 /// Rows as text, `None` for NULL; one inner list a row.
@@ -24,17 +31,18 @@ pub type Rows = Vec<Vec<Option<String>>>;
 
 /// What one statement returns, on a database that nobody writes. Statements that write are refused by SQLite.
 pub fn query(path: &Path, sql: &str) -> Result<Rows> {
-    let run = || -> rusqlite::Result<Rows> {
-        let connection = open(path)?;
-        let mut statement = connection.prepare(sql)?;
-        let columns = statement.column_count();
-        let rows = statement.query_map([], |row| (0..columns).map(|column| Ok(text(row.get_ref(column)?))).collect())?;
-        rows.collect()
-    };
-    run().map_err(|error| match error {
+    rows(path, sql).map_err(|error| match error {
         rusqlite::Error::SqlInputError { .. } => Error::failed(format!("cannot run '{sql}'")).caused_by(error),
         error => explain("check", path, error),
     })
+}
+
+fn rows(path: &Path, sql: &str) -> rusqlite::Result<Rows> {
+    let connection = open(path)?;
+    let mut statement = connection.prepare(sql)?;
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| (0..columns).map(|column| Ok(text(row.get_ref(column)?))).collect())?;
+    rows.collect()
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {

@@ -14,8 +14,9 @@ use crate::base::{Error, Result};
 
 /// How long a reader waits for a lock; none is held for long by a healthy writer.
 const READER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long the checkpoints' connections wait: the next poll tries again.
-const CHECKPOINT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long, and how often, a writer's lock is tried: one that never stops leaves it for microseconds.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_INTERVAL: Duration = Duration::from_micros(50);
 
 /// `path` with `suffix` appended to its name: SQLite's `-wal`, `-shm` and `-journal`.
 pub fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -31,7 +32,14 @@ pub fn open_reader(path: &Path) -> Result<Connection> {
 
 /// Opens a connection for checkpoints: the one thing for which SQLite wants the right to write.
 pub fn open_checkpointer(path: &Path) -> Result<Connection> {
-    open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, CHECKPOINT_PATIENCE)
+    let mut connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE, LOCK_PATIENCE)?;
+    let try_again = |tries: i32| {
+        std::thread::sleep(LOCK_INTERVAL);
+        // The system sleeps longer than it was asked to, by about as much again.
+        u128::from(tries.unsigned_abs()) < LOCK_PATIENCE.as_micros() / (2 * LOCK_INTERVAL.as_micros())
+    };
+    connection.busy_handler(Some(try_again)).map_err(|error| explain("open", path, error))?;
+    Ok(connection)
 }
 
 fn open(path: &Path, access: OpenFlags, patience: Duration) -> Result<Connection> {

@@ -26,8 +26,9 @@ use super::wal::Broken;
 use super::walindex::WalIndex;
 use crate::base::{Error, FileStamp, Result, Timestamp};
 
-/// How many bytes of pages are held in memory while writers wait for a checkpoint.
-const ALONE_BYTES: u64 = 16 << 20;
+/// How many bytes of the log are read at most while writers wait for a checkpoint, and how many of pages held in memory.
+const ALONE_LOG_BYTES: u64 = 64 << 20;
+const ALONE_PAGE_BYTES: u64 = 16 << 20;
 /// How often a log that changes under the reading of a snapshot is read again.
 const SNAPSHOT_ATTEMPTS: u32 = 5;
 
@@ -434,10 +435,14 @@ fn capture_in_memory(
     index: &WalIndex,
     to: Moment,
 ) -> Result<Option<Batch>> {
-    if u64::from(index.frames - from.frame) * u64::from(from.page_size) > ALONE_BYTES {
+    let bytes_of = |pages: u64| pages * u64::from(from.page_size);
+    if bytes_of(u64::from(index.frames - from.frame)) > ALONE_LOG_BYTES {
         return Ok(None);
     }
     let Ok(scan) = capture(attachment.log(), from, index, false) else { return Ok(None) };
+    if bytes_of(scan.index.len() as u64) > ALONE_PAGE_BYTES {
+        return Ok(None);
+    }
     let mut pages = BTreeMap::new();
     for (page, place) in scan.index {
         let mut content = vec![0; from.page_size as usize];
