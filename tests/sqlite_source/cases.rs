@@ -324,7 +324,7 @@ fn pages_that_did_not_change_need_not_be_stored_again() {
         .unwrap();
         let new = comparison.finish().unwrap();
         digests = Some(new);
-        from = Some(snapshot.moment.at);
+        from = Some(snapshot.moment);
         stored.push((count, snapshot.moment));
         program.run("UPDATE t SET x = randomblob(4000) WHERE n = 50; DELETE FROM t WHERE n > 90");
         if round == 1 {

@@ -312,7 +312,7 @@ impl Lab {
             fs::remove_file(target).unwrap();
             tally.snapshots += usize::from(header.from.is_none());
             tally.batches += usize::from(header.from.is_some());
-            tally.across_generations += usize::from(header.from.is_some_and(|from| from.salts != header.to.at.salts));
+            tally.across_generations += usize::from(header.from.is_some_and(|from| from.at.salts != header.to.at.salts));
         }
         assert_eq!(place, last, "seed {}: the last moment is not what the database holds", self.seed);
         tally

@@ -22,6 +22,7 @@ use rusqlite::Connection;
 use super::claim::Claim;
 use super::connection::{begin_read, beside, end_read, explain, open_checkpointer, open_reader};
 use super::position::{Discontinuity, FileId, Position, Salts};
+use super::snapshot::read_header;
 use super::walindex::{WAL_INDEX_BYTES, WalIndex};
 use crate::base::{Error, FileStamp, Result};
 
@@ -37,6 +38,8 @@ pub struct Attachment {
     index: File,
     claim: Claim,
     path: PathBuf,
+    /// Stays as it is while we hold on: it could change only in another journal mode.
+    page_size: u32,
     /// Which of `readers` is the guard.
     guard: usize,
     guard_bound: Bound,
@@ -84,6 +87,7 @@ impl Attachment {
             drop(readers);
             return Ok(None);
         }
+        let page_size = read_header(&claim.file, path)?.page_size;
         let open = |suffix| {
             let path = beside(path, suffix);
             File::open(&path).map_err(|error| Error::io("open", &path, error))
@@ -97,6 +101,7 @@ impl Attachment {
             index,
             claim,
             path: path.to_owned(),
+            page_size,
             guard: 0,
             guard_bound,
             next_bound: None,
@@ -239,8 +244,8 @@ impl Attachment {
     }
 
     /// Bytes of the log that are in use.
-    pub fn log_bytes(index: &WalIndex, page_size: u32) -> u64 {
-        u64::from(index.frames) * (u64::from(page_size) + super::wal::FRAME_HEADER_BYTES as u64)
+    pub fn log_bytes(&self, index: &WalIndex) -> u64 {
+        u64::from(index.frames) * (u64::from(self.page_size) + super::wal::FRAME_HEADER_BYTES as u64)
     }
 
     /// A passive checkpoint, and the guard moved to where it lets the next writer begin the log again.

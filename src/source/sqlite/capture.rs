@@ -21,8 +21,8 @@ use crate::base::{Error, Result};
 /// What was committed between two positions.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// Where it goes on from: the moment that was stored before it.
-    pub from: Position,
+    /// What it goes on from: the moment that was stored before it.
+    pub from: Moment,
     /// The state that it leads to.
     pub to: Moment,
     /// Transactions in it.

@@ -17,8 +17,8 @@
 //!
 //! 1. **Only what is committed.** Frames count up to the number in the wal-index, SQLite's own word for it, and only when
 //!    salts and the chain of checksums lead from the last stored frame exactly to the checksum that stands there.
-//! 2. **Without a gap.** A batch names the position that it goes on from, by generation, frame and checksum, and a restore
-//!    applies it to nothing else. Where the capture cannot prove that the log goes on, it asks for a snapshot.
+//! 2. **Without a gap.** A batch names the moment that it goes on from, by generation, frame, checksum and time, and a
+//!    restore applies it to nothing else. Where the capture cannot prove that the log goes on, it asks for a snapshot.
 //! 3. **What is stored, counts.** The position moves when the caller has stored a batch, and the guard after it.
 //! 4. **Nothing is written into the user's database.** Connections that read cannot write. Checkpoints, when the log is
 //!    large, move committed pages as any connection's do; no row, table or setting changes, and no file is deleted.
@@ -39,6 +39,7 @@
 //! | VACUUM, a truncated file, page reuse | all go through the log; a commit carries the size, pages beyond it go |
 //! | another page size | needs another journal mode in between, or another file: both are noticed, and a snapshot follows |
 //! | a checkpoint writes the file while a snapshot copies it | pages with frames come from the log; others nobody writes |
+//! | two states whose logs are empty look the same | what follows one of them names its time as well |
 //! | a frame is overwritten between verifying and copying it | its page's digest is compared when it is copied |
 //! | a page that is new and free is in neither log nor file | reads as zeros, as it would for SQLite, which never looks into it |
 //! | an old log or journal beside the restored file | refused before anything is written |

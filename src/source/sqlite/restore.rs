@@ -63,14 +63,14 @@ impl Restore {
         let header = *reader.header();
         let fits = match (&before, &header.from) {
             (None, None) => true,
-            (Some(before), Some(from)) => before.at == *from && before.captured_at < header.to.captured_at,
+            (Some(before), Some(from)) => before == from && before.captured_at < header.to.captured_at,
             _ => false,
         };
         if !fits {
             return Err(self.gap(before.as_ref(), header.from.as_ref()));
         }
         let at = &header.to.at;
-        if header.from.is_some_and(|from| from.page_size != at.page_size) {
+        if header.from.is_some_and(|from| from.at.page_size != at.page_size) {
             return Err(Error::damaged("a SQLite segment changes the page size, which no transaction can"));
         }
         let (mut page, mut pages) = (Vec::new(), 0);
@@ -88,13 +88,13 @@ impl Restore {
         Ok(())
     }
 
-    fn gap(&self, before: Option<&Moment>, from: Option<&Position>) -> Error {
-        let show = |at: Option<&Position>| match at {
-            Some(at) => format!("log {:016x}, frame {}", at.salts.0, at.frame),
+    fn gap(&self, before: Option<&Moment>, from: Option<&Moment>) -> Error {
+        let show = |moment: Option<&Moment>| match moment {
+            Some(Moment { captured_at, at, .. }) => format!("{captured_at} (log {:016x}, frame {})", at.salts.0, at.frame),
             None => "nothing (a snapshot)".to_owned(),
         };
         Error::damaged(format!("cannot restore {}: the log has a gap", self.target.display()))
-            .detail("restored up to", show(before.map(|moment| &moment.at)))
+            .detail("restored up to", show(before))
             .detail("next goes on from", show(from))
     }
 

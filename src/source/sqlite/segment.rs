@@ -15,7 +15,7 @@ use std::io::{self, BufRead, Read, Write};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::position::{Moment, Position};
+use super::position::Moment;
 use crate::base::{Error, Result};
 
 const MAGIC: &[u8] = b"lifeboat sqlite 1\n";
@@ -25,8 +25,9 @@ const MAX_HEADER_BYTES: u64 = 64 << 10;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentHeader {
-    /// The state that it goes on from; `None` for a snapshot of every page.
-    pub from: Option<Position>,
+    /// The moment that it goes on from; `None` for a snapshot of every page. A moment, not only its position: two logs that
+    /// are empty look the same.
+    pub from: Option<Moment>,
     /// The state that it leads to.
     pub to: Moment,
 }
@@ -144,7 +145,7 @@ fn cut_off(error: io::Error) -> Error {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::position::{FileId, Salts};
+    use super::super::position::{FileId, Position, Salts};
     use super::*;
     use crate::base::Timestamp;
 
@@ -153,8 +154,8 @@ pub(super) mod tests {
         let at =
             |frame| Position { file, salts: Salts(9), frame, checksum: [frame, 5], change_counter: frame, page_size: 512, pages };
         let time = |frame| Timestamp::from_unix_micros(i64::from(frame) * 1_000_000).unwrap();
-        let to = Moment { complete_at: time(frame), captured_at: time(frame), at: at(frame) };
-        SegmentHeader { from: from.map(at), to }
+        let moment = |frame| Moment { complete_at: time(frame), captured_at: time(frame), at: at(frame) };
+        SegmentHeader { from: from.map(moment), to: moment(frame) }
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Watch {
             Step::Continue => false,
             Step::NewGeneration => true,
         };
-        let size = Attachment::log_bytes(&index, stored.at.page_size);
+        let size = attachment.log_bytes(&index);
         if self.was_offered && self.options.let_go_above_bytes.is_some_and(|limit| size > limit) {
             self.lose(Discontinuity::LetGo);
             self.detach(Discontinuity::LetGo);
@@ -194,14 +194,14 @@ impl Watch {
             Err(Err(broken)) => return Err(self.cannot_read_log(broken)),
         };
         let at = position(stored.at.file, &index, stored.at.page_size, index.pages);
-        let to = Moment { complete_at, captured_at: next_capture(&mut self.last_captured), at };
+        let to = Moment { complete_at, captured_at: next_capture(&mut self.last_captured, complete_at), at };
         self.was_offered = true;
-        Ok(Poll::Batch(Arc::new(Batch { from: stored.at, to, commits: scan.commits, pages: Pages::Log(scan.index) })))
+        Ok(Poll::Batch(Arc::new(Batch { from: stored, to, commits: scan.commits, pages: Pages::Log(scan.index) })))
     }
 
     /// A snapshot is needed: but a log that grows meanwhile is not held for ever.
     fn lost_now(&mut self, index: &WalIndex) -> Poll {
-        let size = Attachment::log_bytes(index, 65_536);
+        let size = self.attachment.as_ref().map_or(0, |attachment| attachment.log_bytes(index));
         if self.options.let_go_above_bytes.is_some_and(|limit| size > limit) {
             self.detach(self.lost);
         }
@@ -270,7 +270,7 @@ impl Watch {
                 }
             };
             let at = position(attachment.file_id()?, &index, header.page_size, pages);
-            let moment = Moment { complete_at, captured_at: next_capture(&mut self.last_captured), at };
+            let moment = Moment { complete_at, captured_at: next_capture(&mut self.last_captured, complete_at), at };
             self.snapshot_at = Some(at);
             return Ok(Snapshot { moment, continues: true, in_log });
         }
@@ -282,7 +282,7 @@ impl Watch {
         let claim = Claim::open(&path)?.ok_or_else(gone)?;
         let reader = open_reader(&path)?;
         begin_read(&reader).map_err(|error| explain("read", &path, error))?;
-        let captured_at = next_capture(&mut self.last_captured);
+        let captured_at = next_capture(&mut self.last_captured, complete_at);
         let header = read_header(&claim.file, &path)?;
         let metadata = claim.file.metadata().map_err(|error| Error::io("look at", &path, error))?;
         let named = std::fs::metadata(&path).map_err(|error| Error::io("look at", &path, error))?;
@@ -339,7 +339,7 @@ impl Watch {
             return Ok(());
         }
         attachment.advance(&stored.at)?;
-        let size = Attachment::log_bytes(&attachment.read_index()?, stored.at.page_size);
+        let size = attachment.log_bytes(&attachment.read_index()?);
         let is_above = |limit: Option<u64>| limit.is_some_and(|limit| size > limit);
         if is_above(self.options.checkpoint_above_bytes) && attachment.checkpoint(&stored.at)? {
             return Ok(());
@@ -355,9 +355,9 @@ impl Watch {
                 Step::Continue => {}
                 _ => return Ok(None),
             }
-            let captured_at = next_capture(last_captured);
+            let captured_at = next_capture(last_captured, complete_at);
             let at = position(stored.at.file, index, stored.at.page_size, index.pages);
-            let batch = capture_in_memory(attachment, path, &stored.at, index, Moment { complete_at, captured_at, at })?;
+            let batch = capture_in_memory(attachment, path, &stored, index, Moment { complete_at, captured_at, at })?;
             let at = batch.as_ref().map(|batch| batch.to.at);
             *ahead = batch.map(Arc::new);
             Ok(at)
@@ -420,32 +420,26 @@ impl Watch {
 }
 
 /// The next time of capture: now, but later than the one before.
-fn next_capture(last: &mut Option<Timestamp>) -> Timestamp {
-    let now = Timestamp::now();
+fn next_capture(last: &mut Option<Timestamp>, complete_at: Timestamp) -> Timestamp {
+    let now = Timestamp::now().max(complete_at);
     let next = last.map_or(now, |last| now.max(last.plus(std::time::Duration::from_micros(1))));
     *last = Some(next);
     next
 }
 
 /// The batch up to `index` with its pages; `None` when it is too large or does not fit.
-fn capture_in_memory(
-    attachment: &Attachment,
-    path: &Path,
-    from: &Position,
-    index: &WalIndex,
-    to: Moment,
-) -> Result<Option<Batch>> {
-    let bytes_of = |pages: u64| pages * u64::from(from.page_size);
-    if bytes_of(u64::from(index.frames - from.frame)) > ALONE_LOG_BYTES {
+fn capture_in_memory(attachment: &Attachment, path: &Path, from: &Moment, index: &WalIndex, to: Moment) -> Result<Option<Batch>> {
+    let bytes_of = |pages: u64| pages * u64::from(from.at.page_size);
+    if bytes_of(u64::from(index.frames - from.at.frame)) > ALONE_LOG_BYTES {
         return Ok(None);
     }
-    let Ok(scan) = capture(attachment.log(), from, index, false) else { return Ok(None) };
+    let Ok(scan) = capture(attachment.log(), &from.at, index, false) else { return Ok(None) };
     if bytes_of(scan.index.len() as u64) > ALONE_PAGE_BYTES {
         return Ok(None);
     }
     let mut pages = BTreeMap::new();
     for (page, place) in scan.index {
-        let mut content = vec![0; from.page_size as usize];
+        let mut content = vec![0; from.at.page_size as usize];
         read_page(attachment.log(), path, page, place, &mut content)?;
         pages.insert(page, content);
     }
