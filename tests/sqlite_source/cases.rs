@@ -1,8 +1,11 @@
 //! Known cases, one by one: what is followed, and what must be answered with a fresh snapshot.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
+
+use rand::RngExt;
 
 use lifeboat::base::ErrorKind;
 use lifeboat::source::sqlite::digests::PageComparison;
@@ -12,7 +15,7 @@ use lifeboat::source::sqlite::{Discontinuity, Moment, Options, Poll, Probe, Segm
 use super::part::Part;
 use super::program::Program;
 use super::stage::{STILL, Stage, beside};
-use super::store;
+use super::{random, store};
 
 #[test]
 fn every_commit_is_followed_while_the_log_is_begun_again_and_again() {
@@ -49,12 +52,32 @@ fn the_guard_keeps_what_is_not_stored_yet() {
     // Captured, but the store fails; programs checkpoint meanwhile as they like.
     assert!(matches!(stage.poll(), Poll::Batch(_)));
     for n in 2..6 {
-        let _ = program.try_run("PRAGMA wal_checkpoint(TRUNCATE)");
+        program.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        stage.watch.maintain().unwrap();
+        program.run("PRAGMA wal_checkpoint(TRUNCATE)");
         program.insert(n, 100);
         stage.watch.maintain().unwrap();
     }
     let moment = stage.capture();
     assert_eq!(stage.rows_at(&moment), 5);
+}
+
+/// By SQLite's own count of transactions, should its locks ever fail.
+#[test]
+fn commits_that_slip_past_a_lost_lock_are_missed() {
+    let mut stage = Stage::new(STILL);
+    let mut program = Program::with_table(&stage.path);
+    stage.snapshot();
+    program.insert(1, 100);
+    stage.capture();
+    // POSIX drops a process's locks on a file when it closes any descriptor of it.
+    drop((fs::File::open(&stage.path).unwrap(), fs::File::open(stage.beside("-shm")).unwrap()));
+    program.insert(2, 100);
+    assert_eq!(program.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0", "nothing is in its way any more");
+    program.insert(3, 100);
+    assert_eq!(stage.lost(), Discontinuity::Missed);
+    let moment = stage.snapshot();
+    assert_eq!(stage.rows_at(&moment), 3);
 }
 
 /// A writer that dies between writing its commit and counting it leaves frames that the next one overwrites.
@@ -133,6 +156,39 @@ fn a_log_that_lost_its_tail_is_noticed_also_when_it_has_grown_again() {
         let fresh = stage.snapshot();
         assert_eq!((stage.rows_at(&moment), stage.rows_at(&fresh)), (2, if grows { 5 } else { 1 }));
     }
+}
+
+/// The judge is SQLite's own recovery, in another process.
+#[test]
+fn of_a_damaged_log_as_much_is_captured_as_sqlite_itself_recovers() {
+    let stage = Stage::new(STILL);
+    let mut program = Program::with_table(&stage.path);
+    (1..=30).for_each(|n| program.insert(n, 700));
+    drop(program);
+    let (file, log) = (fs::read(&stage.path).unwrap(), fs::read(stage.beside("-wal")).unwrap());
+    let mut random = random::generator(random::seed("a damaged log"), 1);
+    let mut counts = BTreeSet::new();
+    for _ in 0..25 {
+        let mut stage = Stage::new(STILL);
+        let mut bad = log.clone();
+        let at = random.random_range(32..bad.len());
+        match random.random_bool(0.5) {
+            true => bad[at] ^= 1 << random.random_range(0..8),
+            false => bad.truncate(at),
+        }
+        fs::write(&stage.path, &file).unwrap();
+        fs::write(stage.beside("-wal"), &bad).unwrap();
+        let mut program = Program::open(&stage.path);
+        let count: Result<u32, String> = program.try_run("SELECT count(*) FROM t").map(|count| count.parse().unwrap());
+        let moment = stage.snapshot();
+        let captured = stage.query_at(&moment, "SELECT count(*) FROM sqlite_schema");
+        match &count {
+            Ok(count) => assert_eq!(stage.rows_at(&moment), *count),
+            Err(error) => assert!(error.contains("no such table") && captured == "0", "{error}"),
+        }
+        counts.insert(count.ok());
+    }
+    assert!(counts.len() > 5, "{counts:?}");
 }
 
 #[test]

@@ -1,12 +1,11 @@
 //! What a captured moment must hold, from the ledger that the writers kept outside of the database.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use lifeboat::source::sqlite::Moment;
 
-use super::model;
+use super::{model, writer};
 
 /// Epoch and number of a transaction; number 0 is a database without any.
 pub type Place = (u64, u64);
@@ -21,7 +20,7 @@ pub struct Oracle {
 impl Oracle {
     pub fn read(dir: &Path, seed: u64) -> Self {
         let (mut begun, mut acknowledged) = (BTreeMap::new(), Vec::new());
-        for line in fs::read_to_string(dir.join("ledger")).unwrap().lines() {
+        for line in writer::ledger_lines(dir) {
             let words: Vec<&str> = line.split(' ').collect();
             let number = |index: usize| words[index].parse::<u64>().unwrap();
             match words[0] {

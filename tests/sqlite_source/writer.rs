@@ -25,8 +25,15 @@ pub fn now_micros() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64
 }
 
+/// Appends a line. A kill may cut it off in the middle of the write: whole ones begin with a line feed and end with a dot.
 pub fn note(ledger: &mut File, line: &str) {
-    ledger.write_all(format!("{line}\n").as_bytes()).unwrap();
+    ledger.write_all(format!("\n{line} .").as_bytes()).unwrap();
+}
+
+/// The whole lines of the ledger in `dir`, without what marks them.
+pub fn ledger_lines(dir: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(dir.join("ledger")).unwrap();
+    text.lines().filter_map(|line| line.strip_suffix(" .")).map(str::to_owned).collect()
 }
 
 pub fn open_ledger(dir: &Path) -> File {

@@ -32,7 +32,10 @@ impl Claim {
     ///
     /// [`Error::busy`] when this process has it open already.
     pub fn open(path: &Path) -> Result<Option<Self>> {
-        let cannot = |error| Error::io("open", path, error);
+        let cannot = |error: io::Error| match error.kind() {
+            io::ErrorKind::PermissionDenied => Error::io("open", path, error).hint("run as the user who owns the database"),
+            _ => Error::io("open", path, error),
+        };
         // The name may be given to another file in between; then the right one is claimed in the next round.
         for _ in 0..100 {
             let metadata = match std::fs::metadata(path) {

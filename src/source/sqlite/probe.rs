@@ -26,6 +26,8 @@ pub enum Probe {
     Unusable(HeaderFault),
     /// Shorter than a header.
     CutOff,
+    /// Being replaced, or given another journal mode, at this moment.
+    Changing,
 }
 
 /// Looks at `path`; opens the file for a moment.
@@ -80,6 +82,10 @@ impl Probe {
                 .hint("look at the source's path in lifeboat.toml; a database that is created later is taken up then"),
             Self::Empty => cannot(&"it is empty: nothing was ever committed to it")
                 .hint("it is taken up with its first transaction"),
+            Self::Changing => {
+                let message = format!("cannot back up {}: it is being replaced, or changes its journal mode", path.display());
+                Error::busy(message).hint("try again in a moment")
+            }
             Self::CutOff => cannot(&"it is cut off within its first hundred bytes")
                 .hint("restore it from a backup: lifeboat list"),
             Self::Unusable(HeaderFault::NotSqlite) => cannot(&HeaderFault::NotSqlite)

@@ -144,7 +144,7 @@ impl Watch {
                 Probe::Wal(_) if self.stored.is_none() => return Ok(Poll::SnapshotNeeded(self.lost)),
                 Probe::Wal(_) => {
                     if !self.attach()? {
-                        return Ok(Poll::Unready(Probe::Missing));
+                        return Ok(Poll::Unready(Probe::Changing));
                     }
                 }
                 Probe::Rollback(header) => {
@@ -239,8 +239,8 @@ impl Watch {
             match probe(&self.path)? {
                 Probe::Wal(_) if self.attach()? => {}
                 Probe::Rollback(_) => return self.still_snapshot(complete_at),
-                Probe::Wal(_) => return Err(Error::busy(format!("cannot read {}: it is being replaced", self.path.display()))),
-                other => return Err(other.refusal(&self.path).expect("what is refused has a reason")),
+                Probe::Wal(_) => return Err(self.refusal(Probe::Changing)),
+                other => return Err(self.refusal(other)),
             }
         }
         self.log_snapshot(complete_at)
@@ -278,8 +278,7 @@ impl Watch {
 
     fn still_snapshot(&mut self, complete_at: Timestamp) -> Result<Snapshot> {
         let path = std::fs::canonicalize(&self.path).map_err(|error| Error::io("find", &self.path, error))?;
-        let gone = || Error::busy(format!("cannot read {}: it is being replaced or changes its journal mode", path.display()));
-        let claim = Claim::open(&path)?.ok_or_else(gone)?;
+        let claim = Claim::open(&path)?.ok_or_else(|| self.refusal(Probe::Changing))?;
         let reader = open_reader(&path)?;
         begin_read(&reader).map_err(|error| explain("read", &path, error))?;
         let captured_at = next_capture(&mut self.last_captured, complete_at);
@@ -288,7 +287,7 @@ impl Watch {
         let named = std::fs::metadata(&path).map_err(|error| Error::io("look at", &path, error))?;
         if header.is_wal || (named.dev(), named.ino()) != (metadata.dev(), metadata.ino()) {
             drop(reader);
-            return Err(gone());
+            return Err(self.refusal(Probe::Changing));
         }
         let at = Position {
             file: FileId::from(&FileStamp::of(&metadata)),
@@ -374,6 +373,10 @@ impl Watch {
     pub fn log_frames(&self) -> Result<Option<(u32, u32)>> {
         let Some(attachment) = &self.attachment else { return Ok(None) };
         attachment.read_index().map(|index| Some((index.frames, index.backfilled)))
+    }
+
+    fn refusal(&self, probe: Probe) -> Error {
+        probe.refusal(&self.path).expect("what is refused has a reason")
     }
 
     fn attach(&mut self) -> Result<bool> {
