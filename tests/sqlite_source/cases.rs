@@ -80,6 +80,32 @@ fn commits_that_slip_past_a_lost_lock_are_missed() {
     assert_eq!(stage.rows_at(&moment), 3);
 }
 
+#[test]
+fn a_snapshot_that_was_written_into_is_not_one() {
+    for is_in_log in [false, true] {
+        let mut stage = Stage::new(STILL);
+        let mut program = Program::with_table(&stage.path);
+        (1..=20).for_each(|n| program.insert(n, 3000));
+        if !is_in_log {
+            program.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+        let snapshot = stage.watch.snapshot().unwrap();
+        let (path, index) = (stage.path.clone(), stage.beside("-shm"));
+        let result = stage.watch.copy_snapshot(&snapshot, |page, _| {
+            if page == 3 {
+                drop((fs::File::open(&path).unwrap(), fs::File::open(&index).unwrap()));
+                program.run("UPDATE t SET x = randomblob(3000); PRAGMA wal_checkpoint(PASSIVE)");
+            }
+            Ok(())
+        });
+        let error = result.unwrap_err();
+        assert!(error.message().contains("heeds no locks"), "{error:?}");
+        assert_eq!(stage.lost(), Discontinuity::ForeignWrite);
+        let moment = stage.snapshot();
+        assert_eq!(stage.rows_at(&moment), 20);
+    }
+}
+
 /// A writer that dies between writing its commit and counting it leaves frames that the next one overwrites.
 #[test]
 fn frames_that_are_not_counted_as_committed_are_not_captured() {

@@ -65,5 +65,8 @@ pub fn restore(segments: &[(PathBuf, SegmentHeader)], moment: &Moment, target: &
     for index in chain {
         restore.apply(BufReader::new(File::open(&segments[index].0).unwrap()))?;
     }
-    restore.finish()
+    let restored = restore.finish()?;
+    let size = u64::from(restored.moment.at.pages) * u64::from(restored.moment.at.page_size);
+    assert_eq!(fs::metadata(target).unwrap().len(), size, "the size of the restored file");
+    Ok(restored)
 }

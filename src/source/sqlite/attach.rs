@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::capture::PageIndex;
 use super::claim::Claim;
 use super::connection::{begin_read, beside, end_read, explain, open_checkpointer, open_reader};
 use super::position::{Discontinuity, FileId, Position, Salts};
@@ -241,6 +242,23 @@ impl Attachment {
         Ok(before.is_some_and(|before| {
             (before.salts, before.backfilled) == (now.salts, now.backfilled) && before.modified != now.modified
         }))
+    }
+
+    /// The database file's time of modification.
+    pub fn modified(&self) -> Result<(i64, i64)> {
+        self.metadata().map(|metadata| (metadata.mtime(), metadata.mtime_nsec()))
+    }
+
+    /// Whether the database file stayed, for a snapshot of `at`, what it was when its time of modification was `modified`:
+    /// what the guard is for, looked at afterwards.
+    ///
+    /// With all of the log in the file (`in_log` is empty) nothing may have been written to it; else nothing newer.
+    pub(super) fn kept_still(&self, at: &Position, in_log: &PageIndex, modified: (i64, i64)) -> Result<bool> {
+        if in_log.is_empty() {
+            return Ok(self.modified()? == modified);
+        }
+        let index = self.read_index()?;
+        Ok(index.salts == at.salts && index.backfill_attempted <= at.frame)
     }
 
     /// Bytes of the log that are in use.

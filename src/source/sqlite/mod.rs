@@ -35,10 +35,10 @@
 //! | a writer dies between writing a commit and counting it, and the next one overwrites it | frames beyond the wal-index's number are not read |
 //! | a crash takes the log's tail back after it was captured | fewer frames than were captured, or another checksum: a snapshot |
 //! | another file under the same name; a removed log or index | device, inode and birth of all three are compared at every poll |
-//! | something writes over the file in place | its time of modification changes while no checkpoint ran: a snapshot. What was copied over a database in use is SQLite's "how to corrupt", and stays what it was made |
+//! | something writes over the file in place | while it is watched: its time of modification changes though no checkpoint ran, so a snapshot. While it is not, and an old log is left beside it: SQLite applies that log to the wrong file ("How To Corrupt An SQLite Database File", 1.2), and so do we, until the next backup compares all pages |
 //! | VACUUM, a truncated file, page reuse | all go through the log; a commit carries the size, pages beyond it go |
 //! | another page size | needs another journal mode in between, or another file: both are noticed, and a snapshot follows |
-//! | a checkpoint writes the file while a snapshot copies it | pages with frames come from the log; others nobody writes |
+//! | a checkpoint writes the file while a snapshot copies it | pages with frames come from the log; others nobody writes, which is looked at again when all are copied |
 //! | two states whose logs are empty look the same | what follows one of them names its time as well |
 //! | a frame is overwritten between verifying and copying it | its page's digest is compared when it is copied |
 //! | a page that is new and free is in neither log nor file | reads as zeros, as it would for SQLite, which never looks into it |

@@ -27,6 +27,8 @@ pub struct Snapshot {
     /// Whether batches can go on from it; not in rollback-journal mode.
     pub continues: bool,
     pub(super) in_log: PageIndex,
+    /// The database file's time of modification after the state was taken hold of.
+    pub(super) modified: (i64, i64),
 }
 
 /// The header of an open database file.

@@ -99,7 +99,6 @@ struct Still {
     // Dropped in this order, see `Claim`.
     _reader: Connection,
     claim: Claim,
-    modified: (i64, i64),
 }
 
 impl Watch {
@@ -172,31 +171,30 @@ impl Watch {
                 self.is_guarded |= attachment.guards(&stored.at);
                 return Ok(Poll::Unchanged { complete_at });
             }
-            Step::Lost(reason) => {
-                self.lose(reason);
-                return Ok(Poll::SnapshotNeeded(reason));
-            }
+            Step::Lost(reason) => return Ok(self.give_up(reason)),
             Step::Continue => false,
             Step::NewGeneration => true,
         };
         let size = attachment.log_bytes(&index);
         if self.was_offered && self.options.let_go_above_bytes.is_some_and(|limit| size > limit) {
-            self.lose(Discontinuity::LetGo);
-            self.detach(Discontinuity::LetGo);
-            return Ok(Poll::SnapshotNeeded(Discontinuity::LetGo));
+            return Ok(self.give_up(Discontinuity::LetGo));
         }
         let scan = match capture(attachment.log(), &stored.at, &index, is_new_generation) {
             Ok(scan) => scan,
-            Err(Ok(reason)) => {
-                self.lose(reason);
-                return Ok(Poll::SnapshotNeeded(reason));
-            }
+            Err(Ok(reason)) => return Ok(self.give_up(reason)),
             Err(Err(broken)) => return Err(self.cannot_read_log(broken)),
         };
         let at = position(stored.at.file, &index, stored.at.page_size, index.pages);
         let to = Moment { complete_at, captured_at: next_capture(&mut self.last_captured, complete_at), at };
         self.was_offered = true;
         Ok(Poll::Batch(Arc::new(Batch { from: stored, to, commits: scan.commits, pages: Pages::Log(scan.index) })))
+    }
+
+    /// What comes next is not proven. The locks are let go too: they may be what failed, and the snapshot needs new ones.
+    fn give_up(&mut self, reason: Discontinuity) -> Poll {
+        self.lose(reason);
+        self.detach(reason);
+        Poll::SnapshotNeeded(reason)
     }
 
     /// A snapshot is needed: but a log that grows meanwhile is not held for ever.
@@ -249,8 +247,7 @@ impl Watch {
     fn log_snapshot(&mut self, complete_at: Timestamp) -> Result<Snapshot> {
         let mut attempts = 0;
         loop {
-            let attachment = self.attachment.as_mut().expect("attached by the caller");
-            attachment.was_written_by_others()?;
+            let attachment = self.attachment.as_ref().expect("attached by the caller");
             let index = attachment.read_index()?;
             let header = read_header(attachment.database(), &self.path)?;
             let pages = match index.frames {
@@ -271,8 +268,9 @@ impl Watch {
             };
             let at = position(attachment.file_id()?, &index, header.page_size, pages);
             let moment = Moment { complete_at, captured_at: next_capture(&mut self.last_captured, complete_at), at };
+            let modified = attachment.modified()?;
             self.snapshot_at = Some(at);
-            return Ok(Snapshot { moment, continues: true, in_log });
+            return Ok(Snapshot { moment, continues: true, in_log, modified });
         }
     }
 
@@ -299,8 +297,9 @@ impl Watch {
             pages: pages_of(&claim.file, &path, &header)?,
         };
         let modified = (metadata.mtime(), metadata.mtime_nsec());
-        self.still = Some(Still { _reader: reader, claim, modified });
-        Ok(Snapshot { moment: Moment { complete_at, captured_at, at }, continues: false, in_log: BTreeMap::new() })
+        self.still = Some(Still { _reader: reader, claim });
+        let moment = Moment { complete_at, captured_at, at };
+        Ok(Snapshot { moment, continues: false, in_log: BTreeMap::new(), modified })
     }
 
     /// Calls `each` with every page of a snapshot (number counted from 1, content), in order.
@@ -314,13 +313,18 @@ impl Watch {
         if let Some(still) = self.still.take() {
             copy_pages(snapshot, (&still.claim.file, None), &self.path, &mut each)?;
             let metadata = still.claim.file.metadata().map_err(|error| Error::io("look at", &self.path, error))?;
-            let is_same = still.modified == (metadata.mtime(), metadata.mtime_nsec());
+            let is_same = snapshot.modified == (metadata.mtime(), metadata.mtime_nsec());
             return if is_same { Ok(()) } else { Err(foreign(&self.path)) };
         }
         let attachment = self.attachment_of(&snapshot.moment.at)?;
         copy_pages(snapshot, (attachment.database(), Some(attachment.log())), &self.path, &mut each)?;
-        let attachment = self.attachment.as_mut().expect("it was there");
-        if attachment.was_written_by_others()? { Err(foreign(&self.path)) } else { Ok(()) }
+        if attachment.kept_still(&snapshot.moment.at, &snapshot.in_log, snapshot.modified)? {
+            return Ok(());
+        }
+        let error = foreign(&self.path);
+        self.lose(Discontinuity::ForeignWrite);
+        self.detach(Discontinuity::ForeignWrite);
+        Err(error)
     }
 
     /// Tells that the snapshot or batch that leads to `moment` is stored durably.
