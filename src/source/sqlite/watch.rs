@@ -95,6 +95,12 @@ pub struct Watch {
     last_captured: Option<Timestamp>,
 }
 
+/// A thread of the engine's own may hold it.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<Watch>();
+};
+
 struct Still {
     // Dropped in this order, see `Claim`.
     _reader: Connection,
