@@ -62,6 +62,32 @@ fn the_guard_keeps_what_is_not_stored_yet() {
     assert_eq!(stage.rows_at(&moment), 5);
 }
 
+/// The guard moves on in two steps, and what is committed between them is not lost either.
+#[test]
+fn the_guard_does_not_run_ahead_of_what_is_stored() {
+    let mut stage = Stage::new(STILL);
+    let mut program = Program::with_table(&stage.path);
+    stage.snapshot();
+    program.insert(1, 100);
+    let Poll::Batch(batch) = stage.poll() else { panic!("no batch") };
+    store::put_batch(&stage.storage, &stage.watch, &batch).unwrap();
+    stage.watch.stored(&batch.to);
+    program.insert(2, 100);
+    for _ in 0..3 {
+        stage.watch.maintain().unwrap();
+        assert_eq!(program.run("PRAGMA wal_checkpoint(TRUNCATE)"), "1", "what is not stored is kept");
+    }
+    program.insert(3, 100);
+    let moment = stage.capture();
+    assert_eq!(stage.rows_at(&moment), 3);
+    assert!(matches!(stage.poll(), Poll::Unchanged { .. }));
+    let steps_aside = (0..4).any(|_| {
+        stage.watch.maintain().unwrap();
+        program.run("PRAGMA wal_checkpoint(TRUNCATE)") == "0"
+    });
+    assert!(steps_aside, "and then it is in nobody's way");
+}
+
 /// By SQLite's own count of transactions, should its locks ever fail.
 #[test]
 fn commits_that_slip_past_a_lost_lock_are_missed() {

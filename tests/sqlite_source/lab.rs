@@ -203,11 +203,13 @@ impl Lab {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let connection = create(&self.path(), self.shape).unwrap();
+            connection.busy_timeout(Duration::from_millis(300)).unwrap();
             let busy: i64 = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0)).unwrap();
             if busy == 0 {
                 break;
             }
-            assert!(Instant::now() < deadline, "seed {}: the log cannot be emptied", self.seed);
+            let error = fs::read_to_string(self.dir.path().join("last-error")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "seed {}: the log cannot be emptied: {error}", self.seed);
         }
     }
 

@@ -214,7 +214,9 @@ impl Attachment {
             }
             begin_read(&self.readers[other]).map_err(|error| explain("read", &self.path, error))?;
             let WalIndex { salts, frames, .. } = self.read_index()?;
-            self.next_bound = Some(Bound { salts, frames, lets_restart: is_complete });
+            // Only if nothing was committed meanwhile did it begin with the whole log in the file.
+            let lets_restart = is_complete && (salts, frames) == (before.salts, before.frames);
+            self.next_bound = Some(Bound { salts, frames, lets_restart });
         }
         if let Some(bound) = self.next_bound.filter(|bound| bound.is_behind(at)) {
             self.end(self.guard)?;

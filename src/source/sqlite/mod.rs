@@ -9,7 +9,7 @@
 //! | [`wal`], [`walindex`], [`header`] | the three file formats, as SQLite documents them |
 //! | [`capture`], [`snapshot`], [`digests`] | pages: of the commits since, of a whole state, those that changed |
 //! | [`segment`], [`chain`], [`restore`], [`check`] | what is stored, which of it makes a moment, the file made of it, its check |
-//! | [`probe`], [`claim`], [`connection`] | what a path holds, who may open it, and how |
+//! | [`mod@probe`], [`claim`], [`connection`] | what a path holds, who may open it, and how |
 //!
 //! No repository, no store and no printing here: the engine holds those.
 //!
