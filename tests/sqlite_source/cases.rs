@@ -88,6 +88,33 @@ fn the_guard_does_not_run_ahead_of_what_is_stored() {
     assert!(steps_aside, "and then it is in nobody's way");
 }
 
+/// SQLite has four marks for readers; a fifth one shares another's, which is older.
+#[test]
+fn a_guard_that_found_no_mark_of_its_own_is_not_in_the_way_for_ever() {
+    let mut stage = Stage::new(STILL);
+    let mut program = Program::with_table(&stage.path);
+    program.insert(1, 100);
+    stage.snapshot();
+    let mut readers = Vec::new();
+    for n in 2..=4 {
+        program.insert(n, 100);
+        let mut reader = Program::open(&stage.path);
+        reader.run("BEGIN; SELECT count(*) FROM t");
+        readers.push(reader);
+    }
+    program.insert(5, 100);
+    stage.capture();
+    readers.iter_mut().for_each(|reader| drop(reader.run("COMMIT")));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while program.run("PRAGMA wal_checkpoint(TRUNCATE)") != "0" {
+        stage.watch.maintain().unwrap();
+        assert!(Instant::now() < deadline, "the guard is in the way");
+    }
+    program.insert(6, 100);
+    let moment = stage.capture();
+    assert_eq!(stage.rows_at(&moment), 6);
+}
+
 /// By SQLite's own count of transactions, should its locks ever fail.
 #[test]
 fn commits_that_slip_past_a_lost_lock_are_missed() {

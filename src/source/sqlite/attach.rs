@@ -29,6 +29,9 @@ use crate::base::{Error, FileStamp, Result};
 
 /// How long the index may stay torn before it is taken for one that a writer died over.
 const TORN_PATIENCE: Duration = Duration::from_millis(200);
+/// How often the guard is taken anew where it stands while part of the log is not in the file. SQLite has four marks for
+/// all readers; one that found none free shares an older one, and would hold back checkpoints until the next commit.
+const RENEWAL: Duration = Duration::from_millis(500);
 
 /// A held database. Fields are dropped in this order: connections, files, claim (see [`Claim`]).
 pub struct Attachment {
@@ -46,6 +49,8 @@ pub struct Attachment {
     guard_bound: Bound,
     /// Where the other reader's transaction began, if it has one.
     next_bound: Option<Bound>,
+    /// When the guard moved last.
+    moved: Instant,
     seen: Option<Quiet>,
 }
 
@@ -106,6 +111,7 @@ impl Attachment {
             guard: 0,
             guard_bound,
             next_bound: None,
+            moved: Instant::now(),
             seen: None,
         };
         if attachment.replaced()?.is_some() {
@@ -209,7 +215,8 @@ impl Attachment {
             let before = self.read_index()?;
             let is_complete = before.backfilled == before.frames;
             let is_there = (self.guard_bound.salts, self.guard_bound.frames) == (at.salts, at.frame);
-            if is_there && (self.guard_bound.lets_restart || !is_complete) {
+            let is_settled = self.guard_bound.lets_restart || (!is_complete && self.moved.elapsed() < RENEWAL);
+            if is_there && is_settled {
                 return Ok(());
             }
             begin_read(&self.readers[other]).map_err(|error| explain("read", &self.path, error))?;
@@ -221,6 +228,7 @@ impl Attachment {
         if let Some(bound) = self.next_bound.filter(|bound| bound.is_behind(at)) {
             self.end(self.guard)?;
             (self.guard, self.guard_bound, self.next_bound) = (other, bound, None);
+            self.moved = Instant::now();
         }
         Ok(())
     }
