@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::base::{FileStamp, RelPath, Timestamp};
 
 pub mod postgres;
+pub mod sqlite;
 
 /// One thing a backup stores, as found on the protected host.
 #[derive(Clone, Debug, PartialEq, Eq)]
