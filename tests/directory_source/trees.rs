@@ -13,8 +13,24 @@ use rustix::fs::{CWD, Mode, XattrFlags, lsetxattr};
 
 /// Names that break careless code.
 const ODD: &[&[u8]] = &[
-    b" ", b"-rf", b"a\nb", b"\xff\xfe", b"\\", b"*", b"a-b", b"a.b", b"a", b"A", b"~", b"$HOME", b"\x01", b"...", b"a\xcc\x81",
-    "日本".as_bytes(), b"%2e%2e", b"'\"",
+    b" ",
+    b"-rf",
+    b"a\nb",
+    b"\xff\xfe",
+    b"\\",
+    b"*",
+    b"a-b",
+    b"a.b",
+    b"a",
+    b"A",
+    b"~",
+    b"$HOME",
+    b"\x01",
+    b"...",
+    b"a\xcc\x81",
+    "日本".as_bytes(),
+    b"%2e%2e",
+    b"'\"",
 ];
 
 pub fn is_root() -> bool {
@@ -100,8 +116,7 @@ pub fn all_paths(top: &Path) -> Vec<PathBuf> {
 
 /// Adds something somewhere below `top`.
 pub fn add(random: &mut StdRng, top: &Path) {
-    let mut dirs: Vec<PathBuf> =
-        all_paths(top).into_iter().filter(|path| fs::symlink_metadata(path).unwrap().is_dir()).collect();
+    let mut dirs: Vec<PathBuf> = all_paths(top).into_iter().filter(|path| fs::symlink_metadata(path).unwrap().is_dir()).collect();
     dirs.push(top.to_owned());
     let path = dirs[random.random_range(0..dirs.len())].join(OsStr::from_bytes(&name(random)));
     if fs::symlink_metadata(&path).is_ok() || path.as_os_str().len() > 3500 {
@@ -146,7 +161,8 @@ pub fn change(random: &mut StdRng, top: &Path) {
         0 => fs::remove_file(path).unwrap(),
         1 if kind.is_file() => {
             // In place: the inode stays, and every name of it changes.
-            let content = bytes(random, 3000);
+            let mut content = [0; 3000];
+            random.fill_bytes(&mut content);
             if let Ok(file) = File::options().write(true).open(path) {
                 file.write_all_at(&content, 100).unwrap();
             }

@@ -16,7 +16,7 @@ use super::restore::Restorer;
 use super::settle;
 use crate::base::{Error, Result};
 
-/// A file that has its length and no data yet. Dropped before [`FileWriter::finish`], a temporary one is removed.
+/// A file that has its length and no data yet. Dropped before [`FileWriter::finish`], it is removed.
 #[derive(Debug)]
 pub struct FileWriter {
     file: OwnedFd,
@@ -120,10 +120,11 @@ impl FileWriter {
                 .detail("written", format!("{written_bytes} of {} bytes", self.data_bytes)));
         }
         let settled = settle::open(&self.file, &self.entry.node, restorer.options.owners.as_ref());
-        restorer.take_up(&self.entry, settled)?;
+        restorer.take_up(Some(&self.entry.path), settled)?;
         if let Some(temporary) = &self.temporary {
             let (_, name) = split(&self.entry.path);
-            renameat(&self.parent, temporary, &self.parent, name).map_err(|error| restorer.failed(&self.entry, error.into()))?;
+            renameat(&self.parent, temporary, &self.parent, name)
+                .map_err(|error| restorer.failed(Some(&self.entry.path), error.into()))?;
         }
         self.is_finished.store(true, Ordering::SeqCst);
         Ok(())
@@ -132,9 +133,10 @@ impl FileWriter {
 
 impl Drop for FileWriter {
     fn drop(&mut self) {
-        if let (Some(temporary), false) = (&self.temporary, self.is_finished.load(Ordering::SeqCst)) {
-            // It is named as what it is; whoever failed before has told why.
-            let _ = unlinkat(&self.parent, temporary, AtFlags::empty());
+        if !self.is_finished.load(Ordering::SeqCst) {
+            let (_, name) = split(&self.entry.path);
+            // Whoever failed before has told why; half a file under its name would not.
+            let _ = unlinkat(&self.parent, self.temporary.as_deref().unwrap_or(name), AtFlags::empty());
         }
     }
 }

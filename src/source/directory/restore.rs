@@ -4,7 +4,8 @@
 //! place of what is there by rename ([`Existing::Replace`]). A file: its length, data, owner, attributes, mode, times, then its
 //! name. Directories are made with mode 0700 and get owner, attributes, mode and times last, the lowest first: a directory's
 //! time changes with what is put into it, and one without write permission takes nothing more. The order of files and
-//! directories among each other is the caller's, and any: what lies above a path is made when it is missing.
+//! directories among each other is the caller's, and any: what lies above a path is made when it is missing. A restore that
+//! was killed leaves what it wrote; that it is not complete is for the caller to mark, outside the tree.
 //!
 //! Invariants:
 //! - Every path is resolved below the target's open directory without following links, also those planted meanwhile.
@@ -58,8 +59,8 @@ pub struct RestoreOptions {
 /// Something that is not as it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shortfall {
-    /// Where.
-    pub path: RelPath,
+    /// Where; none for the target itself.
+    pub path: Option<RelPath>,
     /// What is not as it was.
     pub what: What,
     /// Why, as an error number; 0 where it is by rule.
@@ -155,20 +156,20 @@ impl Restorer {
     pub fn other(&self, entry: &Entry) -> Result<()> {
         let made = self.make_raw(entry, |parent, name| make_other(&entry.node, parent, name));
         match made {
-            Err((error, _)) if Errno::from_io_error(&error) == Some(Errno::PERM) && is_device(&entry.node) => {
-                self.fall_short(entry, What::Device, &error);
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) && is_device(&entry.node) => {
+                self.fall_short(Some(&entry.path), What::Device, &error);
                 return Ok(());
             }
-            outcome => outcome.map_err(|(error, _)| self.failed(entry, error))?,
+            outcome => outcome.map_err(|error| self.failed(Some(&entry.path), error))?,
         }
-        let (parent, name) = self.root.parent(&entry.path).map_err(|error| self.failed(entry, error))?;
+        let (parent, name) = self.root.parent(&entry.path).map_err(|error| self.failed(Some(&entry.path), error))?;
         let settled = settle::by_name(&parent, name, &entry.node, self.options.owners.as_ref());
-        self.take_up(entry, settled)
+        self.take_up(Some(&entry.path), settled)
     }
 
     /// Notes what a backup could not read: it is not there after the restore.
     pub fn missing(&self, entry: &Entry) {
-        self.fall_short(entry, What::Content, &Errno::NODATA.into());
+        self.fall_short(Some(&entry.path), What::Content, &Errno::NODATA.into());
     }
 
     /// Sets what belongs to the directories, the lowest first, and to the target itself when `top` says how it was; then
@@ -184,40 +185,40 @@ impl Restorer {
                 Ok(directory) => directory,
                 // On the way to nothing that was wanted.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(self.failed(&entry, error)),
+                Err(error) => return Err(self.failed(Some(&entry.path), error)),
             };
             let settled = settle::open(&directory, &entry.node, self.options.owners.as_ref());
-            self.take_up(&entry, settled)?;
+            self.take_up(Some(&entry.path), settled)?;
         }
         if let Some(node) = top {
             let settled = settle::open(&self.root, node, self.options.owners.as_ref());
-            let path = RelPath::new("top").map_err(Error::failed)?;
-            self.take_up(&Entry::new(path, node.clone()), settled)?;
+            self.take_up(None, settled)?;
         }
         rustix::fs::syncfs(&self.root).map_err(|error| Error::io("write out", self.root.location(), error.into()))?;
         Ok(self.shortfalls.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Counts what could not be set on `entry`; a full or broken disk is an error.
-    pub(super) fn take_up(&self, entry: &Entry, settled: Vec<(What, io::Error)>) -> Result<()> {
+    /// Counts what could not be set at `path`; a full or broken disk is an error.
+    pub(super) fn take_up(&self, path: Option<&RelPath>, settled: Vec<(What, io::Error)>) -> Result<()> {
         for (what, error) in settled {
             match Errno::from_io_error(&error) {
-                Some(Errno::NOSPC | Errno::DQUOT) if what == What::Attributes => self.fall_short(entry, what, &error),
+                // File systems say so too of an attribute that is too long for them.
+                Some(Errno::NOSPC | Errno::DQUOT) if what == What::Attributes => self.fall_short(path, what, &error),
                 Some(Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS | Errno::STALE) => {
-                    return Err(self.failed(entry, error));
+                    return Err(self.failed(path, error));
                 }
-                _ => self.fall_short(entry, what, &error),
+                _ => self.fall_short(path, what, &error),
             }
         }
         Ok(())
     }
 
-    fn fall_short(&self, entry: &Entry, what: What, error: &io::Error) {
+    fn fall_short(&self, path: Option<&RelPath>, what: What, error: &io::Error) {
         let mut shortfalls = self.shortfalls.lock().unwrap_or_else(PoisonError::into_inner);
         shortfalls.count += 1;
         if shortfalls.first.len() < MOST_SHORTFALLS {
             let errno = error.raw_os_error().unwrap_or(0);
-            shortfalls.first.push(Shortfall { path: entry.path.clone(), what, errno });
+            shortfalls.first.push(Shortfall { path: path.cloned(), what, errno });
         }
     }
 
@@ -225,20 +226,24 @@ impl Restorer {
         self.directories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn failed(&self, entry: &Entry, error: io::Error) -> Error {
+    pub(super) fn failed(&self, path: Option<&RelPath>, error: io::Error) -> Error {
         let is_in_the_way = matches!(
             Errno::from_io_error(&error),
             Some(Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST)
         );
-        let failed = Error::io("restore", &self.root.locate(&entry.path), error);
-        if is_in_the_way { failed.hint("something else lies there: move it away, or restore into an empty directory") } else { failed }
+        let location = path.map_or_else(|| self.root.location().to_owned(), |path| self.root.locate(path));
+        let failed = Error::io("restore", &location, error);
+        if is_in_the_way {
+            failed.hint("something else lies there: move it away, or restore into an empty directory")
+        } else {
+            failed
+        }
     }
 
     /// Opens the directory of `path`, made if need be, and does `work` in it.
     fn with_parent<T>(&self, path: &RelPath, work: impl FnOnce(OwnedFd, &OsStr) -> io::Result<T>) -> Result<T> {
-        let failed = |error: io::Error| Error::io("restore", &self.root.locate(path), error);
-        let (parent, name) = self.parent_made(path).map_err(failed)?;
-        work(parent, name).map_err(failed)
+        let made = self.parent_made(path).and_then(|(parent, name)| work(parent, name));
+        made.map_err(|error| self.failed(Some(path), error))
     }
 
     fn parent_made<'p>(&self, path: &'p RelPath) -> io::Result<(OwnedFd, &'p OsStr)> {
@@ -258,25 +263,22 @@ impl Restorer {
 
     /// Has `make` make something under its name, or under a temporary one that then takes the place of what is there.
     fn make(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> Result<()> {
-        self.make_raw(entry, make).map_err(|(error, _)| self.failed(entry, error))
+        self.make_raw(entry, make).map_err(|error| self.failed(Some(&entry.path), error))
     }
 
-    fn make_raw(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> Result<(), (io::Error, ())> {
-        let work = || {
-            let (parent, name) = self.parent_made(&entry.path)?;
-            if self.options.existing == Existing::Refuse || entry.node.kind == Kind::Directory {
-                return make(&parent, name);
-            }
-            let temporary = temporary_name();
-            make(&parent, &temporary)?;
-            let renamed = renameat(&parent, &temporary, &parent, name);
-            // Two names of one file are not renamed onto each other: the temporary one is left, and removed.
-            match unlinkat(&parent, &temporary, AtFlags::empty()) {
-                Err(Errno::NOENT) | Ok(()) => Ok(renamed?),
-                Err(error) => Err(error.into()),
-            }
-        };
-        work().map_err(|error| (error, ()))
+    fn make_raw(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> io::Result<()> {
+        let (parent, name) = self.parent_made(&entry.path)?;
+        if self.options.existing == Existing::Refuse || entry.node.kind == Kind::Directory {
+            return make(&parent, name);
+        }
+        let temporary = temporary_name();
+        make(&parent, &temporary)?;
+        let renamed = renameat(&parent, &temporary, &parent, name);
+        // Two names of one file are not renamed onto each other: the temporary one is left, and removed.
+        match unlinkat(&parent, &temporary, AtFlags::empty()) {
+            Err(Errno::NOENT) | Ok(()) => Ok(renamed?),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -5,13 +5,16 @@
 //! [`Scan::settle`] and a [`Task::Link`] is believed only after its first name was read: when that came to nothing, or
 //! found another file in its place, this name must be read instead. A file of which one name goes away is not lost with it.
 
+use std::ffi::OsStr;
+use std::io;
 use std::iter::Peekable;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::attributes;
 use super::beneath::{Root, split};
 use super::compare::Trust;
-use super::entry::{Entry, FileTime, Kind, Left, Mark, Node};
+use super::entry::{Entry, Kind, Left, Mark, Node, Reason, look};
 use super::links::Links;
 use super::read::Reading;
 use super::walk::{Found, Step, Walk, WalkOptions};
@@ -78,8 +81,8 @@ impl<'b> Scan<'b> {
     /// When the top cannot be listed.
     pub fn new(root: Arc<Root>, options: WalkOptions, base: Option<(BaseEntries<'b>, Trust)>) -> Result<Self> {
         let links = Links::new(&options.scratch);
-        let attributes = attributes::of_open(&*root)
-            .map_err(|error| Error::io("read the extended attributes of", root.location(), error))?;
+        let attributes =
+            attributes::of_open(&*root).map_err(|error| Error::io("read the extended attributes of", root.location(), error))?;
         let walk = Walk::new(root, options)?;
         let root_node = Node { attributes, ..walk.root_node().clone() };
         let base = base.map(|(entries, trust)| Base { entries: entries.peekable(), last: None, trust });
@@ -143,6 +146,10 @@ impl<'b> Scan<'b> {
         let (_, name) = split(&entry.path);
         match attributes::of_name(&parent, name) {
             Ok(attributes) => entry.node.attributes = attributes,
+            Err(_) if entry.node.kind != Kind::Directory && is_gone(&parent, name) => {
+                self.tally.left += 1;
+                return Ok(Task::Left(Left { path: entry.path, why: Reason::Vanished }));
+            }
             Err(error) => entry.marks.push(Mark::Bare(error.raw_os_error().unwrap_or(0))),
         }
         self.tally.stored += 1;
@@ -193,7 +200,7 @@ impl Base<'_> {
     }
 }
 
-/// Trust in a base that began at `base_started`, for a backup that begins now on the same host and directory.
-pub fn trust_now(base_started: FileTime) -> Trust {
-    Trust { base_started, started: FileTime::now(), is_same_place: true }
+/// Whether nothing of that name is there any more.
+fn is_gone(parent: impl AsFd, name: &OsStr) -> bool {
+    look(parent, name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }

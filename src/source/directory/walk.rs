@@ -177,8 +177,10 @@ impl Walk {
         let device = self.root_node.device;
         let Some(level) = self.levels.last_mut() else { return };
         let Some(folder) = &level.folder else { return };
-        let may_enter = |seen: &&mut Seen| matches!(&seen.looked, Ok(Look::Node(node)) if node.kind == Kind::Directory
-            && !seen.is_excluded && !(self.options.one_file_system && node.device != device));
+        let may_enter = |seen: &&mut Seen| {
+            matches!(&seen.looked, Ok(Look::Node(node)) if node.kind == Kind::Directory
+            && !seen.is_excluded && !(self.options.one_file_system && node.device != device))
+        };
         for seen in level.batch.iter_mut().take(BATCH).filter(may_enter).take(FOLDERS_AHEAD_IN_BATCH) {
             if seen.ahead.is_some() {
                 continue;
