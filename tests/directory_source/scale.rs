@@ -74,7 +74,7 @@ fn take(source: &Path, scratch: &Path, spool: &Path, base: Option<(BaseEntries<'
     let mut out = BufWriter::new(File::create(spool).unwrap());
     let mut reader = Reader::new();
     let mut entries = 0;
-    while let Some(task) = scan.next() {
+    for task in scan.by_ref() {
         let entry = match task.unwrap() {
             Task::Keep(entry) | Task::Link(entry) | Task::Store(entry) => entry,
             Task::Read(entry) => match reader.read(&root, entry, sink).unwrap() {

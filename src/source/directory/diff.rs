@@ -209,7 +209,8 @@ mod tests {
     #[test]
     fn each_aspect_is_told_and_where_a_file_lies_on_the_disk_is_none() {
         let link = |path: &str| Some(RelPath::new(path).unwrap());
-        let cases: &[(fn(&mut Entry), &[Aspect])] = &[
+        type Case = (fn(&mut Entry), &'static [Aspect]);
+        let cases: &[Case] = &[
             (|e| (e.node.inode, e.node.device, e.node.changed.nanos) = (9, 9, 9), &[]),
             (|e| e.content = Some(Address([2; 32])), &[Aspect::Content]),
             (|e| e.content = None, &[Aspect::Content]),

@@ -70,7 +70,7 @@ impl Index {
     /// When it cannot be written.
     pub fn create(path: &Path, full: &BackupId) -> Result<Self> {
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
             _ => Self::open(path, &[], full),
         }
     }

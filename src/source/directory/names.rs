@@ -87,7 +87,7 @@ impl Names {
     ///
     /// # Errors
     /// When the scratch file cannot be read.
-    pub fn next(&mut self) -> Result<Option<OsString>> {
+    pub fn take_next(&mut self) -> Result<Option<OsString>> {
         let name = match &mut self.0 {
             Source::Held(held) => held.take_next(),
             Source::Spilled(merge) => {
@@ -256,7 +256,7 @@ mod tests {
         for held_bytes in [usize::MAX, 64 << 10, 500] {
             let (mut names, early_end) = list_with(File::open(dir.path()).unwrap(), scratch.path(), held_bytes).unwrap();
             let mut found = Vec::new();
-            while let Some(name) = names.next().unwrap() {
+            while let Some(name) = names.take_next().unwrap() {
                 found.push(name);
             }
             assert_eq!((found, early_end), (expected.clone(), None), "{held_bytes}");

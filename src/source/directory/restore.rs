@@ -109,7 +109,7 @@ impl Restorer {
     /// # Errors
     /// When something else is in its place, or the disk fails.
     pub fn directory(&self, entry: &Entry) -> Result<()> {
-        self.make(entry, |parent, name| make_directory(parent, name))?;
+        self.make(entry, make_directory)?;
         self.waiting().add(entry)
     }
 
@@ -291,18 +291,14 @@ fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
 }
 
 fn make_other(node: &Node, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
-    let mode = Mode::RUSR | Mode::WUSR;
-    Ok(match &node.kind {
-        Kind::Symlink { target } => symlinkat(target.as_slice(), parent, name)?,
-        Kind::Fifo => mknodat(parent, name, FileType::Fifo, mode, 0)?,
-        Kind::CharacterDevice { major, minor } => {
-            mknodat(parent, name, FileType::CharacterDevice, mode, rustix::fs::makedev(*major, *minor))?;
-        }
-        Kind::BlockDevice { major, minor } => {
-            mknodat(parent, name, FileType::BlockDevice, mode, rustix::fs::makedev(*major, *minor))?;
-        }
+    let (kind, device) = match &node.kind {
+        Kind::Symlink { target } => return Ok(symlinkat(target.as_slice(), parent, name)?),
+        Kind::Fifo => (FileType::Fifo, 0),
+        Kind::CharacterDevice { major, minor } => (FileType::CharacterDevice, rustix::fs::makedev(*major, *minor)),
+        Kind::BlockDevice { major, minor } => (FileType::BlockDevice, rustix::fs::makedev(*major, *minor)),
         Kind::Directory | Kind::File => return Err(Errno::INVAL.into()),
-    })
+    };
+    Ok(mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)?)
 }
 
 fn is_device(node: &Node) -> bool {

@@ -121,7 +121,7 @@ impl<'b> Scan<'b> {
                 return Ok(Task::Left(left));
             }
         };
-        let Found { mut entry, parent, is_other_file_system } = found;
+        let Found { mut entry, parent, is_other_file_system } = *found;
         self.tally.other_file_systems += u64::from(is_other_file_system);
         entry.first_link = self.links.first(&entry.path, &entry.node)?;
         if entry.first_link.is_none() {

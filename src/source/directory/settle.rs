@@ -110,7 +110,7 @@ fn owner_of(node: &Node, owners: Option<&OwnerMap>) -> (Option<Uid>, Option<Gid>
 
 fn times(node: &Node) -> Timestamps {
     Timestamps {
-        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT.into() },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec { tv_sec: node.modified.seconds, tv_nsec: node.modified.nanos.into() },
     }
 }

@@ -51,7 +51,7 @@ pub struct WalkOptions {
 #[derive(Debug)]
 pub enum Step {
     /// Something to store.
-    Found(Found),
+    Found(Box<Found>),
     /// Something that is not.
     Left(Left),
 }
@@ -248,7 +248,7 @@ impl Walk {
             Err(error) => return left(reason_unseen(&error)),
         };
         if node.kind != Kind::Directory {
-            return Ok(Step::Found(Found { entry: Entry::new(path, node), parent, is_other_file_system: false }));
+            return Ok(Step::Found(Box::new(Found { entry: Entry::new(path, node), parent, is_other_file_system: false })));
         }
         self.visit_directory(path, seen.name, node, seen.ahead, parent)
     }
@@ -262,7 +262,7 @@ impl Walk {
         parent: Arc<OwnedFd>,
     ) -> Result<Step> {
         if self.is_elsewhere(&node) {
-            return Ok(Step::Found(Found { entry: Entry::new(path, node), parent, is_other_file_system: true }));
+            return Ok(Step::Found(Box::new(Found { entry: Entry::new(path, node), parent, is_other_file_system: true })));
         }
         let was_ahead = ahead.is_some();
         let pending = ahead.unwrap_or_else(|| begin_folder(&self.pool, &parent, &name, &self.options));
@@ -278,14 +278,14 @@ impl Walk {
         let mut entry = Entry::new(path, folder.node.clone());
         let identity = (entry.node.device, entry.node.inode);
         if self.is_elsewhere(&entry.node) {
-            return Ok(Step::Found(Found { entry, parent, is_other_file_system: true }));
+            return Ok(Step::Found(Box::new(Found { entry, parent, is_other_file_system: true })));
         }
         if self.levels.iter().any(|level| level.identity == identity) {
             return Ok(Step::Left(Left { path: entry.path, why: Reason::Loop }));
         }
         entry.marks.extend(folder.early_end.map(|error| Mark::Unlisted(error.raw_os_error())));
         self.enter(folder)?;
-        Ok(Step::Found(Found { entry, parent, is_other_file_system: false }))
+        Ok(Step::Found(Box::new(Found { entry, parent, is_other_file_system: false })))
     }
 }
 
@@ -313,7 +313,7 @@ impl Filled {
     fn next(folder: &OwnedFd, mut rest: Names) -> Result<Self> {
         let mut seen = Vec::new();
         while seen.len() < BATCH {
-            let Some(name) = rest.next()? else { return Ok(Self { seen, rest: None }) };
+            let Some(name) = rest.take_next()? else { return Ok(Self { seen, rest: None }) };
             let looked = look_whole(folder, &name);
             seen.push((name, looked));
         }
@@ -376,7 +376,7 @@ fn unlisted(path: RelPath, node: Node, error: &io::Error, parent: Arc<OwnedFd>) 
         other => {
             let mut entry = Entry::new(path, node);
             entry.marks.push(Mark::Unlisted(other.map_or(0, Errno::raw_os_error)));
-            Step::Found(Found { entry, parent, is_other_file_system: false })
+            Step::Found(Box::new(Found { entry, parent, is_other_file_system: false }))
         }
     }
 }
