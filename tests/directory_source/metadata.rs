@@ -81,24 +81,16 @@ fn holes_stay_holes_and_cost_no_chunks() {
     let place = Place::new();
     let source = place.source();
     let sparse = File::create(source.join("sparse")).unwrap();
-    for at in [0, 4096, 50_000_000, 3_000_000_001] {
+    for at in [0, 4096, 50_000_000, 300_000_001] {
         sparse.write_all_at(b"data", at).unwrap();
     }
-    sparse.set_len(4_000_000_000).unwrap();
+    sparse.set_len(400_000_000).unwrap();
     let comb = File::create(source.join("comb")).unwrap();
     for tooth in 0..200 {
         comb.write_all_at(&[1; 4096], tooth * 16_384).unwrap();
     }
-    File::create(source.join("void")).unwrap().set_len(1 << 40).unwrap();
+    File::create(source.join("void")).unwrap().set_len(100 << 20).unwrap();
     fs::write(source.join("zeros"), vec![0; 1_000_000]).unwrap();
-    // Holes of files that changed just now are looked into; of old ones they are believed.
-    for name in ["sparse", "void"] {
-        let path = source.join(name);
-        if name == "void" {
-            fs::remove_file(&path).unwrap();
-            File::create(&path).unwrap().set_len(1 << 30).unwrap();
-        }
-    }
     let mut vault = Vault::default();
     let backup = vault.backup(&source, Plan::default());
     assert_eq!(backup.get("void").pieces, []);
@@ -116,10 +108,10 @@ fn holes_stay_holes_and_cost_no_chunks() {
         assert!(fs::read(source.join(name)).unwrap() == fs::read(target.join(name)).unwrap(), "{name}");
     }
     let (was, is) = (File::open(source.join("sparse")).unwrap(), File::open(target.join("sparse")).unwrap());
-    for at in [0, 4000, 60_000, 49_999_990, 2_999_999_990, 3_999_990_000] {
+    for at in [0, 4000, 60_000, 49_999_990, 299_999_990, 399_995_000] {
         let (mut a, mut b) = ([1; 10_000], [2; 10_000]);
-        assert_eq!(was.read_at(&mut a, at).unwrap(), is.read_at(&mut b, at).unwrap());
-        assert!(a == b || at > 3_999_990_000, "at {at}");
+        let (there, here) = (was.read_at(&mut a, at).unwrap(), is.read_at(&mut b, at).unwrap());
+        assert!(there > 0 && a[..there] == b[..here], "at {at}");
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::io::{Errno, pwrite};
 use super::beneath::split;
 use super::chunk::{Address, ContentId, Piece};
 use super::entry::Entry;
-use super::read::{Chunk, Hole};
+use super::read::{Chunk, Hole, is_zero};
 use super::restore::Restorer;
 use super::settle;
 use crate::base::{Error, Result};
@@ -80,11 +80,10 @@ impl FileWriter {
             return Err(Error::damaged(format!("a chunk of {} lies beyond its end", self.entry.path)));
         }
         let mut at = chunk.offset;
-        let first = self.holes.partition_point(|hole| hole.offset + hole.len_bytes <= at);
+        let first = self.holes.partition_point(|hole| hole.offset.saturating_add(hole.len_bytes) <= at);
         for hole in self.holes[first..].iter().take_while(|hole| hole.offset < end) {
-            let (from, to) = (hole.offset.max(at), end.min(hole.offset + hole.len_bytes));
-            let is_zero = chunk.bytes[span(chunk.offset, from, to)].iter().all(|byte| *byte == 0);
-            if from >= at && from < to && is_zero {
+            let (from, to) = (hole.offset.max(at), end.min(hole.offset.saturating_add(hole.len_bytes)));
+            if from < to && is_zero(&chunk.bytes[span(chunk.offset, from, to)]) {
                 self.write_at(&chunk.bytes[span(chunk.offset, at, from)], at).map_err(failed)?;
                 at = to;
             }

@@ -94,3 +94,47 @@ fn identity(node: &Node) -> (u64, u64, i64, u32) {
     let FileTime { seconds, nanos } = node.born.unwrap_or(node.changed);
     (node.device, node.inode, seconds, nanos)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(links: u32, inode: u64, born: Option<i64>, changed: i64) -> Node {
+        let time = |seconds| FileTime { seconds, nanos: 0 };
+        Node {
+            kind: Kind::File,
+            mode: 0,
+            uid: 0,
+            gid: 0,
+            links,
+            size_bytes: 0,
+            modified: time(0),
+            changed: time(changed),
+            born: born.map(time),
+            device: 1,
+            inode,
+            attributes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_inode_number_alone_does_not_make_two_names_one_file() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut links = Links::new(scratch.path());
+        let mut first = |path: &str, node: &Node| {
+            let first = links.first(&RelPath::new(path).unwrap(), node).unwrap();
+            first.map(|path| path.to_string())
+        };
+        assert_eq!(first("a", &node(2, 7, Some(10), 1)), None);
+        assert_eq!(first("b", &node(2, 7, Some(10), 2)).as_deref(), Some("a"), "whatever changed meanwhile");
+        assert_eq!(first("c", &node(2, 7, Some(11), 1)), None, "another file with the number of one that is gone");
+        assert_eq!(first("d", &node(2, 7, Some(11), 1)).as_deref(), Some("c"));
+        assert_eq!(first("e", &node(1, 8, Some(10), 1)), None);
+        assert_eq!(first("f", &node(1, 8, Some(10), 1)), None, "a file with one name has no other");
+        assert_eq!(first("g", &node(2, 9, None, 5)), None);
+        assert_eq!(first("h", &node(2, 9, None, 5)).as_deref(), Some("g"));
+        assert_eq!(first("i", &node(2, 9, None, 6)), None, "without a birth, a changed file is not proven the same");
+        links.forget(&node(2, 7, Some(10), 1)).unwrap();
+        assert_eq!(links.first(&RelPath::new("z").unwrap(), &node(2, 7, Some(10), 1)).unwrap(), None);
+    }
+}

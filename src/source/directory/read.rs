@@ -265,7 +265,7 @@ impl Reader {
         while at < to {
             let room = usize::try_from(to - at).unwrap_or(usize::MAX).min(READ_BYTES);
             let count = fill(file, &mut self.buffer[..room], at)?;
-            if self.buffer[..count].iter().any(|byte| *byte != 0) {
+            if !is_zero(&self.buffer[..count]) {
                 return Ok(false);
             }
             if count < room {
@@ -275,6 +275,12 @@ impl Reader {
         }
         Ok(true)
     }
+}
+
+/// Whether all of `bytes` are zeros; compared in blocks, which is as fast as memory in any build.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
+    bytes.chunks(ZEROS.len()).all(|block| *block == ZEROS[..block.len()])
 }
 
 /// Fills `buffer` from `offset` on; returns how much the file had.
