@@ -256,21 +256,28 @@ fn what_may_not_be_read_is_named_with_the_reason_and_the_rest_is_stored() {
 #[test]
 fn a_deep_tree_is_walked_with_few_open_files_and_its_moving_away_is_told() {
     const LEVELS: usize = 1500;
+    const WIDE: usize = 600;
     let place = Place::new();
     let source = place.source();
     let mut at: std::os::fd::OwnedFd = File::open(&source).unwrap().into();
-    for _ in 0..LEVELS {
+    for level in 0..LEVELS {
         let mode = rustix::fs::Mode::RWXU;
+        if level == 3 {
+            // More than are looked at together, and most of them after the long way down.
+            for number in 0..WIDE {
+                rustix::fs::mkdirat(&at, format!("m{number:04}"), mode).unwrap();
+            }
+        }
         rustix::fs::mkdirat(&at, "down", mode).unwrap();
         rustix::fs::mkdirat(&at, "zz", mode).unwrap();
         at = rustix::fs::openat(&at, "down", rustix::fs::OFlags::DIRECTORY, mode).unwrap();
     }
     let walk = || Walk::new(Arc::new(Root::open(&source).unwrap()), walk_options(&place.path(""))).unwrap();
     let found = walk().map(|step| matches!(step.unwrap(), Step::Found(_))).collect::<Vec<_>>();
-    assert_eq!((found.len(), found.iter().all(|found| *found)), (2 * LEVELS, true));
+    assert_eq!((found.len(), found.iter().all(|found| *found)), (2 * LEVELS + WIDE, true));
     let mut vault = Vault::default();
     let backup = vault.backup(&source, Plan::default());
-    assert_eq!(backup.stored.len(), 2 * LEVELS);
+    assert_eq!(backup.stored.len(), 2 * LEVELS + WIDE);
     vault.restore(&backup, &place.path("target"), &[], Existing::Refuse).unwrap();
     let restored = vault.backup(&place.path("target"), Plan::default());
     let strip = |backup: &crate::vault::Backup| -> Vec<_> {

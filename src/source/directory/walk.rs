@@ -157,8 +157,9 @@ impl Walk {
     fn accept(&mut self, filled: Filled) -> Result<()> {
         let Self { levels, path, options, pool, .. } = self;
         let Some(level) = levels.last_mut() else { return Ok(()) };
-        if let (Some(rest), Some(folder)) = (filled.rest, &level.folder) {
-            let folder = Arc::clone(folder);
+        if let Some(rest) = filled.rest {
+            let closed = || Error::failed("a directory was closed while names in it were waiting");
+            let folder = level.folder.clone().ok_or_else(closed)?;
             level.coming = Some(pool.begin(move || Filled::next(&folder, rest)));
         }
         path.truncate(level.path_len);
