@@ -1,6 +1,7 @@
 //! Directories: what is walked, read and restored, beside an oracle that knows none of the code.
 //!
-//! `LIFEBOAT_TEST_SCALE_FILES` and `LIFEBOAT_TEST_SCALE_BYTES` make the tests of size larger; they print what they measured.
+//! `LIFEBOAT_TEST_SCALE_FILES` and `LIFEBOAT_TEST_SCALE_BYTES` make the tests of size larger, and
+//! `LIFEBOAT_TEST_TREE` names a tree to take and compare; they print what they measured.
 
 #[path = "directory_source/faults.rs"]
 mod faults;

@@ -12,10 +12,12 @@ use lifeboat::source::directory::compare::Trust;
 use lifeboat::source::directory::entry::Entry;
 use lifeboat::source::directory::index::{Index, Place as Stored};
 use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink};
+use lifeboat::source::directory::restore::Existing;
 use lifeboat::source::directory::scan::{BaseEntries, Scan, Task};
 use rand::Rng;
 
-use crate::vault::{trust_all, walk_options};
+use crate::oracle::{assert_same, snapshot};
+use crate::vault::{Plan, Vault, trust_all, walk_options};
 use crate::{Place, random};
 
 fn from_environment(name: &str, default: u64) -> u64 {
@@ -173,6 +175,27 @@ fn a_byte_at_the_head_of_a_large_file_stores_few_new_chunks() {
     println!("incr: {}", take(&place.source(), &scratch, &place.path("incr"), base, &mut sink));
     println!("{} new chunks, {} bytes; memory peak {} MiB", sink.new, sink.new_bytes, peak_mib());
     assert!((1..=3).contains(&sink.new), "{} of {} chunks are new", sink.new, sink.chunks);
+}
+
+/// A tree as people have them: this package's sources, or the one that `LIFEBOAT_TEST_TREE` names.
+#[test]
+fn a_tree_as_people_have_them_comes_back_the_same() {
+    let own = || Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let tree = std::env::var_os("LIFEBOAT_TEST_TREE").map_or_else(own, PathBuf::from);
+    let place = Place::new();
+    let expected = snapshot(&tree);
+    let mut vault = Vault::default();
+    let start = Instant::now();
+    let full = vault.backup(&tree, Plan::default());
+    println!("full: {} entries, {} chunks in {:.2} s", full.stored.len(), full.new_chunks, start.elapsed().as_secs_f64());
+    assert_eq!((full.stored.len() + 1, full.left.len()), (expected.len(), 0));
+    let start = Instant::now();
+    let shortfalls = vault.restore(&full, &place.path("target"), &[], Existing::Refuse).unwrap();
+    println!("restore: {:.2} s", start.elapsed().as_secs_f64());
+    assert_eq!(shortfalls.count, 0);
+    assert_same(&expected, &snapshot(&place.path("target")), "restore");
+    let again = vault.backup(&tree, Plan { base: Some(&full), ..Plan::default() });
+    assert_eq!((again.tally.kept, again.new_chunks), (full.stored.len() as u64, 0));
 }
 
 /// Moves everything one byte on, from the end.
