@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::base::{FileStamp, RelPath, Timestamp};
 
+pub mod directory;
 pub mod postgres;
 pub mod sqlite;
 

@@ -1,0 +1,311 @@
+//! Writing a tree back: below one directory, never through a link, each thing whole or told.
+//!
+//! Write order: the target is empty or absent ([`Existing::Refuse`]), or files are written under temporary names and take the
+//! place of what is there by rename ([`Existing::Replace`]). A file: its length, data, owner, attributes, mode, times, then its
+//! name. Directories are made with mode 0700 and get owner, attributes, mode and times last, the lowest first: a directory's
+//! time changes with what is put into it, and one without write permission takes nothing more. The order of files and
+//! directories among each other is the caller's, and any: what lies above a path is made when it is missing. A restore that
+//! was killed leaves what it wrote; that it is not complete is for the caller to mark, outside the tree.
+//!
+//! Invariants:
+//! - Every path is resolved below the target's open directory without following links, also those planted meanwhile.
+//! - A file's list of pieces must have the id that its entry carries, each chunk the address that the list carries, and all
+//!   of them must be written, or the file is refused: a chunk that is missing or another never becomes zeros in silence.
+//! - Attributes that the target's file system or an inherited access control list added are taken away, owners are set
+//!   before set-uid bits and capabilities (setting an owner clears those), and without owners set-uid bits are not set.
+//! - What could not be set (owner, attribute, device) is named and counted ([`Shortfall`]); a full disk is an error.
+//! - Memory: directories wait on disk, in `scratch`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, renameat, symlinkat, unlinkat};
+use rustix::io::Errno;
+
+use super::beneath::{Root, open_directory, split};
+use super::chunk::Piece;
+use super::entry::{Entry, Kind, Node};
+use super::file_writer::FileWriter;
+use super::owners::OwnerMap;
+use super::read::Hole;
+use super::settle::{self, What};
+use super::waiting::Waiting;
+use crate::base::{Error, RelPath, Result};
+
+/// What to do with what is in the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// The target must be empty or absent.
+    Refuse,
+    /// Restored things take the place of what is there; everything else stays.
+    Replace,
+}
+
+/// How to restore.
+#[derive(Clone, Debug)]
+pub struct RestoreOptions {
+    /// What to do with what is in the target.
+    pub existing: Existing,
+    /// Owners to set; none leaves everything to this user.
+    pub owners: Option<OwnerMap>,
+    /// Directory for the list of directories.
+    pub scratch: PathBuf,
+}
+
+/// Something that is not as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    /// Where; none for the target itself.
+    pub path: Option<RelPath>,
+    /// What is not as it was.
+    pub what: What,
+    /// Why, as an error number; 0 where it is by rule.
+    pub errno: i32,
+}
+
+/// All that is not as it was: counted, the first few by name.
+#[derive(Debug, Default)]
+pub struct Shortfalls {
+    /// How many.
+    pub count: u64,
+    /// At most [`MOST_SHORTFALLS`].
+    pub first: Vec<Shortfall>,
+}
+
+/// Shortfalls kept by name.
+pub const MOST_SHORTFALLS: usize = 1000;
+
+/// A restore under way. Threads may share it.
+#[derive(Debug)]
+pub struct Restorer {
+    pub(super) root: Root,
+    pub(super) options: RestoreOptions,
+    directories: Mutex<Waiting>,
+    shortfalls: Mutex<Shortfalls>,
+}
+
+impl Restorer {
+    /// Opens the target, and makes it when it is absent.
+    ///
+    /// # Errors
+    /// When it is not empty and must be, or cannot be made.
+    pub fn new(target: &Path, options: RestoreOptions) -> Result<Self> {
+        fs::create_dir_all(target).map_err(|error| Error::io("create", target, error))?;
+        let mut found = fs::read_dir(target).map_err(|error| Error::io("list", target, error))?;
+        if options.existing == Existing::Refuse && found.next().is_some() {
+            return Err(Error::failed(format!("{} is not empty", target.display()))
+                .hint("restore into another directory, or move this one away first"));
+        }
+        let directories = Mutex::new(Waiting::new(&options.scratch)?);
+        Ok(Self { root: Root::open(target)?, options, directories, shortfalls: Mutex::default() })
+    }
+
+    /// Makes a directory; what belongs to it follows in [`Restorer::finish`].
+    ///
+    /// # Errors
+    /// When something else is in its place, or the disk fails.
+    pub fn directory(&self, entry: &Entry) -> Result<()> {
+        self.make(entry, make_directory)?;
+        self.waiting().add(entry)
+    }
+
+    /// Takes note of a directory that is not wanted itself: should something wanted lie in it, it will look as it did.
+    /// Where things are replaced, it stays as it is.
+    ///
+    /// # Errors
+    /// When the scratch file fails.
+    pub fn directory_on_the_way(&self, entry: &Entry) -> Result<()> {
+        if self.options.existing == Existing::Replace { Ok(()) } else { self.waiting().add(entry) }
+    }
+
+    /// Begins a file of `entry` with the content `pieces` and the short and long `holes`, all ascending.
+    ///
+    /// # Errors
+    /// Damaged, when the pieces are not what the entry says, or the backup lacks them; or the disk's.
+    pub fn file(&self, entry: &Entry, pieces: impl IntoIterator<Item = Piece>, holes: &[Hole]) -> Result<FileWriter> {
+        let data_bytes = super::file_writer::check(entry, pieces)?;
+        self.with_parent(&entry.path, |parent, name| {
+            let temporary = (self.options.existing == Existing::Replace).then(temporary_name);
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = openat(&parent, temporary.as_deref().unwrap_or(name), flags, Mode::RUSR | Mode::WUSR)?;
+            rustix::fs::ftruncate(&file, entry.node.size_bytes)?;
+            FileWriter::new(file, parent, temporary, entry.clone(), holes.to_vec(), data_bytes)
+        })
+    }
+
+    /// Makes the file at `first`, which is complete, appear at `entry.path` as well.
+    ///
+    /// # Errors
+    /// When `first` is not there, or the disk's.
+    pub fn link(&self, entry: &Entry, first: &RelPath) -> Result<()> {
+        let (from, name) = self.root.parent(first).map_err(|error| {
+            Error::io("find", &self.root.locate(first), error).detail("wanted by", format!("its hard link {}", entry.path))
+        })?;
+        self.make(entry, |parent, new_name| Ok(linkat(&from, name, parent, new_name, AtFlags::empty())?))
+    }
+
+    /// Makes a symbolic link, a pipe or a device, with all that belongs to it. A device that this user may not make is a
+    /// shortfall.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn other(&self, entry: &Entry) -> Result<()> {
+        let made = self.make_raw(entry, |parent, name| make_other(&entry.node, parent, name));
+        match made {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::PERM) && is_device(&entry.node) => {
+                self.fall_short(Some(&entry.path), What::Device, &error);
+                return Ok(());
+            }
+            outcome => outcome.map_err(|error| self.failed(Some(&entry.path), error))?,
+        }
+        let (parent, name) = self.root.parent(&entry.path).map_err(|error| self.failed(Some(&entry.path), error))?;
+        let settled = settle::by_name(&parent, name, &entry.node, self.options.owners.as_ref());
+        self.take_up(Some(&entry.path), settled)
+    }
+
+    /// Notes what a backup could not read: it is not there after the restore.
+    pub fn missing(&self, entry: &Entry) {
+        self.fall_short(Some(&entry.path), What::Content, &Errno::NODATA.into());
+    }
+
+    /// Sets what belongs to the directories, the lowest first, and to the target itself when `top` says how it was; then
+    /// has the file system write everything out. Tells what is not as it was.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn finish(self, top: Option<&Node>) -> Result<Shortfalls> {
+        let mut waiting = std::mem::replace(&mut *self.waiting(), Waiting::none());
+        while let Some(entry) = waiting.take_last()? {
+            let opened = self.root.parent(&entry.path).and_then(|(parent, name)| open_directory(&parent, name));
+            let directory = match opened {
+                Ok(directory) => directory,
+                // On the way to nothing that was wanted.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(self.failed(Some(&entry.path), error)),
+            };
+            let settled = settle::open(&directory, &entry.node, self.options.owners.as_ref());
+            self.take_up(Some(&entry.path), settled)?;
+        }
+        if let Some(node) = top {
+            let settled = settle::open(&self.root, node, self.options.owners.as_ref());
+            self.take_up(None, settled)?;
+        }
+        rustix::fs::syncfs(&self.root).map_err(|error| Error::io("write out", self.root.location(), error.into()))?;
+        Ok(self.shortfalls.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts what could not be set at `path`; a full or broken disk is an error.
+    pub(super) fn take_up(&self, path: Option<&RelPath>, settled: Vec<(What, io::Error)>) -> Result<()> {
+        for (what, error) in settled {
+            match Errno::from_io_error(&error) {
+                // File systems say so too of an attribute that is too long for them.
+                Some(Errno::NOSPC | Errno::DQUOT) if what == What::Attributes => self.fall_short(path, what, &error),
+                Some(Errno::NOSPC | Errno::DQUOT | Errno::IO | Errno::ROFS | Errno::STALE) => {
+                    return Err(self.failed(path, error));
+                }
+                _ => self.fall_short(path, what, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn fall_short(&self, path: Option<&RelPath>, what: What, error: &io::Error) {
+        let mut shortfalls = self.shortfalls.lock().unwrap_or_else(PoisonError::into_inner);
+        shortfalls.count += 1;
+        if shortfalls.first.len() < MOST_SHORTFALLS {
+            let errno = error.raw_os_error().unwrap_or(0);
+            shortfalls.first.push(Shortfall { path: path.cloned(), what, errno });
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn failed(&self, path: Option<&RelPath>, error: io::Error) -> Error {
+        let is_in_the_way = matches!(
+            Errno::from_io_error(&error),
+            Some(Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST)
+        );
+        let location = path.map_or_else(|| self.root.location().to_owned(), |path| self.root.locate(path));
+        let failed = Error::io("restore", &location, error);
+        if is_in_the_way {
+            failed.hint("something else lies there: move it away, or restore into an empty directory")
+        } else {
+            failed
+        }
+    }
+
+    /// Opens the directory of `path`, made if need be, and does `work` in it.
+    fn with_parent<T>(&self, path: &RelPath, work: impl FnOnce(OwnedFd, &OsStr) -> io::Result<T>) -> Result<T> {
+        let made = self.parent_made(path).and_then(|(parent, name)| work(parent, name));
+        made.map_err(|error| self.failed(Some(path), error))
+    }
+
+    fn parent_made<'p>(&self, path: &'p RelPath) -> io::Result<(OwnedFd, &'p OsStr)> {
+        match self.root.parent(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            outcome => return outcome,
+        }
+        let (above, name) = split(path);
+        let mut at = self.root.directory(&[])?;
+        for part in above.split(|byte| *byte == b'/') {
+            let part = <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(part);
+            make_directory(&at, part)?;
+            at = open_directory(&at, part)?;
+        }
+        Ok((at, name))
+    }
+
+    /// Has `make` make something under its name, or under a temporary one that then takes the place of what is there.
+    fn make(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> Result<()> {
+        self.make_raw(entry, make).map_err(|error| self.failed(Some(&entry.path), error))
+    }
+
+    fn make_raw(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> io::Result<()> {
+        let (parent, name) = self.parent_made(&entry.path)?;
+        if self.options.existing == Existing::Refuse || entry.node.kind == Kind::Directory {
+            return make(&parent, name);
+        }
+        let temporary = temporary_name();
+        make(&parent, &temporary)?;
+        let renamed = renameat(&parent, &temporary, &parent, name);
+        // Two names of one file are not renamed onto each other: the temporary one is left, and removed.
+        match unlinkat(&parent, &temporary, AtFlags::empty()) {
+            Err(Errno::NOENT) | Ok(()) => Ok(renamed?),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        // Made already for what lies in it, or there before; a link in its place is refused.
+        Err(Errno::EXIST) => open_directory(parent, name).map(drop),
+        outcome => Ok(outcome?),
+    }
+}
+
+fn make_other(node: &Node, parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+    let (kind, device) = match &node.kind {
+        Kind::Symlink { target } => return Ok(symlinkat(target.as_slice(), parent, name)?),
+        Kind::Fifo => (FileType::Fifo, 0),
+        Kind::CharacterDevice { major, minor } => (FileType::CharacterDevice, rustix::fs::makedev(*major, *minor)),
+        Kind::BlockDevice { major, minor } => (FileType::BlockDevice, rustix::fs::makedev(*major, *minor)),
+        Kind::Directory | Kind::File => return Err(Errno::INVAL.into()),
+    };
+    Ok(mknodat(parent, name, kind, Mode::RUSR | Mode::WUSR, device)?)
+}
+
+fn is_device(node: &Node) -> bool {
+    matches!(node.kind, Kind::CharacterDevice { .. } | Kind::BlockDevice { .. })
+}
+
+/// A name that nothing in a backup has, short enough for every file system.
+fn temporary_name() -> OsString {
+    OsString::from(format!(".lifeboat-{:016x}.tmp", rand::random::<u64>()))
+}

@@ -1,0 +1,145 @@
+//! Owner, attributes, mode and times of something restored, in the one order that works.
+//!
+//! Owner first: setting it clears set-uid bits and capabilities. Then attributes: what the new file inherited goes, what the
+//! old one had comes. Then the mode, which also is the mask of an access control list. Times last.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::fs::{
+    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chmodat, chownat, fchmod, fchown, futimens, openat,
+    utimensat,
+};
+use rustix::io::Errno;
+
+use super::attributes::{self, Attribute};
+use super::entry::{Kind, Node};
+use super::owners::OwnerMap;
+
+/// What a restore could not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A file's content, which the backup lacks.
+    Content,
+    /// Owner or group.
+    Owner,
+    /// Extended attributes or access control lists.
+    Attributes,
+    /// Permission bits; set-uid bits of a file whose owner is not set, by rule.
+    Mode,
+    /// Time of last modification.
+    Modified,
+    /// The thing itself, a device.
+    Device,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Content => "content",
+            Self::Owner => "owner",
+            Self::Attributes => "attributes",
+            Self::Mode => "mode",
+            Self::Modified => "time of modification",
+            Self::Device => "device",
+        })
+    }
+}
+
+const SET_ID_BITS: u32 = 0o6000;
+
+/// Settles an open file or directory. What fails is told; the rest is set all the same.
+pub(super) fn open(file: impl AsFd, node: &Node, owners: Option<&OwnerMap>) -> Vec<(What, io::Error)> {
+    let mut failures = Failures::default();
+    let (uid, gid) = owner_of(node, owners);
+    let owned = owners.is_some() && failures.check(What::Owner, fchown(&file, uid, gid));
+    match attributes::of_open(&file) {
+        Ok(found) => {
+            for extra in found.iter().filter(|found| is_inherited(found, node)) {
+                failures.check(What::Attributes, rustix::fs::fremovexattr(&file, extra.name.as_slice()));
+            }
+            for attribute in node.attributes.iter().filter(|attribute| !found.contains(attribute)) {
+                failures.check_io(What::Attributes, attributes::set_open(&file, attribute));
+            }
+        }
+        Err(error) => failures.0.push((What::Attributes, error)),
+    }
+    let mode = failures.mode(node, owned);
+    failures.check(What::Mode, fchmod(&file, mode));
+    failures.check(What::Modified, futimens(&file, &times(node)));
+    failures.0
+}
+
+/// Settles `name` in `parent`: a link, a pipe or a device, which must not be opened.
+pub(super) fn by_name(parent: impl AsFd, name: &OsStr, node: &Node, owners: Option<&OwnerMap>) -> Vec<(What, io::Error)> {
+    let mut failures = Failures::default();
+    let (uid, gid) = owner_of(node, owners);
+    let no_follow = AtFlags::SYMLINK_NOFOLLOW;
+    let owned = owners.is_some() && failures.check(What::Owner, chownat(&parent, name, uid, gid, no_follow));
+    for attribute in &node.attributes {
+        failures.check_io(What::Attributes, attributes::set_name(&parent, name, attribute));
+    }
+    // A link has no mode of its own.
+    if !matches!(node.kind, Kind::Symlink { .. }) {
+        let mode = failures.mode(node, owned);
+        failures.check(What::Mode, change_mode(&parent, name, mode));
+    }
+    failures.check(What::Modified, utimensat(&parent, name, &times(node), no_follow));
+    failures.0
+}
+
+/// `chmod` that does not follow a link: by way of a handle that opens nothing.
+fn change_mode(parent: impl AsFd, name: &OsStr, mode: Mode) -> Result<(), Errno> {
+    let handle = openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    chmodat(CWD, format!("/proc/self/fd/{}", handle.as_raw_fd()), mode, AtFlags::empty())
+}
+
+/// Attributes that the new file has from where it lies, and the old one had not: lists of access, and what users set. Labels
+/// of the system's security belong to the place.
+fn is_inherited(found: &Attribute, node: &Node) -> bool {
+    let is_ours = found.name.starts_with(b"system.posix_acl_") || found.name.starts_with(b"user.");
+    is_ours && !node.attributes.iter().any(|attribute| attribute.name == found.name)
+}
+
+fn owner_of(node: &Node, owners: Option<&OwnerMap>) -> (Option<Uid>, Option<Gid>) {
+    let (uid, gid) = owners.map_or((node.uid, node.gid), |owners| owners.of(node));
+    (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+fn times(node: &Node) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: node.modified.seconds, tv_nsec: node.modified.nanos.into() },
+    }
+}
+
+#[derive(Default)]
+struct Failures(Vec<(What, io::Error)>);
+
+impl Failures {
+    /// Notes an error; true when there is none.
+    fn check(&mut self, what: What, outcome: Result<(), Errno>) -> bool {
+        self.check_io(what, outcome.map_err(io::Error::from))
+    }
+
+    fn check_io(&mut self, what: What, outcome: io::Result<()>) -> bool {
+        match outcome {
+            Ok(()) => true,
+            Err(error) => {
+                self.0.push((what, error));
+                false
+            }
+        }
+    }
+
+    /// The mode to set: a program must not run with the rights of whoever happens to restore it.
+    fn mode(&mut self, node: &Node, owned: bool) -> Mode {
+        let is_stripped = !owned && node.kind != Kind::Directory && node.mode & SET_ID_BITS != 0;
+        if is_stripped {
+            self.0.push((What::Mode, Errno::PERM.into()));
+        }
+        Mode::from_raw_mode(if is_stripped { node.mode & !SET_ID_BITS } else { node.mode })
+    }
+}
