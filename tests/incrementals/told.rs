@@ -189,9 +189,11 @@ fn lying(scenario: &Scenario, more: &[&str]) -> Output {
 fn an_audit_finds_what_the_log_did_not_tell_and_nothing_is_told_until_the_next_full() {
     let Some(scenario) = stage::start(&Options::default()) else { return };
     stage::scatter(&scenario, 100);
+    scenario.archive_now();
     let honest = stage::backup(&scenario, "incr", &["--audit"]);
     assert_eq!((&honest["type"], &honest["detection"]["audited"]), (&"incr".into(), &true.into()), "{honest:#}");
     stage::scatter(&scenario, 100);
+    scenario.archive_now();
     lying(&scenario, &[]).success();
     let id = listing::backups(&scenario.protected).pop().expect("the lying one");
     let there = stage::relation_files(&scenario.cluster.data);
@@ -200,6 +202,7 @@ fn an_audit_finds_what_the_log_did_not_tell_and_nothing_is_told_until_the_next_f
     assert!(outcome.is_err(), "the comparison of files did not see the lie");
 
     stage::scatter(&scenario, 90);
+    scenario.archive_now();
     let evidence = || scenario.repository.names_below(&format!("{SOURCE}/drill/")).len();
     let before = evidence();
     lying(&scenario, &["--audit"]).refuses(22, &["the log did not tell of", "base/", ", page ", "LSN ", "evidence"]);
@@ -208,6 +211,7 @@ fn an_audit_finds_what_the_log_did_not_tell_and_nothing_is_told_until_the_next_f
     assert!(reason.contains("an audit found"), "{reason}");
     scenario.full_backup();
     stage::scatter(&scenario, 80);
+    scenario.archive_now();
     let healed = told(&scenario);
     assert_restores(&scenario, &healed, "healed");
 }
