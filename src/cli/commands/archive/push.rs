@@ -72,7 +72,9 @@ fn ask(args: &ArchivePushArgs, context: &Context, settings: &Settings) -> Option
 }
 
 async fn store(args: &ArchivePushArgs, context: &Context, settings: &Settings, source: &SourceSettings) -> Result<Durable> {
-    let wanted = Wanted::new(settings, source, context.global.repository.as_deref())?;
+    let mut wanted = Wanted::new(settings, source, context.global.repository.as_deref())?;
+    // Told also when it is the reason why the push fails.
+    wanted.doubt.take().iter().for_each(|doubt| context.progress.warn(doubt));
     let push = |chosen| push_to(args, context, settings, chosen);
     let (durable, _) = wanted.store(&args.file, push).await?;
     background::deliver(context, settings, source);
