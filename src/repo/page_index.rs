@@ -5,9 +5,10 @@
 //! content of the segment, or damaged is a hole, and nothing is concluded from a hole but that files are read.
 //! Local, because the protected host could not decrypt it in the repository. Lost, it costs a reading of the data.
 
-use std::fs;
+use std::fs::{self, DirEntry};
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,10 +21,14 @@ use crate::codec::compress::{self, Compressor};
 const LEVEL: i32 = 1;
 /// No file is longer when it is unpacked: more than every page of 256 relations would take.
 const LONGEST_BYTES: u64 = 256 << 20;
-/// So many of the newest segments are kept on a host that takes no backups.
+/// So many of the newest segments are kept on a host that takes no backups …
 const KEPT_WITHOUT_BASE: u64 = 1024;
-/// … where it is looked at once in so many segments.
+/// … and on one that took any: it may have been long ago, and whoever takes them now removes nothing here.
+const KEPT_WITH_BASE: u64 = 32 * 1024;
+/// That is looked at once in so many segments.
 const LOOK_EVERY: u64 = 64;
+/// Age from which on a file that is no index was left by a crash while it was written.
+const LEFT_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// What one segment of the log touches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,8 +110,9 @@ impl HostState {
             durable::write_file(&path, &index.to_bytes()?, 0o600)
         };
         write().map_err(|error| Error::io("write", &path, error))?;
-        if segment.number.is_multiple_of(LOOK_EVERY) && !self.of_source(source).join("base").exists() {
-            self.forget_pages(source, &index.incarnation, segment.number.saturating_sub(KEPT_WITHOUT_BASE), size)?;
+        if segment.number.is_multiple_of(LOOK_EVERY) {
+            let most = if self.of_source(source).join("base").exists() { KEPT_WITH_BASE } else { KEPT_WITHOUT_BASE };
+            self.forget_pages(source, &index.incarnation, segment.number.saturating_sub(most), size)?;
         }
         Ok(())
     }
@@ -141,7 +147,7 @@ impl HostState {
         Ok(index)
     }
 
-    /// Removes what is kept of segments with a number below `number`, on any timeline.
+    /// Removes what is kept of segments with a number below `number`, on any timeline, and what crashes left.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -154,9 +160,14 @@ impl HostState {
             Err(error) => return Err(failed(error)),
         };
         for entry in entries {
-            let name = entry.map_err(failed)?.file_name();
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
             let segment = name.to_str().and_then(|name| Segment::parse(name.strip_suffix(".zst")?, size));
-            if segment.is_some_and(|segment| segment.number < number) {
+            let is_old = match segment {
+                Some(segment) => segment.number < number,
+                None => was_left(&entry),
+            };
+            if is_old {
                 match fs::remove_file(dir.join(name)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                     _ => {}
@@ -185,6 +196,12 @@ impl HostState {
     pub fn remember_page_trust(&self, source: &SourceName, trust: &PageTrust) -> Result<()> {
         write_json(&self.page_trust_path(source), trust)
     }
+}
+
+/// Whether a crash left this file while it was written: the writer renames it within moments.
+fn was_left(entry: &DirEntry) -> bool {
+    let modified = entry.metadata().and_then(|metadata| metadata.modified());
+    modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|age| age > LEFT_AFTER))
 }
 
 #[cfg(test)]
@@ -262,6 +279,14 @@ mod tests {
         assert_eq!(there(), 1, "a host without a base keeps the newest alone");
         fs::create_dir_all(state.of_source(&source).join("base")).unwrap();
         remember(KEPT_WITHOUT_BASE * 3);
-        assert_eq!(there(), 2, "with a base nothing goes but what that says");
+        assert_eq!(there(), 2, "with a base older ones stay");
+        let pages = state.pages_dir(&source, &incarnation);
+        let (left, fresh) = (pages.join(".0000.zst.17.tmp"), pages.join(".0000.zst.18.tmp"));
+        fs::write(&left, b"").unwrap();
+        fs::write(&fresh, b"").unwrap();
+        let long_ago = std::time::SystemTime::now() - LEFT_AFTER - Duration::from_secs(60);
+        fs::File::options().write(true).open(&left).unwrap().set_modified(long_ago).unwrap();
+        remember(KEPT_WITH_BASE + KEPT_WITHOUT_BASE * 3);
+        assert_eq!((there(), left.exists(), fresh.exists()), (3, false, true), "not for ever, whoever takes the backups now");
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Moment<'a> {
     pub data_directory: &'a Path,
     pub timeline: TimelineId,
     pub start_lsn: Lsn,
+    /// Whether that is only how far the log is written by now, perhaps within a record: nothing was started.
+    pub is_preview: bool,
     pub start_time: Timestamp,
     /// This host's clock before the start.
     pub host_time: Timestamp,

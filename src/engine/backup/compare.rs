@@ -8,6 +8,8 @@
 //! - A file replaced by another under its name, with its inode number: the inode's birth is compared too.
 //! - A file changed within the granularity of its times: two seconds before the base's start are not trusted.
 //! - A clock that was set: times in the future, or a clock behind the base's start, make every file be read.
+//! - A page that was read wrongly when the base was taken, by a disk that is good again: a page that is bad in the base is
+//!   always read, and counts as changed.
 //!
 //! Where the log tells which pages were touched ([`super::told`]), files of relations are not read at all but for these.
 
@@ -100,7 +102,8 @@ impl Rules {
             return Treatment::Whole;
         }
         let base = Arc::new(base);
-        let untouched = told_untouched(self.is_untouched(entry, &base), entry, &base);
+        let is_good = base.line.bad_blocks.is_empty();
+        let untouched = is_good && told_untouched(self.is_untouched(entry, &base), entry, &base);
         if untouched && !self.audit {
             return Treatment::Unread(base);
         }
@@ -111,10 +114,11 @@ impl Rules {
         let told = match told {
             // A file that was written though no record tells why is compared.
             Some(told) if !self.audit && !told.touched => {
-                if entry.stamp == base.stamp && entry.size_bytes == base.line.size_bytes {
-                    return Treatment::Unread(base);
+                match entry.stamp == base.stamp && entry.size_bytes == base.line.size_bytes {
+                    true if is_good => return Treatment::Unread(base),
+                    true => Some(told),
+                    false => None,
                 }
-                None
             }
             told => told,
         };
@@ -173,6 +177,13 @@ impl Prior {
             _ => Change::Pages(found),
         };
         Verdict { change, missed }
+    }
+
+    /// Pages of frame `index`, of a file that begins with page `first_block`, that were bad when the base was taken.
+    pub fn bad_pages(&self, first_block: u32, index: usize) -> PageSet {
+        let first = u32::try_from(index).unwrap_or(u32::MAX).saturating_mul(PAGES_IN_FRAME).saturating_add(first_block);
+        let blocks = self.base.line.bad_blocks.iter().filter_map(|block| block.checked_sub(first));
+        blocks.filter(|page| *page < PageSet::BITS).fold(0, |set, page| set | 1 << page)
     }
 
     /// Pages that certainly differ from the base's.

@@ -98,14 +98,16 @@ pub(super) async fn detect(
     }
     let Some(Archived { path, catalog }) = log else { return read(Some("the server's history is not archived".to_owned())) };
     let (since, until) = (base.start_lsn, moment.start_lsn);
-    let stretch = Stretch::new(moment.incarnation, &path, &catalog, (since, until), moment.data_directory.join("pg_wal"));
+    let pg_wal = moment.data_directory.join("pg_wal");
+    let mut stretch = Stretch::new(moment.incarnation, &path, &catalog, (since, until), pg_wal);
+    stretch.may_end_early = moment.is_preview;
     let own = scope.clone();
     let gathered = joined(tokio::task::spawn_blocking(move || Ok(pages::gather(&own, &stretch))).await)?;
     let told = match gathered {
         Ok(told) => LogTold { told: Arc::new(told), since, until },
         Err(Hole(why)) => return read(Some(why)),
     };
-    let due = trust.audited.is_some_and(|audited| audited.plus(reading.audit_every) <= moment.host_time);
+    let due = is_due(trust.audited, reading.audit_every, moment.host_time);
     let detection = match (reading.audit, due) {
         (false, false) => Detection { from_log: true, reason: None, audited: false, log_audited: false },
         (true, _) => Detection { log_audited: true, ..Detection::read(Some("an audit".to_owned()), true) },
@@ -115,6 +117,11 @@ pub(super) async fn detect(
         }
     };
     Ok((Some(told), detection))
+}
+
+/// Whether the last audit is older than `every`, or was noted under a clock that ran ahead.
+fn is_due(audited: Option<Timestamp>, every: Duration, now: Timestamp) -> bool {
+    audited.is_some_and(|audited| audited > now || audited.plus(every) <= now)
 }
 
 /// Whether the data directory was restored, or written by `pg_rewind`, since `started`, by this host's clock.
@@ -144,4 +151,19 @@ pub(super) fn remember(scope: &Scope, detection: Option<&Detection>, now: Timest
         Some(_) => {}
     }
     if trust == old { Ok(()) } else { scope.state.remember_page_trust(&scope.source, &trust) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_audit_is_due_when_the_last_one_is_old_or_lies_in_the_future() {
+        let at = |seconds: i64| Timestamp::from_unix_micros(seconds * 1_000_000).unwrap();
+        let is_due = |audited, now| is_due(audited, Duration::from_secs(100), at(now));
+        assert!(!is_due(None, 1000));
+        assert!(!is_due(Some(at(901)), 1000) && !is_due(Some(at(1000)), 1000));
+        assert!(is_due(Some(at(900)), 1000));
+        assert!(is_due(Some(at(1001)), 1000));
+    }
 }

@@ -55,6 +55,7 @@ pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> 
         data_directory: &server.data_directory,
         timeline: server.info.timeline,
         start_lsn: server.session.log_end().await?,
+        is_preview: true,
         start_time: now,
         host_time: Timestamp::now(),
     };

@@ -2,7 +2,8 @@
 //!
 //! What the interrupted run stored serves only as something to compare with. Every file is read and compared by digest,
 //! but for those that have certainly not been touched since before that run; what changed meanwhile is stored anew. A
-//! frame counts only when its pack is in the repository.
+//! frame counts only when its pack is in the repository. An audit goes on with nothing: what it finds is held in memory
+//! until all is read, and of what an earlier run stored it could not say what change detection would have said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -29,7 +30,7 @@ use crate::store::list_all;
 /// Age from which on an interrupted backup is left alone.
 const OLDEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// Looks for an interrupted backup that was to be what is to be taken now.
+/// Looks for an interrupted backup that was to be what is to be taken now; an `audit` of a base takes none.
 ///
 /// # Errors
 /// When the repository does not answer; what speaks against it makes a fresh start.
@@ -40,6 +41,9 @@ pub(super) async fn look(
     audit: bool,
     moment: &Moment<'_>,
 ) -> Result<Option<Begun>> {
+    if audit && decision.base.is_some() {
+        return Ok(None);
+    }
     let dir = scope.state.resume(&scope.source);
     let Some(facts) = dir.facts() else { return Ok(None) };
     let place = place(moment.data_directory)?;

@@ -114,8 +114,6 @@ struct Run<'a> {
     resume: ResumeDir,
     decision: Decision,
     detection: Option<Detection>,
-    /// Whether everything is read and compared with what change detection says.
-    audit: bool,
     read_bytes: u64,
     incarnation: Incarnation,
     info: ServerInfo,
@@ -202,6 +200,7 @@ async fn under_lease(
         data_directory: &data_directory,
         timeline: started.timeline,
         start_lsn: started.start_lsn,
+        is_preview: false,
         start_time: started.start_time,
         host_time,
     };
@@ -225,7 +224,6 @@ async fn under_lease(
         resume: begun.resume,
         decision,
         detection,
-        audit,
         read_bytes: 0,
         incarnation,
         info,
@@ -422,23 +420,23 @@ impl Run<'_> {
     async fn judge_detection(&mut self, copied: &Copied) -> Result<()> {
         let missed = &copied.collected.missed;
         let base = self.decision.base.as_ref().map(|base| &base.id);
-        if missed.untold_pages > 0 {
-            self.resume.clear()?;
+        // The finding first: evidence of it is stored whatever becomes of this host's directories.
+        if let Err(found) = audit::judge_log(self.scope, self.writing, missed, base).await {
+            return Err(self.forget_stored(found));
         }
-        audit::judge_log(self.scope, self.writing, missed, base).await?;
         if missed.pages == 0 {
             return Ok(());
         }
         let source = &self.scope.source;
         let evidence: Vec<String> = missed.evidence.iter().map(|(path, page)| format!("{path}, page {page}")).collect();
-        if self.audit {
-            // Nothing is gone on with that was stored by a detection that misses changes.
-            self.resume.clear()?;
-            return Err(Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
+        // An audit that nobody asked for is one of the log; what LSNs miss is the warning that it always is.
+        if self.options.reading.audit {
+            let found = Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
                 .detail("pages", evidence.join("\n"))
                 .detail("base", self.decision.base.as_ref().map_or_else(String::new, |base| base.id.to_string()))
                 .hint(format!("lifeboat backup {source} --type full   depends on no change detection; take it now"))
-                .hint("diffs and incrs since the last full may lack these changes: tell the makers of lifeboat"));
+                .hint("diffs and incrs since the last full may lack these changes: tell the makers of lifeboat");
+            return Err(self.forget_stored(found));
         }
         self.warnings.push(format!(
             "{} pages changed without moving their LSN, first {}: this backup holds them; lifeboat backup {source} --type full \
@@ -447,6 +445,15 @@ impl Run<'_> {
             evidence.first().map_or("", String::as_str)
         ));
         Ok(())
+    }
+
+    /// Nothing is gone on with that was stored by a detection that misses changes; where that cannot be removed, `found`
+    /// says so.
+    fn forget_stored(&self, found: Error) -> Error {
+        match self.resume.clear() {
+            Ok(()) => found,
+            Err(error) => found.detail("not removed", error.summary()),
+        }
     }
 
     fn judge_pages(&mut self, assembled: &Assembled) -> Result<()> {

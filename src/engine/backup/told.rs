@@ -3,7 +3,8 @@
 //! Only main forks of relations, of a file that is certainly the base's (device, inode, birth), on the host and in the data
 //! directory of the base, that no restore or `pg_rewind` wrote since ([`super::base`]); every other file is read, or
 //! compared by digest. A frame of another length than the base's is read whole. Pages that are read are checked as any.
-//! - A frame of which no page was touched is the base's, and so are its pages' marks.
+//! - A frame of which no page was touched is the base's, and so are its pages' marks; but for pages that were bad in the
+//!   base, which are read as if they had been touched: the disk may be good again.
 //! - Of the others only these pages are read and stored; what a restore makes of the frame has no known digest then.
 //! - Changes after the backup's start need not be told: the log that it is restored with brings them back.
 
@@ -82,7 +83,8 @@ impl Prior {
         }
         // The first page of an SP-GiST index holds a cache that is never logged; it is always read.
         let unlogged = PageSet::from(index == 0 && told.first_block == 0);
-        let touched = (told.frame(index) | unlogged) & (PageSet::MAX >> (PageSet::BITS - pages));
+        let bad = self.bad_pages(told.first_block, index);
+        let touched = (told.frame(index) | unlogged | bad) & (PageSet::MAX >> (PageSet::BITS - pages));
         (touched.count_ones() < NEARLY_ALL_PAGES.min(pages)).then_some((index, touched))
     }
 }

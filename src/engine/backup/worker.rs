@@ -180,6 +180,9 @@ impl<'a> Worker<'a> {
             None => Change::Whole,
             Some(prior) => {
                 let index = usize::try_from(at / FRAME_RAW_BYTES as u64).unwrap_or(usize::MAX);
+                if let EntryKind::Pages { first_block, .. } = chunk.entry.kind {
+                    suspicious |= prior.bad_pages(first_block, index);
+                }
                 let seen = Seen { index, raw, digest, marks: &stored.marks[marked..], suspicious };
                 let verdict = prior.judge(&seen);
                 stored.missed.extend(missed_pages(chunk, prior, index, verdict.missed));

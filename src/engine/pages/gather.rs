@@ -19,7 +19,7 @@ use crate::engine::Scope;
 use crate::engine::timeline::TimelinePath;
 use crate::repo::log::LogCatalog;
 use crate::source::postgres::touched::Touched;
-use crate::source::postgres::wal::{Carry, SegmentSummary, Stop, summarise, summarise_with};
+use crate::source::postgres::wal::{Carry, Fault, SegmentSummary, Stop, summarise, summarise_with};
 
 /// Memory that what is told may take; with more the backup reads.
 const MOST_BYTES: u64 = 64 << 20;
@@ -37,6 +37,8 @@ pub struct Stretch {
     segments: Vec<(Segment, Option<String>)>,
     until: Lsn,
     pg_wal: PathBuf,
+    /// Whether it may end with the last record that is complete before `until`: for a look at a log that is being written.
+    pub may_end_early: bool,
 }
 
 impl Stretch {
@@ -55,7 +57,7 @@ impl Stretch {
         };
         let numbers = since.0 / size.bytes()..=until.0.saturating_sub(1) / size.bytes();
         let segments = numbers.map(|number| path.segment(number)).map(|segment| (segment, digest(segment))).collect();
-        Self { incarnation: incarnation.clone(), size, segments, until, pg_wal }
+        Self { incarnation: incarnation.clone(), size, segments, until, pg_wal, may_end_early: false }
     }
 }
 
@@ -146,6 +148,11 @@ impl Stretch {
         summary.map_or(Carry::Unknown, |summary| summary.end.carry)
     }
 
+    /// Whether the log stops only because the bytes up to the position do.
+    fn is_half_written(stop: &Stop) -> bool {
+        matches!(stop, Stop::EndOfLog { fault: Fault::NoMoreBytes, .. })
+    }
+
     /// Whether every record was read. What straddles into the first segment ends before the base's start: no record ever
     /// begins before the position where replay does and ends after it.
     fn check_whole(&self, summary: &SegmentSummary, is_first: bool, is_last: bool) -> Result<(), String> {
@@ -153,9 +160,14 @@ impl Stretch {
             return Err("the record that begins before it is lost".to_owned());
         }
         let through = match is_last {
+            true if self.may_end_early && Self::is_half_written(&summary.end.stop) => true,
             true => summary.end.valid_end >= self.until,
             false => summary.end.stop == Stop::SegmentEnd,
         };
         if through { Ok(()) } else { Err(format!("in pg_wal it ends at {}", summary.end.valid_end)) }
     }
 }
+
+#[cfg(test)]
+#[path = "gather/tests.rs"]
+mod tests;

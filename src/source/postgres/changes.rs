@@ -4,11 +4,15 @@
 //! it: so "at or after" is on the safe side. That holds only while every change moves the LSN, which hint bits and the
 //! visibility map do with data checksums or `wal_log_hints` on (PostgreSQL `bufmgr.c` `MarkBufferDirtyHint`,
 //! `visibilitymap.c` `visibilitymap_set`); the caller must have made sure of it. Pages without an LSN of their own (new,
-//! all zero, damaged) always count as changed, and so does the metapage of an SP-GiST index, in which PostgreSQL keeps a
+//! all zero, damaged, or of an index that is being built: GIN and SP-GiST leave it zero and GiST writes 1 until the whole
+//! index is logged at the end, `gist.h` `GistBuildLSN`) always count as changed, and so does the metapage of an SP-GiST index, in which PostgreSQL keeps a
 //! cache that it never logs (`spgutils.c` `SpGistUpdateMetaPage`).
 
 use super::page::{PAGE_BYTES, Page, page_lsn};
 use crate::base::Lsn;
+
+/// What a page carries at most that was built without being logged; no record ends there.
+const BUILD_LSN: Lsn = Lsn(1);
 
 /// Pages of one frame, the first one in the lowest bit.
 pub type PageSet = u32;
@@ -20,7 +24,8 @@ pub fn changed_pages(raw: &[u8], base_lsn: Lsn, suspicious: PageSet) -> PageSet 
     debug_assert!(pages.len() + usize::from(!rest.is_empty()) <= PageSet::BITS as usize);
     let mut changed = suspicious;
     for (index, page) in pages.iter().enumerate() {
-        if page_lsn(page) >= base_lsn || is_spgist_metapage(page) {
+        let lsn = page_lsn(page);
+        if lsn >= base_lsn || lsn <= BUILD_LSN || is_spgist_metapage(page) {
             changed |= 1 << index;
         }
     }
@@ -54,11 +59,16 @@ mod tests {
     #[test]
     fn a_page_at_or_after_the_base_counts_as_changed() {
         let base = Lsn(0x5_0000_0028);
-        let raw = pages(&[base.0 - 1, base.0, base.0 + 1, 0x4_FFFF_FFFF, 0x6_0000_0000, 0]);
+        let raw = pages(&[base.0 - 1, base.0, base.0 + 1, 0x4_FFFF_FFFF, 0x6_0000_0000, 2]);
         assert_eq!(changed_pages(&raw, base, 0), 0b01_0110);
         assert_eq!(changed_pages(&raw, base, 0b10_0001), 0b11_0111);
         assert_eq!(changed_pages(&raw[..PAGE_BYTES + 5], base, 0), 0b10, "a torn end");
         assert_eq!(changed_pages(&[], base, 0), 0);
+    }
+
+    #[test]
+    fn a_page_of_an_index_that_is_being_built_always_counts() {
+        assert_eq!(changed_pages(&pages(&[0, 1, 2]), Lsn(11), 0), 0b011);
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //!   makes all of it unknown ([`Touched::unknown`]). PostgreSQL marks such records (`XLR_SPECIAL_REL_UPDATE`).
 //! - The other forks are not told: the free space map is never logged, and row changes clear bits of the visibility map
 //!   without naming its page. Nor is what lies in no relation's file (`pg_xact`, the relation map, the control file).
+//! - A page is written after its record, but one that a bulk writer logged and held back outside the buffers through a whole
+//!   checkpoint and the base's reading is told in no later stretch. It is PostgreSQL's own hole: the base lacks it, too.
 //!
 //! Sources: PostgreSQL `src/include/access/xlogrecord.h`, `src/include/catalog/storage_xlog.h`.
 
