@@ -71,6 +71,12 @@ pub enum Guard {
     ArchiveGet,
     /// A monitor that reads codes as Nagios does.
     Nagios,
+    /// Nobody: a process that was left behind, whose parent PostgreSQL may become.
+    LeftBehind,
+}
+
+fn leads_its_group() -> bool {
+    rustix::process::getpgrp() == rustix::process::getpid()
 }
 
 /// Nagios' code for what is not known.
@@ -80,6 +86,8 @@ impl Guard {
     /// The guard of a verb that was understood.
     pub fn of_verb(verb: &Verb) -> Self {
         match verb {
+            // In another's process group it is a restore_command, to which 0 would say that the file is there.
+            Verb::Archive(ArchiveVerb::Get(args)) if args.fetch_ahead && leads_its_group() => Self::LeftBehind,
             Verb::Archive(ArchiveVerb::Get(_)) => Self::ArchiveGet,
             Verb::Archive(ArchiveVerb::Push(_)) => Self::ArchivePush,
             Verb::Status(args) if args.format == Some(StatusFormat::Nagios) => Self::Nagios,
@@ -115,6 +123,7 @@ impl Guard {
             Self::ArchivePush => 1,
             Self::ArchiveGet => 255,
             Self::Nagios => NAGIOS_UNKNOWN,
+            Self::LeftBehind => 0,
         }
     }
 

@@ -50,6 +50,9 @@ fn attempt(words: &[OsString], console: Console, guard: &Cell<Guard>) -> u8 {
     };
     guard.set(Guard::of_verb(&cli.verb));
     let guard = guard.get();
+    if background::outlives_its_caller(&cli.verb) {
+        background::let_go_of_inherited_files();
+    }
     let hangs_up = !matches!(cli.verb, Verb::Run(_));
     let result = Context::new(cli.global, console, guard, hangs_up).and_then(|context| {
         let outcome = commands::run(cli.verb, &context);

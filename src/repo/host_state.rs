@@ -155,29 +155,30 @@ impl HostState {
         fs::read(self.log_dir(source, incarnation).join(format!("carry-{segment_name}"))).ok()
     }
 
-    /// Remembers what straddles into `segment_name` and forgets what straddled into `done`. Not made durable: it carries
-    /// its own checksum, and without it the segment before is read again.
+    /// Remembers what straddles into `segment_name`. Not made durable: it carries its own checksum, and without it the
+    /// segment before is read again.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn remember_carry(
-        &self,
-        source: &SourceName,
-        incarnation: &Incarnation,
-        done: &str,
-        segment_name: &str,
-        carry: &[u8],
-    ) -> Result<()> {
-        let dir = self.log_dir(source, incarnation);
-        let path = dir.join(format!("carry-{segment_name}"));
+    pub fn remember_carry(&self, source: &SourceName, incarnation: &Incarnation, segment_name: &str, carry: &[u8]) -> Result<()> {
+        let path = self.log_dir(source, incarnation).join(format!("carry-{segment_name}"));
         let temporary = durable::temporary_beside(&path);
         prepare(&path)
             .and_then(|()| fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary))
             .and_then(|mut file| file.write_all(carry))
             .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|error| Error::io("write", &path, error))?;
-        match fs::remove_file(dir.join(format!("carry-{done}"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &dir, error)),
+            .map_err(|error| Error::io("write", &path, error))
+    }
+
+    /// Forgets what straddled into `segment_name`, which must be durable by now: until then a second attempt needs it, for
+    /// the segment before may be gone.
+    ///
+    /// # Errors
+    /// When the file cannot be removed.
+    pub fn forget_carry(&self, source: &SourceName, incarnation: &Incarnation, segment_name: &str) -> Result<()> {
+        let path = self.log_dir(source, incarnation).join(format!("carry-{segment_name}"));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path, error)),
             _ => Ok(()),
         }
     }

@@ -282,7 +282,12 @@ fn while_the_repository_is_away_nothing_is_durable() {
     stage.wait_ahead(&stage.segments);
     let fresh = place(stage.host(), "pg_wal", "000000010000000000000099", b"");
     assert_eq!(stage.ask(&fresh, |_| {})["answer"], "yourself", "an empty file");
+    // One that nobody stored yet is waited for, and not called durable.
+    let unstored = stage.segments[0].with_file_name("000000010000000000000098");
+    std::fs::copy(&stage.segments[0], &unstored).expect("own directory");
     stage.scenario.repository.take_away();
+    assert_eq!(stage.ask(&unstored, |_| {})["answer"], "yourself");
+    std::fs::remove_file(&unstored).expect("own file");
     let label = place(stage.host(), "labels", "000000010000000000000003.00000028.backup", b"START WAL LOCATION");
     let output = push(stage.host(), &label);
     assert!(output.code.is_some_and(|code| (1..=125).contains(&code)), "{output}");
@@ -290,6 +295,28 @@ fn while_the_repository_is_away_nothing_is_durable() {
     running.signal(Signal::TERM);
     running.finish(RECOVERY_TIMEOUT).success();
     stage.assert_archived(&stage.segments);
+}
+
+/// Segments were stored ahead in one repository; then the configuration names another in its place.
+#[test]
+fn what_was_stored_before_a_reload_does_not_count_after_it() {
+    let Some(stage) = Stage::start("") else { return };
+    let second = stage.scenario.repository.another("second");
+    let running = stage.run();
+    push(stage.host(), &stage.segments[0]).success();
+    stage.wait_ahead(&stage.segments);
+    stage.scenario.add_sections(&second.section("second"));
+    stage.host().ok(&["init", "--repository", "second"]);
+    let text = stage.host().configuration().replace("log_copies = 1", "log_copies = 1\nrepositories = [\"second\"]");
+    stage.host().configure_text(&text);
+    running.signal(Signal::HUP);
+    // Also while it is being read again.
+    for segment in &stage.segments[1..] {
+        let output = push_json(stage.host(), segment).success();
+        assert_eq!(archived(&output)[0]["repository"], "second", "{output}");
+        assert!(second.log_objects().iter().any(|key| key.contains(&digest(segment))), "{:?}", second.log_objects());
+    }
+    process::wait_until("it was read again", RECOVERY_TIMEOUT, || running.stderr_so_far().contains("configuration read again"));
 }
 
 #[test]

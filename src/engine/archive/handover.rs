@@ -5,13 +5,15 @@
 //! | danger | against it |
 //! |---|---|
 //! | a file is said to be archived, and other bytes of its name were | [`Stored`] knows device, inode, birth and both times from before and after the reading; a file that was touched within [`SETTLED_AFTER`] before it is read again and its digest compared |
-//! | the one who asks has another configuration, or needs more copies | the request carries the configuration's digest; the copies are counted when the answer is given |
+//! | the one who asks has another configuration, or needs more copies | the request carries the configuration's digest |
+//! | a file was stored as an older configuration says: elsewhere, or for other recipients | each entry carries the digest of the configuration it was stored by, and the ids of the repositories that hold it; [`Under`] must name the same when the answer is given, whatever happened in between |
+//! | a repository is made anew, or loses what it held | the id that a repository had when it was opened last is compared; what was stored longer ago than [`COUNTS_FOR`] is looked at again |
 //! | the process dies with an answer under way | an answer is given after the file is durable and what repositories lack is queued; half an answer is none |
 //! | it fails, hangs, or is away | the one who asks stores the file itself, as if there were nobody |
 //!
 //! Nothing here is kept on a disk: a process that starts knows nothing, and says nothing of what it did not store.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,6 +33,8 @@ use crate::codec::Sha256Digest;
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// After a failure whoever asks is left to it for so long.
 const REST: Duration = Duration::from_secs(10);
+/// What was stored longer ago is looked for in the repositories again, by whoever asks.
+const COUNTS_FOR: Duration = Duration::from_secs(300);
 /// So many files are looked for ahead in one reading of the directory.
 const LOOK_AHEAD: usize = 1024;
 
@@ -102,9 +106,50 @@ pub struct Stored {
     pub raw_sha256: Sha256Digest,
     /// Where it is.
     pub durable: Durable,
+    /// SHA-256 of the configuration that it was stored by.
+    pub config_sha256: Sha256Digest,
+    /// The ids of the repositories that hold it, by their names.
+    pub repository_ids: BTreeMap<String, String>,
+    /// When it was durable.
+    pub since: Instant,
+}
+
+/// What whoever asks must be able to rely on, as the configuration that both have says it now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Under {
+    /// SHA-256 of the configuration.
+    pub config_sha256: Sha256Digest,
+    /// The names of all repositories that the file goes to.
+    pub repositories: BTreeSet<String>,
+    /// So many of them must hold it.
+    pub needed: usize,
 }
 
 impl Stored {
+    /// Why it does not count under this configuration, whose repositories have these `ids` as far as is known.
+    fn objection(&self, under: &Under, ids: &BTreeMap<(Sha256Digest, String), String>) -> Option<&'static str> {
+        if self.config_sha256 != under.config_sha256 {
+            return Some("it was stored by another configuration");
+        }
+        let Durable { archived, queued, .. } = &self.durable;
+        let mut held: BTreeSet<&String> = archived.iter().map(|archived| &archived.repository).collect();
+        if held.len() < under.needed {
+            return Some("more repositories must have it now");
+        }
+        let is_known = |name: &String| {
+            let now = ids.get(&(under.config_sha256, name.clone()));
+            now.is_some() && now == self.repository_ids.get(name)
+        };
+        if !held.iter().all(|name| is_known(name)) {
+            return Some("a repository is another than when it was stored");
+        }
+        held.extend(queued);
+        if !held.into_iter().eq(&under.repositories) {
+            return Some("other repositories must have it now");
+        }
+        (self.since.elapsed() > COUNTS_FOR).then_some("it was stored a while ago")
+    }
+
     /// Whether `file` holds what was stored.
     ///
     /// # Errors
@@ -126,7 +171,8 @@ impl Stored {
 /// # Errors
 /// When it is not there.
 pub fn stamp(file: &Path) -> io::Result<FileStamp> {
-    fs::symlink_metadata(file).map(|metadata| FileStamp::of(&metadata))
+    // Of what is read: through a link, that is what it leads to.
+    fs::metadata(file).map(|metadata| FileStamp::of(&metadata))
 }
 
 /// Whether a file with this stamp, read at `read` and later, cannot have been written since without a change of its times.
@@ -154,6 +200,8 @@ struct State {
     /// The file behind which more are to be looked for.
     look_behind: Option<PathBuf>,
     rests_until: Option<Instant>,
+    /// The id that a repository had when it was opened last, by the configuration and its name there.
+    ids: BTreeMap<(Sha256Digest, String), String>,
     /// Counted up whenever everything is forgotten: what was begun before does not count.
     age: u64,
     closed: bool,
@@ -173,8 +221,8 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What to say to whoever pushes `file`, which must be in `needed` repositories; none after `patience` without an answer.
-    pub fn ask(&self, file: &Path, needed: usize, patience: Duration) -> Option<Answer> {
+    /// What to say to whoever pushes `file` under this configuration; none after `patience` without an answer.
+    pub fn ask(&self, file: &Path, under: &Under, patience: Duration) -> Option<Answer> {
         let deadline = Instant::now() + patience;
         let mut state = self.state();
         loop {
@@ -184,8 +232,9 @@ impl Ledger {
             match state.entries.get(file) {
                 Some(Entry::Stored(stored)) => {
                     let stored = stored.clone();
+                    let objection = stored.objection(under, &state.ids);
                     drop(state);
-                    let answer = judge(&stored, file, needed);
+                    let answer = objection.map_or_else(|| judge(&stored, file), Answer::yourself);
                     // Told or not, this is the last word on it: asked again, it is looked at afresh.
                     self.forget(file, &stored);
                     return Some(answer);
@@ -219,6 +268,11 @@ impl Ledger {
             }
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// Notes which repository a configuration's name was found to stand for.
+    pub fn note_repository(&self, config_sha256: Sha256Digest, name: &str, id: &str) {
+        self.state().ids.insert((config_sha256, name.to_owned()), id.to_owned());
     }
 
     fn forget(&self, file: &Path, stored: &Stored) {
@@ -273,7 +327,8 @@ impl Ledger {
         self.changed.notify_all();
     }
 
-    /// Forgets everything: the configuration is another. Whoever waits is told to do it.
+    /// Forgets everything: the configuration is another. Whoever waits is told to do it. This frees memory and hands begun
+    /// work back early; that nothing counts for a configuration it was not stored by is [`Stored`]'s own doing.
     pub fn start_anew(&self) {
         let mut state = self.state();
         let waiting: Vec<PathBuf> = state.entries.drain().map(|(file, _)| file).collect();
@@ -288,12 +343,14 @@ impl Ledger {
         self.state().closed = true;
         self.changed.notify_all();
     }
+
+    /// Whether it is.
+    pub fn is_closed(&self) -> bool {
+        self.state().closed
+    }
 }
 
-fn judge(stored: &Stored, file: &Path, needed: usize) -> Answer {
-    if stored.durable.archived.len() < needed {
-        return Answer::yourself("more repositories must have it now");
-    }
+fn judge(stored: &Stored, file: &Path) -> Answer {
     match stored.is_still(file) {
         Ok(true) => Answer::Durable(stored.durable.clone()),
         Ok(false) => Answer::yourself("it changed since it was stored"),
@@ -314,6 +371,15 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(20);
 
+    fn config(number: u8) -> Sha256Digest {
+        Sha256Digest::of(&[number])
+    }
+
+    fn under(number: u8, repositories: &[&str], needed: usize) -> Under {
+        let repositories = repositories.iter().map(|name| (*name).to_owned()).collect();
+        Under { config_sha256: config(number), repositories, needed }
+    }
+
     struct Stage {
         dir: tempfile::TempDir,
         ledger: Ledger,
@@ -324,6 +390,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::create_dir(dir.path().join("archive_status")).unwrap();
             let stage = Self { dir, ledger: Ledger::default() };
+            stage.ledger.note_repository(config(1), "main", "id-1");
             (1..=segments).for_each(|number| stage.write(number, "content"));
             stage
         }
@@ -343,11 +410,13 @@ mod tests {
             let archived = Archived { repository: "main".into(), key: "key".into(), already_there: false };
             let durable = Durable { archived: vec![archived], queued: Vec::new(), warnings: Vec::new() };
             let raw_sha256 = Sha256Digest::of(&fs::read(self.file(number)).unwrap());
-            Stored { stamp: stamp(&self.file(number)).unwrap(), settled, raw_sha256, durable }
+            let stamp = stamp(&self.file(number)).unwrap();
+            let repository_ids = BTreeMap::from([("main".to_owned(), "id-1".to_owned())]);
+            Stored { stamp, settled, raw_sha256, durable, config_sha256: config(1), repository_ids, since: Instant::now() }
         }
 
         fn ask(&self, number: u32) -> Option<Answer> {
-            self.ledger.ask(&self.file(number), 1, SHORT)
+            self.ledger.ask(&self.file(number), &under(1, &["main"], 1), SHORT)
         }
 
         fn is_durable(&self, number: u32) -> bool {
@@ -388,7 +457,6 @@ mod tests {
             stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
             assert!(stage.is_durable(1));
             stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
-            assert!(matches!(stage.ledger.ask(&stage.file(1), 2, SHORT), Some(Answer::Yourself { .. })), "two must have it");
             // Written anew, longer, and another file of the same name.
             stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
             stage.write(1, "another content");
@@ -397,6 +465,49 @@ mod tests {
             fs::remove_file(stage.file(1)).unwrap();
             assert!(stage.is_left_to_whoever_asks(1));
         }
+    }
+
+    /// No reload is told to the ledger here: what an entry says of itself must be enough.
+    #[test]
+    fn what_was_stored_by_a_configuration_counts_for_it_and_its_repositories_alone() {
+        let stage = Stage::new(1);
+        let ask = |stored: Stored, under: Under| {
+            stage.ask(1);
+            let age = stage.next().1;
+            stage.ledger.settle(stage.file(1), age, Ok(stored));
+            match stage.ledger.ask(&stage.file(1), &under, SHORT) {
+                Some(Answer::Durable(_)) => "durable".to_owned(),
+                Some(Answer::Yourself { why }) => why,
+                None => panic!("an answer"),
+            }
+        };
+        let stored = || stage.stored(1, true);
+        assert_eq!(ask(stored(), under(1, &["main"], 1)), "durable");
+        assert_eq!(ask(stored(), under(2, &["main"], 1)), "it was stored by another configuration");
+        assert_eq!(ask(stored(), under(1, &["main", "far"], 2)), "more repositories must have it now");
+        assert_eq!(ask(stored(), under(1, &["main", "far"], 1)), "other repositories must have it now");
+        assert_eq!(ask(stored(), under(1, &["far"], 1)), "other repositories must have it now");
+        let mut queued = stored();
+        queued.durable.queued.push("far".into());
+        assert_eq!(ask(queued.clone(), under(1, &["main", "far"], 1)), "durable");
+        assert_eq!(ask(queued, under(1, &["main"], 1)), "other repositories must have it now");
+        let nameless = Stored { repository_ids: BTreeMap::new(), ..stored() };
+        assert_eq!(ask(nameless, under(1, &["main"], 1)), "a repository is another than when it was stored");
+        let old = Stored { since: Instant::now().checked_sub(COUNTS_FOR * 2).expect("up for minutes"), ..stored() };
+        assert_eq!(ask(old, under(1, &["main"], 1)), "it was stored a while ago");
+        // The same id under the name in another configuration says nothing of this one.
+        stage.ledger.note_repository(config(2), "main", "id-2");
+        assert_eq!(ask(stored(), under(1, &["main"], 1)), "durable");
+        stage.ledger.note_repository(config(1), "main", "id-2");
+        assert_eq!(ask(stored(), under(1, &["main"], 1)), "a repository is another than when it was stored");
+    }
+
+    #[test]
+    fn a_link_is_as_old_as_what_it_leads_to() {
+        let stage = Stage::new(1);
+        let link = stage.dir.path().join("link");
+        std::os::unix::fs::symlink(stage.file(1), &link).unwrap();
+        assert_eq!(stamp(&link).unwrap(), stamp(&stage.file(1)).unwrap());
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! their own turn comes. Against two servers that write one log: [`super::named`].
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
@@ -58,6 +58,18 @@ impl Pushed {
 /// # Errors
 /// Whenever the file is not durable in the repository, and on any contradiction with what is there.
 pub async fn run(scope: &Scope, writing: &Writing, file: &Path) -> Result<Pushed> {
+    with(scope, writing, file, ahead::waiting_behind(file)).await
+}
+
+/// Archives `file`, and leaves those behind it to whoever is storing them.
+///
+/// # Errors
+/// As [`run`].
+pub async fn alone(scope: &Scope, writing: &Writing, file: &Path) -> Result<Pushed> {
+    with(scope, writing, file, Vec::new()).await
+}
+
+async fn with(scope: &Scope, writing: &Writing, file: &Path, behind: Vec<PathBuf>) -> Result<Pushed> {
     killpoint::reach("push.start");
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
     let own = LogFile::read(scope, writing, file, None).await?;
@@ -66,7 +78,7 @@ pub async fn run(scope: &Scope, writing: &Writing, file: &Path) -> Result<Pushed
     }
     own.named.require_known(scope, writing, own.identity.as_ref()).await?;
     let mut files = vec![own];
-    for next in ahead::waiting_behind(file) {
+    for next in behind {
         match LogFile::read(scope, writing, &next, files.last()).await {
             Ok(next) if next.named.incarnation == files[0].named.incarnation => files.push(next),
             // What is wrong with it is told when its turn comes.
@@ -104,18 +116,20 @@ impl Company {
 pub async fn beside(scope: &Scope, writing: &Writing, file: &Path, company: &Company) -> Result<Pushed> {
     killpoint::reach("push.start");
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
-    let own = {
+    let mut own = {
         let _turn = company.turn.lock().await;
         let mut own = LogFile::read(scope, writing, file, None).await?;
-        // For the next one, which is read before this one is stored; and is read all the same without it.
+        // For the next one, which is read before this one is stored; and is read all the same without it. What straddles
+        // into this one is kept until it is durable: a second attempt may have nothing else to know it from.
         if let Some((carry, next)) = own.carry.take() {
-            let Named { incarnation, file, .. } = &own.named;
-            let remembered = scope.state.remember_carry(&scope.source, incarnation, file, &next, &carry.to_bytes());
+            let incarnation = &own.named.incarnation;
+            let remembered = scope.state.remember_carry(&scope.source, incarnation, &next, &carry.to_bytes());
             own.warnings.extend(remembered.err().map(|error| error.summary()));
         }
         own
     };
     if let Some(key) = ahead::take(scope, &own.named) {
+        own.warnings.extend(forget_carry(scope, &own.named));
         return Ok(Pushed::new(own.named, key, true, own.warnings));
     }
     company.require_known(scope, writing, &own).await?;
@@ -206,6 +220,11 @@ async fn store(scope: &Scope, writing: &Writing, file: LogFile, shared_seal: &On
     })
 }
 
+/// Forgets what straddles into a file that is durable; what went wrong.
+fn forget_carry(scope: &Scope, named: &Named) -> Option<String> {
+    scope.state.forget_carry(&scope.source, &named.incarnation, &named.file).err().map(|error| error.summary())
+}
+
 impl Stored {
     /// Notes the stored object's digest, what straddles out of the segment and which pages it touches. The file is safe already: what fails
     /// here is a warning.
@@ -213,10 +232,11 @@ impl Stored {
         let Self { named, key, line, already_there, carry, mut warnings, streamed, pages } = self;
         warnings.extend(pages.and_then(|pages| pages::keep(scope, &pages)));
         if let Some((carry, next)) = carry
-            && let Err(error) = scope.state.remember_carry(&scope.source, &named.incarnation, &named.file, &next, &carry)
+            && let Err(error) = scope.state.remember_carry(&scope.source, &named.incarnation, &next, &carry)
         {
             warnings.push(error.summary());
         }
+        warnings.extend(forget_carry(scope, &named));
         if let Err(error) = named.note(scope, writing, &key, line, streamed).await {
             warnings.push(format!("{} is archived, but its digest is not signed yet: {}", named.file, error.summary()));
         }

@@ -20,8 +20,6 @@ use crate::base::Cancel;
 const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// Whoever says nothing for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Longest wait for an answer that is being worked on.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Longest line.
 const LINE_BYTES: u64 = 256 << 10;
 /// What a sign of life is.
@@ -49,11 +47,37 @@ pub struct Line<'a> {
     pub path: PathBuf,
     /// Ends the waiting.
     pub cancel: &'a Cancel,
+    /// Longest wait for an answer that is being worked on.
+    pub longest_wait: Duration,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nobody is there who answers.
+    Nobody,
+    /// Somebody works on it, and was not done within [`Line::longest_wait`].
+    StillAtIt,
 }
 
 impl Line<'_> {
-    /// The answer to `request`; none when nobody answers in time, for whatever reason.
-    pub fn ask<A: DeserializeOwned>(&self, request: &impl Serialize) -> Option<A> {
+    /// The answer to `request`.
+    ///
+    /// # Errors
+    /// When nobody answers in time, for whatever reason.
+    pub fn ask<A: DeserializeOwned>(&self, request: &impl Serialize) -> Result<A, Unanswered> {
+        let began = Instant::now();
+        let mut answers = self.question(request).ok_or(Unanswered::Nobody)?;
+        while began.elapsed() < self.longest_wait && !self.cancel.is_cancelled() {
+            let line = read_line(&mut answers).map_err(|_| Unanswered::Nobody)?;
+            if line != WAIT {
+                return serde_json::from_str(&line).map_err(|_| Unanswered::Nobody);
+            }
+        }
+        Err(Unanswered::StillAtIt)
+    }
+
+    fn question(&self, request: &impl Serialize) -> Option<BufReader<UnixStream>> {
         // Another user's socket is not asked: it could say anything.
         let owner = fs::symlink_metadata(&self.path).ok()?.uid();
         if owner != rustix::process::geteuid().as_raw() {
@@ -63,15 +87,7 @@ impl Line<'_> {
         stream.set_write_timeout(Some(SILENCE)).ok()?;
         stream.set_read_timeout(Some(SILENCE)).ok()?;
         write_line(&mut stream, &serde_json::to_string(request).ok()?).ok()?;
-        let began = Instant::now();
-        let mut answers = BufReader::new(stream);
-        while began.elapsed() < LONGEST_WAIT && !self.cancel.is_cancelled() {
-            let line = read_line(&mut answers).ok()?;
-            if line != WAIT {
-                return serde_json::from_str(&line).ok();
-            }
-        }
-        None
+        Some(BufReader::new(stream))
     }
 }
 
@@ -115,7 +131,29 @@ mod tests {
     use super::*;
 
     fn ask(path: &Path) -> Option<u32> {
-        Line { path: path.to_owned(), cancel: &Cancel::new() }.ask(&7_u32)
+        line(path, &Cancel::new()).ask(&7_u32).ok()
+    }
+
+    fn line<'a>(path: &Path, cancel: &'a Cancel) -> Line<'a> {
+        Line { path: path.to_owned(), cancel, longest_wait: Duration::from_secs(60) }
+    }
+
+    #[test]
+    fn one_who_works_too_long_is_told_from_one_who_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("line.sock");
+        let cancel = Cancel::new();
+        let short = Line { longest_wait: Duration::from_millis(20), ..line(&path, &cancel) };
+        assert_eq!(short.ask::<u32>(&7_u32), Err(Unanswered::Nobody));
+        let listener = bind(&path).unwrap();
+        let serving = std::thread::spawn(move || {
+            serve(listener.accept().unwrap().0, |_: &u32, _| {
+                std::thread::yield_now();
+                None::<u32>
+            })
+        });
+        assert_eq!(short.ask::<u32>(&7_u32), Err(Unanswered::StillAtIt));
+        assert!(serving.join().unwrap().is_err(), "nobody listens any more");
     }
 
     #[test]

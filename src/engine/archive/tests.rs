@@ -22,7 +22,7 @@ use crate::repo::{KeyEntry, Repository, Role, Signer, identity, layout};
 use crate::source::postgres::control;
 use crate::source::postgres::wal::Carry;
 use crate::source::postgres::wal::fixture::{Log, SYSTEM_IDENTIFIER};
-use crate::store::faulty::FaultyStore;
+use crate::store::faulty::{Fault, FaultyStore};
 use crate::store::memory::MemoryStore;
 use crate::store::{Store, list_all};
 
@@ -259,6 +259,33 @@ async fn how_a_segment_was_streamed_is_noted_when_a_push_stored_it_first() {
     let lines = stage.scope.state.unsigned_lines(&stage.scope.source, &stage.incarnation);
     let told: Vec<Option<u64>> = lines.into_iter().map(|line| line.streamed_within_micros).collect();
     assert_eq!(told, [None, Some(2_000_000)]);
+}
+
+/// After an outage the segment before is gone; what straddles out of it is known from here alone.
+#[tokio::test]
+async fn what_straddles_into_a_segment_is_kept_until_it_is_durable() {
+    let stage = Stage::new().await;
+    let (segment, raw) = stage.whole();
+    let (name, next) = (segment.name(stage.log.size), segment.next().name(stage.log.size));
+    let file = stage.file(&name, &raw);
+    let (source, incarnation) = (&stage.scope.source, &stage.incarnation);
+    let known = |name: &str| stage.scope.state.carry_into(source, incarnation, name);
+    stage.scope.state.remember_carry(source, incarnation, &name, b"kept").unwrap();
+    let counting = Arc::new(FaultyStore::counting(stage.store.clone()));
+    Repository::open("main", counting.clone(), None).await.unwrap();
+    for call in 0..20 {
+        let faulty = FaultyStore::failing(stage.store.clone(), counting.calls().len() + call, Fault::ErrorBefore, 0);
+        let repository = Repository::open("main", Arc::new(faulty), None).await.unwrap();
+        let scope = Scope::new(repository, source.clone(), &stage.dir.path().join("state"));
+        if push::beside(&scope, &stage.writing, &file, &push::Company::default()).await.is_ok() {
+            assert!(call > 0, "no call failed");
+            assert_eq!(known(&name), None);
+            assert!(known(&next).is_some());
+            return;
+        }
+        assert_eq!(known(&name), Some(b"kept".to_vec()), "call {call} failed");
+    }
+    panic!("it never succeeds");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! The first `archive get` of a recovery fetches its segment as ever, and leaves behind a process that goes on with the
 //! next ones ([`spool`]). Every later one asks that process first; whatever it does not hand over is fetched as ever. It
-//! ends when the recovery does, or nobody asks for long, and always with code 0: where the server is the system's first
+//! ends when the recovery does, or nobody asks for long, and whatever is wrong with code 0 ([`crate::cli::exit::Guard`]): where the server is the system's first
 //! process, as in a container, an orphan's other code would read as that of a crashed server process.
 
 use std::fs::{self, File, TryLockError};
@@ -24,7 +24,7 @@ use crate::cli::config::Settings;
 use crate::cli::context::Context;
 use crate::codec::Sha256Digest;
 use crate::engine::archive::rehearsal::Rehearsal;
-use crate::engine::archive::socket::{self, Line};
+use crate::engine::archive::socket::{self, Line, Unanswered};
 use crate::engine::archive::spool::{self, Fetched, Question, Reply, Spool};
 use crate::engine::archive::{FileKind, file_kind};
 
@@ -34,6 +34,8 @@ const RECOVERY_FILE: &str = "RECOVERYXLOG";
 const LOOK_EVERY: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 /// Nobody asks for so long: the server hangs, or its signal file is of another recovery.
 const IDLE: Duration = Duration::from_secs(600);
+/// A segment that is being fetched is waited for so long.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Open repositories are opened anew after so long.
 const REOPEN_AFTER: Duration = Duration::from_secs(60);
 
@@ -69,8 +71,13 @@ impl Ahead {
     pub(super) fn ask(&self, args: &ArchiveGetArgs, context: &Context) -> Option<bool> {
         let landing = durable::temporary_beside(&self.dest);
         let question = Question { name: args.name.clone(), landing: landing.clone(), data: self.data };
-        let line = Line { path: self.socket.clone(), cancel: &context.cancel };
-        let reply = line.ask::<Reply>(&question)?;
+        let line = Line { path: self.socket.clone(), cancel: &context.cancel, longest_wait: LONGEST_WAIT };
+        let reply = match line.ask::<Reply>(&question) {
+            Ok(reply) => reply,
+            Err(Unanswered::Nobody) => return None,
+            // It lives: another is not to be started beside it.
+            Err(Unanswered::StillAtIt) => Reply::Yourself,
+        };
         let Reply::Landed { bytes } = reply else { return Some(false) };
         let landed = fs::metadata(&landing).is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes);
         let size = u32::try_from(bytes).ok().and_then(SegmentSize::new);
@@ -146,10 +153,20 @@ fn lock(path: &Path) -> Result<Option<File>> {
     let failed = |error| Error::io("lock", path, error);
     let file = File::options().write(true).create(true).truncate(false).open(path).map_err(failed)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+        // Another may have removed it before it was locked, and made one of its own.
+        Ok(()) => Ok(is_at(&file, path).then_some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(error)),
     }
+}
+
+/// Whether `path` still leads to `file`.
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let (own, there) = (file.metadata().map(identity), fs::symlink_metadata(path).map(identity));
+    matches!((own, there), (Ok(own), Ok(there)) if own == there)
 }
 
 /// Removes the sockets of processes that were killed.

@@ -12,8 +12,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,7 +29,7 @@ use crate::cli::commands::archive::handover_socket;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::scope::{self, Use};
-use crate::engine::archive::handover::{self, Answer, Ledger, Request, Stored};
+use crate::engine::archive::handover::{self, Answer, Ledger, Request, Stored, Under};
 use crate::engine::archive::push::{self, Company, Pushed};
 use crate::engine::archive::socket;
 use crate::engine::{Scope, Writing};
@@ -52,7 +52,9 @@ pub(super) struct Archivers {
     config: watch::Receiver<Arc<Config>>,
     log: Log,
     running: BTreeMap<SourceName, (Arc<Ledger>, PathBuf)>,
+    /// Those that could not be started; tried again with another configuration.
     refused: BTreeSet<SourceName>,
+    seen: Option<Arc<Config>>,
 }
 
 impl Archivers {
@@ -60,7 +62,7 @@ impl Archivers {
     pub(super) fn new(context: &Context, config: watch::Receiver<Arc<Config>>, log: Log) -> Self {
         let Context { global, progress, cancel } = context;
         let context = Context { global: global.clone(), progress: Arc::clone(progress), cancel: cancel.clone() };
-        Self { context: Arc::new(context), config, log, running: BTreeMap::new(), refused: BTreeSet::new() }
+        Self { context: Arc::new(context), config, log, running: BTreeMap::new(), refused: BTreeSet::new(), seen: None }
     }
 
     /// One for each source of the configuration. Where one cannot be started, pushes store their files themselves.
@@ -70,6 +72,11 @@ impl Archivers {
             return;
         }
         let config = self.config.borrow().clone();
+        if !self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &config)) {
+            self.refused.clear();
+            self.seen = Some(Arc::clone(&config));
+        }
+        self.forget_ended();
         for source in config.settings.sources.keys() {
             if self.running.contains_key(source) || self.refused.contains(source) {
                 continue;
@@ -85,6 +92,23 @@ impl Archivers {
         }
     }
 
+    /// Those whose thread has ended, which only a bug can do: another is started in their place.
+    fn forget_ended(&mut self) {
+        if self.context.cancel.is_cancelled() {
+            return;
+        }
+        let (log, mut ended) = (self.log, Vec::new());
+        self.running.retain(|source, (ledger, _)| {
+            if ledger.is_closed() {
+                ended.push(source.clone());
+            }
+            !ledger.is_closed()
+        });
+        for source in ended {
+            log.say(Level::Error, Some(&source), None, "what archives ahead has ended, which is a bug; it is started again");
+        }
+    }
+
     fn start(&self, source: &SourceName, settings: &Settings) -> Result<(Arc<Ledger>, PathBuf)> {
         let path = handover_socket(&settings.state_dir, source);
         let failed = |what: &'static str| move |error: io::Error| Error::failed(what).caused_by(error);
@@ -96,14 +120,14 @@ impl Archivers {
         let work = move || {
             // Whatever ends the work, a panic too, nobody is to wait for it.
             let _closing = Closing(Arc::clone(&kept));
-            let (open, told) = Default::default();
-            let archiver = Archiver { context, source: own, config, log, ledger: kept, open, told };
+            let archiver = Archiver { context, source: own, config, log, ledger: kept, told: RefCell::default() };
             runtime.block_on(archiver.run());
             runtime.shutdown_background();
         };
         let thread = |name: &str| thread::Builder::new().name(format!("{name}-{source}"));
         thread("archiver").spawn(work).map_err(failed("cannot start a thread"))?;
-        let desk = Desk { source: source.clone(), config: self.config.clone(), ledger: Arc::clone(&ledger) };
+        let (config, told) = (self.config.clone(), Mutex::default());
+        let desk = Desk { source: source.clone(), config, ledger: Arc::clone(&ledger), log, told };
         thread("handover").spawn(move || serve(&listener, &Arc::new(desk))).map_err(failed("cannot start a thread"))?;
         Ok((ledger, path))
     }
@@ -133,6 +157,9 @@ struct Desk {
     source: SourceName,
     config: watch::Receiver<Arc<Config>>,
     ledger: Arc<Ledger>,
+    log: Log,
+    /// Why pushes are sent away, as it was told since one was answered.
+    told: Mutex<BTreeSet<&'static str>>,
 }
 
 fn serve(listener: &std::os::unix::net::UnixListener, desk: &Arc<Desk>) {
@@ -163,23 +190,51 @@ impl Desk {
     fn answer(&self, request: &Request, patience: Duration) -> Option<Answer> {
         let config = self.config.borrow().clone();
         let settings = &config.settings;
-        let same = request.version == env!("CARGO_PKG_VERSION")
-            && request.source == self.source
-            && request.config_file == settings.config_file
-            && request.config_sha256 == settings.config_sha256;
-        let Some(source) = settings.sources.get(&self.source).filter(|_| same) else {
-            return Some(Answer::yourself("it has another configuration"));
+        if let Some(why) = self.difference(request, settings) {
+            if self.told().insert(why) {
+                self.log.say(Level::Warn, Some(&self.source), None, &format!("archive push is left to itself: {why}"));
+            }
+            return Some(Answer::yourself(why));
+        }
+        let Some(source) = settings.sources.get(&self.source) else {
+            return Some(Answer::yourself("it does not know the source"));
         };
         if !request.file.is_absolute() || !handover::is_of_the_log(&request.file) {
             return Some(Answer::yourself("that is no file of the log"));
         }
         // The policy is read again each time: it may ask for more copies than when the file was stored.
-        let needed = match Wanted::new(settings, source, None) {
-            Ok(wanted) => wanted.needed,
+        let under = match Wanted::new(settings, source, None) {
+            Ok(wanted) => under(&wanted),
             Err(error) => return Some(Answer::yourself(error.summary())),
         };
-        self.ledger.ask(&request.file, needed, patience)
+        let answer = self.ledger.ask(&request.file, &under, patience);
+        if matches!(answer, Some(Answer::Durable(_))) {
+            self.told().clear();
+        }
+        answer
     }
+
+    /// What of `request` is not as here.
+    fn difference(&self, request: &Request, settings: &Settings) -> Option<&'static str> {
+        if request.version != env!("CARGO_PKG_VERSION") {
+            return Some("it is of another version of lifeboat; start the scheduler again");
+        }
+        if request.source != self.source || request.config_file != settings.config_file {
+            return Some("it has another configuration file");
+        }
+        let same = request.config_sha256 == settings.config_sha256;
+        (!same).then_some("the configuration file was changed; have it read again with SIGHUP")
+    }
+
+    fn told(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What whoever asks must be able to rely on.
+fn under(wanted: &Wanted<'_>) -> Under {
+    let repositories = wanted.repositories.iter().map(|chosen| chosen.name.clone()).collect();
+    Under { config_sha256: wanted.settings.config_sha256, repositories, needed: wanted.needed }
 }
 
 /// Who stores.
@@ -189,10 +244,30 @@ struct Archiver {
     config: watch::Receiver<Arc<Config>>,
     log: Log,
     ledger: Arc<Ledger>,
-    /// Open repositories, by name.
-    open: RefCell<BTreeMap<String, Rc<Open>>>,
     /// The trouble that was told last.
     told: RefCell<Option<String>>,
+}
+
+/// A configuration, and the repositories that were opened as it says, by name. A file is stored within one generation from
+/// its beginning to its end: what an older one opens late is no other's.
+struct Generation {
+    config: Arc<Config>,
+    open: RefCell<BTreeMap<String, Rc<Open>>>,
+}
+
+impl Generation {
+    fn new(config: Arc<Config>) -> Rc<Self> {
+        Rc::new(Self { config, open: RefCell::default() })
+    }
+
+    /// So many files of `source` are stored at one time. Where the line is what limits, each takes its turn: what is asked
+    /// for is not to share it with what nobody waits for.
+    fn most_files(&self, source: &SourceName) -> usize {
+        let settings = &self.config.settings;
+        let Some(source) = settings.sources.get(source) else { return MOST_FILES };
+        let mut repositories = settings.repositories_of(source, None).into_iter().flatten();
+        if repositories.any(|chosen| chosen.archive_limit_rate_bytes.is_some()) { 1 } else { MOST_FILES }
+    }
 }
 
 /// A repository, and what is shared by the pushes that go on in it.
@@ -208,36 +283,42 @@ impl Archiver {
         let mut watched = self.config.clone();
         let mut storing = FuturesUnordered::new();
         let bytes = Bytes::default();
+        let mut generation = Generation::new(watched.borrow_and_update().clone());
         while !self.context.cancel.is_cancelled() {
-            let config = watched.borrow_and_update().clone();
-            while storing.len() < MOST_FILES && (storing.is_empty() || bytes.0.get() < MOST_BYTES) {
+            let most_files = generation.most_files(&self.source);
+            while storing.len() < most_files && (storing.is_empty() || bytes.0.get() < MOST_BYTES) {
                 let Some((file, age)) = self.ledger.next() else { break };
-                let (config, held) = (Arc::clone(&config), bytes.hold(&file));
+                let (generation, held) = (Rc::clone(&generation), bytes.hold(&file));
                 storing.push(async move {
-                    let outcome = self.store(&config, &file).await;
+                    let outcome = self.store(&generation, &file).await;
                     drop(held);
                     (file, age, outcome)
                 });
             }
             tokio::select! {
-                Some((file, age, outcome)) = storing.next() => self.settle(file, age, outcome),
-                () = self.ledger.asked.notified() => {}
-                _ = watched.changed() => {
-                    self.open.borrow_mut().clear();
+                biased;
+                () = self.context.cancel.cancelled() => {}
+                changed = watched.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    // Seen here and nowhere else: no change is passed over.
+                    generation = Generation::new(watched.borrow_and_update().clone());
                     self.ledger.start_anew();
                 }
-                () = self.context.cancel.cancelled() => {}
+                Some((file, age, outcome)) = storing.next() => self.settle(&generation, file, age, outcome),
+                () = self.ledger.asked.notified() => {}
             }
         }
     }
 
-    fn settle(&self, file: PathBuf, age: u64, outcome: Result<Stored>) {
+    fn settle(&self, generation: &Generation, file: PathBuf, age: u64, outcome: Result<Stored>) {
         let mut told = self.told.borrow_mut();
         match &outcome {
             Ok(_) if told.take().is_some() => self.log.say(Level::Info, Some(&self.source), None, "the log is archived again"),
             Ok(_) => {}
             Err(error) => {
-                self.open.borrow_mut().clear();
+                generation.open.borrow_mut().clear();
                 let summary = error.summary();
                 if told.as_ref() != Some(&summary) {
                     let what = format!("{} is left to archive push: {summary}", file.display());
@@ -249,13 +330,14 @@ impl Archiver {
         self.ledger.settle(file, age, outcome.map_err(|error| error.summary()));
     }
 
-    async fn store(&self, config: &Config, file: &Path) -> Result<Stored> {
-        let settings = &config.settings;
+    async fn store(&self, generation: &Generation, file: &Path) -> Result<Stored> {
+        let settings = &generation.config.settings;
         let source = settings.source(&self.source)?;
         let wanted = Wanted::new(settings, source, None)?;
         let unreadable = |error| Error::io("read", file, error);
         let (began, before) = (SystemTime::now(), handover::stamp(file).map_err(unreadable)?);
-        let push = |chosen| self.push(settings, chosen, file);
+        let ids = RefCell::default();
+        let push = |chosen| self.push(generation, chosen, file, &ids);
         let (durable, raw_sha256) = wanted.store(file, push).await?;
         if !durable.queued.is_empty() {
             background::deliver(&self.context, settings, source);
@@ -264,11 +346,21 @@ impl Archiver {
         if handover::stamp(file).map_err(unreadable)? != before {
             return Err(Error::failed(format!("{} changed while it was stored", file.display())));
         }
-        Ok(Stored { stamp: before, settled: handover::is_settled(&before, began), raw_sha256, durable })
+        let (settled, since) = (handover::is_settled(&before, began), Instant::now());
+        let (config_sha256, repository_ids) = (settings.config_sha256, ids.into_inner());
+        Ok(Stored { stamp: before, settled, raw_sha256, durable, config_sha256, repository_ids, since })
     }
 
-    async fn push(&self, settings: &Settings, chosen: &RepositorySettings, file: &Path) -> Result<Pushed> {
-        let known = self.open.borrow().get(&chosen.name).filter(|open| open.since.elapsed() < OPEN_FOR).cloned();
+    /// Notes in `ids` which repository it was.
+    async fn push(
+        &self,
+        generation: &Generation,
+        chosen: &RepositorySettings,
+        file: &Path,
+        ids: &RefCell<BTreeMap<String, String>>,
+    ) -> Result<Pushed> {
+        let settings = &generation.config.settings;
+        let known = generation.open.borrow().get(&chosen.name).filter(|open| open.since.elapsed() < OPEN_FOR).cloned();
         let open = match known {
             Some(open) => open,
             None => {
@@ -278,14 +370,16 @@ impl Archiver {
                 let (writing, company) = (scope::writing(settings)?, Company::default());
                 let open = Rc::new(Open { scope, writing, company, since: Instant::now() });
                 // Another may have opened it meanwhile: then that one counts, so that all share it.
-                let mut all = self.open.borrow_mut();
+                let mut all = generation.open.borrow_mut();
                 let entry = all.entry(chosen.name.clone()).or_insert_with(|| Rc::clone(&open));
                 if entry.since.elapsed() >= OPEN_FOR {
                     *entry = open;
                 }
+                self.ledger.note_repository(settings.config_sha256, &chosen.name, entry.scope.repository.id());
                 Rc::clone(entry)
             }
         };
+        ids.borrow_mut().insert(chosen.name.clone(), open.scope.repository.id().to_owned());
         push::beside(&open.scope, &open.writing, file, &open.company).await
     }
 }

@@ -22,11 +22,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use self::held::Held;
 use super::tablespaces::{self, Creations};
-use crate::base::{Error, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{Error, Result, Segment, SegmentSize, TimelineId, durable};
 use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::history::{self, History};
 
@@ -129,12 +131,25 @@ pub fn data_directory() -> io::Result<(u64, u64)> {
 /// Whether a server recovers from its archive in the working directory.
 pub fn is_recovering() -> bool {
     let is_there = |name: &str| Path::new(name).exists();
-    is_there("postmaster.pid") && (is_there("recovery.signal") || is_there("standby.signal"))
+    (is_there("recovery.signal") || is_there("standby.signal")) && server_lives(Path::new("postmaster.pid"))
 }
 
-/// Whether the file system of `directory` has files without names.
+/// Whether the process that this file names is there: one that was killed leaves the file behind.
+fn server_lives(file: &Path) -> bool {
+    let Ok(text) = fs::read_to_string(file) else { return false };
+    // Unreadable, it is about to be written.
+    let number = text.lines().next().and_then(|line| line.trim().parse::<i32>().ok());
+    let pid = number.and_then(|number| Pid::from_raw(number.abs()));
+    pid.is_none_or(|pid| rustix::process::test_kill_process(pid) != Err(Errno::SRCH))
+}
+
+/// Whether the file system of `directory` has files without names, which can be given one.
 pub fn can_hold(directory: &Path) -> bool {
-    Held::new(directory, b"").is_ok()
+    let name = durable::temporary_beside(&directory.join("held"));
+    let can = Held::new(directory, b"").and_then(|held| held.link(&name)).is_ok();
+    // Also after a failure: it may have the name all the same.
+    let _ = fs::remove_file(&name);
+    can
 }
 
 impl Spool {
