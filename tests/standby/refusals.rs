@@ -62,3 +62,29 @@ fn a_standby_that_does_not_run_is_started() {
     assert_eq!(document["way"], "restart");
     assert_eq!(standby.cluster.sql().number("SELECT sum(n) FROM kept"), 3);
 }
+
+/// The archive left timeline 1 ahead of a standby that lags, and has more log of it than of timeline 2: what counts is the
+/// way, not how far a position is.
+#[test]
+fn a_lagging_standby_goes_the_way_of_the_archive() {
+    let Some(mut scenario) = scenario(15) else { return };
+    scenario.cluster.sql().execute("CREATE TABLE kept (n int)");
+    scenario.full_backup();
+    archive(&scenario.cluster);
+    let standby = Standby::start(&scenario, "standby", &["--delay", "1h"], &[]);
+    scenario.cluster.sql().execute("INSERT INTO kept VALUES (1)");
+    scenario.cluster.sql().value("SELECT pg_create_restore_point('good')");
+    scenario.cluster.sql().execute("DELETE FROM kept");
+    for _ in 0..4 {
+        archive(&scenario.cluster);
+    }
+    super::stage::lose_source(&mut scenario);
+    let data = scenario.restore("elsewhere", &["--to-name", "good"]);
+    let mut second = scenario.open(&data);
+    second.sql().execute("INSERT INTO kept VALUES (2)");
+    archive(&second);
+    second.stop(super::support::postgres::Stop::Fast);
+    let document = standby.promoted(&scenario, &[]);
+    assert_eq!((&document["way"], &document["timeline"]), (&"restart".into(), &3.into()), "{document}");
+    assert_eq!(standby.cluster.sql().number("SELECT sum(n) FROM kept"), 3);
+}

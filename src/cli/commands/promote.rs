@@ -16,7 +16,7 @@ use crate::engine::restore::Target;
 use crate::engine::restore::prepare::Request;
 use crate::engine::standby::marker::Marker;
 use crate::engine::standby::plan::{Goal, Position};
-use crate::engine::standby::promote::{Stage, Standby, Wait, living_source, put_back, start_log};
+use crate::engine::standby::promote::{SourceState, Stage, Standby, Wait, ask_source, put_back, start_log};
 use crate::source::postgres::connect::{Session, connect};
 use crate::source::postgres::conninfo;
 use crate::source::postgres::live::leader;
@@ -113,7 +113,9 @@ async fn place(args: &PromoteArgs, settings: &Settings) -> Result<(SourceName, P
 
 /// The data directory of a server on this host.
 async fn directory_of(conninfo: &str, source: &SourceName) -> Result<PathBuf> {
-    let info = connect(conninfo).await?.info().await?;
+    let asked = async { connect(conninfo).await?.info().await };
+    let known = format!("lifeboat promote {source} --dir DIR   needs no answer from it, also where a promotion was begun");
+    let info = asked.await.map_err(|error| error.hint(known))?;
     if leader(&info.data_directory)?.is_some() {
         return Ok(info.data_directory);
     }
@@ -164,11 +166,17 @@ impl Promotion<'_> {
         let target = self.args.target().unwrap_or(Target::Latest);
         let planned = self.plan(&target).await?;
         let plan = &planned.prepared.plan;
-        let goal = Goal { source: self.source, target: &target, path: &planned.prepared.path, plan };
+        let data = self.standby.server.data.clone();
+        let (source, path, away) = (self.source, &planned.prepared.path, planned.away.as_slice());
+        let goal = Goal { source, data: &data, target: &target, path, plan, away };
         let session = self.standby.patient_session(&self.wait).await?;
-        let at = self.standby.position(session.as_ref(), &goal).await?;
+        if session.is_none() && self.standby.server.is_running()? {
+            let why = self.standby.session().await.err().map(|error| format!(" ({})", error.summary())).unwrap_or_default();
+            self.document.notes.push(format!("its server lets nobody in{why}: it is stopped, and started again"));
+        }
+        let at = self.standby.position(session.as_ref()).await?;
         goal.check(&at)?;
-        let running = session.filter(|_| self.can_stay_up(&target, &planned));
+        let running = session.filter(|_| self.can_stay_up(&goal, &at));
         self.describe(&goal, &at, planned.scope.repository.name(), running.is_some());
         self.check_source().await?;
         if self.args.dry_run {
@@ -177,18 +185,28 @@ impl Promotion<'_> {
         match running {
             Some(session) => {
                 let delay = self.standby.catch_up(&session, &goal, &self.wait).await?;
-                if let Err(error) = self.look_again(&target, &goal).await {
+                if let Err(error) = self.ready(&session, &goal).await {
                     return Err(put_back(&session, delay, error).await);
                 }
-                self.standby.end_running(&session, &target).await?;
+                session.promote().await?;
             }
             None => {
                 let name = planned.scope.repository.name();
                 let pinned = plan.needs_pieces || !planned.away.is_empty();
                 let only = self.context.global.repository.as_deref().or(pinned.then_some(name));
                 let command = restoring::command(self.source, self.settings, plan, only)?;
-                let (standby, log) = (&mut self.standby, &self.log);
-                tokio::task::block_in_place(|| standby.end_stopped(&goal, &command, log))?;
+                let log = self.log.clone();
+                let ran = tokio::task::block_in_place(|| self.standby.halt(&goal, &log))?;
+                if target == Target::Latest
+                    && let Err(error) = self.look_again(&goal).await
+                {
+                    let released = tokio::task::block_in_place(|| self.standby.release(ran, &log));
+                    return Err(match released {
+                        Ok(()) => error,
+                        Err(why) => error.detail("its server", format!("does not follow again: {}", why.summary())),
+                    });
+                }
+                tokio::task::block_in_place(|| self.standby.end_stopped(&goal, &command, &log))?;
             }
         }
         self.standby.wait_for_writes(&self.log, &self.wait).await.map(Some)
@@ -203,12 +221,20 @@ impl Promotion<'_> {
         restoring::plan(&wanted, self.context, self.settings, &repositories).await.map_err(|error| reworded(&error))
     }
 
-    /// Whether the server can be told to promote as it runs: it fetches the log from the same places as we look at, and all
-    /// of them answer.
-    fn can_stay_up(&self, target: &Target, planned: &Plan) -> bool {
+    /// Whether the server can be told to promote as it runs: it fetches the log from the same places as we look at, all of
+    /// them answer, and it is on the timeline that counts already. One that lags would go on with an older one beyond where
+    /// that was left, as long as it finds log of it.
+    fn can_stay_up(&self, goal: &Goal<'_>, at: &Position) -> bool {
         let asks_all =
             self.args.timeline.is_none() && self.context.global.repository.is_none() && self.standby.marker.repository.is_none();
-        *target == Target::Latest && asks_all && planned.away.is_empty()
+        *goal.target == Target::Latest && asks_all && goal.away.is_empty() && at.timeline == goal.plan.timeline
+    }
+
+    /// The last look before a running server is promoted; the marker says so then.
+    async fn ready(&mut self, session: &Session, goal: &Goal<'_>) -> Result<()> {
+        self.look_again(goal).await?;
+        self.standby.check_way(session, goal).await?;
+        self.standby.begin(goal.target)
     }
 
     fn describe(&mut self, goal: &Goal<'_>, at: &Position, repository: &str, stays_up: bool) {
@@ -230,7 +256,24 @@ impl Promotion<'_> {
         let Ok(found) = self.settings.source(self.source) else { return Ok(()) };
         let SourceKind::Postgres(postgres) = &found.kind;
         let conninfo = postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo);
-        let Some(living) = living_source(conninfo, &self.standby.marker.incarnation).await else { return Ok(()) };
+        let living = match ask_source(conninfo, &self.standby.marker.incarnation).await {
+            SourceState::IsNone => return Ok(()),
+            SourceState::Silent(why) => {
+                self.document.notes.push(format!("the source was not reached ({why}): make sure that it is off"));
+                return Ok(());
+            }
+            SourceState::TurnsAway(why) if self.args.force => {
+                self.document.notes.push(format!("the source may live ({why}): two servers may take writes"));
+                return Ok(());
+            }
+            SourceState::TurnsAway(why) => {
+                return Err(Error::failed(format!("the source {} answers and lets nobody in: it may take writes", self.source))
+                    .detail("answer", why)
+                    .hint("stop it first, or cut it off: what it writes from now on would be lost")
+                    .hint("add --force   if you are sure that it takes no writes"));
+            }
+            SourceState::TakesWrites(living) => living,
+        };
         if self.args.force {
             self.document.notes.push(format!("the source lives ({living}): two servers take writes"));
             return Ok(());
@@ -242,8 +285,14 @@ impl Promotion<'_> {
     }
 
     /// Somebody who still writes is noticed by newer log, too.
-    async fn look_again(&mut self, target: &Target, goal: &Goal<'_>) -> Result<()> {
-        let again = self.plan(target).await?;
+    async fn look_again(&mut self, goal: &Goal<'_>) -> Result<()> {
+        let again = self.plan(goal.target).await?;
+        let silent: Vec<&str> = again.away.iter().filter(|name| !goal.away.contains(name)).map(String::as_str).collect();
+        if !silent.is_empty() {
+            let names = silent.join(", ");
+            return Err(Error::failed(format!("repository {names} fell silent meanwhile: the standby was not promoted"))
+                .hint("type the same command again   to go on without it"));
+        }
         let now = (again.prepared.plan.timeline, again.prepared.plan.consistent_at);
         if now <= (goal.plan.timeline, goal.plan.consistent_at) {
             return Ok(());
@@ -257,7 +306,7 @@ impl Promotion<'_> {
             .detail("was", format!("{} on timeline {}", goal.plan.consistent_at, goal.plan.timeline))
             .detail("is", newer)
             .hint("stop the source first; the standby goes on following")
-            .hint(format!("lifeboat promote {source}   again, if that was the last of it"))
+            .hint("type the same command again   if that was the last of it")
             .hint("add --force   if two servers shall take writes"))
     }
 
@@ -275,6 +324,9 @@ impl Promotion<'_> {
         }
         self.document.target = promoting.target;
         self.document.way = "resumed";
+        if self.standby.stage == Stage::Ending && !self.standby.server.is_running()? {
+            self.check_source().await?;
+        }
         if self.args.dry_run {
             self.document.notes.push(format!("a promotion is under way since {}", promoting.began.human_seconds()));
             return Ok(None);
@@ -305,7 +357,10 @@ fn reworded(error: &Error) -> Error {
         Some(cause) => named.caused_by(cause.to_string()),
         None => named,
     };
-    error.hints().iter().fold(named, |error, hint| error.hint(hint.replace("lifeboat restore", "lifeboat promote")))
+    // A promotion knows its directory, and neither chooses a backup nor a cluster.
+    let fits = |hint: &&String| !hint.contains("--backup") && !hint.contains("--incarnation");
+    let fitting = error.hints().iter().filter(fits);
+    fitting.fold(named, |error, hint| error.hint(hint.replace("lifeboat restore", "lifeboat promote").replace(" --into DIR", "")))
 }
 
 fn text(document: &Document) -> String {

@@ -28,7 +28,7 @@ use crate::engine::standby::marker::Marker;
 use crate::repo::manifest::{FileKind, FileLine};
 use crate::source::postgres::control::{CONTROL_PATH, ClusterState, ControlFile};
 use crate::source::postgres::live::live_server;
-use crate::source::postgres::recovery_config::STANDBY_SIGNAL;
+use crate::source::postgres::recovery_config::{STANDBY_SIGNAL, configured};
 use crate::source::postgres::standby::has_signal;
 
 /// Frames that one thread compares at a time.
@@ -104,8 +104,9 @@ fn look(dir: &Path) -> Result<(Incarnation, bool)> {
     // stand in a directory in use.
     let label = fs::read_to_string(dir.join("backup_label")).unwrap_or_default();
     let never_started = label.lines().any(|line| line.starts_with("LABEL: lifeboat backup "));
-    // One that follows the archive has no log but what it fetched there.
-    let only_follows = has_signal(dir, STANDBY_SIGNAL)? && Marker::read(dir)?.is_some();
+    // One that follows the archive has no log but what it fetched there, unless it is told where to stream from.
+    let streams = configured(dir, "primary_conninfo")?.is_some_and(|value| !value.is_empty());
+    let only_follows = has_signal(dir, STANDBY_SIGNAL)? && Marker::read(dir)?.is_some() && !streams;
     let crashed = control.state != ClusterState::ShutDown && !never_started && !only_follows;
     Ok((Incarnation::postgres(major, control.system_identifier), crashed))
 }

@@ -1,7 +1,8 @@
 //! The file in a data directory that says: this is a standby which follows an archive.
 //!
 //! It is written by a restore before `pg_control` gets its name, rewritten before a promotion begins, and removed when
-//! the server takes writes. No backup holds it, so no other copy of the cluster is taken for the standby.
+//! the server takes writes. No backup of this program holds it; whoever copies the
+//! directory by other means copies it, too.
 
 use std::fs;
 use std::io;

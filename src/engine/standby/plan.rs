@@ -1,5 +1,7 @@
 //! Whether a standby can be ended where it was asked to. Pure.
 
+use std::path::Path;
+
 use crate::base::{Error, Lsn, Result, SourceName, TimelineId, Timestamp};
 use crate::engine::restore::Target;
 use crate::engine::restore::plan::{RecoveryStop, RestorePlan};
@@ -20,12 +22,16 @@ pub struct Position {
 pub struct Goal<'a> {
     /// The source.
     pub source: &'a SourceName,
+    /// The standby's directory.
+    pub data: &'a Path,
     /// What was asked for.
     pub target: &'a Target,
     /// The way through the timelines of the archive.
     pub path: &'a TimelinePath,
     /// What a restore to the target would do.
     pub plan: &'a RestorePlan,
+    /// Repositories that did not answer when it was made.
+    pub away: &'a [String],
 }
 
 impl Goal<'_> {
@@ -60,12 +66,12 @@ impl Goal<'_> {
             return Ok(());
         }
         let time = |time: Option<Timestamp>| time.map(|time| format!(" ({time})")).unwrap_or_default();
-        let source = self.source;
+        let (source, data) = (self.source, self.data.display());
         Err(Error::failed(format!("the standby of {source} has already replayed beyond {}", self.target))
             .detail("asked for", format!("{}{}", self.plan.consistent_at, time(self.plan.reaches)))
             .detail("replayed", format!("{}{}", at.replayed, time(at.last_commit)))
             .detail("reachable", format!("{} and later", at.replayed))
-            .hint(format!("lifeboat promote {source} --to latest"))
+            .hint(format!("lifeboat promote {source} --dir '{data}' --to latest"))
             .hint(format!("lifeboat restore {source} --into ANOTHER-DIR …   goes back to any moment")))
     }
 
@@ -77,7 +83,19 @@ impl Goal<'_> {
         if self.path.contains(at.timeline, at.replayed) {
             return Ok(());
         }
-        let (source, newest) = (self.source, self.path.timeline());
+        let (source, newest, data) = (self.source, self.path.timeline(), self.data.display());
+        if at.timeline > newest && !self.away.is_empty() {
+            // It followed one that is away now: whoever overwrites it may remove the only copy within reach.
+            return Err(Error::failed(format!(
+                "the standby of {source} is on timeline {}, which the repositories that answer do not know",
+                at.timeline
+            ))
+            .detail("archive", format!("goes up to timeline {newest}"))
+            .detail("standby", format!("replayed up to {}", at.replayed))
+            .detail("no answer", format!("repository {}: it may hold that timeline", self.away.join(", ")))
+            .hint("lifeboat check   says when it answers again: then the same command once more")
+            .hint(format!("pg_ctl -D '{data}' promote   waits no longer: ends a running one where it stands, with all it has")));
+        }
         let left = self.path.left_at(at.timeline).map_or_else(
             || format!("timeline {newest} does not come from timeline {}", at.timeline),
             |left| format!("timeline {newest} left timeline {} at {left}", at.timeline),

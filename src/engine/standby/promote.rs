@@ -18,10 +18,10 @@ use crate::base::progress::Progress;
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{Cancel, Error, Incarnation, Lsn, Result, SourceName, Timestamp, killpoint};
 use crate::engine::restore::Target;
-use crate::source::postgres::connect::{Session, connect};
+use crate::source::postgres::connect::{Session, connect, is_an_answer};
 use crate::source::postgres::control::ClusterState;
 use crate::source::postgres::recovery_config::{
-    RECOVERY_SIGNAL, RecoverySettings, RecoveryTarget, STANDBY_SIGNAL, TargetAction, retarget,
+    RECOVERY_SIGNAL, RecoverySettings, RecoveryTarget, STANDBY_SIGNAL, TargetAction, configured, retarget,
 };
 use crate::source::postgres::standby::{Following, LocalServer, has_signal};
 
@@ -133,16 +133,7 @@ impl Standby {
     /// # Errors
     /// The last refusal.
     pub async fn session(&self) -> Result<Session> {
-        let mut refused = Error::failed(format!("no server answers for {}", self.server.data.display()));
-        for address in self.server.addresses() {
-            for user in &self.users {
-                match connect(&format!("{address} user='{user}' dbname=postgres sslmode=prefer")).await {
-                    Ok(session) => return Ok(session),
-                    Err(error) => refused = error,
-                }
-            }
-        }
-        Err(refused)
+        self.server.session(&self.users).await
     }
 
     /// A session with a server that runs; none when it does not run, or lets nobody in yet.
@@ -175,19 +166,31 @@ impl Standby {
         })
     }
 
-    /// How far it is. The timeline is the one noted last: the server is made to note it when that is in the way.
+    /// How far it is. The timeline is the one noted last, so a server that runs is made to note it now.
     ///
     /// # Errors
     /// When nobody tells.
-    pub async fn position(&self, session: Option<&Session>, goal: &Goal<'_>) -> Result<Position> {
-        let noted = self.noted_position()?;
-        let Some(session) = session else { return Ok(noted) };
-        let position = self.position_now(session).await?;
-        if goal.check_branch(&position).is_err() {
-            session.checkpoint().await?;
-            return self.position_now(session).await;
+    pub async fn position(&self, session: Option<&Session>) -> Result<Position> {
+        let Some(session) = session else { return self.noted_position() };
+        session.checkpoint().await?;
+        self.position_now(session).await
+    }
+
+    /// Refuses to promote a running server that has left the way to `goal` while it was waited for: positions alone say
+    /// nothing about the timeline.
+    ///
+    /// # Errors
+    /// Says where it stands.
+    pub async fn check_way(&self, session: &Session, goal: &Goal<'_>) -> Result<()> {
+        let at = self.position(Some(session)).await?;
+        goal.check_branch(&at)?;
+        if at.timeline == goal.plan.timeline {
+            return Ok(());
         }
-        Ok(position)
+        Err(Error::failed(format!("the standby of {} went to another timeline meanwhile: it was not promoted", goal.source))
+            .detail("standby", format!("{} on timeline {}", at.replayed, at.timeline))
+            .detail("archive", format!("{} on timeline {}", goal.plan.consistent_at, goal.plan.timeline))
+            .hint("type the same command again   to have it look afresh"))
     }
 
     async fn position_now(&self, session: &Session) -> Result<Position> {
@@ -235,7 +238,7 @@ impl Standby {
     }
 
     fn too_late(&self, goal: &Goal<'_>, at: &Position, wait: &Wait) -> Error {
-        let (source, plan) = (&self.marker.source, goal.plan);
+        let (source, plan, data) = (&self.marker.source, goal.plan, self.server.data.display());
         let time = |time: Option<Timestamp>| time.map(|time| format!(", commits up to {time}")).unwrap_or_default();
         Error::failed(format!(
             "the standby of {source} has not replayed what is archived within {}: it was not promoted, and goes on following",
@@ -244,36 +247,33 @@ impl Standby {
         .detail("replayed", format!("{} on timeline {}{}", at.replayed, at.timeline, time(at.last_commit)))
         .detail("archived", format!("{} on timeline {}{}", plan.consistent_at, plan.timeline, time(plan.reaches)))
         .detail("would be lost", format!("{} of log", format_bytes(goal.remaining_bytes(at))))
-        .hint(format!("lifeboat promote {source} --timeout {}s   waits longer", (wait.timeout * 10).as_secs().max(10)))
-        .hint(format!("lifeboat promote {source} --to-lsn {} --exclusive   gives the rest up", at.replayed))
+        .hint(format!(
+            "lifeboat promote {source} --dir '{data}' --timeout {}s   waits longer",
+            (wait.timeout * 10).as_secs().max(10)
+        ))
+        .hint(format!("pg_ctl -D '{data}' promote   gives the rest up: ends it where it stands"))
     }
 
     /// Notes that the promotion begins.
-    fn begin(&mut self, target: &Target) -> Result<()> {
+    ///
+    /// # Errors
+    /// When the marker cannot be written.
+    pub fn begin(&mut self, target: &Target) -> Result<()> {
         self.marker.promoting = Some(Promoting { target: target.to_string(), began: Timestamp::now() });
         self.marker.write(&self.server.data)?;
         killpoint::reach("promote.begun");
         Ok(())
     }
 
-    /// Has the running standby end its recovery; it is at the end of the archive.
+    /// Stops the standby, and says whether it ran. What the server writes when it is started again before it has a log of
+    /// its own goes to `log`.
     ///
     /// # Errors
-    /// When the server refuses.
-    pub async fn end_running(&mut self, session: &Session, target: &Target) -> Result<()> {
-        self.begin(target)?;
-        session.promote().await
-    }
-
-    /// Stops the standby, gives it its target, and starts it again. What the server writes before it has a log of its own
-    /// goes to `log`.
-    ///
-    /// # Errors
-    /// When it cannot be stopped or started, or has replayed too much by the time that it has stopped: then it follows the
-    /// archive again, if it ran.
-    pub fn end_stopped(&mut self, goal: &Goal<'_>, restore_command: &str, log: &Path) -> Result<()> {
+    /// When it cannot be stopped, or has replayed too much by the time that it has stopped: then it follows the archive
+    /// again, if it ran.
+    pub fn halt(&mut self, goal: &Goal<'_>, log: &Path) -> Result<bool> {
         let runs = self.server.is_running()?;
-        let log = open_log(log)?;
+        drop(open_log(log)?);
         self.begin(goal.target)?;
         if runs {
             self.server.stop(STOP_PATIENCE)?;
@@ -281,18 +281,33 @@ impl Standby {
         killpoint::reach("promote.stopped");
         let at = self.noted_position()?;
         if let Err(refused) = goal.check(&at) {
-            if self.stage == Stage::Following {
-                self.marker.promoting = None;
-                self.marker.write(&self.server.data)?;
-                if runs {
-                    self.server.start(&log)?;
-                }
-            }
+            self.release(runs, log)?;
             return Err(refused);
         }
+        Ok(runs)
+    }
+
+    /// Has a standby that [`Standby::halt`] stopped follow the archive again; it is started if it `ran`.
+    ///
+    /// # Errors
+    /// When it cannot be.
+    pub fn release(&mut self, ran: bool, log: &Path) -> Result<()> {
+        self.marker.promoting = None;
+        self.marker.write(&self.server.data)?;
+        if ran { self.server.start(&open_log(log)?) } else { Ok(()) }
+    }
+
+    /// Gives a standby that [`Standby::halt`] stopped its target, and starts it again.
+    ///
+    /// # Errors
+    /// When that cannot be written, or it cannot be started.
+    pub fn end_stopped(&mut self, goal: &Goal<'_>, restore_command: &str, log: &Path) -> Result<()> {
+        let (at, data) = (self.noted_position()?, &self.server.data);
         let (lsn, inclusive) = goal.stop();
-        // At or beyond the last record that answers: what it has itself is replayed, and what else there is.
-        let is_ahead = *goal.target == Target::Latest && goal.is_reached(&at);
+        // At or beyond the last record that answers: what it has itself is replayed, and what else there is. What came by
+        // streaming may lie in pg_wal alone, unreplayed.
+        let streams = configured(data, "primary_conninfo")?.is_some_and(|value| !value.is_empty());
+        let is_ahead = *goal.target == Target::Latest && (streams || goal.is_reached(&at));
         let target = if is_ahead { RecoveryTarget::Latest } else { RecoveryTarget::Lsn { lsn, inclusive } };
         let settings = RecoverySettings {
             restore_command: restore_command.to_owned(),
@@ -306,7 +321,7 @@ impl Standby {
         retarget(&self.server.data, &settings)?;
         self.stage = Stage::Ending;
         killpoint::reach("promote.retargeted");
-        self.server.start(&log)?;
+        self.server.start(&open_log(log)?)?;
         killpoint::reach("promote.started");
         Ok(())
     }
@@ -409,14 +424,38 @@ pub fn start_log(state_dir: &Path, source: &SourceName) -> PathBuf {
     state_dir.join(format!("promote-{source}.log"))
 }
 
-/// Where the source's own server is seen to take writes; none when it does not answer, or is no primary of this cluster.
-pub async fn living_source(conninfo: &str, incarnation: &Incarnation) -> Option<String> {
+/// What the source's own server is seen to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// It takes writes, there.
+    TakesWrites(String),
+    /// A server answers and turns us away: it lives, and may take writes.
+    TurnsAway(String),
+    /// Nobody answers, which does not prove that it is off.
+    Silent(String),
+    /// Who answers follows, or is another cluster.
+    IsNone,
+}
+
+/// Asks the server at `conninfo` whether it is a primary of `incarnation`.
+pub async fn ask_source(conninfo: &str, incarnation: &Incarnation) -> SourceState {
     let asking = async {
-        let session = connect(conninfo).await.ok()?;
-        let info = session.info().await.ok()?;
-        let is_it = Incarnation::postgres(info.major, info.system_identifier) == *incarnation && !info.in_recovery;
-        let lsn = session.log_end().await.ok()?;
-        is_it.then(|| format!("{}, at {lsn} on timeline {}", session.describe(), info.timeline))
+        let session = match connect(conninfo).await {
+            Ok(session) => session,
+            Err(error) if is_an_answer(&error) => return SourceState::TurnsAway(error.summary()),
+            Err(error) => return SourceState::Silent(error.summary()),
+        };
+        let seen = async {
+            let info = session.info().await?;
+            if Incarnation::postgres(info.major, info.system_identifier) != *incarnation || info.in_recovery {
+                return Ok(SourceState::IsNone);
+            }
+            let lsn = session.log_end().await?;
+            let place = format!("{}, at {lsn} on timeline {}", session.describe(), info.timeline);
+            Ok::<_, Error>(SourceState::TakesWrites(place))
+        };
+        seen.await.unwrap_or_else(|error| SourceState::TurnsAway(error.summary()))
     };
-    tokio::time::timeout(SOURCE_PATIENCE, asking).await.ok().flatten()
+    let silent = || SourceState::Silent(format!("no answer within {}", format_duration(SOURCE_PATIENCE)));
+    tokio::time::timeout(SOURCE_PATIENCE, asking).await.unwrap_or_else(|_| silent())
 }

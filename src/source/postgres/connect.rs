@@ -128,7 +128,7 @@ impl Session {
                 None => plain_text(error),
             });
         };
-        let mut failed = failed.caused_by(plain_text(error)).detail("sqlstate", server.code().code());
+        let mut failed = failed.caused_by(plain_text(error)).detail(SQLSTATE, server.code().code());
         if let Some(detail) = server.detail() {
             failed = failed.detail("detail", detail);
         }
@@ -168,10 +168,18 @@ fn plain_text(error: &tokio_postgres::Error) -> String {
     }
 }
 
+const SQLSTATE: &str = "sqlstate";
+
+/// Whether a server refused by itself, and so lives: the refusal came with a code of its own.
+pub fn is_an_answer(error: &Error) -> bool {
+    error.details().iter().any(|(label, _)| label == SQLSTATE)
+}
+
 fn connect_error(conninfo: &Conninfo, error: tokio_postgres::Error) -> Error {
     let failed = Error::failed(format!("cannot connect to PostgreSQL as {}", conninfo::describe(&conninfo.config)))
         .caused_by(plain_text(&error));
     if let Some(code) = error.code() {
+        let failed = failed.detail(SQLSTATE, code.code());
         return match *code {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => failed
                 .hint("put the password into ~/.pgpass (chmod 600) or PGPASSWORD")

@@ -226,8 +226,22 @@ pub fn replayed_until(content: &[u8]) -> Option<(Lsn, bool)> {
 fn setting(content: &[u8], wanted: &str) -> Option<String> {
     let text = String::from_utf8_lossy(content);
     let line = text.lines().rfind(|line| setting_name(line.as_bytes()).is_some_and(|name| name == wanted))?;
-    let (_, value) = line.split_once('=')?;
-    Some(value.split('#').next().unwrap_or(value).trim().trim_matches('\'').to_owned())
+    let value = line.trim_start().get(wanted.len()..)?.trim_start();
+    // The sign may be left out.
+    let value = value.strip_prefix('=').unwrap_or(value).trim_start();
+    let Some(quoted) = value.strip_prefix('\'') else {
+        let end = value.find(|letter: char| letter.is_whitespace() || letter == '#').unwrap_or(value.len());
+        return Some(value[..end].to_owned());
+    };
+    let (mut found, mut letters) = (String::new(), quoted.chars().peekable());
+    while let Some(letter) = letters.next() {
+        match letter {
+            '\\' => found.extend(letters.next()),
+            '\'' if letters.next_if_eq(&'\'').is_none() => break,
+            other => found.push(other),
+        }
+    }
+    Some(found)
 }
 
 /// The name a line sets, in lower case; names are compared without case.
@@ -429,6 +443,21 @@ mod tests {
         assert_eq!(replayed_until(&written(RecoveryTarget::Name("0/9000100".into()))), None);
         assert_eq!(replayed_until(&strip_settings(&immediate, |_| true)), None);
         assert!(strip_settings(&immediate, |_| true).is_empty(), "nothing of it stays behind");
+    }
+
+    #[test]
+    fn a_value_is_read_as_the_grammar_writes_it() {
+        for (line, expected) in [
+            ("archive_mode = always # for both", "always"),
+            ("archive_mode always", "always"),
+            ("  Archive_Mode='always'", "always"),
+            ("archive_mode = ''", ""),
+            (r"archive_mode = 'a # b ''c'' \\ d' # e", r"a # b 'c' \ d"),
+            ("archive_mode = off\narchive_mode on\n#archive_mode = always", "on"),
+        ] {
+            assert_eq!(setting(line.as_bytes(), "archive_mode").as_deref(), Some(expected), "{line}");
+        }
+        assert_eq!(setting(b"archive_modes = on", "archive_mode"), None);
     }
 
     #[test]

@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::connect::{Session, column};
+use super::connect::{Session, column, connect};
 use super::control::ControlFile;
-use super::live::live_server;
+use super::live::{leader, live_server};
 use super::scratch_server::{Account, Installation, run};
 use super::server::parse_lsn;
 use crate::base::{Error, Lsn, Result, Timestamp};
@@ -96,11 +96,53 @@ impl LocalServer {
         [*sockets, listens].iter().filter(|host| !host.is_empty()).map(|host| quoted(host)).collect()
     }
 
+    /// A session with it, by the first of `users` who is let in. The file that says where it listens counts only while the
+    /// process that it names leads a server on this very directory, and whoever answers must be of its cluster.
+    ///
+    /// # Errors
+    /// The last refusal.
+    pub async fn session(&self, users: &[String]) -> Result<Session> {
+        let mut refused = Error::failed(format!("no server answers for {}", self.data.display()));
+        if leader(&self.data)?.is_none() {
+            return Err(refused);
+        }
+        let wanted = self.control()?.system_identifier;
+        for address in self.addresses() {
+            for user in users {
+                let asked = async {
+                    let session = connect(&format!("{address} user='{user}' dbname=postgres sslmode=prefer")).await?;
+                    let found = session.info().await?.system_identifier;
+                    Ok::<_, Error>((session, found))
+                };
+                match asked.await {
+                    Ok((session, found)) if found == wanted => return Ok(session),
+                    Ok((session, found)) => {
+                        refused = Error::failed(format!("another cluster answers for {}", self.data.display()))
+                            .detail("server", session.describe())
+                            .detail("its system identifier", found.to_string());
+                    }
+                    Err(error) => refused = error,
+                }
+            }
+        }
+        Err(refused)
+    }
+
     /// Ends its sessions and waits for its end, as long as `patience`.
     ///
     /// # Errors
     /// With the words of `pg_ctl`.
     pub fn stop(&self, patience: Duration) -> Result<()> {
+        // pg_ctl signals whoever the file names.
+        if leader(&self.data)?.is_none() {
+            let named = self.data.join("postmaster.pid");
+            return Err(Error::failed(format!(
+                "a server runs on {}, and is not the one of {}",
+                self.data.display(),
+                named.display()
+            ))
+            .hint("stop it where it was started: its container, or the host that shares the directory"));
+        }
         let seconds = patience.as_secs().max(1).to_string();
         let mut command = self.pg_ctl()?;
         command.args(["-m", "fast", "-w", "-t", &seconds, "stop"]);
@@ -113,15 +155,31 @@ impl LocalServer {
     /// # Errors
     /// With the words of `pg_ctl`, when it does not even begin.
     pub fn start(&self, log: &File) -> Result<()> {
-        // A restart repeats the options; without a running server it is a start.
-        let verb = if self.data.join("postmaster.opts").exists() { "restart" } else { "start" };
         let mut command = self.pg_ctl()?;
-        command.args(["-s", "-W", verb]);
+        command.args(["-s", "-W"]);
+        // Never a restart: it would signal whoever a file left by a crash names.
+        if let Some(options) = self.last_options()? {
+            command.arg("-o").arg(options);
+        }
+        command.arg("start");
         let file = || log.try_clone().map_err(|error| Error::failed("cannot write the server's log").caused_by(error));
         command.stdout(Stdio::from(file()?)).stderr(Stdio::from(file()?));
         let failed = || Error::failed(format!("cannot start the PostgreSQL server on {}", self.data.display()));
         let status = command.status().map_err(|error| failed().caused_by(error))?;
         if status.success() { Ok(()) } else { Err(failed()) }
+    }
+
+    /// The options of its last start, quoted for a shell as the server wrote them; none when it never started.
+    fn last_options(&self) -> Result<Option<String>> {
+        let path = self.data.join("postmaster.opts");
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let line = text.lines().next().unwrap_or_default();
+                Ok(line.find(" \"").map(|at| line[at + 1..].to_owned()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::io("read", &path, error)),
+        }
     }
 
     /// A program beside that of its last start, which `postmaster.opts` begins with.
@@ -229,8 +287,33 @@ mod tests {
         let bin = dir.path().join("a b");
         fs::create_dir(&bin).unwrap();
         fs::write(bin.join("pg_ctl"), "").unwrap();
-        let options = format!("{} \"-D\" \"/data\"\n", bin.join("postgres").display());
+        assert_eq!(server.last_options().unwrap(), None);
+        let options = format!("{} \"-D\" \"/data\" \"-c\" \"port=5433\"\n", bin.join("postgres").display());
         fs::write(dir.path().join("postmaster.opts"), options).unwrap();
         assert_eq!(server.own_program("pg_ctl"), Some(bin.join("pg_ctl")));
+        assert_eq!(server.last_options().unwrap().as_deref(), Some(r#""-D" "/data" "-c" "port=5433""#));
+    }
+
+    /// After a crash the number may be another server's, of the same user.
+    #[test]
+    fn nobody_is_signalled_by_a_number_that_a_crash_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, bin) = (dir.path().join("data"), dir.path().join("bin"));
+        fs::create_dir(&data).unwrap();
+        fs::create_dir(&bin).unwrap();
+        fs::write(data.join("PG_VERSION"), "15\n").unwrap();
+        // Says what it was asked for instead of doing it.
+        let (program, asked) = (bin.join("pg_ctl"), dir.path().join("asked"));
+        fs::write(&program, format!("#!/bin/sh\nprintf '%s|' \"$@\" > '{}'\n", asked.display())).unwrap();
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let options = format!("{} \"-D\" \"/data\"\n", bin.join("postgres").display());
+        fs::write(data.join("postmaster.opts"), options).unwrap();
+        fs::write(data.join("postmaster.pid"), format!("{}\n", std::process::id())).unwrap();
+        let server = LocalServer::of(&data).unwrap();
+        assert!(server.stop(Duration::from_secs(1)).unwrap_err().message().contains("is not the one of"));
+        assert!(!asked.exists(), "pg_ctl was asked to stop it");
+        server.start(&File::create(dir.path().join("log")).unwrap()).unwrap();
+        let words = fs::read_to_string(&asked).unwrap();
+        assert_eq!(words, format!(r#"-D|{}|-s|-W|-o|"-D" "/data"|start|"#, data.display()));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::facts::{Held, StandbyFacts, StandbyState};
 use super::archive::Loaded;
-use crate::base::{Error, Incarnation, Result};
+use crate::base::{Incarnation, Result};
 use crate::source::postgres::connect::{Session, connect};
 use crate::source::postgres::standby::LocalServer;
 
@@ -35,17 +35,7 @@ impl Standby {
             Self::Server(conninfo) => return connect(conninfo).await,
             Self::Directory(data, users) => (data, users),
         };
-        let addresses = LocalServer::of(data)?.addresses();
-        let mut refused = Error::failed(format!("no server runs on {}", data.display()));
-        for address in addresses {
-            for user in users {
-                match connect(&format!("{address} user='{user}' dbname=postgres sslmode=prefer")).await {
-                    Ok(session) => return Ok(session),
-                    Err(error) => refused = error,
-                }
-            }
-        }
-        Err(refused)
+        LocalServer::of(data)?.session(users).await
     }
 }
 
