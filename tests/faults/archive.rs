@@ -22,7 +22,7 @@ async fn push(stage: &Stage, store: Arc<dyn Store>, place: &Place, file: &Path) 
 
 async fn get(stage: &Stage, store: Arc<dyn Store>, place: &Place, name: &str, to: &Path) -> lifeboat::base::Result<Got> {
     let scope = stage.scope(store, place.archiver_state()).await?;
-    let got = get::run(&scope, &stage.identities, Some(incarnation(stage, place).await), name, true, None).await?;
+    let got = get::run(&scope, &stage.identities, Some(incarnation(stage, place).await), name, get::Pieces::All, None).await?;
     if let Got::Whole(raw) = &got {
         get::hand_over(raw, to)?;
     }

@@ -12,7 +12,7 @@ use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
-use crate::engine::archive::get::{self, Got, Part};
+use crate::engine::archive::get::{self, Got, Part, Pieces};
 use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::list;
 
@@ -125,6 +125,17 @@ fn holds(args: &ArchiveGetArgs, part: &Part) -> Result<bool> {
     if own == args.dest { Ok(false) } else { part.is_held_by(&own) }
 }
 
+/// How much of what was streamed of the segment `name` counts, where `without` leaves pieces out.
+fn pieces(without: &[String], name: &str) -> Result<Pieces> {
+    let mut own = without.iter().filter_map(|left_out| left_out.strip_prefix(name));
+    let Some(rest) = own.next() else { return Ok(Pieces::All) };
+    match rest.strip_prefix(':').map(str::parse) {
+        None if rest.is_empty() => Ok(Pieces::None),
+        Some(Ok(bytes)) => Ok(Pieces::UpTo(bytes)),
+        _ => Err(Error::usage(format!("--without-pieces-of {name}{rest} is not understood: it is a segment, or SEGMENT:BYTES"))),
+    }
+}
+
 /// `None` when the source is `undeclared` and the repository does not know it either.
 async fn get_from(
     args: &ArchiveGetArgs,
@@ -140,7 +151,7 @@ async fn get_from(
         return Ok(None);
     }
     let rehearsal = Rehearsal::of_environment()?;
-    let pieces = !args.without_pieces_of.contains(&args.name);
+    let pieces = pieces(&args.without_pieces_of, &args.name)?;
     let (incarnation, rehearsal) = (args.incarnation.clone(), rehearsal.as_ref());
     get::run(&scope, &settings.encryption, incarnation, &args.name, pieces, rehearsal).await.map(Some)
 }
