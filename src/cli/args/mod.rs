@@ -442,8 +442,9 @@ pub struct ArchiveGetArgs {
     /// Incarnation it belongs to [default: that of the cluster in this directory]
     #[arg(long, value_name = "NAME")]
     pub incarnation: Option<Incarnation>,
-    /// Takes no pieces of this segment, or so many bytes of them: the log ends there (lifeboat restore writes this)
-    #[arg(long, value_name = "SEGMENT[:BYTES]", hide = true)]
+    /// Takes no pieces of this segment: the log ends before it (lifeboat restore writes this)
+    // `SEGMENT:BYTES` takes so many bytes of them: the log ends there.
+    #[arg(long, value_name = "SEGMENT", hide = true)]
     pub without_pieces_of: Vec<String>,
 }
 
