@@ -81,7 +81,9 @@ async fn a_gap_is_listed_anew_and_is_never_the_end_of_the_log() {
     stage.store.delete(&between).await.unwrap();
     for at in &listings(&counting)[2..] {
         let (store, key, content) = (stage.store.clone(), between.clone(), stored.clone());
-        let joins = move || drop(store.put_if_absent(&key, content.into()).now_or_never().unwrap().unwrap());
+        let joins = move || {
+            store.put_if_absent(&key, content.into()).now_or_never().unwrap().unwrap();
+        };
         let scope = stage.through(Arc::new(FaultyStore::interrupted(stage.store.clone(), *at, joins))).await;
         let Got::Part(part) = stage.get_from(&scope, &Vec::new(), segment).await.unwrap() else { panic!("a part") };
         assert!(part.bytes == 1000 && part.raw[..1000] == raw[..1000], "{at}: {}", part.bytes);
@@ -100,7 +102,10 @@ async fn a_listing_that_lasted_too_long_is_not_believed() {
     stage.get_from(&scope, &Vec::new(), segment).await.unwrap();
     let (quick, last) = (listings(&counting).len(), *listings(&counting).last().unwrap());
     for (seconds, more) in [(100, 0), (200, 1)] {
-        let stall = move || drop(tokio::time::advance(Duration::from_secs(seconds)).now_or_never());
+        let stall = move || {
+            // The clock is set at the first poll.
+            let _ = tokio::time::advance(Duration::from_secs(seconds)).now_or_never();
+        };
         let slow = Arc::new(FaultyStore::interrupted(stage.store.clone(), last, stall));
         let scope = stage.through(slow.clone()).await;
         stage.get_from(&scope, &Vec::new(), segment).await.unwrap();
