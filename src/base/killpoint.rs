@@ -72,6 +72,17 @@ pub fn reach(name: &'static str) {
     let _ = name;
 }
 
+/// A time that a test makes shorter, in milliseconds in the variable `name`; none in a release build.
+pub fn shortened(name: &str) -> Option<std::time::Duration> {
+    #[cfg(debug_assertions)]
+    return std::env::var(name).ok()?.parse().ok().map(std::time::Duration::from_millis);
+    #[cfg(not(debug_assertions))]
+    {
+        let _ = name;
+        None
+    }
+}
+
 #[cfg(debug_assertions)]
 mod armed {
     use std::sync::atomic::{AtomicU32, Ordering};

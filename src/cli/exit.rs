@@ -15,6 +15,8 @@ pub const USAGE: u8 = 2;
 pub const PANIC: u8 = 1;
 /// The code after a second Ctrl-C, and after a first that stopped the work cleanly.
 pub const INTERRUPTED: u8 = 130;
+/// Somebody else is at work.
+pub const BUSY: u8 = 21;
 
 /// What a verb that did its work came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub fn code_of(kind: ErrorKind) -> u8 {
         ErrorKind::Failed => 1,
         ErrorKind::Usage => USAGE,
         ErrorKind::Unreachable => 20,
-        ErrorKind::Busy => 21,
+        ErrorKind::Busy => BUSY,
         ErrorKind::Damaged | ErrorKind::Contradicted => 22,
         ErrorKind::Interrupted => INTERRUPTED,
     }

@@ -321,7 +321,7 @@ mod tests {
         use crate::repo::log::tail::Tail;
         let streamed = |world: &mut LogCatalog, timeline, number, offset| {
             let segment = Segment { timeline: TimelineId(timeline), number };
-            world.tail.insert(segment, Tail { end: at(number, offset), pieces: Vec::new() });
+            world.tail.insert(segment, Tail { end: at(number, offset), pieces: Vec::new(), is_cut: false });
         };
         let mut archived = catalog(&[(1, 4), (1, 5), (1, 6)], &[(2, 1, at(5, 100))]);
         streamed(&mut archived, 1, 6, 700);

@@ -22,7 +22,8 @@ async fn push(stage: &Stage, store: Arc<dyn Store>, place: &Place, file: &Path) 
 
 async fn get(stage: &Stage, store: Arc<dyn Store>, place: &Place, name: &str, to: &Path) -> lifeboat::base::Result<Got> {
     let scope = stage.scope(store, place.archiver_state()).await?;
-    let got = get::run(&scope, &stage.identities, Some(incarnation(stage, place).await), name, true, Look::Here).await?;
+    let incarnation = Some(incarnation(stage, place).await);
+    let got = get::run(&scope, &stage.identities, incarnation, name, get::Pieces::All, Look::Here).await?;
     if let Got::Whole(raw) = &got {
         get::hand_over(raw, to)?;
     }

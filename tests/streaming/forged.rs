@@ -39,8 +39,13 @@ fn a_forged_piece_is_told_and_never_a_silent_end_of_the_log() {
     println!("{answered}");
     assert!(!std::path::Path::new(&destination).exists(), "nothing is handed over");
     let planned = scenario.rescue.ok(&["restore", SOURCE, "--to", "latest", "--into", "/nowhere", "--dry-run"]);
-    assert!(planned.stdout.contains(&format!("what was streamed of {segment} is not used")), "{planned}");
+    assert!(planned.stdout.contains(&format!("what was streamed of {segment} from ")), "{planned}");
     assert!(scenario.rescue.run(&["verify", "--deep"]).exits(22).stdout.contains("is no log from"));
+
+    // It costs a restore nothing that comes before it.
+    let with_it = scenario.restore_and_start("with", &["--to", "latest"]);
+    assert_eq!(last_row(&with_it), 3);
+    drop(with_it);
 
     // Zeros would read as the end of the log where it was written on.
     scenario.repository.remove(&forged);

@@ -456,6 +456,7 @@ pub struct ArchiveGetArgs {
     #[arg(long)]
     pub wait: bool,
     /// Takes no pieces of this segment: the log ends before it (lifeboat restore writes this)
+    // `SEGMENT:BYTES` takes so many bytes of them: the log ends there.
     #[arg(long, value_name = "SEGMENT", hide = true)]
     pub without_pieces_of: Vec<String>,
     /// Fetches what comes after the file until the recovery ends ('archive get' starts this)

@@ -9,7 +9,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::base::{Error, ErrorKind, Incarnation, Result, Segment, SegmentSize, TimelineId, durable, killpoint};
+use crate::base::{Error, ErrorKind, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId, durable, killpoint};
 use crate::codec::encrypt::Opener;
 use crate::engine::{IdentitySource, Scope};
 use crate::repo::identity;
@@ -17,6 +17,7 @@ use crate::repo::log::catalog::LogCatalog;
 use crate::repo::log::keys;
 use crate::repo::log::name::{HistoryName, SegmentName};
 use crate::repo::log::resolution;
+use crate::repo::log::tail::Piece;
 use crate::repo::{layout, log::name};
 use crate::store::{ObjectInfo, list_all};
 
@@ -26,6 +27,17 @@ use super::{FileKind, contents, file_kind, tablespaces, tail};
 
 /// Longest file: the largest segment.
 const LARGEST_BYTES: u64 = 1 << 30;
+
+/// How much counts of what was streamed of a segment that is not there whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pieces {
+    /// All of it.
+    All,
+    /// So many bytes from its first on.
+    UpTo(u64),
+    /// Nothing.
+    None,
+}
 
 /// Whether the file was in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +80,13 @@ pub struct Part {
 }
 
 impl Part {
+    /// Leaves out what comes from the offset `end` on.
+    pub(crate) fn cut(&mut self, end: u64) {
+        let end = end.min(self.bytes);
+        self.raw[end as usize..self.bytes as usize].fill(0);
+        self.bytes = end;
+    }
+
     /// Whether the segment in the file `own` begins with this part: then it holds as much of the log, or more.
     ///
     /// # Errors
@@ -84,8 +103,8 @@ impl Part {
 }
 
 /// Fetches the archived file `name`. Without `incarnation` it is that of the cluster in the working
-/// directory, where PostgreSQL runs its `restore_command`, else the only one on record. Without `pieces` only whole files
-/// count. No server is given log whose replay would lead it out of its directory, as `look` says.
+/// directory, where PostgreSQL runs its `restore_command`, else the only one on record. Of what is there in pieces as
+/// much counts as `pieces` says. No server is given log whose replay would lead it out of its directory, as `look` says.
 ///
 /// # Errors
 /// Whenever it is not certain whether the file is archived, or it is damaged.
@@ -94,7 +113,7 @@ pub async fn run(
     identities: &dyn IdentitySource,
     incarnation: Option<Incarnation>,
     name: &str,
-    pieces: bool,
+    pieces: Pieces,
     look: Look<'_>,
 ) -> Result<Got> {
     killpoint::reach("get.start");
@@ -107,8 +126,9 @@ pub async fn run(
         None => choose_incarnation(scope).await?,
     };
     let mut got = whole(scope, identities, &incarnation, name, kind).await?;
-    if got.is_none() && kind == FileKind::Segment && pieces {
-        got = match tail::read_named(scope, identities, &incarnation, name).await {
+    if got.is_none() && kind == FileKind::Segment && pieces != Pieces::None {
+        let up_to = if let Pieces::UpTo(bytes) = pieces { Some(bytes) } else { None };
+        got = match tail::read_named(scope, identities, &incarnation, name, up_to).await {
             // It may have become whole meanwhile, and its pieces be gone.
             Ok(None) => whole(scope, identities, &incarnation, name, kind).await?,
             Ok(part) => part.map(Got::Part),
@@ -273,7 +293,11 @@ impl ArchivedLog<'_> {
     pub async fn read(&self, segment: Segment) -> Result<Option<Vec<u8>>> {
         if let Some(tail) = self.catalog.tail.get(&segment) {
             let of = tail::Streamed { incarnation: self.incarnation, segment, size: self.size };
-            let read = tail::read_current(self.scope, of, tail.pieces.clone(), &self.opener).await;
+            let up_to = tail.end.bytes_since(segment.start(self.size));
+            let read = match tail.is_cut {
+                false => tail::read_current(self.scope, of, tail.pieces.clone(), &self.opener).await,
+                true => tail::read_up_to(self.scope, of, tail.pieces.clone(), &self.opener, up_to).await,
+            };
             let name = segment.name(self.size);
             let error = match read {
                 Ok(Some(part)) => return Ok(Some(part.raw)),
@@ -290,6 +314,18 @@ impl ArchivedLog<'_> {
             Some(object) => fetch(self.scope, &object.key, &self.opener, &object.name.digest, self.size.bytes()).await.map(Some),
             None => Ok(None),
         }
+    }
+}
+
+impl ArchivedLog<'_> {
+    /// Where what was streamed of `segment` is no log any more, and why; none when all of it is, or it is gone.
+    ///
+    /// # Errors
+    /// When the repository does not answer.
+    pub async fn wrong_from(&self, segment: Segment, pieces: Vec<Piece>) -> Result<Option<(Lsn, Error)>> {
+        let of = tail::Streamed { incarnation: self.incarnation, segment, size: self.size };
+        let Some((part, wrong)) = tail::read_sound(self.scope, of, pieces, &self.opener).await? else { return Ok(None) };
+        Ok(wrong.map(|error| (segment.start(self.size).plus(part.bytes), error)))
     }
 }
 

@@ -1,18 +1,27 @@
 //! What threatens a stream's slot, or the server's disk because of it. Pure, but for the look at the disk.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::base::units::format_bytes;
 use crate::base::{SegmentSize, Timestamp};
 use crate::policy::LogMode;
+use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::replication::{SlotState, WalStatus};
 
 /// The operator is told when fewer segments than this may be written before the slot is lost, or the disk is full.
 const FEW_SEGMENTS: u64 = 8;
 /// Or a part of what the server may keep: one in so many.
 const LAST_PART: u64 = 8;
+
+/// `pg_wal` below `data`, if what is there belongs to the primary `system_identifier`. On another host the same path may
+/// hold another cluster, or a standby of this one.
+pub fn own_log(data: &Path, system_identifier: u64) -> Option<PathBuf> {
+    let control = ControlFile::read(data).ok()?;
+    let is_its_own = control.system_identifier == system_identifier && control.state == ClusterState::InProduction;
+    is_its_own.then(|| data.join("pg_wal"))
+}
 
 /// A slot, and what it depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,9 +48,10 @@ pub struct Threat {
 }
 
 impl Slot {
-    /// Free bytes on the disk of `directory`, if it can be looked at.
-    pub fn free_bytes(directory: &Path) -> Option<u64> {
-        let disk = rustix::fs::statvfs(directory).ok()?;
+    /// Free bytes on the disk of the log of the primary `system_identifier`, whose data directory is `data`, if it can be
+    /// looked at from here.
+    pub fn free_bytes(data: &Path, system_identifier: u64) -> Option<u64> {
+        let disk = rustix::fs::statvfs(own_log(data, system_identifier)?).ok()?;
         Some(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 

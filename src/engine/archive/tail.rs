@@ -4,8 +4,6 @@
 //! digests in their names. What cannot be read as log before the pieces end is damage, and never the end of the log:
 //! PostgreSQL could not tell the two apart, and would promote without what follows.
 
-use std::ops::ControlFlow;
-
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
 use super::get::{Part, fetch, find_segment, opener};
@@ -13,9 +11,9 @@ use crate::base::{Error, ErrorKind, Incarnation, Lsn, Result, Segment, SegmentSi
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Opener;
 use crate::engine::{IdentitySource, Scope};
-use crate::repo::log::tail::{Piece, cover, load_segment};
+use crate::repo::log::tail::{Piece, cover, load_segment, reach, same_keys};
 use crate::repo::{identity, layout};
-use crate::source::postgres::wal::{Carry, Fault, LONG_HEADER_BYTES, SegmentHeader, Stop, WalError, scan, summarise};
+use crate::source::postgres::wal::{Carry, SegmentHeader, soundness, summarise};
 use crate::store::list_all;
 
 /// Pieces fetched at one time.
@@ -23,7 +21,7 @@ const CONCURRENT: usize = 16;
 /// How often pieces are listed anew that were put together while they were read.
 const ATTEMPTS: usize = 5;
 
-/// What was streamed of the segment called `name`; none when nothing was.
+/// What was streamed of the segment called `name`, or its first `up_to` bytes; none when nothing was.
 ///
 /// # Errors
 /// When the repository does not answer, or the pieces are damaged, contradict each other, or lack their beginning.
@@ -32,6 +30,7 @@ pub(super) async fn read_named(
     identities: &dyn IdentitySource,
     incarnation: &Incarnation,
     name: &str,
+    up_to: Option<u64>,
 ) -> Result<Option<Part>> {
     let wrong = || Error::usage(format!("'{name}' is no segment of this cluster"));
     let timeline = name.get(..8).and_then(TimelineId::parse_hex).ok_or_else(wrong)?;
@@ -47,11 +46,14 @@ pub(super) async fn read_named(
     let Some(sample) = sealed.or(pieces.first()) else { return Ok(None) };
     let opener = opener(scope, identities, incarnation, &sample.key).await?;
     let of = Streamed { incarnation, segment, size };
-    match read_current(scope, of, pieces, &opener).await {
-        Err(error) if is_broken(&error) => Err(error.hint(format!(
-            "lifeboat restore {} --into DIR --to latest   restores what comes before segment {name}",
-            scope.source
-        ))),
+    let read = match up_to {
+        None => read_current(scope, of, pieces, &opener).await,
+        Some(bytes) => read_up_to(scope, of, pieces, &opener, bytes).await,
+    };
+    match read {
+        Err(error) if is_broken(&error) => {
+            Err(error.hint(format!("lifeboat restore {} --into DIR --to latest   restores what comes before it", scope.source)))
+        }
         outcome => outcome,
     }
 }
@@ -71,30 +73,64 @@ pub(crate) struct Streamed<'a> {
 /// became whole. Small ones are put together while they are read: then they are listed anew.
 ///
 /// # Errors
-/// When the repository does not answer; damaged when a piece is, is no log, or the first is missing; contradicted when
-/// two pieces do not agree on what both hold.
-pub(crate) async fn read_current(
+/// When the repository does not answer; damaged when a piece is, is no log, or one is missing before others; contradicted
+/// when two pieces do not agree on what both hold.
+pub(crate) async fn read_current(scope: &Scope, of: Streamed<'_>, pieces: Vec<Piece>, opener: &Opener) -> Result<Option<Part>> {
+    match read_sound(scope, of, pieces, opener).await? {
+        None => Ok(None),
+        Some((part, None)) => Ok(Some(part)),
+        Some((_, Some(error))) => Err(error),
+    }
+}
+
+/// As [`read_current`], but what is wrong with pieces does not keep those before it from being used: the part ends where it
+/// begins, and the error says what it is. Whoever takes such a part must say so: it is not the end of the log.
+///
+/// # Errors
+/// When the repository does not answer.
+pub(crate) async fn read_sound(
     scope: &Scope,
     of: Streamed<'_>,
     mut pieces: Vec<Piece>,
     opener: &Opener,
-) -> Result<Option<Part>> {
+) -> Result<Option<(Part, Option<Error>)>> {
     for attempt in 1.. {
-        let error = match read(scope, of, &pieces, opener).await {
-            Ok(part) => return Ok(Some(part)),
-            Err(error) => error,
-        };
-        let now = load_segment(&scope.repository, &scope.source, of.incarnation, of.segment, of.size).await?;
-        let are_there = pieces.iter().all(|piece| now.iter().any(|other| other.key == piece.key));
-        if now.is_empty() {
+        if pieces.is_empty() {
             return Ok(None);
         }
-        if are_there || attempt >= ATTEMPTS {
-            return Err(error);
+        let outcome = match read(scope, of, &pieces, opener).await {
+            Ok(sound @ (_, None)) => return Ok(Some(sound)),
+            Ok(cut) => Ok(Some(cut)),
+            Err(error) => Err(error),
+        };
+        let now = load_segment(&scope.repository, &scope.source, of.incarnation, of.segment, of.size).await?;
+        if !now.is_empty() && (same_keys(&pieces, &now) || attempt >= ATTEMPTS) {
+            return outcome;
         }
         pieces = now;
     }
     Ok(None)
+}
+
+/// The first `bytes` of what was streamed, which a restore found to be all that is log.
+///
+/// # Errors
+/// As [`read_current`], but for what is wrong behind them; damaged when there is less by now.
+pub(crate) async fn read_up_to(
+    scope: &Scope,
+    of: Streamed<'_>,
+    pieces: Vec<Piece>,
+    opener: &Opener,
+    bytes: u64,
+) -> Result<Option<Part>> {
+    let Some((mut part, wrong)) = read_sound(scope, of, pieces, opener).await? else { return Ok(None) };
+    if part.bytes < bytes {
+        let end = of.segment.start(of.size).plus(bytes);
+        let less = || Error::damaged(format!("what was streamed of {} does not reach {end} any more", of.segment.name(of.size)));
+        return Err(wrong.unwrap_or_else(less));
+    }
+    part.cut(bytes);
+    Ok(Some(part))
 }
 
 /// Whether an error says that the pieces are not what they should be: no matter how often they are read.
@@ -112,30 +148,59 @@ async fn segment_size(scope: &Scope, incarnation: &Incarnation) -> Result<Segmen
     Err(Error::damaged(format!("{key} cannot be used: {why}")))
 }
 
-/// The beginning of a segment that `pieces` make up. Those that lie behind a gap are not looked at.
-async fn read(scope: &Scope, of: Streamed<'_>, pieces: &[Piece], opener: &Opener) -> Result<Part> {
+/// The beginning of a segment that `pieces` make up as far as they are log, and what is wrong with what follows.
+async fn read(scope: &Scope, of: Streamed<'_>, pieces: &[Piece], opener: &Opener) -> Result<(Part, Option<Error>)> {
     let used: Vec<Piece> = cover(pieces).into_iter().cloned().collect();
     let fetching = used.iter().cloned().map(|piece| fetch_piece(scope, opener, piece));
     let mut fetching = stream::iter(fetching).buffered(CONCURRENT);
     let mut part = Part { raw: vec![0; of.size.bytes() as usize], bytes: 0 };
-    let mut before: Vec<Piece> = Vec::new();
-    while let Some((piece, raw)) = fetching.try_next().await? {
-        add(&mut part, &before, &piece, &raw)?;
-        before.push(piece);
-    }
-    if part.bytes == 0 {
-        let error = Error::damaged("the beginning of a streamed segment is missing");
-        return Err(error.detail("pieces", pieces.len().to_string()));
-    }
-    for piece in pieces.iter().filter(|piece| u64::from(piece.name.to) <= part.bytes && !used.contains(piece)) {
-        let own = &part.raw[piece.name.from as usize..piece.name.to as usize];
-        if Sha256Digest::of(own).short() != piece.name.digest {
-            return Err(contradicted(piece, used.iter().filter(|other| overlap(piece, other))));
+    let (mut before, mut wrong): (Vec<Piece>, Option<Error>) = (Vec::new(), None);
+    loop {
+        match fetching.try_next().await {
+            Ok(None) => break,
+            Ok(Some((piece, raw))) => {
+                if let Err(error) = add(&mut part, &before, &piece, &raw) {
+                    // Which of the two is right is not known.
+                    part.cut(piece.name.from.into());
+                    wrong = Some(error);
+                    break;
+                }
+                before.push(piece);
+            }
+            Err(error) if is_broken(&error) => {
+                wrong = Some(error);
+                break;
+            }
+            Err(error) => return Err(error),
         }
     }
-    let carry = carry_into(scope, of, &part, opener).await?;
-    require_log(of, &part, &carry, &used)?;
-    Ok(part)
+    for piece in pieces.iter().filter(|piece| !used.contains(piece)) {
+        let Some(own) = part.raw[..part.bytes as usize].get(piece.name.from as usize..piece.name.to as usize) else { continue };
+        if Sha256Digest::of(own).short() != piece.name.digest {
+            wrong = Some(contradicted(piece, used.iter().filter(|other| overlap(piece, other))));
+            part.cut(piece.name.from.into());
+        }
+    }
+    if let Some((end, error)) = require_log(of, &part, &carry_into(scope, of, &part, opener).await?, &used) {
+        part.cut(end);
+        wrong = Some(error);
+    }
+    Ok((part, wrong.or_else(|| missing(of, pieces))))
+}
+
+/// Pieces that are not there though others behind them are: what ends before them is not the end of the log.
+fn missing(of: Streamed<'_>, pieces: &[Piece]) -> Option<Error> {
+    let reach = reach(pieces);
+    let behind = pieces.iter().filter(|piece| u64::from(piece.name.from) > reach).min_by_key(|piece| piece.name.from)?;
+    let file = of.segment.name(of.size);
+    let error = match reach {
+        0 => Error::damaged("the beginning of a streamed segment is missing").detail("pieces", pieces.len().to_string()),
+        _ => Error::damaged(format!("what was streamed of {file} from {} on is missing", of.segment.start(of.size).plus(reach))),
+    };
+    Some(error.detail("behind it", behind.key.clone()).hint(format!(
+        "remove what lies behind it, if it is none of this log, and what comes before can be used: {}",
+        behind.key
+    )))
 }
 
 /// What straddles into a segment that begins in the middle of a record, as far as the segment before is there whole.
@@ -150,30 +215,21 @@ async fn carry_into(scope: &Scope, of: Streamed<'_>, part: &Part, opener: &Opene
     Ok(summarise(before, of.size, &raw, &Carry::Unknown).map_or(Carry::Unknown, |summary| summary.end.carry))
 }
 
-/// That the pieces are log up to where they end. Whoever has the public key can store a piece, and nobody signs them.
-fn require_log(of: Streamed<'_>, part: &Part, carry: &Carry, used: &[Piece]) -> Result<()> {
-    let read = scan(of.segment, of.size, &part.raw[..part.bytes as usize], carry, |_, _| ControlFlow::<()>::Continue(()));
-    let (at, why) = match read {
-        // Too short to tell: the first page's header is not there yet.
-        Err(_) if part.bytes < LONG_HEADER_BYTES as u64 => return Ok(()),
-        // Its checksum is right: the server that wrote it can read it.
-        Err(WalError::Malformed { .. }) => return Ok(()),
-        Err(error) => (of.segment.start(of.size), error.to_string()),
-        Ok(ControlFlow::Break(())) => return Ok(()),
-        Ok(ControlFlow::Continue(end)) => match end.stop {
-            Stop::SegmentEnd | Stop::EndOfLog { fault: Fault::NoMoreBytes, .. } => return Ok(()),
-            Stop::EndOfLog { at, fault } | Stop::Damaged { at, fault } => (at, fault.to_string()),
-        },
-    };
-    let offset = Lsn(at.0.max(of.segment.start(of.size).0)).bytes_since(of.segment.start(of.size));
+/// Where the pieces are no log any more, before they end, and why; none when they are. Whoever has the public key can store
+/// a piece, and nobody signs them.
+fn require_log(of: Streamed<'_>, part: &Part, carry: &Carry, used: &[Piece]) -> Option<(u64, Error)> {
+    let doubt = soundness(of.segment, of.size, &part.raw[..part.bytes as usize], carry).doubt?;
+    let start = of.segment.start(of.size);
+    let offset = Lsn(doubt.at.0.max(start.0)).bytes_since(start);
     let inside = used.iter().filter(|piece| u64::from(piece.name.to) > offset).map(|piece| piece.key.as_str());
-    let (file, end) = (of.segment.name(of.size), of.segment.start(of.size).plus(part.bytes));
-    let mut error = Error::damaged(format!("what was streamed of {file} up to {end} is no log from {at} on: {why}"));
+    let (file, end, at) = (of.segment.name(of.size), start.plus(part.bytes), doubt.at);
+    let mut error = Error::damaged(format!("what was streamed of {file} up to {end} is no log from {at} on: {}", doubt.why));
     if let Some(first) = inside.clone().next() {
-        let hint = format!("remove the wrong piece, {first} or one after it, and what was streamed before it can be used");
+        let hint =
+            format!("remove the wrong piece, {first} or one after it, and all behind it: what was streamed before can be used");
         error = error.detail("pieces from there", inside.collect::<Vec<_>>().join(", ")).hint(hint);
     }
-    Err(error)
+    Some((offset, error))
 }
 
 async fn fetch_piece(scope: &Scope, opener: &Opener, piece: Piece) -> Result<(Piece, Vec<u8>)> {

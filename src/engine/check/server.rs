@@ -86,8 +86,7 @@ async fn slot(subject: &Subject<'_>, session: &Session, info: &ServerInfo) -> Ve
         Err(error) => return vec![Finding::of_error(Level::Warning, SUBJECT, &error)],
     };
     let directory = subject.data_directory.as_ref().unwrap_or(&info.data_directory);
-    let is_its_own = ControlFile::read(directory).is_ok_and(|control| control.system_identifier == info.system_identifier);
-    let free_bytes = if is_its_own { Slot::free_bytes(&directory.join("pg_wal")) } else { None };
+    let free_bytes = Slot::free_bytes(directory, info.system_identifier);
     let slot = Slot { name: name.to_owned(), state, free_bytes, size: info.wal_segment_size };
     let threats = slot.judged(mode, Timestamp::now());
     if let (true, Some(state)) = (threats.is_empty(), &slot.state) {

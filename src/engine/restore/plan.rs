@@ -69,8 +69,8 @@ pub struct RestorePlan {
     /// Whether one of them is there in pieces only: then the log has to be fetched from this repository, since another one
     /// that does not answer may have more of it.
     pub needs_pieces: bool,
-    /// Names of segments whose pieces are not used: the server may ask for what comes after its target, and is told that
-    /// it is not there.
+    /// Names of segments whose pieces are not used, or `NAME:BYTES` where only so many bytes of them are: the server may ask
+    /// for what comes after its target, and is told that it is not there.
     pub without_pieces_of: Vec<String>,
     /// Their stored size in bytes.
     pub log_stored_bytes: u64,

@@ -1,6 +1,6 @@
 //! From what the operator asked to a plan and the keys that open it. Reads the repository, touches nothing else.
 
-use crate::base::{BackupId, Error, Incarnation, Result, Segment, TimelineId};
+use crate::base::{BackupId, Error, Incarnation, Lsn, Result, Segment, TimelineId};
 use crate::engine::archive::get::{ArchivedLog, opener as log_opener};
 use crate::engine::archive::tail::is_broken;
 use crate::engine::chain::{self, Link};
@@ -75,14 +75,18 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
         if broken.is_empty() {
             return Err(error);
         }
-        for (segment, why) in broken {
-            catalog.segments.remove(&segment);
-            catalog.tail.remove(&segment);
-            left_out.push((segment.name(size), why));
+        for (segment, at, why) in broken {
+            catalog.cut_tail(segment, size, at);
+            let (name, start) = (segment.name(size), segment.start(size));
+            left_out.retain(|(other, ..): &(String, String, String)| *other != name);
+            left_out.push(match at > start {
+                true => (name.clone(), format!("{name}:{}", at.bytes_since(start)), format!("from {at} on is not used: {why}")),
+                false => (name.clone(), name, format!("is not used: {why}")),
+            });
         }
     };
-    plan.notes.extend(left_out.iter().map(|(name, why)| format!("what was streamed of {name} is not used: {why}")));
-    plan.without_pieces_of.extend(left_out.into_iter().map(|(name, _)| name));
+    plan.notes.extend(left_out.iter().map(|(name, _, why)| format!("what was streamed of {name} {why}")));
+    plan.without_pieces_of.extend(left_out.into_iter().map(|(_, without, _)| without));
     for (key, problem) in log.problems.iter().chain(&damaged) {
         plan.notes.push(format!("{key} is not used: {problem}"));
     }
@@ -121,13 +125,14 @@ async fn planned(
     Ok((plan, situation.path, heads))
 }
 
-/// The segments whose pieces are not what they should be, and why.
-async fn broken_tails(reader: &ArchivedLog<'_>) -> Result<Vec<(Segment, String)>> {
+/// The segments whose pieces are not what they should be, from where on, and why.
+async fn broken_tails(reader: &ArchivedLog<'_>) -> Result<Vec<(Segment, Lsn, String)>> {
     let mut broken = Vec::new();
-    for segment in reader.catalog.tail.keys() {
-        match reader.read(*segment).await {
-            Err(error) if is_broken(&error) => broken.push((*segment, error.summary())),
-            outcome => drop(outcome?),
+    for (segment, tail) in &reader.catalog.tail {
+        let wrong = reader.wrong_from(*segment, tail.pieces.clone()).await?;
+        // One that was cut there before is as it should be.
+        if let Some((at, error)) = wrong.filter(|(at, _)| !tail.is_cut || *at < tail.end) {
+            broken.push((*segment, at, error.summary()));
         }
     }
     Ok(broken)

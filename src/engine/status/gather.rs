@@ -11,12 +11,11 @@ use futures_util::future;
 
 use crate::base::{Error, Incarnation, Result, SourceName, Timestamp};
 use crate::engine::Scope;
-use crate::engine::archive::slot::Slot;
+use crate::engine::archive::slot::{Slot, own_log};
 use crate::policy::Policy;
 use crate::repo::evidence::Kept;
 use crate::repo::queue::Queue;
 use crate::source::postgres::connect;
-use crate::source::postgres::control::{ClusterState, ControlFile};
 use crate::source::postgres::server::{ArchiveMode, ServerInfo};
 
 use super::facts::{ArchiverFacts, CopiesWanted, Facts, PolicyProblem, QueueFacts, RepositoryFacts, ServerFacts};
@@ -83,7 +82,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     let evidence_problems = loaded.iter().flatten().flat_map(|loaded| &loaded.record.problems);
     let evidence_problems = evidence_problems.map(|(key, why)| format!("{key}: {why}")).collect();
     let own = server.as_ref().ok().map(|(info, facts, _)| OwnLog {
-        directory: own_directory(&subject, info),
+        directory: own_log(data_directory(&subject, info), info.system_identifier),
         system_identifier: info.system_identifier,
         timeline: info.timeline,
         // A standby's log ends before its primary's does.
@@ -168,7 +167,7 @@ async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i
         Some(name) => Some(Slot {
             name: name.to_owned(),
             state: session.slot(name).await?,
-            free_bytes: own_directory(subject, &info).and_then(|directory| Slot::free_bytes(&directory)),
+            free_bytes: Slot::free_bytes(data_directory(subject, &info), info.system_identifier),
             size: info.wal_segment_size,
         }),
         None => None,
@@ -177,15 +176,9 @@ async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i
     Ok((info, facts, offset_micros))
 }
 
-/// The server's `pg_wal`, if what is there is its own and can be read from here.
-fn own_directory(subject: &Subject<'_>, info: &ServerInfo) -> Option<PathBuf> {
-    let data = subject.data_directory.clone().unwrap_or_else(|| info.data_directory.clone());
-    // On another host the same path may hold another cluster, or a standby of this one.
-    let is_its_own = |control: &ControlFile| {
-        control.system_identifier == info.system_identifier && control.state == ClusterState::InProduction
-    };
-    ControlFile::read(&data).ok().filter(is_its_own)?;
-    Some(data.join("pg_wal"))
+/// Where the server's data directory should be.
+fn data_directory<'a>(subject: &'a Subject<'_>, info: &'a ServerInfo) -> &'a Path {
+    subject.data_directory.as_ref().unwrap_or(&info.data_directory)
 }
 
 fn queue(queue: &Queue) -> Result<QueueFacts, String> {

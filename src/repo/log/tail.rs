@@ -10,15 +10,28 @@
 //! PostgreSQL takes the log to end. A segment that is there whole makes its pieces redundant, and so does a piece those
 //! that lie inside it: small neighbours are put together as one, which is durable for a while before they go.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::LogCatalog;
 use super::catalog::SegmentObject;
 use super::name::{self, CommitTime, SegmentName, is_short_digest};
-use crate::base::{Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, Timestamp};
+use crate::base::{Error, Incarnation, Lsn, Result, Segment, SegmentSize, SourceName, Timestamp, killpoint};
 use crate::repo::{Repository, layout};
 use crate::store::{ObjectInfo, list_all};
+
+/// Pieces that a larger one holds stay for so long. A listing that is under way shows a new object or not, and an old one
+/// no more once it is gone: one that lasted long may have missed both.
+const LISTING_LASTS: Duration = Duration::from_secs(300);
+/// So often pieces are listed anew, when that lasted too long or shows a gap.
+const LISTINGS: usize = 4;
+
+/// How long pieces that a larger one holds stay: twice as long as a listing is believed. Tests may shorten it.
+pub fn listing_lasts() -> Duration {
+    killpoint::shortened("LIFEBOAT_LISTING_LASTS_MS").unwrap_or(LISTING_LASTS)
+}
 
 /// So many small pieces in a row are put together as one.
 pub const FEW: usize = 8;
@@ -118,26 +131,50 @@ pub struct Tails {
     pub strangers: Vec<String>,
 }
 
-/// Lists the pieces of `incarnation`.
+/// Lists the pieces of `incarnation`; those of a segment that show a gap once more.
 ///
 /// # Errors
-/// When the repository does not answer.
+/// When the repository does not answer, or too slowly to be believed.
 pub async fn load(repository: &Repository, source: &SourceName, incarnation: &Incarnation, size: SegmentSize) -> Result<Tails> {
     let prefix = layout::tail(source, incarnation);
     let mut tails = Tails::default();
-    for object in list_all(repository.store(), &prefix, None).await? {
+    for object in listed(repository, &prefix).await? {
         match parse_key(&object.key[prefix.len()..], size) {
             Some((segment, name)) => tails.segments.entry(segment).or_default().push(piece(object, name)),
             None => tails.strangers.push(object.key),
         }
     }
+    for (segment, pieces) in tails.segments.iter_mut().filter(|(_, pieces)| has_gap(pieces)) {
+        *pieces = load_segment(repository, source, incarnation, *segment, size).await?;
+    }
+    tails.segments.retain(|_, pieces| !pieces.is_empty());
     Ok(tails)
 }
 
-/// Lists the pieces of one segment, by where they begin.
+/// What is below `prefix`, by a listing that did not last too long.
+async fn listed(repository: &Repository, prefix: &str) -> Result<Vec<ObjectInfo>> {
+    for _ in 0..LISTINGS {
+        let began = Instant::now();
+        let objects = list_all(repository.store(), prefix, None).await?;
+        // Nothing may have been put together, and removed, meanwhile.
+        if began.elapsed() < listing_lasts() / 2 {
+            return Ok(objects);
+        }
+    }
+    let limit = listing_lasts().as_secs() / 2;
+    Err(Error::unreachable(format!("to list {prefix} takes longer than {limit} seconds, and what it shows is not sure")))
+}
+
+/// Whether there are pieces behind a gap. The writer leaves none.
+pub fn has_gap(pieces: &[Piece]) -> bool {
+    let reach = reach(pieces);
+    pieces.iter().any(|piece| u64::from(piece.name.from) > reach)
+}
+
+/// Lists the pieces of one segment, by where they begin; anew as long as something new fills a gap that they show.
 ///
 /// # Errors
-/// When the repository does not answer.
+/// When the repository does not answer, or too slowly to be believed.
 pub async fn load_segment(
     repository: &Repository,
     source: &SourceName,
@@ -146,12 +183,26 @@ pub async fn load_segment(
     size: SegmentSize,
 ) -> Result<Vec<Piece>> {
     let prefix = layout::tail_segment(source, incarnation, segment.timeline, &segment.name(size));
-    let listed = list_all(repository.store(), &prefix, None).await?;
-    let understood = listed.into_iter().filter_map(|object| {
+    let understood = |object: ObjectInfo| {
         let name = PieceName::parse(&object.key[prefix.len()..]).filter(|name| u64::from(name.to) <= size.bytes())?;
         Some(piece(object, name))
-    });
-    Ok(understood.collect())
+    };
+    let mut pieces: Vec<Piece> = Vec::new();
+    for _ in 0..LISTINGS {
+        let now: Vec<Piece> = listed(repository, &prefix).await?.into_iter().filter_map(understood).collect();
+        let is_news = !same_keys(&now, &pieces);
+        pieces = now;
+        if !(is_news && has_gap(&pieces)) {
+            break;
+        }
+    }
+    Ok(pieces)
+}
+
+/// Whether both are the same objects.
+pub fn same_keys(some: &[Piece], others: &[Piece]) -> bool {
+    let keys = |pieces: &[Piece]| pieces.iter().map(|piece| piece.key.clone()).collect::<BTreeSet<_>>();
+    keys(some) == keys(others)
 }
 
 fn piece(object: ObjectInfo, name: PieceName) -> Piece {
@@ -216,7 +267,11 @@ pub fn small_neighbours(pieces: &[Piece], largest_bytes: u64) -> Vec<Piece> {
 pub fn joined(pieces: &[Piece], digest: String) -> Option<PieceName> {
     let (begin, end) = (pieces.first()?, pieces.last()?);
     let within = pieces.iter().try_fold(Duration::ZERO, |most, piece| Some(most.max(piece.waited()?)));
-    let (first, last, commits) = tally(pieces.iter());
+    let (mut first, last, commits) = tally(pieces.iter());
+    // A time that is not known is not made up: `waited` of the piece that is put together would be.
+    if within.is_none() {
+        first = CommitTime::Unknown;
+    }
     Some(PieceName {
         from: begin.name.from,
         to: end.name.to,
@@ -224,7 +279,6 @@ pub fn joined(pieces: &[Piece], digest: String) -> Option<PieceName> {
         last,
         commits,
         digest,
-        // A time that is not known is not made up.
         within_micros: within.and_then(|within| u64::try_from(within.as_micros()).ok()).filter(|_| first.known().is_some()),
     })
 }
@@ -310,9 +364,33 @@ impl LogCatalog {
             let reach = reach(&pieces);
             if let Some(object) = as_segment(segment, &pieces) {
                 self.segments.insert(segment, object);
-                self.tail.insert(segment, Tail { end: segment.start(size).plus(reach), pieces });
+                self.tail.insert(segment, Tail { end: segment.start(size).plus(reach), pieces, is_cut: false });
             }
         }
+    }
+
+    /// Of what was streamed of `segment` only what comes before `end` is used: nothing when that is its beginning.
+    pub fn cut_tail(&mut self, segment: Segment, size: SegmentSize, end: Lsn) {
+        let Some(mut tail) = self.tail.remove(&segment) else { return };
+        self.segments.remove(&segment);
+        let start = segment.start(size);
+        let reaches = |offset: u32| start.plus(offset.into());
+        tail.pieces.retain(|piece| reaches(piece.name.from) < end);
+        let (whole, cut): (Vec<_>, Vec<_>) = tail.pieces.iter().cloned().partition(|piece| reaches(piece.name.to) <= end);
+        let Some(mut object) = as_segment(segment, if whole.is_empty() { &cut } else { &whole }) else { return };
+        if end <= start {
+            return;
+        }
+        // What a piece that is cut tells is about all of it.
+        if start.plus(reach(&whole)) < end {
+            (object.name.last, object.name.commits) = (CommitTime::Unknown, None);
+            if whole.is_empty() || object.name.first == CommitTime::None {
+                object.name.first = CommitTime::Unknown;
+            }
+        }
+        (tail.end, tail.is_cut) = (end, true);
+        self.segments.insert(segment, object);
+        self.tail.insert(segment, tail);
     }
 
     /// Where what was streamed of `segment` ends; none when it is there whole, or not at all.
@@ -328,6 +406,8 @@ pub struct Tail {
     pub end: Lsn,
     /// The pieces.
     pub pieces: Vec<Piece>,
+    /// Whether what the pieces hold from `end` on is left out: [`LogCatalog::cut_tail`].
+    pub is_cut: bool,
 }
 
 /// The segment that the pieces make up as far as they follow each other; none when its beginning is missing.
@@ -397,7 +477,9 @@ mod tests {
         assert_eq!((segment.name.commits, segment.stored_bytes), (Some(4), 9), "nothing counts twice");
         let mut unknown = pieces;
         unknown[3].name.first = CommitTime::Unknown;
-        assert_eq!(joined(&unknown, "b".repeat(16)).unwrap().within_micros, None);
+        let name = joined(&unknown, "b".repeat(16)).unwrap();
+        assert_eq!((name.within_micros, name.first), (None, CommitTime::Unknown));
+        assert_eq!(Piece { key: name.text(""), name, stored_bytes: 9, arrived: at(9_000) }.waited(), None);
     }
 
     /// However large the pieces are that come, few are there, and no byte is rewritten often.

@@ -16,7 +16,7 @@ use crate::cli::exit::Outcome;
 use crate::cli::runtime::brief;
 use crate::cli::scope::{self, Use};
 use crate::engine::Scope;
-use crate::engine::archive::get::{self, Got, Look, Part};
+use crate::engine::archive::get::{self, Got, Look, Part, Pieces};
 use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::list;
 
@@ -72,7 +72,7 @@ async fn patiently(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
 /// Fetches the file, and hands it over; with whether it is whole.
 async fn fetch(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
     let args = asking.args;
-    match asking.ask(&args.name, !args.without_pieces_of.contains(&args.name)).await? {
+    match asking.ask(&args.name, pieces(&args.without_pieces_of, &args.name)?).await? {
         Asked::Whole(raw) => get::hand_over(&raw, &args.dest).map(|()| (Outcome::Done, true)),
         Asked::Else { error, lacking, longest } => conclude(error, lacking, longest, args).map(|outcome| (outcome, false)),
     }
@@ -116,7 +116,7 @@ impl<'a> Asking<'a> {
     /// # Errors
     /// Whenever it is not certain that it is not.
     pub(super) async fn whole(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match self.ask(name, false).await? {
+        match self.ask(name, Pieces::None).await? {
             Asked::Whole(raw) => Ok(Some(raw)),
             Asked::Else { error: Some(error), .. } => Err(error),
             Asked::Else { error: None, .. } => Ok(None),
@@ -125,8 +125,8 @@ impl<'a> Asking<'a> {
 
     /// The file `name` from the first repository that gives it. One that fails, or keeps silent, does not hide the file in
     /// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
-    /// With `pieces`, a segment that none has whole is the longest part that was streamed of it.
-    async fn ask(&self, name: &str, pieces: bool) -> Result<Asked<'a>> {
+    /// A segment that none has whole is the longest part that was streamed of it, of what `pieces` lets count.
+    async fn ask(&self, name: &str, pieces: Pieces) -> Result<Asked<'a>> {
         let (settings, context) = (self.settings, self.context);
         let mut unknown = if self.undeclared { settings.source(&self.args.source).err() } else { None };
         let several = self.repositories.len() > 1;
@@ -187,7 +187,7 @@ impl<'a> Asking<'a> {
     }
 
     /// `None` when the source is undeclared and the repository does not know it either.
-    async fn get_from(&self, chosen: &'a RepositorySettings, name: &str, pieces: bool) -> Result<Option<Got>> {
+    async fn get_from(&self, chosen: &'a RepositorySettings, name: &str, pieces: Pieces) -> Result<Option<Got>> {
         let scope = self.scope(chosen).await?;
         if self.undeclared && !list::sources(&scope.repository).await?.contains(&self.args.source) {
             return Ok(None);
@@ -243,4 +243,15 @@ fn conclude(
 fn holds(args: &ArchiveGetArgs, part: &Part) -> Result<bool> {
     let own = args.dest.with_file_name(&args.name);
     if own == args.dest { Ok(false) } else { part.is_held_by(&own) }
+}
+
+/// How much of what was streamed of the segment `name` counts, where `without` leaves pieces out.
+fn pieces(without: &[String], name: &str) -> Result<Pieces> {
+    let mut own = without.iter().filter_map(|left_out| left_out.strip_prefix(name));
+    let Some(rest) = own.next() else { return Ok(Pieces::All) };
+    match rest.strip_prefix(':').map(str::parse) {
+        None if rest.is_empty() => Ok(Pieces::None),
+        Some(Ok(bytes)) => Ok(Pieces::UpTo(bytes)),
+        _ => Err(Error::usage(format!("--without-pieces-of {name}{rest} is not understood: it is a segment, or SEGMENT:BYTES"))),
+    }
 }

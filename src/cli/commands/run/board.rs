@@ -121,6 +121,11 @@ impl Board {
         });
     }
 
+    /// Another host's stream is at work: that is no failure of this one.
+    pub(super) fn stream_waits(&self, source: &SourceName) {
+        self.change_stream(source, |stream| (stream.running, stream.error) = (false, None));
+    }
+
     /// A stream that did not stop when it was told to.
     pub(super) fn stream_left_behind(&self, source: &SourceName, process: u32) {
         self.rows().left.insert(format!("the stream of {source} (process {process})"));

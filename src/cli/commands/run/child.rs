@@ -72,7 +72,8 @@ pub(super) async fn run(config_file: &Path, arguments: &[&str], lock: Option<Fil
     Ok(failed(status, was_asked, &String::from_utf8_lossy(&words)))
 }
 
-/// Runs a job that goes on until it is told to stop, and passes on every warning as it comes; it inherits `lock`.
+/// Runs a job that goes on until it is told to stop, and passes on every warning as it comes; it inherits `lock`, and
+/// its process id is given to `started`.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -81,6 +82,7 @@ pub(super) async fn follow(
     arguments: &[&str],
     lock: File,
     cancel: &Cancel,
+    started: impl FnOnce(u32),
     said: impl Fn(&str),
 ) -> Result<Ended> {
     let mut command = command(config_file, &[&["--output", "json"], arguments].concat())?;
@@ -88,6 +90,9 @@ pub(super) async fn follow(
     let mut child = command.spawn().map_err(cannot_start)?;
     // The command holds the lock's descriptor as well.
     drop(command);
+    if let Some(process) = child.id() {
+        started(process);
+    }
     let mut lines = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
     let mut words = String::new();
     let mut hear = |line: String| match warning_in(&line) {

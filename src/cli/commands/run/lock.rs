@@ -3,7 +3,7 @@
 //! The job's process inherits the descriptor, as its stdin, and the kernel lets go of the lock when the last holder ends.
 //! So a job that outlives its scheduler is seen by the next one on this host, and not started a second time beside itself.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -37,7 +37,27 @@ pub(super) fn lock(state_dir: &Path, source: &SourceName, job: Job) -> Result<Lo
 /// # Errors
 /// As [`lock`].
 pub(super) fn of_stream(state_dir: &Path, source: &SourceName) -> Result<Lock> {
-    of_kind(state_dir, source, STREAM)
+    let lock = of_kind(state_dir, source, STREAM)?;
+    if let Lock::Held(file) = &lock {
+        let path = path(state_dir, source, STREAM);
+        // The process that is noted there has ended.
+        file.set_len(0).map_err(|error| Error::io("write", &path, error))?;
+    }
+    Ok(lock)
+}
+
+/// Notes beside the lock which process holds it.
+///
+/// # Errors
+/// When that cannot be written.
+pub(super) fn note_stream(state_dir: &Path, source: &SourceName, process: u32) -> Result<()> {
+    let path = path(state_dir, source, STREAM);
+    fs::write(&path, process.to_string()).map_err(|error| Error::io("write", &path, error))
+}
+
+/// The process that was noted; none when there is none yet.
+pub(super) fn streaming_process(state_dir: &Path, source: &SourceName) -> Option<u32> {
+    fs::read_to_string(path(state_dir, source, STREAM)).ok()?.trim().parse().ok()
 }
 
 /// Whether a scheduler's stream of `source` is at work on this host.
@@ -68,6 +88,19 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
+
+    #[test]
+    fn the_process_of_a_stream_is_known_while_it_holds_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let source: SourceName = "orders".parse().unwrap();
+        let Lock::Held(file) = of_stream(dir.path(), &source).unwrap() else { panic!("it is free") };
+        note_stream(dir.path(), &source, 4711).unwrap();
+        assert!(matches!(of_stream(dir.path(), &source).unwrap(), Lock::Busy));
+        assert_eq!(streaming_process(dir.path(), &source), Some(4711));
+        drop(file);
+        assert!(matches!(of_stream(dir.path(), &source).unwrap(), Lock::Held(_)));
+        assert_eq!(streaming_process(dir.path(), &source), None, "that of the stream before");
+    }
 
     #[test]
     fn a_job_that_outlives_its_scheduler_keeps_the_lock_until_it_ends() {

@@ -16,6 +16,7 @@ use super::log::Level;
 use super::{Config, Shared, child, pause};
 use crate::base::{Cancel, Result, SourceName};
 use crate::cli::config::SourceKind;
+use crate::cli::exit::BUSY;
 use crate::policy::{LogMode, Policy};
 
 /// First pause after a stream that ended, and the longest.
@@ -23,6 +24,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A stream that lasted so long was a good one: the next pause is the first again.
 const LASTED: Duration = Duration::from_secs(60);
+/// A lock that is held is tried once more after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// How often to look whether one is wanted, or whether one that an earlier scheduler left behind has ended.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -38,18 +41,20 @@ struct Lane<'s, 'c> {
     failures: u32,
     /// Why the last stream ended, so that the same is told once.
     told: Option<String>,
+    /// What else was told last.
+    noted: Option<String>,
 }
 
 /// Keeps the stream of `source` going while its policy wants one.
 pub(super) async fn run(shared: &Shared<'_>, source: &SourceName) {
     let mut watched = shared.config.clone();
-    let mut lane = Lane { shared, source, failures: 0, told: None };
+    let mut lane = Lane { shared, source, failures: 0, told: None, noted: None };
     while !shared.context.cancel.is_cancelled() {
         let config = watched.borrow_and_update().clone();
         let policy = config.policies.get(source).filter(|policy| policy.log.mode == LogMode::Stream);
         let Some(policy) = policy else {
             shared.board.stream_forget(source);
-            (lane.failures, lane.told) = (0, None);
+            (lane.failures, lane.told, lane.noted) = (0, None, None);
             pause(shared, &mut watched, None, LOOK_EVERY).await;
             continue;
         };
@@ -67,6 +72,13 @@ impl Lane<'_, '_> {
             Ok(Ran::Left) => return LOOK_EVERY,
             // The configuration changed, or all ends.
             Ok(Ran::Stopped) => return Duration::ZERO,
+            // Another host's stream holds the slot: this one waits for its turn.
+            Ok(Ran::Waits(why)) => {
+                self.failures = self.failures.saturating_add(1);
+                self.shared.board.stream_waits(self.source);
+                self.tell_once(&format!("waiting for the stream's turn: {why}"));
+                return backoff(self.failures, rpo).mul_f64(rand::rng().random_range(0.75..1.25));
+            }
             Ok(Ran::Ended(why)) => why,
             Err(error) => error.summary(),
         };
@@ -87,13 +99,22 @@ impl Lane<'_, '_> {
     async fn stream(&mut self, config: &Arc<Config>, policy: &Policy, watched: &mut watch::Receiver<Arc<Config>>) -> Result<Ran> {
         let settings = config.settings.source(self.source)?;
         let SourceKind::Postgres(postgres) = &settings.kind;
-        let lock = match lock::of_stream(&config.settings.state_dir, self.source)? {
-            Lock::Held(file) => file,
-            Lock::NotNeeded | Lock::Busy => {
-                self.shared.board.stream_running(self.source, true);
-                self.tell_once("the stream that an earlier scheduler started is at work, and is left to it");
-                return Ok(Ran::Left);
-            }
+        let state_dir = &config.settings.state_dir;
+        let mut lock = lock::of_stream(state_dir, self.source)?;
+        if matches!(lock, Lock::Busy) {
+            // `run --list` looks at it for a moment.
+            tokio::time::sleep(LOOK_AGAIN).await;
+            lock = lock::of_stream(state_dir, self.source)?;
+        }
+        let Lock::Held(lock) = lock else {
+            self.shared.board.stream_running(self.source, true);
+            let process = lock::streaming_process(state_dir, self.source);
+            let kill = process.map_or("stop it".to_owned(), |process| format!("kill {process}"));
+            self.tell_once(&format!(
+                "the stream that an earlier scheduler started is at work, as it was configured then, and is left to it; {kill}   \
+                 stores what it has, and a new one begins"
+            ));
+            return Ok(Ran::Left);
         };
         if postgres.flush > policy.log.max_lag {
             self.tell_once("flush is longer than the policy's [log] max_lag: a commit may wait longer than was declared");
@@ -102,10 +123,15 @@ impl Lane<'_, '_> {
         let mut words = vec!["archive", "stream", &source];
         words.extend(self.shared.context.global.repository.iter().flat_map(|name| ["--repository", name]));
         let (stop, shared, own) = (Cancel::new(), self.shared, self.source.clone());
-        let said = |text: &str| shared.log.say(Level::Warn, Some(&own), None, &format!("stream: {text}"));
+        let said = &|text: &str| shared.log.say(Level::Warn, Some(&own), None, &format!("stream: {text}"));
+        let noted = |process| {
+            if let Err(error) = lock::note_stream(state_dir, &own, process) {
+                said(&error.summary());
+            }
+        };
         shared.board.stream_started(self.source);
         self.say(Level::Info, &format!("streaming the log through slot {}", postgres.slot));
-        let mut running = std::pin::pin!(child::follow(&config.settings.config_file, &words, lock, &stop, said));
+        let mut running = std::pin::pin!(child::follow(&config.settings.config_file, &words, lock, &stop, noted, said));
         let (ended, is_stopped) = tokio::select! {
             ended = &mut running => (ended, false),
             () = shared.context.cancel.cancelled() => { stop.cancel(); (running.await, true) }
@@ -114,11 +140,12 @@ impl Lane<'_, '_> {
         shared.board.stream_running(self.source, false);
         let ended = ended?;
         if let Some(process) = ended.left_running {
-            self.say(Level::Error, &format!("the stream (process {process}) did not stop: it is left running"));
+            self.say(Level::Error, &format!("the stream did not stop, and is left running; kill {process}   asks it again"));
             shared.board.stream_left_behind(self.source, process);
             return Ok(Ran::Left);
         }
         match (is_stopped, ended.exit_code, ended.error) {
+            (false, Some(code), error) if code == i32::from(BUSY) => return Ok(Ran::Waits(error.unwrap_or_default())),
             (true, Some(0), _) => self.say(Level::Info, "the stream ended, and what it had is stored"),
             (true, _, error) => self.say(Level::Warn, &format!("the stream ended: {}", error.unwrap_or_default())),
             (false, _, error) => return Ok(Ran::Ended(error.unwrap_or_else(|| "it ended by itself".to_owned()))),
@@ -132,9 +159,9 @@ impl Lane<'_, '_> {
     }
 
     fn tell_once(&mut self, text: &str) {
-        if self.told.as_deref() != Some(text) {
+        if self.noted.as_deref() != Some(text) {
             self.say(Level::Warn, text);
-            self.told = Some(text.to_owned());
+            self.noted = Some(text.to_owned());
         }
     }
 }
@@ -145,6 +172,8 @@ enum Ran {
     Left,
     /// It was asked to stop.
     Stopped,
+    /// Another stream uses the slot: which.
+    Waits(String),
     /// By itself, and why.
     Ended(String),
 }

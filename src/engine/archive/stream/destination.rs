@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::growing::Snapshot;
 use super::plan::Holding;
 use super::run::World;
-use super::settle::{self, Place, Settling};
+use super::settle::{Place, Settling};
+use super::trust::Extent;
 use crate::base::{Error, ErrorKind, Lsn, Result, Segment, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
@@ -58,6 +59,8 @@ struct At {
     segment: Segment,
     /// Bytes from its first on.
     durable: u64,
+    /// Up to here reaches a piece of which not all was received yet; 0 when there is none.
+    awaited: u64,
     /// Whether somebody archived it whole. Whether it is the same is seen once it is received.
     is_whole: bool,
     /// Pieces that are what the server sent, by their keys.
@@ -144,13 +147,17 @@ impl Destination {
         Carry::from_bytes(&bytes)
     }
 
-    /// Makes what was received of a segment durable here, in pieces.
+    /// Makes what was received of a segment durable here, in pieces, as far as `extent` says. While there is a piece of which
+    /// not all was received, nothing is stored: it is compared first.
     ///
     /// # Errors
-    /// When the repository does not answer; contradicted when there is something else of the same segment.
-    pub async fn store_pieces(&mut self, world: &World<'_>, snapshot: &Snapshot) -> Result<()> {
+    /// When the repository does not answer; contradicted when there is something else of the same segment, or more than
+    /// this server has written.
+    pub async fn store_pieces(&mut self, world: &World<'_>, snapshot: &Snapshot, extent: Extent) -> Result<()> {
         let scope = self.open(world).await?;
-        if self.at.as_ref().is_none_or(|at| at.segment != snapshot.segment) {
+        let received = snapshot.raw.len() as u64;
+        let is_known = |at: &At| at.segment == snapshot.segment && !(1..=received).contains(&at.awaited);
+        if !self.at.as_ref().is_some_and(is_known) {
             let at = look(&scope, world, snapshot).await?;
             self.at = Some(at);
         }
@@ -160,11 +167,15 @@ impl Destination {
                 return Ok(());
             }
             self.reached = self.reached.max(snapshot.segment.start(snapshot.size).plus(at.durable));
-            let end = snapshot.raw.len() as u64;
-            if at.durable >= end {
-                self.settle(&scope, world, snapshot).await;
+            if at.awaited > received {
                 return Ok(());
             }
+            if at.durable >= extent.until {
+                self.settle(&scope, world, snapshot, extent.sound).await;
+                return Ok(());
+            }
+            // What is log, and what is not, are never in one piece.
+            let end = if at.durable < extent.sound { extent.sound.min(extent.until) } else { extent.until };
             let (from, to) = (at.durable, end.min(at.durable + LARGEST_PIECE_BYTES));
             put_piece(&scope, world, snapshot, from as u32, to as u32).await?;
             agree(&scope, world, snapshot, at).await?;
@@ -211,21 +222,21 @@ impl Destination {
     }
 
     /// Begins to put small pieces together as one, beside the stream, and to remove those that have been part of a larger
-    /// one for long enough.
-    async fn settle(&mut self, scope: &Scope, world: &World<'_>, snapshot: &Snapshot) {
+    /// one for long enough. Only what is log, up to `sound`: one piece that is not would take the others with it.
+    async fn settle(&mut self, scope: &Scope, world: &World<'_>, snapshot: &Snapshot, sound: u64) {
         if self.settling.as_ref().is_some_and(|settling| !settling.is_over()) {
             return;
         }
         self.settled().await;
         let Some(at) = self.at.as_ref().filter(|at| !self.keeps && at.segment == snapshot.segment) else { return };
-        let pieces: Vec<Piece> = at.agreed.values().cloned().collect();
+        let pieces: Vec<Piece> = at.agreed.values().filter(|piece| u64::from(piece.name.to) <= sound).cloned().collect();
         let now = Instant::now();
         let redundant: Vec<&str> = tail::redundant(&pieces).map(|piece| piece.key.as_str()).collect();
         self.covered.retain(|key, _| redundant.contains(&key.as_str()));
         for key in redundant {
             self.covered.entry(key.to_owned()).or_insert(now);
         }
-        let due = self.covered.iter().filter(|(_, since)| now.duration_since(**since) >= settle::LISTING_LASTS);
+        let due = self.covered.iter().filter(|(_, since)| now.duration_since(**since) >= tail::listing_lasts());
         let due: Vec<String> = due.map(|(key, _)| key.clone()).collect();
         let few = tail::small_neighbours(&pieces, LARGEST_PIECE_BYTES);
         if !due.is_empty() || !few.is_empty() {
@@ -278,7 +289,7 @@ fn streamed(at: &At, snapshot: &Snapshot) -> Option<Streamed> {
 async fn look(scope: &Scope, world: &World<'_>, snapshot: &Snapshot) -> Result<At> {
     let prefix = layout::log_timeline(&scope.source, &world.identity.incarnation, snapshot.segment.timeline);
     let whole = list_all(scope.repository.store(), &format!("{prefix}{}_", world.file(snapshot)), None).await?;
-    let mut at = At { segment: snapshot.segment, durable: 0, is_whole: !whole.is_empty(), agreed: BTreeMap::new() };
+    let mut at = At { segment: snapshot.segment, durable: 0, awaited: 0, is_whole: !whole.is_empty(), agreed: BTreeMap::new() };
     // Once it is there whole, whatever pieces hold says nothing more.
     if !at.is_whole {
         agree(scope, world, snapshot, &mut at).await?;
@@ -297,22 +308,33 @@ fn durable(agreed: &BTreeMap<String, Piece>) -> u64 {
     tail::reach(&agreed.values().cloned().collect::<Vec<_>>())
 }
 
-/// Compares all pieces that are there, and lie within what was received, with what was received.
+/// Compares all pieces that are there, and lie within what was received, with what was received. Those that reach beyond
+/// are waited for, unless this server has not written as much: then it is behind what was stored in its name.
 async fn agree(scope: &Scope, world: &World<'_>, snapshot: &Snapshot, at: &mut At) -> Result<()> {
     let incarnation = &world.identity.incarnation;
     let listed = tail::load_segment(&scope.repository, &scope.source, incarnation, snapshot.segment, snapshot.size).await?;
     // Those that are gone count no longer.
     at.agreed.retain(|key, _| listed.iter().any(|piece| piece.key == *key));
+    at.awaited = 0;
     for piece in listed {
-        if piece.name.to as usize > snapshot.raw.len() || at.agreed.contains_key(&piece.key) {
+        if piece.name.to as usize > snapshot.raw.len() {
+            require_written(scope, world, snapshot, &piece)?;
+            at.awaited = at.awaited.max(piece.name.to.into());
+            continue;
+        }
+        if at.agreed.contains_key(&piece.key) {
             continue;
         }
         let own = Sha256Digest::of(&snapshot.raw[piece.name.from as usize..piece.name.to as usize]).short();
         if own != piece.name.digest {
             let what = format!("{} of {} is in the repository with other content", world.file(snapshot), scope.source);
             return Err(Error::new(ErrorKind::Contradicted, format!("{what}: two servers write the same log"))
-                .detail("piece", piece.key)
+                .detail("piece", piece.key.clone())
                 .detail("this server", own)
+                .hint(format!(
+                    "a piece that was stored with a warning, because it could not be read, may be removed: {}",
+                    piece.key
+                ))
                 .hint("stop the server that is not the primary, or whose disk was rolled back; nothing was overwritten")
                 .hint(format!(
                     "then, on the right server, once it has finished this segment: lifeboat archive push {} pg_wal/{}",
@@ -324,6 +346,20 @@ async fn agree(scope: &Scope, world: &World<'_>, snapshot: &Snapshot, at: &mut A
     }
     at.durable = durable(&at.agreed);
     Ok(())
+}
+
+/// That the server has written as much as `piece` holds. Of a standby, and of a timeline that ended, that is not known.
+fn require_written(scope: &Scope, world: &World<'_>, snapshot: &Snapshot, piece: &Piece) -> Result<()> {
+    let Some((timeline, written)) = world.written else { return Ok(()) };
+    let end = snapshot.segment.start(snapshot.size).plus(piece.name.to.into());
+    if timeline != snapshot.segment.timeline || end <= written {
+        return Ok(());
+    }
+    let what = format!("this server has written the log up to {written}, and {end} is stored in its name");
+    Err(Error::new(ErrorKind::Contradicted, format!("{what}: its disk was rolled back, or another server writes the same log"))
+        .detail("piece", piece.key.clone())
+        .hint(format!("stop the server that is not the primary; nothing of {} was overwritten", scope.source))
+        .hint("if this server is the right one, and what follows is lost: move the piece away, and start the stream again"))
 }
 
 async fn put_piece(scope: &Scope, world: &World<'_>, snapshot: &Snapshot, from: u32, to: u32) -> Result<()> {
@@ -414,13 +450,14 @@ mod tests {
             needed: 1,
             trust: &trust,
             identity: identity_of(17, 7, size),
+            written: None,
             first_file: segment.name(size),
         };
         let mut growing = Growing::new(segment, size, Carry::Unknown, 0);
         growing.append(segment.start(size), Bytes::from_static(&[1; 100])).unwrap();
         for (puts, after) in [(1, "the first stream"), (2, "another one")] {
             let mut to = Destination::new("main".into(), Queue::new(dir.path(), &here.0.source, "main"));
-            to.store_pieces(&world, &growing.snapshot()).await.unwrap();
+            to.store_pieces(&world, &growing.snapshot(), all(&growing)).await.unwrap();
             assert_eq!(to.reached(), segment.start(size).plus(100), "{after}");
             let calls = store.calls().into_iter().filter(|call| call.starts_with("put_if_absent orders/tail/"));
             assert_eq!(calls.count(), puts, "{after}");
@@ -444,6 +481,7 @@ mod tests {
             needed: 1,
             trust: &trust,
             identity: identity_of(15, SYSTEM_IDENTIFIER, log.size),
+            written: None,
             first_file: segment.name(log.size),
         };
         let mut growing = Growing::new(segment, log.size, Carry::Unknown, 0);
@@ -455,15 +493,15 @@ mod tests {
         let mut most = 0;
         for at in (0..10_000).step_by(50) {
             growing.append(growing.position(), Bytes::copy_from_slice(&raw[at..at + 50])).unwrap();
-            to.store_pieces(&world, &growing.snapshot()).await.unwrap();
+            to.store_pieces(&world, &growing.snapshot(), all(&growing)).await.unwrap();
             to.settled().await;
             let there = pieces().await;
             assert_eq!(tail::reach(&there), at as u64 + 50);
             most = most.max(tail::cover(&there).len());
-            tokio::time::advance(Duration::from_millis(400)).await;
+            tokio::time::advance(Duration::from_secs(20)).await;
         }
         assert!(most <= 20, "{most} pieces to read");
-        // Those of the last ten seconds, and what they are part of.
+        // Those that a listing may still show, and what they are part of.
         let there = pieces().await;
         assert!(there.len() < 60, "{} pieces", there.len());
         let puts = store.calls().iter().filter(|call| call.starts_with("put_if_absent orders/tail/")).count();
@@ -472,6 +510,69 @@ mod tests {
         let one = growing.snapshot().piece(0, 10_000).0;
         let told = tail::joined(&tail::cover(&there).into_iter().cloned().collect::<Vec<_>>(), one.digest.clone()).unwrap();
         assert_eq!((told.first, told.last, told.commits), (one.first, one.last, one.commits));
+    }
+
+    fn all(growing: &Growing) -> Extent {
+        Extent { until: growing.received(), sound: growing.received() }
+    }
+
+    /// What is no log is in pieces of its own, and stays out of those that are put together.
+    #[tokio::test]
+    async fn log_and_what_is_none_are_never_in_one_piece() {
+        let (dir, signer, log) = (tempfile::tempdir().unwrap(), Signer::generate(), sample());
+        let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
+        let repository = Repository::create("main", Arc::new(MemoryStore::new()), vec![entry], &signer).await.unwrap();
+        let here = Here(Scope::new(repository, "orders".parse().unwrap(), dir.path()));
+        let (writing, trust) = (Writing { signer, recipients: None, compression_level: 1 }, Trust::default());
+        let (segment, raw) = log.segments().pop().unwrap();
+        let mut world = World {
+            surroundings: &here,
+            writing: &writing,
+            progress: &Silent,
+            needed: 1,
+            trust: &trust,
+            identity: identity_of(15, SYSTEM_IDENTIFIER, log.size),
+            written: None,
+            first_file: segment.name(log.size),
+        };
+        let queue = || Queue::new(dir.path(), &here.0.source, "main");
+        let (mut growing, mut to) =
+            (Growing::new(segment, log.size, Carry::Unknown, 0), Destination::new("main".into(), queue()));
+        for at in (0..3000).step_by(100) {
+            growing.append(growing.position(), Bytes::copy_from_slice(&raw[at..at + 100])).unwrap();
+            let extent = Extent { until: growing.received(), sound: growing.received().min(1250) };
+            to.store_pieces(&world, &growing.snapshot(), extent).await.unwrap();
+            to.settled().await;
+        }
+        let incarnation = world.identity.incarnation.clone();
+        let scope = &here.0;
+        let pieces = tail::load_segment(&scope.repository, &scope.source, &incarnation, segment, log.size).await.unwrap();
+        let spans: Vec<_> = pieces.iter().map(|piece| (piece.name.from, piece.name.to)).collect();
+        assert!(spans.iter().all(|(from, to)| *to <= 1250 || *from >= 1250), "{spans:?}");
+        assert!(spans.iter().any(|(from, to)| to - from > 500 && *to <= 1250), "put together: {spans:?}");
+        assert!(spans.iter().all(|(from, to)| *from < 1250 || to - from <= 100), "and nothing of the rest: {spans:?}");
+
+        // Another stream receives it anew: before all of a piece was, nothing is stored, and nothing is safe.
+        let start = segment.start(log.size);
+        let mut again = Growing::new(segment, log.size, Carry::Unknown, 0);
+        again.append(start, Bytes::copy_from_slice(&raw[..60])).unwrap();
+        let mut to = Destination::new("main".into(), queue());
+        to.store_pieces(&world, &again.snapshot(), all(&again)).await.unwrap();
+        assert_eq!(to.reached(), start);
+        again.append(again.position(), Bytes::copy_from_slice(&raw[60..3000])).unwrap();
+        to.store_pieces(&world, &again.snapshot(), all(&again)).await.unwrap();
+        assert_eq!(to.reached(), start.plus(3000));
+
+        // A disk that was rolled back: the server has not written what is stored in its name.
+        let mut behind = Growing::new(segment, log.size, Carry::Unknown, 0);
+        behind.append(start, Bytes::copy_from_slice(&raw[..60])).unwrap();
+        for (written, is_behind) in [(start.plus(3000), false), (start.plus(2999), true)] {
+            world.written = Some((segment.timeline, written));
+            let mut to = Destination::new("main".into(), queue());
+            let stored = to.store_pieces(&world, &behind.snapshot(), all(&behind)).await;
+            assert_eq!(stored.is_err_and(|error| error.kind() == ErrorKind::Contradicted), is_behind, "{written}");
+            assert_eq!(to.reached(), if is_behind { Lsn(0) } else { start }, "{written}");
+        }
     }
 
     fn sample() -> Log {

@@ -27,6 +27,8 @@ pub(super) struct Snapshot {
     pub size: SegmentSize,
     pub raw: Bytes,
     pub carry: Carry,
+    /// What comes before this offset is the parent timeline's: nothing is stored that does not reach beyond.
+    pub begins_at: u64,
 }
 
 impl Growing {
@@ -80,7 +82,7 @@ impl Growing {
     }
 
     fn with(&self, raw: Bytes) -> Snapshot {
-        Snapshot { segment: self.segment, size: self.size, raw, carry: self.carry.clone() }
+        Snapshot { segment: self.segment, size: self.size, raw, carry: self.carry.clone(), begins_at: self.begins_at }
     }
 }
 

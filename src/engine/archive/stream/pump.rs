@@ -258,7 +258,7 @@ impl<'w> Pump<'w> {
             Job::Whole(snapshot) | Job::Pieces(snapshot) => Some((snapshot.segment, snapshot.raw.len() as u64)),
             Job::History(..) => None,
         };
-        self.storing = Some(Box::pin(round::run(to, self.world, job)));
+        self.storing = Some(Box::pin(round::run(to, self.world, job, self.stream.is_some())));
     }
 
     fn begin_to_look(&mut self) {
@@ -362,9 +362,12 @@ impl<'w> Pump<'w> {
             Err(error) if error.kind() == ErrorKind::Contradicted => return Err(Failure::Final(error)),
             Err(error) => Outcome { errors: vec![("of this host".to_owned(), error)], ..Outcome::default() },
         };
-        // What a server sent that is gone cannot be asked for again.
-        if let Some(refusal) = outcome.refused.take().filter(|why| self.stream.is_some() || matches!(why, Failure::Final(_))) {
-            return Err(refusal);
+        // What a server sent that is gone cannot be asked for again, and who asked to stop does not wait for it.
+        let asks_again = self.stream.is_some() && self.closing != Some(Closing::Stop);
+        if let Some(refusal) = outcome.refused.take() {
+            if asks_again || matches!(refusal, Failure::Final(_)) {
+                return Err(refusal);
+            }
         }
         for warning in &outcome.warnings {
             self.world.progress.warn(warning);
@@ -380,7 +383,7 @@ impl<'w> Pump<'w> {
         self.pause = PAUSE;
         if self.whole.as_ref().is_some_and(|whole| whole.segment == segment && whole.raw.len() as u64 == bytes) {
             self.whole = None;
-            self.streamed.segments += 1;
+            self.streamed.segments += u64::from(!outcome.is_cut);
         } else {
             self.streamed.flushes += 1;
             if self.growing.segment == segment {

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::destination::Destination;
 use super::growing::Snapshot;
 use super::run::World;
-use super::trust::Examined;
+use super::trust::{Examined, Extent};
 use crate::base::{Error, ErrorKind, Result};
 use crate::engine::archive::push::Pushed;
 use crate::repo::queue::Item;
@@ -42,6 +42,8 @@ pub(super) struct Outcome {
     pub warnings: Vec<String>,
     /// What the others have against it.
     pub errors: Vec<(String, Error)>,
+    /// Of a whole segment only the beginning was stored: the rest is no log, and the server is gone.
+    pub is_cut: bool,
     /// Nothing was stored, because what the server sent is not log that can be read.
     pub refused: Option<Failure>,
 }
@@ -66,23 +68,33 @@ impl Told {
     }
 }
 
-/// Stores `job`, and gives the repositories back. A file that is in enough of them, but not in all, is queued for the others.
+/// Stores `job`, of a server that `is_there` or gone, and gives the repositories back. A file that is in enough of them, but not in all, is queued for the others.
 ///
 /// # Errors
 /// Contradicted when one of them holds something else; when what others lack cannot be queued.
-pub(super) async fn run(mut to: Vec<Destination>, world: &World<'_>, job: Job) -> (Vec<Destination>, Result<Outcome>) {
-    let outcome = attempt(&mut to, world, &job).await;
+pub(super) async fn run(
+    mut to: Vec<Destination>,
+    world: &World<'_>,
+    job: Job,
+    is_there: bool,
+) -> (Vec<Destination>, Result<Outcome>) {
+    let outcome = attempt(&mut to, world, &job, is_there).await;
     (to, outcome)
 }
 
-async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job) -> Result<Outcome> {
+async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job, is_there: bool) -> Result<Outcome> {
     let (needed, count) = (world.needed, to.len());
     let now = Instant::now();
     let rested = to.iter().filter(|one| one.rests_until.is_none_or(|until| until <= now)).count();
     let mut outcome = Outcome::default();
+    let mut extent = Extent::default();
     if let Job::Pieces(snapshot) | Job::Whole(snapshot) = job {
-        match world.trust.examine(&world.identity, snapshot).await? {
-            Examined::Store(warning) => outcome.warnings.extend(warning),
+        match world.trust.examine(&world.identity, snapshot, is_there).await? {
+            Examined::Store(so_much, warning) => {
+                extent = so_much;
+                outcome.is_cut = extent.until < snapshot.raw.len() as u64;
+                outcome.warnings.extend(warning);
+            }
             Examined::Refuse(failure) => return Ok(Outcome { refused: Some(failure), ..outcome }),
         }
     }
@@ -92,7 +104,7 @@ async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job) -> Result
         .enumerate()
         .filter(|(_, one)| rested < needed || one.rests_until.is_none_or(|until| until <= now))
         .map(async |(at, one)| {
-            let stored = store(one, world, job).await;
+            let stored = store(one, world, job, extent).await;
             one.rests_until = stored.is_err().then(|| Instant::now() + REST);
             (at, one.name.clone(), stored)
         })
@@ -132,9 +144,12 @@ async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job) -> Result
     Ok(outcome)
 }
 
-async fn store(to: &mut Destination, world: &World<'_>, job: &Job) -> Result<Option<Pushed>> {
+async fn store(to: &mut Destination, world: &World<'_>, job: &Job, extent: Extent) -> Result<Option<Pushed>> {
     match job {
-        Job::Pieces(snapshot) => to.store_pieces(world, snapshot).await.map(|()| None),
+        Job::Pieces(snapshot) => to.store_pieces(world, snapshot, extent).await.map(|()| None),
+        Job::Whole(snapshot) if extent.until < snapshot.raw.len() as u64 => {
+            to.store_pieces(world, snapshot, extent).await.map(|()| None)
+        }
         Job::Whole(snapshot) => to.store_whole(world, snapshot).await.map(Some),
         Job::History(history, raw) => to.store_history(world, history, raw.clone()).await.map(Some),
     }

@@ -78,6 +78,8 @@ pub(super) struct World<'a> {
     pub needed: usize,
     pub trust: &'a Trust,
     pub identity: Identity,
+    /// Of a primary: the timeline that it writes, and up to where it had when the connection began.
+    pub written: Option<(TimelineId, Lsn)>,
     /// A segment of this cluster, for messages.
     pub first_file: String,
 }

@@ -29,13 +29,14 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
     let identity = identify(&mut client, &system).await?;
     let size = identity.segment_bytes;
     let (history, history_file) = client.history(system.timeline).await?;
-    let world = World {
+    let mut world = World {
         surroundings: setting.surroundings,
         writing: setting.writing,
         progress: setting.progress,
         needed: options.needed,
         trust: setting.trust,
         identity,
+        written: None,
         first_file: plan::segment(&history, system.flushed.0 / size.bytes(), size).name(size),
     };
     let repositories = options.repositories.iter().cloned();
@@ -43,6 +44,7 @@ pub(super) async fn run(setting: &Setting<'_>, streamed: &mut Streamed, from_slo
     // Before the slot is made: a server that is not this source's is left as it is.
     open_enough(&mut to, &world).await?;
     let mut watch = Watch::new(client.server().clone(), &options.slot, system.system_identifier);
+    world.written = watch.writes().await?.then_some((system.timeline, system.flushed));
     let Some(kept_from) = watch.kept_from(&mut client, &system).await? else {
         let holdings = holdings(&mut to, &world, &history, Lsn(0)).await?;
         let (stored, oldest) = (plan::stored_up_to(&history, size, &holdings), watch.oldest_log(size).await);
@@ -206,7 +208,7 @@ async fn archive_histories(
     files.push((history.clone(), own));
     for (history, file) in files {
         let outcome;
-        (to, outcome) = round::run(to, world, Job::History(history, file)).await;
+        (to, outcome) = round::run(to, world, Job::History(history, file), true).await;
         let outcome = outcome?;
         if outcome.stored.len() < world.needed {
             let error = outcome.errors.into_iter().next().map(|(name, error)| error.context(format!("repository {name}")));

@@ -1,11 +1,9 @@
 //! Small pieces that follow each other, put together as one, so that a segment that is open for long is read in few parts.
 //!
-//! Beside the stream: no commit waits for it. Write order: the piece that holds all of them, then, once every listing that
-//! was begun before it was there is over, those that it holds. A crash in between leaves pieces that hold the same twice;
+//! Beside the stream: no commit waits for it. Write order: the piece that holds all of them, then, once nobody believes a
+//! listing that was begun before it was there ([`tail::listing_lasts`]), those that it holds. A crash in between leaves pieces that hold the same twice;
 //! the next stream finds and removes them. What goes wrong costs nothing but the small pieces staying: storing the next
 //! one says so.
-
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -18,10 +16,6 @@ use crate::engine::archive::push;
 use crate::engine::{Scope, Writing};
 use crate::repo::layout;
 use crate::repo::log::tail::{self, Piece};
-
-/// No listing of a segment's pieces lasts longer. In a directory one that is under way shows a new file or not, and an old
-/// one no more once it is gone: it must not miss both.
-pub(super) const LISTING_LASTS: Duration = Duration::from_secs(10);
 
 /// Where the pieces belong.
 pub(super) struct Place {

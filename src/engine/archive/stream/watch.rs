@@ -5,7 +5,6 @@ use std::time::Duration;
 use crate::base::{Error, Lsn, Result as Checked, SegmentSize, Timestamp};
 use crate::engine::archive::slot::Slot;
 use crate::source::postgres::connect::Session;
-use crate::source::postgres::control::ControlFile;
 use crate::source::postgres::replication::{Client, Failure, Result, Server, SlotState, System};
 
 /// How often the slot is looked at.
@@ -46,6 +45,15 @@ impl Watch {
     async fn state(&mut self) -> Checked<Option<SlotState>> {
         let slot = self.slot.clone();
         self.session().await?.slot(&slot).await
+    }
+
+    /// Whether the server is one that writes log of its own, and not a standby.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn writes(&mut self) -> Result<bool> {
+        let asked = async { self.session().await?.is_in_recovery().await };
+        Ok(!asked.await.map_err(Failure::Passing)?)
     }
 
     /// From where on the slot keeps the log; none when it has [lost] it. One that is not there is made.
@@ -102,8 +110,7 @@ impl Watch {
     /// Free bytes on the disk of `pg_wal`, where that is this host's and this role may know.
     async fn free_bytes(&mut self) -> Option<u64> {
         let data = self.session().await.ok()?.data_directory().await.ok()?;
-        let own = ControlFile::read(&data).ok()?.system_identifier == self.system_identifier;
-        if own { Slot::free_bytes(&data.join("pg_wal")) } else { None }
+        Slot::free_bytes(&data, self.system_identifier)
     }
 
     async fn ask(&mut self) -> Checked<(Option<SlotState>, bool)> {

@@ -49,6 +49,15 @@ impl SlotState {
 }
 
 impl Session {
+    /// Whether the server is a standby, or still recovers.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn is_in_recovery(&self) -> Result<bool> {
+        let rows = self.rows("ask the state of", "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?;
+        rows.first().map_or(Ok(true), |row| column(row, 0))
+    }
+
     /// The slot `name`; none when there is none.
     ///
     /// # Errors

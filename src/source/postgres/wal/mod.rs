@@ -24,6 +24,7 @@ mod list;
 mod page;
 mod reader;
 mod record;
+mod soundness;
 mod summary;
 #[cfg(test)]
 mod tests;
@@ -38,5 +39,6 @@ pub use list::{Item, List};
 pub use page::{LONG_HEADER_BYTES, SHORT_HEADER_BYTES, SegmentHeader, WAL_PAGE_BYTES};
 pub use reader::{RecordSpan, SegmentEnd, SegmentReader, Stop};
 pub use record::{RECORD_HEADER_BYTES, Record, resource_manager};
+pub use soundness::{Doubt, DoubtKind, Soundness, soundness};
 pub use summary::{EndTime, SegmentSummary, scan, summarise, summarise_with};
 pub use transaction::{Assignment, EndKind, Ended, Prepare, PreparedDetails, TransactionEnd};
