@@ -277,23 +277,26 @@ impl Stage {
 #[test]
 fn while_the_repository_is_away_nothing_is_durable() {
     let Some(stage) = Stage::start("") else { return };
+    // Not in PostgreSQL's list, so it is not stored ahead.
+    let (last, others) = stage.segments.split_last().expect("segments");
+    let name = last.file_name().expect("a segment").to_string_lossy().into_owned();
+    std::fs::remove_file(last.with_file_name("archive_status").join(format!("{name}.ready"))).expect("own cluster");
     let running = stage.run();
     push(stage.host(), &stage.segments[0]).success();
-    stage.wait_ahead(&stage.segments);
+    stage.wait_ahead(others);
     let fresh = place(stage.host(), "pg_wal", "000000010000000000000099", b"");
     assert_eq!(stage.ask(&fresh, |_| {})["answer"], "yourself", "an empty file");
-    // One that nobody stored yet is waited for, and not called durable.
-    let unstored = stage.segments[0].with_file_name("000000010000000000000098");
-    std::fs::copy(&stage.segments[0], &unstored).expect("own directory");
     stage.scenario.repository.take_away();
-    assert_eq!(stage.ask(&unstored, |_| {})["answer"], "yourself");
-    std::fs::remove_file(&unstored).expect("own file");
+    assert_eq!(stage.ask(last, |_| {})["answer"], "yourself", "nobody stored it");
     let label = place(stage.host(), "labels", "000000010000000000000003.00000028.backup", b"START WAL LOCATION");
     let output = push(stage.host(), &label);
     assert!(output.code.is_some_and(|code| (1..=125).contains(&code)), "{output}");
     stage.scenario.repository.bring_back();
     running.signal(Signal::TERM);
     running.finish(RECOVERY_TIMEOUT).success();
+    stage.assert_archived(others);
+    assert!(stage.objects_of(last).is_empty());
+    push(stage.host(), last).success();
     stage.assert_archived(&stage.segments);
 }
 
