@@ -55,6 +55,9 @@ _lifeboat() {
             lifeboat,policy)
                 cmd="lifeboat__subcmd__policy"
                 ;;
+            lifeboat,promote)
+                cmd="lifeboat__subcmd__promote"
+                ;;
             lifeboat,queue)
                 cmd="lifeboat__subcmd__queue"
                 ;;
@@ -151,6 +154,9 @@ _lifeboat() {
             lifeboat__subcmd__help,policy)
                 cmd="lifeboat__subcmd__help__subcmd__policy"
                 ;;
+            lifeboat__subcmd__help,promote)
+                cmd="lifeboat__subcmd__help__subcmd__promote"
+                ;;
             lifeboat__subcmd__help,queue)
                 cmd="lifeboat__subcmd__help__subcmd__queue"
                 ;;
@@ -245,7 +251,7 @@ _lifeboat() {
 
     case "${cmd}" in
         lifeboat)
-            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list timeline status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help"
+            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list timeline status report runbook archive restore promote verify expire copy queue drill policy run schedule demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -297,7 +303,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__archive__subcmd__get)
-            opts="-q -h --incarnation --without-pieces-of --fetch-ahead --config --output --quiet --repository --help"
+            opts="-q -h --incarnation --wait --without-pieces-of --fetch-ahead --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -826,7 +832,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help)
-            opts="init check backup list timeline status report runbook archive restore verify expire copy queue drill policy run schedule demo completions man help"
+            opts="init check backup list timeline status report runbook archive restore promote verify expire copy queue drill policy run schedule demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1108,6 +1114,20 @@ _lifeboat() {
         lifeboat__subcmd__help__subcmd__policy__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__help__subcmd__promote)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -1518,6 +1538,63 @@ _lifeboat() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lifeboat__subcmd__promote)
+            opts="-q -h --dir --to --to-lsn --to-xid --to-name --exclusive --timeline --timeout --force --dry-run --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --dir)
+                    COMPREPLY=()
+                    if [[ "${BASH_VERSINFO[0]}" -ge 4 ]]; then
+                        compopt -o plusdirs
+                    fi
+                    return 0
+                    ;;
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to-lsn)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to-xid)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to-name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeline)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lifeboat__subcmd__queue)
             opts="-q -h --deliver --retry --background --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -1586,7 +1663,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__restore)
-            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --delta --discard-log --action --clone --limit-rate --dry-run --config --output --quiet --repository --help"
+            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --delta --discard-log --action --clone --standby --delay --limit-rate --dry-run --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1633,6 +1710,10 @@ _lifeboat() {
                     ;;
                 --action)
                     COMPREPLY=($(compgen -W "promote pause shutdown" -- "${cur}"))
+                    return 0
+                    ;;
+                --delay)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 --limit-rate)

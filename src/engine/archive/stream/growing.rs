@@ -124,7 +124,7 @@ impl Snapshot {
         let until = &self.raw[..to as usize];
         let scanned = |carry: &Carry, tally: &mut Tally| {
             scan(self.segment, self.size, until, carry, |record, event| {
-                tally.note(record.start, record.end, event);
+                tally.note(record.start, record.unpadded_end(), event);
                 ControlFlow::<()>::Continue(())
             })
         };
@@ -190,6 +190,11 @@ mod tests {
         let offset = |lsn: Lsn| lsn.bytes_since(whole.segment.start(whole.size)) as u32;
         let inside = offset(two.start) + 8;
         let commits = |from, to| whole.piece(from, to).0.commits;
+        // Padding that comes later tells nothing twice.
+        let length: [u8; 4] = whole.raw[offset(two.start) as usize..][..4].try_into().unwrap();
+        let unpadded = offset(two.start) + u32::from_le_bytes(length);
+        assert!(unpadded < offset(two.end), "the record is padded");
+        assert_eq!((commits(0, unpadded), commits(unpadded, offset(two.end))), (Some(2), Some(0)));
         assert_eq!(commits(0, inside), Some(1));
         assert_eq!(commits(inside, offset(two.end)), Some(1));
         assert_eq!(commits(0, offset(two.end)), Some(2));

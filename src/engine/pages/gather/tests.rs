@@ -123,7 +123,7 @@ async fn a_record_of_which_the_beginning_is_lost_is_a_hole_but_in_the_first_segm
     let carry = summarise(first, stage.log.size, &raw, &Carry::Unknown).unwrap().end.carry;
     let remember = |bytes: &[u8]| {
         let name = stage.segment(1).0.name(stage.log.size);
-        stage.scope.state.remember_carry(&stage.scope.source, &stage.incarnation, "none", &name, bytes).unwrap();
+        stage.scope.state.remember_carry(&stage.scope.source, &stage.incarnation, &name, bytes).unwrap();
     };
     remember(&carry.to_bytes());
     assert_eq!(stage.told(&stage.stretch(0, &[0])).len(), stage.pages as usize);

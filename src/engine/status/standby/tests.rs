@@ -3,6 +3,7 @@ use crate::base::{BackupId, BackupType, Lsn, TimelineId};
 use crate::engine::status::facts::StandbyFacts;
 use crate::engine::status::rpo::Exposure;
 use crate::engine::status::verdict::tests::facts;
+use crate::repo::evidence::{Phase, PhaseKind};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_unix_micros(1_800_000_000_000_000 + second * 1_000_000).unwrap()
@@ -38,6 +39,12 @@ fn state() -> StandbyState {
 fn judged(state: Result<StandbyState, String>, drills: bool) -> (StandbyReport, Option<Prediction>) {
     let mut facts = facts();
     facts.standby = Some(StandbyFacts { place: "/standby".to_owned(), state });
+    for kept in &mut facts.drills {
+        kept.evidence.phases.extend([
+            Phase { phase: PhaseKind::Replay, seconds: 2.0, bytes: Some(100 << 20) },
+            Phase { phase: PhaseKind::Promote, seconds: 1.0, bytes: None },
+        ]);
+    }
     if !drills {
         facts.drills.clear();
     }

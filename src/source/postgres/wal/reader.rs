@@ -205,8 +205,13 @@ impl<'a> SegmentReader<'a> {
         let halt = |fault| Halt { at, fault };
         let length = u32_at(self.bytes, from).ok_or(Fault::NoMoreBytes).and_then(check_length).map_err(halt)?;
         let room = WAL_PAGE_BYTES - from % WAL_PAGE_BYTES;
+        if self.bytes.len() < from + room.min(length as usize) {
+            let header = RecordHeader::parse(&self.bytes[from..]);
+            let checked = header.map_or(Ok(()), |header| header.check(at, self.previous, self.header.major_version));
+            return Err(halt(checked.err().unwrap_or(Fault::NoMoreBytes)));
+        }
         if length as usize > room {
-            let piece = self.bytes.get(from..from + room).ok_or(halt(Fault::NoMoreBytes))?;
+            let piece = &self.bytes[from..from + room];
             let mut partial = Partial::begin(at, length, std::mem::take(&mut self.assembled));
             partial.push(piece);
             self.check_header(&partial)?;
@@ -215,7 +220,7 @@ impl<'a> SegmentReader<'a> {
             return Ok(None);
         }
         let to = from + length as usize;
-        let record = self.bytes.get(from..to).ok_or(halt(Fault::NoMoreBytes))?;
+        let record = &self.bytes[from..to];
         let header = RecordHeader::parse(record).ok_or(halt(Fault::RecordLength(length)))?;
         header.check(at, self.previous, self.header.major_version).map_err(halt)?;
         header.check_checksum(crc32c::crc32c(&record[RECORD_HEADER_BYTES..]), record).map_err(halt)?;

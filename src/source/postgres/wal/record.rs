@@ -63,6 +63,12 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
+    /// One past its last byte, without the padding up to [`Record::end`]: whoever has the bytes up to here has all of it.
+    /// Not for a switch.
+    pub fn unpadded_end(&self) -> Lsn {
+        Lsn(self.end.0 - u64::from(self.total_length.wrapping_neg() % 8))
+    }
+
     /// Whether the whole body is at hand. Of very long records that nothing here interprets only the beginning is kept
     /// (see [`Partial`](super::Partial)).
     pub fn is_whole(&self) -> bool {
