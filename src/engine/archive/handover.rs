@@ -186,7 +186,7 @@ pub fn is_settled(stamp: &FileStamp, read: SystemTime) -> bool {
 enum Entry {
     /// It is stored, or will be: somebody waits for it, or soon will.
     Waiting,
-    Stored(Stored),
+    Stored(Box<Stored>),
     Failed(String),
 }
 
@@ -277,7 +277,7 @@ impl Ledger {
 
     fn forget(&self, file: &Path, stored: &Stored) {
         let mut state = self.state();
-        if matches!(state.entries.get(file), Some(Entry::Stored(known)) if known == stored) {
+        if matches!(state.entries.get(file), Some(Entry::Stored(known)) if **known == *stored) {
             state.entries.remove(file);
         }
     }
@@ -315,7 +315,7 @@ impl Ledger {
             return;
         }
         match outcome {
-            Ok(stored) => drop(state.entries.insert(file, Entry::Stored(stored))),
+            Ok(stored) => drop(state.entries.insert(file, Entry::Stored(Box::new(stored)))),
             Err(why) => {
                 // Those that nobody asked for are looked at when they are.
                 let unasked = std::mem::take(&mut state.ahead);

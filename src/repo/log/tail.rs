@@ -470,7 +470,7 @@ mod tests {
         }
         let whole = Piece { key: name.text(""), name, stored_bytes: 9, arrived: at(9_000) };
         assert_eq!(whole.waited(), Some(Duration::from_secs(100)), "not since then");
-        let all = [&pieces[..], &[whole.clone()]].concat();
+        let all = [&pieces[..], std::slice::from_ref(&whole)].concat();
         assert_eq!((reach(&all), cover(&all)), (80, vec![&whole]));
         assert_eq!(redundant(&all).count(), 8);
         let segment = as_segment(Segment { timeline: crate::base::TimelineId(1), number: 3 }, &all).unwrap();

@@ -313,8 +313,8 @@ impl Drop for Task {
     fn drop(&mut self) {
         let mut state = self.spool.state();
         // It was passed by meanwhile: nobody asks for it any more.
-        if state.slots.contains_key(&self.number) {
-            state.slots.insert(self.number, self.outcome.take().unwrap_or(Slot::Nothing));
+        if let Some(slot) = state.slots.get_mut(&self.number) {
+            *slot = self.outcome.take().unwrap_or(Slot::Nothing);
         }
         drop(state);
         self.spool.changed.notify_all();

@@ -364,10 +364,10 @@ impl<'w> Pump<'w> {
         };
         // What a server sent that is gone cannot be asked for again, and who asked to stop does not wait for it.
         let asks_again = self.stream.is_some() && self.closing != Some(Closing::Stop);
-        if let Some(refusal) = outcome.refused.take() {
-            if asks_again || matches!(refusal, Failure::Final(_)) {
-                return Err(refusal);
-            }
+        if let Some(refusal) = outcome.refused.take()
+            && (asks_again || matches!(refusal, Failure::Final(_)))
+        {
+            return Err(refusal);
         }
         for warning in &outcome.warnings {
             self.world.progress.warn(warning);
