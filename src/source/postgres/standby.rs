@@ -102,10 +102,11 @@ impl LocalServer {
     /// # Errors
     /// The last refusal.
     pub async fn session(&self, users: &[String]) -> Result<Session> {
-        let mut refused = Error::failed(format!("no server answers for {}", self.data.display()));
         if leader(&self.data)?.is_none() {
-            return Err(refused);
+            let runs = if self.is_running()? { "the server that runs on it is none of this host's" } else { "no server runs on it" };
+            return Err(Error::failed(format!("{runs}: {}", self.data.display())));
         }
+        let mut refused = Error::failed(format!("no server answers for {}", self.data.display()));
         let wanted = self.control()?.system_identifier;
         for address in self.addresses() {
             for user in users {
