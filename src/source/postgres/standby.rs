@@ -103,7 +103,8 @@ impl LocalServer {
     /// The last refusal.
     pub async fn session(&self, users: &[String]) -> Result<Session> {
         if leader(&self.data)?.is_none() {
-            let runs = if self.is_running()? { "the server that runs on it is none of this host's" } else { "no server runs on it" };
+            let runs =
+                if self.is_running()? { "the server that runs on it is none of this host's" } else { "no server runs on it" };
             return Err(Error::failed(format!("{runs}: {}", self.data.display())));
         }
         let mut refused = Error::failed(format!("no server answers for {}", self.data.display()));
