@@ -108,9 +108,52 @@ impl FromStr for BackupId {
     }
 }
 
-/// What a system identifier and major version name, `pg15-7312345678901234567`.
+/// What kind of system a source is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// A PostgreSQL cluster.
+    Postgres,
+    /// A SQLite database.
+    Sqlite,
+    /// A directory of files.
+    Directory,
+}
+
+impl Engine {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Postgres, Self::Sqlite, Self::Directory];
+
+    /// `postgres`, `sqlite` or `directory`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Sqlite => "sqlite",
+            Self::Directory => "directory",
+        }
+    }
+
+    /// For a sentence: `a SQLite database`.
+    pub fn with_article(self) -> &'static str {
+        match self {
+            Self::Postgres => "a PostgreSQL cluster",
+            Self::Sqlite => "a SQLite database",
+            Self::Directory => "a directory",
+        }
+    }
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One life of a source, in which positions of its log can be compared.
 ///
-/// `pg_upgrade` or a new `initdb` starts a new one; logs of two incarnations never mix.
+/// Of PostgreSQL it is what a system identifier and major version name, `pg15-7312345678901234567`: `pg_upgrade` or a new
+/// `initdb` starts a new one. Of what has no such number it is the moment in which its first backup was taken, in
+/// microseconds since 1970: `sqlite-1763674802123456`. Logs of two incarnations never mix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Incarnation(String);
 
@@ -118,6 +161,17 @@ impl Incarnation {
     /// The incarnation of a PostgreSQL cluster.
     pub fn postgres(major_version: u32, system_identifier: u64) -> Self {
         Self(format!("pg{major_version}-{system_identifier}"))
+    }
+
+    /// The incarnation of what has no number of its own, and was first backed up at `moment`.
+    pub fn dated(engine: Engine, moment: Timestamp) -> Self {
+        Self(format!("{engine}-{}", moment.unix_micros()))
+    }
+
+    /// What kind of system it is of; what no other engine's name begins with is PostgreSQL's.
+    pub fn engine(&self) -> Engine {
+        let is_of = |engine: &Engine| self.0.split_once('-').is_some_and(|(name, _)| name == engine.as_str());
+        Engine::ALL.into_iter().find(is_of).unwrap_or(Engine::Postgres)
     }
 
     /// The major version of a PostgreSQL cluster's incarnation; none of another engine's.

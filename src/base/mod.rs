@@ -23,7 +23,7 @@ pub use clock::Timestamp;
 pub use drill_level::DrillLevel;
 pub use error::{Error, ErrorKind, Result};
 pub use file_stamp::FileStamp;
-pub use ids::{BackupId, BackupType, Incarnation, SourceName};
+pub use ids::{BackupId, BackupType, Engine, Incarnation, SourceName};
 pub use job::Job;
 pub use position::{Lsn, Segment, SegmentSize, TimelineId};
 pub use relpath::RelPath;

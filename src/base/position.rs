@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::Timestamp;
+
 /// A log sequence number: a byte offset in the log. Shown as `A3/F1000028`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
@@ -20,6 +22,18 @@ impl Lsn {
     /// Bytes from `earlier` to here; zero when `earlier` is the later one.
     pub fn bytes_since(self, earlier: Lsn) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl Lsn {
+    /// The position of a moment, in a source that has no positions of its own: microseconds since 1970.
+    pub fn of_moment(moment: Timestamp) -> Self {
+        Self(u64::try_from(moment.unix_micros()).unwrap_or(0))
+    }
+
+    /// Undoes [`Lsn::of_moment`].
+    pub fn moment(self) -> Option<Timestamp> {
+        i64::try_from(self.0).ok().and_then(Timestamp::from_unix_micros)
     }
 }
 

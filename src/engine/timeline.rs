@@ -145,6 +145,10 @@ impl TimelinePath {
         if !self.contains(backup.timeline, backup.stop_lsn) {
             return false;
         }
+        // What has no log of its own while it is taken: a SQLite database, a directory.
+        if backup.start_lsn == backup.stop_lsn {
+            return true;
+        }
         let last_needed = backup.stop_lsn.0.saturating_sub(1) / self.size.bytes();
         let run = self.run_through(catalog, backup.start_lsn, last_needed);
         let reaches = run.segments.last().is_some_and(|last| last.number >= last_needed);
@@ -205,7 +209,8 @@ impl<'a> Runs<'a> {
 
     /// What the run from `start` on comes to.
     pub fn from(&self, start: Lsn) -> Reach {
-        let reach = |run: &Run, latest_end| Reach { end_lsn: run.end(self.path.size), missing: run.missing, latest_end };
+        let end = |run: &Run| run.end(self.path.size).max(start);
+        let reach = |run: &Run, latest_end| Reach { end_lsn: end(run), missing: run.missing, latest_end };
         let number = start.0 / self.path.size.bytes();
         let first = |run: &Run| run.segments.first().map_or(0, |first| first.number);
         let after = self.runs.partition_point(|(run, _)| first(run) <= number);

@@ -46,7 +46,8 @@ pub fn window<'a>(backups: impl Iterator<Item = &'a BackupSummary>, catalog: &Lo
         let stopped = Some(backup.stop_time).filter(|_| !backup.from_standby);
         let to = latest_end.max(stopped).unwrap_or(backup.stop_time);
         match window.intervals.last_mut() {
-            Some(interval) if interval.end_lsn == end_lsn => {
+            // Two moments with no log after them are not joined by what nobody knows.
+            Some(interval) if interval.end_lsn == end_lsn && end_lsn > backup.start_lsn => {
                 interval.from = interval.from.min(backup.stop_time);
                 interval.to = interval.to.max(to);
                 interval.backups.push(backup.id.clone());
@@ -74,5 +75,27 @@ impl Window {
     /// The first restorable moment after `time`.
     pub fn nearest_after(&self, time: Timestamp) -> Option<Timestamp> {
         self.intervals.iter().filter(|interval| interval.to > time).map(|interval| interval.from.max(time)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Engine, Incarnation, SegmentSize, TimelineId};
+
+    #[test]
+    fn backups_without_a_log_are_moments() {
+        let id = |hour: u32| format!("20261120T{hour:02}0000Z-full-aaaa");
+        let taken = |hour: u32| {
+            let moment = id(hour).parse::<BackupId>().unwrap().start();
+            let position = Lsn::of_moment(moment);
+            BackupSummary::sample_of(Incarnation::dated(Engine::Directory, moment), &id(hour), (position, position))
+        };
+        let (backups, catalog) = ([taken(1), taken(2)], LogCatalog::default());
+        let path = TimelinePath::to(TimelineId(1), &catalog, SegmentSize::DEFAULT).unwrap();
+        let window = window(backups.iter(), &catalog, &path);
+        assert!(window.unusable.is_empty());
+        let moments: Vec<_> = window.intervals.iter().map(|interval| (interval.from, interval.to)).collect();
+        assert_eq!(moments, backups.each_ref().map(|backup| (backup.stop_time, backup.stop_time)));
     }
 }

@@ -17,66 +17,11 @@ use serde::{Deserialize, Serialize};
 use super::keyring::Role;
 use super::log::{LogCut, LogRange};
 use super::signed::{self, Place, SignedError, Signer};
+pub use super::summary::BackupSummary;
 use super::{Repository, layout};
-use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, SegmentSize, SourceName, TimelineId, Timestamp};
+use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, SourceName, TimelineId, Timestamp};
 use crate::codec::Sha256Digest;
 use crate::store::{PutOutcome, list_all};
-
-/// What a commit entry says of its backup. No user data: times, positions, sizes, digests.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BackupSummary {
-    /// Its id.
-    pub id: BackupId,
-    /// Its type.
-    #[serde(rename = "type")]
-    pub backup_type: BackupType,
-    /// The backup it builds on; none for a full.
-    pub base: Option<BackupId>,
-    /// The source's incarnation.
-    pub incarnation: Incarnation,
-    /// Timeline on which it was taken.
-    pub timeline: TimelineId,
-    /// Redo LSN that the start returned: replay begins here.
-    pub start_lsn: Lsn,
-    /// LSN that replay must reach before the cluster is consistent.
-    pub stop_lsn: Lsn,
-    /// When it started, by the server's clock.
-    pub start_time: Timestamp,
-    /// When it stopped, by the server's clock: every moment from here on is restorable from it.
-    pub stop_time: Timestamp,
-    /// WAL segment size.
-    pub segment_bytes: SegmentSize,
-    /// Whether it was taken from a standby.
-    pub from_standby: bool,
-    /// Server version number, `150018`.
-    pub server_version: u32,
-    /// Whether data checksums were on.
-    pub data_checksums: bool,
-    /// `wal_log_hints` at the start.
-    pub wal_log_hints: bool,
-    /// `wal_level` at the start.
-    pub wal_level: String,
-    /// Whether the packs and the manifest are encrypted.
-    pub encrypted: bool,
-    /// Files, directories and links.
-    pub entries: u64,
-    /// Bytes in the restored tree.
-    pub raw_bytes: u64,
-    /// Bytes of packs and manifest as stored by this backup.
-    pub stored_bytes: u64,
-    /// Number of packs.
-    pub packs: u32,
-    /// SHA-256 of `packs.jsonl`.
-    pub packs_sha256: Sha256Digest,
-    /// SHA-256 of the stored manifest.
-    pub manifest_sha256: Sha256Digest,
-    /// Length of the stored manifest.
-    pub manifest_bytes: u64,
-    /// Pages that failed their checksum and stayed bad.
-    pub bad_pages: u64,
-    /// Seconds from start to commit, by this host's clock.
-    pub duration_seconds: f64,
-}
 
 /// An expiry: from here on these backups are gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -540,41 +485,6 @@ pub async fn append_decided(
     }
     Err(Error::busy(format!("cannot commit to {source}: other writers took {ATTEMPTS} numbers in a row"))
         .hint(format!("lifeboat list {source}   shows who writes")))
-}
-
-#[cfg(test)]
-impl BackupSummary {
-    /// A full backup of timeline 1 from `start_lsn` to `stop_lsn`, for tests that change what they are about.
-    pub(crate) fn sample(id: &str, (start_lsn, stop_lsn): (Lsn, Lsn)) -> Self {
-        let id: BackupId = id.parse().expect("a backup id");
-        Self {
-            backup_type: BackupType::Full,
-            base: None,
-            incarnation: Incarnation::postgres(15, 1),
-            timeline: TimelineId(1),
-            start_lsn,
-            stop_lsn,
-            start_time: id.start(),
-            stop_time: id.start(),
-            id,
-            segment_bytes: SegmentSize::DEFAULT,
-            from_standby: false,
-            server_version: 150_000,
-            data_checksums: true,
-            wal_log_hints: false,
-            wal_level: "replica".to_owned(),
-            encrypted: false,
-            entries: 0,
-            raw_bytes: 0,
-            stored_bytes: 0,
-            packs: 0,
-            packs_sha256: Sha256Digest::of(b""),
-            manifest_sha256: Sha256Digest::of(b""),
-            manifest_bytes: 0,
-            bad_pages: 0,
-            duration_seconds: 0.0,
-        }
-    }
 }
 
 #[cfg(test)]

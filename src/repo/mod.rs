@@ -33,6 +33,7 @@ pub mod resume;
 pub mod run_claim;
 pub mod run_record;
 pub mod signed;
+mod summary;
 
 pub use commit::{BackupSummary, CommitLog, Tombstone};
 pub use keyring::{KeyEntry, Keyring, Role};

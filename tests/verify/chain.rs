@@ -12,7 +12,7 @@ use lifeboat::codec::frame::FRAME_RAW_BYTES;
 use lifeboat::codec::{FrameDigest, Sha256Digest, frame};
 use lifeboat::engine::{Scope, Writing, archive};
 use lifeboat::repo::backup;
-use lifeboat::repo::manifest::{FileKind, FileLine, Header, ManifestWriter, PATCH_PAGE_BYTES, Patch, PostgresFacts};
+use lifeboat::repo::manifest::{Facts, FileKind, FileLine, Header, ManifestWriter, PATCH_PAGE_BYTES, Patch, PostgresFacts};
 use lifeboat::repo::pack::{FrameRef, PackBuilder, PackLine};
 use lifeboat::repo::{BackupSummary, commit, layout};
 
@@ -240,7 +240,7 @@ impl<'a> Maker<'a> {
             owners,
             users: BTreeMap::new(),
             groups: BTreeMap::new(),
-            postgres: PostgresFacts::default(),
+            facts: Facts::Postgres(PostgresFacts::default()),
         };
         let base = base.map(|base| self.ids[base].clone());
         let summary = BackupSummary {

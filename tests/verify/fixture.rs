@@ -12,7 +12,7 @@ use lifeboat::codec::encrypt::Recipient;
 use lifeboat::codec::{FrameDigest, Sha256Digest, frame};
 use lifeboat::engine::{Scope, Writing, archive};
 use lifeboat::repo::backup::{self, Begin};
-use lifeboat::repo::manifest::{FileKind, FileLine, Header, ManifestWriter, PostgresFacts};
+use lifeboat::repo::manifest::{Facts, FileKind, FileLine, Header, ManifestWriter, PostgresFacts};
 use lifeboat::repo::pack::{FrameRef, PackBuilder, PackLine};
 use lifeboat::repo::{BackupSummary, Repository, Signer, commit, layout};
 use lifeboat::store::{self, Store};
@@ -223,7 +223,7 @@ fn header(id: &BackupId) -> Header {
         owners: vec![id.clone()],
         users: Default::default(),
         groups: Default::default(),
-        postgres: PostgresFacts::default(),
+        facts: Facts::Postgres(PostgresFacts::default()),
     }
 }
 

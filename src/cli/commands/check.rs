@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::base::{Error, Result};
 use crate::cli::args::CheckArgs;
-use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceKind, SourceSettings, policies};
+use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceSettings, policies};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -83,7 +83,7 @@ async fn findings(
     chosen: &RepositorySettings,
     probes: &mut Probes,
 ) -> Result<Vec<Finding>> {
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let postgres = source.postgres("check")?;
     let layers = scope::layers(context, chosen, Use::Brief);
     let scope = match scope::open(context, settings, chosen, &source.name, &layers).await {
         Ok(scope) => scope,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{Error, Result, SourceName, Timestamp, durable};
 use crate::cli::args::PromoteArgs;
-use crate::cli::config::{Settings, SourceKind, StandbyPlace};
+use crate::cli::config::{Settings, StandbyPlace};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::restoring::{self, Plan, Wanted};
@@ -101,7 +101,7 @@ async fn place(args: &PromoteArgs, settings: &Settings) -> Result<(SourceName, P
         return Ok((source, dir));
     }
     let Some(source) = &args.source else { return Err(Error::usage("say which standby: its source, or --dir DIR")) };
-    let SourceKind::Postgres(postgres) = &settings.source(source)?.kind;
+    let postgres = settings.source(source)?.postgres("promote")?;
     match &postgres.standby {
         Some(StandbyPlace::Directory(dir)) => Ok((source.clone(), dir.clone())),
         Some(StandbyPlace::Server(conninfo)) => Ok((source.clone(), directory_of(conninfo, source).await?)),
@@ -131,8 +131,7 @@ fn users(settings: &Settings, source: &SourceName, directory: &Path) -> Result<V
         parsed.config.get_user().map(str::to_owned)
     };
     let mut users = Vec::new();
-    if let Ok(found) = settings.source(source) {
-        let SourceKind::Postgres(postgres) = &found.kind;
+    if let Ok(postgres) = settings.source(source).and_then(|found| found.postgres("promote")) {
         if let Some(StandbyPlace::Server(conninfo)) = &postgres.standby {
             users.extend(user(conninfo));
         }
@@ -253,8 +252,7 @@ impl Promotion<'_> {
 
     /// Two servers that take writes contradict each other.
     async fn check_source(&mut self) -> Result<()> {
-        let Ok(found) = self.settings.source(self.source) else { return Ok(()) };
-        let SourceKind::Postgres(postgres) = &found.kind;
+        let Ok(postgres) = self.settings.source(self.source).and_then(|found| found.postgres("promote")) else { return Ok(()) };
         let conninfo = postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo);
         let living = match ask_source(conninfo, &self.standby.marker.incarnation).await {
             SourceState::IsNone => return Ok(()),

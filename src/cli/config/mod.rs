@@ -18,8 +18,8 @@ use crate::engine::drill::run::IDENTITY_VARIABLE;
 pub use identities::parse as parse_identities;
 pub use resolve::flush;
 pub use settings::{
-    BackupSettings, Contact, Encryption, PostgresSettings, RepositorySettings, RunSettings, Sealing, Settings, SourceKind,
-    SourceSettings, StandbyPlace,
+    BackupSettings, Contact, DirectorySettings, Encryption, PostgresSettings, RepositorySettings, RunSettings, Sealing, Settings,
+    SourceKind, SourceSettings, SqliteSettings, StandbyPlace,
 };
 
 /// What of the process's environment decides where files are.

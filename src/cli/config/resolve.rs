@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::Environment;
 use super::settings::{
-    BackupSettings, Contact, Copies, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings,
-    StandbyPlace,
+    BackupSettings, Contact, Copies, DirectorySettings, Encryption, PostgresSettings, RepositorySettings, Settings, SourceKind,
+    SourceSettings, SqliteSettings, StandbyPlace,
 };
 use crate::base::document::{Document, Found, Table, beside, nearest};
 use crate::base::units::{parse_duration, parse_rate};
-use crate::base::{Error, Result, SourceName};
+use crate::base::{Engine, Error, Result, SourceName};
 use crate::codec::Sha256Digest;
 use crate::engine::backup::plan::LARGEST_PACK_BYTES;
 use crate::engine::lease::Terms;
@@ -200,15 +200,24 @@ impl Reader<'_, '_> {
     /// `None` after a complaint; then the other keys, which depend on the kind, are not looked at.
     fn source_kind(&self, name: &str, table: &Table<'_, '_>) -> Option<SourceKind> {
         let kind = table.required_string("kind", "kind = \"postgres\"")?;
-        if kind.value != "postgres" {
-            let hint = nearest(&kind.value, ["postgres"].into_iter()).map(|near| format!("did you mean '{near}'?"));
-            let message = format!("'{}' is not a kind of source; this version knows postgres", kind.value);
-            self.document.complain(&kind.span, message, hint);
-            return None;
+        match Engine::ALL.into_iter().find(|engine| engine.as_str() == kind.value) {
+            Some(Engine::Postgres) => Some(SourceKind::Postgres(self.postgres(name, table))),
+            Some(Engine::Sqlite) => self.sqlite(table).map(SourceKind::Sqlite),
+            Some(Engine::Directory) => self.directory(table).map(SourceKind::Directory),
+            None => {
+                let known = Engine::ALL.map(Engine::as_str);
+                let hint = nearest(&kind.value, known.into_iter()).map(|near| format!("did you mean '{near}'?"));
+                let message = format!("'{}' is not a kind of source; this version knows {}", kind.value, known.join(", "));
+                self.document.complain(&kind.span, message, hint);
+                None
+            }
         }
+    }
+
+    fn postgres(&self, name: &str, table: &Table<'_, '_>) -> PostgresSettings {
         let conninfo = table.required_string("conninfo", "conninfo = \"host=/var/run/postgresql\"");
         let timeout_seconds = table.integer("archive_timeout_seconds", 1..=7 * 86_400, "seconds");
-        Some(SourceKind::Postgres(PostgresSettings {
+        PostgresSettings {
             conninfo: conninfo.map(|found| found.value).unwrap_or_default(),
             primary_conninfo: table.string("primary_conninfo").map(|found| found.value),
             data_directory: table.string("data_directory").map(|found| self.path(&found)),
@@ -216,7 +225,22 @@ impl Reader<'_, '_> {
             archive_timeout: Duration::from_secs(timeout_seconds.unwrap_or(DEFAULT_ARCHIVE_TIMEOUT_SECONDS)),
             slot: self.slot(table).unwrap_or_else(|| default_slot(name)),
             flush: self.flush(table).unwrap_or(DEFAULT_FLUSH),
-        }))
+        }
+    }
+
+    /// `None` after a complaint.
+    fn sqlite(&self, table: &Table<'_, '_>) -> Option<SqliteSettings> {
+        let path = table.required_string("path", "path = \"/var/lib/app/app.db\"").map(|found| self.path(&found));
+        let flush = self.flush(table).unwrap_or(DEFAULT_FLUSH);
+        Some(SqliteSettings { path: path?, flush })
+    }
+
+    /// `None` after a complaint.
+    fn directory(&self, table: &Table<'_, '_>) -> Option<DirectorySettings> {
+        let path = table.required_string("path", "path = \"/srv/documents\"").map(|found| self.path(&found));
+        let exclude = table.strings("exclude").map(|rules| rules.value.into_iter().map(|rule| rule.value).collect());
+        let one_file_system = table.boolean("one_file_system").unwrap_or(false);
+        Some(DirectorySettings { path: path?, exclude: exclude.unwrap_or_default(), one_file_system })
     }
 
     /// A connection string has `=` or is a URL; what is neither is a directory, relative to the file.

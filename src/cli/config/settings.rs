@@ -8,7 +8,7 @@ use std::time::Duration;
 use age::x25519::Recipient;
 
 use crate::base::document::nearest;
-use crate::base::{Error, Result, SourceName};
+use crate::base::{Engine, Error, Result, SourceName};
 use crate::codec::Sha256Digest;
 use crate::policy::cron::Cron;
 use crate::store::StoreOptions;
@@ -120,6 +120,41 @@ pub struct Copies {
 pub enum SourceKind {
     /// A PostgreSQL cluster.
     Postgres(PostgresSettings),
+    /// A SQLite database.
+    Sqlite(SqliteSettings),
+    /// A directory of files.
+    Directory(DirectorySettings),
+}
+
+impl SourceKind {
+    /// What kind it is.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Postgres(_) => Engine::Postgres,
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Directory(_) => Engine::Directory,
+        }
+    }
+}
+
+/// What a SQLite source needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqliteSettings {
+    /// The database file.
+    pub path: PathBuf,
+    /// Longest time that a commit waits before it is stored, while its log is followed.
+    pub flush: Duration,
+}
+
+/// What a directory needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectorySettings {
+    /// The directory.
+    pub path: PathBuf,
+    /// What is left out, as gitignore lines.
+    pub exclude: Vec<String>,
+    /// Leave out what other file systems hold that are mounted below.
+    pub one_file_system: bool,
 }
 
 /// What a PostgreSQL source needs.
@@ -173,6 +208,20 @@ pub struct RunSettings {
     pub expire: Cron,
     /// How many backups may run at one time, over all sources, and as many drills beside them.
     pub jobs_at_once: usize,
+}
+
+impl SourceSettings {
+    /// What it needs as a PostgreSQL source; `verb` is what only those know, such as `archive push`.
+    ///
+    /// # Errors
+    /// A usage error that says what the source is instead.
+    pub fn postgres(&self, verb: &str) -> Result<&PostgresSettings> {
+        match &self.kind {
+            SourceKind::Postgres(postgres) => Ok(postgres),
+            other => Err(Error::usage(format!("{} is {}", self.name, other.engine().with_article()))
+                .detail("not for it", format!("{verb} is for PostgreSQL clusters"))),
+        }
+    }
 }
 
 impl Settings {

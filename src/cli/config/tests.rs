@@ -82,7 +82,7 @@ fn a_complete_file_is_resolved_with_paths_beside_it() {
     assert!(matches!(settings.sealing(), Ok(Sealing::To([recipient])) if recipient.to_string() == RECIPIENT));
     let source = settings.source(&"orders".parse().unwrap()).ok().unwrap();
     assert_eq!((source.policy.as_deref(), source.repositories.as_slice()), (Some("gold"), &["far".to_owned()][..]));
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let SourceKind::Postgres(postgres) = &source.kind else { panic!() };
     assert_eq!(postgres.conninfo, "host=/run/postgresql password=secret");
     assert_eq!(postgres.archive_timeout.as_secs(), 60);
     let lease_ttl = std::time::Duration::from_secs(30);
@@ -99,7 +99,7 @@ fn defaults_are_filled_in_but_encryption_is_never_off_by_default() {
     let settings = parse_text(text).ok().unwrap();
     assert_eq!(settings.state_dir, Path::new("/home/op/.local/state/lifeboat"));
     let source = settings.source(&"a".parse().unwrap()).ok().unwrap();
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let SourceKind::Postgres(postgres) = &source.kind else { panic!() };
     assert_eq!((source.repositories.as_slice(), postgres.archive_timeout.as_secs()), (&["main".to_owned()][..], 300));
     assert!((1..=4).contains(&settings.backup.workers));
     assert_eq!((settings.backup.compression_level, settings.backup.pack_size_bytes), (3, None));

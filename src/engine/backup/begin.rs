@@ -44,19 +44,8 @@ pub(super) async fn begin(
     if let Some(resumed) = resume::look(scope, writing, decision, audit, moment).await? {
         return Ok(resumed);
     }
-    let id = BackupId::fresh(moment.host_time, decision.backup_type);
-    let begin = Begin {
-        id: id.clone(),
-        base: decision.base.as_ref().map(|base| base.id.clone()),
-        host: host_name(),
-        process: std::process::id(),
-        lease_token,
-        started: Timestamp::now(),
-        log_start: Some(LogFloor { incarnation: moment.incarnation.clone(), lsn: moment.start_lsn }),
-    };
-    backup::begin(&scope.repository, &scope.source, &writing.signer, &begin).await?;
-    killpoint::reach("backup.begun");
-    let seal = backup::store_key(&scope.repository, &scope.source, &id, writing.recipients.as_deref()).await?;
+    let log_start = LogFloor { incarnation: moment.incarnation.clone(), lsn: moment.start_lsn };
+    let (id, seal) = announce(scope, writing, lease_token, decision, &log_start, moment.host_time).await?;
     let resume = resume::remember(scope, writing, decision, moment, &id, &seal)?;
     let numbers = PackNumbers::beside(std::iter::empty());
     Ok(Begun { id, seal, numbers, packs: Vec::new(), earlier: None, resume, note: None })

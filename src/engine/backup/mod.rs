@@ -8,6 +8,7 @@ mod begin;
 mod collect;
 mod compare;
 mod copy;
+pub(in crate::engine) mod draft;
 mod how;
 mod late;
 mod packs;

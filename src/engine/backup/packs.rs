@@ -26,7 +26,7 @@ pub(super) async fn store_while<T: Send + 'static>(
     suffix: &'static str,
     mut work: JoinHandle<Result<T>>,
     mut packs: mpsc::Receiver<FinishedPack>,
-    resume: &ResumeDir,
+    resume: Option<&ResumeDir>,
 ) -> Result<(T, Vec<PackLine>)> {
     let mut lines = Vec::new();
     let mut puts: JoinSet<Result<PackLine>> = JoinSet::new();
@@ -37,7 +37,7 @@ pub(super) async fn store_while<T: Send + 'static>(
             Some(line) = puts.join_next() => match joined(line) {
                 Ok(line) => {
                     // Not noted is not lost: the next run looks at what is stored.
-                    let _ = resume.note_pack(&line);
+                    let _ = resume.map(|resume| resume.note_pack(&line));
                     lines.push(line);
                 }
                 Err(error) => {

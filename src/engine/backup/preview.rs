@@ -47,7 +47,7 @@ pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> 
     let mut walk = WalkOptions::new(server.info.major, &server.control);
     walk.stats_temp_directory = server.info.stats_temp_directory.clone();
     let Total { entries, raw_bytes } = total(&server.data_directory, &walk)?;
-    let pack_bytes = pack_bytes(options, raw_bytes);
+    let pack_bytes = pack_bytes(options.pack_bytes, raw_bytes);
     let now = server.session.clock().await?;
     let moment = Moment {
         info: &server.info,

@@ -20,14 +20,14 @@ use super::base::{self, Chosen, Moment, OpenBase};
 use super::begin::begin;
 use super::collect::base_line;
 use super::copy::{Base, Copied, copy};
+use super::draft::{Draft, leased};
 use super::how::{self, Detection, Reading};
 use super::late::{control_entry, late_entries};
-use super::packs::{joined, ordered, put_new, store_while};
-use super::plan::{self, Decision, Wish};
-use super::pool::{BUDGET_BYTES, PackNumbers, Pool};
+use super::packs::joined;
+use super::plan::{self, Wish};
 use super::prepare::{Server, examine, prepare};
 use super::wait::{Wanted, wait_for_log};
-use super::worker::{FinishedPack, Shared, Stored, Worker};
+use super::worker::{Stored, Worker};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, BackupType, Error, ErrorKind, Incarnation, Lsn, Result, TimelineId, Timestamp, killpoint};
@@ -40,7 +40,7 @@ use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::commit::{self, Author, BackupSummary, CommitLog, Committed};
 use crate::repo::expiry::Marks;
 use crate::repo::host_state::Scratch;
-use crate::repo::manifest::{Header, PostgresFacts};
+use crate::repo::manifest::{Facts, Header, PostgresFacts};
 use crate::repo::pack::PackLine;
 use crate::repo::resume::ResumeDir;
 use crate::repo::{Role, layout, signed};
@@ -100,30 +100,20 @@ pub struct BackupReport {
     pub read_bytes: u64,
 }
 
-/// A backup being taken.
+/// A backup of a cluster being taken.
 struct Run<'a> {
-    scope: &'a Scope,
-    writing: &'a Writing,
+    draft: Draft<'a>,
     options: &'a BackupOptions,
-    held: Option<&'a Held>,
-    progress: Arc<dyn Progress>,
-    cancel: Cancel,
-    id: BackupId,
-    seal: Seal,
-    numbers: Arc<PackNumbers>,
-    resume: ResumeDir,
-    decision: Decision,
     detection: Option<Detection>,
     read_bytes: u64,
-    incarnation: Incarnation,
     info: ServerInfo,
     data_directory: PathBuf,
     /// This host's clock before the backup was started on the server.
     host_time: Timestamp,
-    began: Instant,
     scratch: Scratch,
     pack_bytes: u64,
-    warnings: Vec<String>,
+    /// The copied lines, which an interrupted run leaves to the next.
+    spill: PathBuf,
 }
 
 /// Takes one backup.
@@ -139,36 +129,14 @@ pub async fn run(
 ) -> Result<BackupReport> {
     let _lock = scope.state.lock_backup(&scope.source)?;
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
-    let Some(terms) = options.lease else { return under_lease(scope, writing, options, None, progress, cancel).await };
-    // What cannot be backed up must not keep another host from it, nor leave a trace. Looked at again afterwards, for
-    // the wait may be long.
-    drop(examine(scope, options).await?);
-    progress.phase("taking the lease", None);
-    let held = lease::acquire(scope, &writing.signer, "backup", terms, &cancel).await?;
-    killpoint::reach("backup.leased");
-    // Told to stop by the operator, or because another run took the lease: there is nothing to commit then.
-    let stop = Cancel::new();
-    let outcome = {
-        let work = under_lease(scope, writing, options, Some(&held), progress, stop.clone());
-        let told = async {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = held.lost() => {}
-            }
-            stop.cancel();
-            std::future::pending::<Infallible>().await
-        };
-        tokio::select! {
-            outcome = work => outcome,
-            never = told => match never {},
-        }
-    };
-    let outcome = match (outcome, held.check_not_lost()) {
-        (Err(error), Err(lost)) if error.kind() == ErrorKind::Interrupted && !cancel.is_cancelled() => Err(lost),
-        (outcome, _) => outcome,
-    };
-    held.release().await;
-    outcome
+    if options.lease.is_some() {
+        // What cannot be backed up must not keep another host from it, nor leave a trace. Looked at again afterwards, for
+        // the wait may be long.
+        drop(examine(scope, options).await?);
+    }
+    let work =
+        async |held: Option<&Held>, cancel| under_lease(scope, writing, options, held, Arc::clone(&progress), cancel).await;
+    leased((scope, writing), options.lease, &progress, cancel, work).await
 }
 
 /// Takes a backup while `held` is held.
@@ -211,28 +179,33 @@ async fn under_lease(
     let token = held.map_or(0, Held::token);
     let begun = begin(scope, writing, &decision, audit, &moment, token).await?;
     warnings.extend(begun.note);
-    let run = Run {
+    let spill = begun.resume.lines_path();
+    let draft = Draft {
         scope,
         writing,
-        options,
         held,
         progress,
         cancel,
         id: begun.id,
         seal: begun.seal,
         numbers: Arc::new(begun.numbers),
-        resume: begun.resume,
         decision,
+        incarnation,
+        began,
+        warnings,
+        resume: Some(begun.resume),
+    };
+    let run = Run {
+        draft,
+        options,
         detection,
         read_bytes: 0,
-        incarnation,
         info,
         data_directory,
         host_time,
-        began,
         scratch: scope.state.scratch()?,
-        pack_bytes: pack_bytes(options, 0),
-        warnings,
+        pack_bytes: pack_bytes(options.pack_bytes, 0),
+        spill,
     };
     run.take(running, primary, &control, facts, (begun.packs, begun.earlier), base).await
 }
@@ -298,8 +271,8 @@ impl Run<'_> {
         let mut options = WalkOptions::new(self.info.major, control);
         options.stats_temp_directory = self.info.stats_temp_directory.clone();
         let raw_bytes = total(&self.data_directory, &options)?.raw_bytes;
-        self.pack_bytes = pack_bytes(self.options, raw_bytes);
-        self.progress.phase("copying", Some(raw_bytes));
+        self.pack_bytes = pack_bytes(self.options.pack_bytes, raw_bytes);
+        self.draft.progress.phase("copying", Some(raw_bytes));
         let walk = Walk::new(&self.data_directory, options)?;
         let (owners, since, base) = match base {
             Some(OpenBase { summary, owners, copied }) => (owners, summary.start_lsn, Some(copied)),
@@ -322,51 +295,36 @@ impl Run<'_> {
         let late = late_entries(control, &stopped, &self.info)?;
         let (late, late_packs) = self.store_late(late).await?;
         packs.extend(late_packs);
-        let packs = ordered(packs)?;
 
         self.wait_for_log(since, &stopped, &session).await?;
         killpoint::reach("backup.archived");
-        if let Err(error) = archive::push::flush_index(self.scope, self.writing, &self.incarnation).await {
-            self.warnings.push(format!("digests of the newest segments are not signed yet: {}", error.summary()));
+        if let Err(error) = archive::push::flush_index(self.draft.scope, self.draft.writing, &self.draft.incarnation).await {
+            self.draft.warnings.push(format!("digests of the newest segments are not signed yet: {}", error.summary()));
         }
 
         for skipped in &copied.skipped {
-            self.warnings.push(format!("{} was not stored: {}", skipped.path, skipped.what));
+            self.draft.warnings.push(format!("{} was not stored: {}", skipped.path, skipped.what));
         }
-        let header = self.header(facts, &copied, owners);
+        let header = self.header(facts, &copied, &owners);
         let owners = header.owners.clone();
         let assembled = self.assemble(header, copied.collected.entries, late).await?;
         self.judge_pages(&assembled)?;
-        self.progress.phase("committing", None);
-        let packs_sha256 = self.store_lists(&packs, &assembled).await?;
+        self.draft.progress.phase("committing", None);
+        let (packs, packs_sha256) = self.draft.store_lists(packs, &assembled.path).await?;
         let summary = self.summary(&started, &stopped, &assembled, &packs, packs_sha256);
         self.commit(summary, &assembled, owners).await
     }
 
-    /// What the copying threads share.
-    fn shared(&self, checksums: bool) -> (Shared, mpsc::Receiver<FinishedPack>) {
-        let (sender, receiver) = mpsc::channel(1);
-        let shared = Shared {
-            pool: Pool::new(self.seal.clone(), self.pack_bytes, BUDGET_BYTES, Arc::clone(&self.numbers), sender),
-            compression_level: self.writing.compression_level,
-            checksums,
-            progress: Arc::clone(&self.progress),
-            cancel: self.cancel.clone(),
-            read_bytes: AtomicU64::new(0),
-        };
-        (shared, receiver)
-    }
-
     /// Copies on dedicated threads while this task stores the finished packs.
     async fn copy_and_store(&self, walk: Walk, bases: Vec<Base>) -> Result<(Copied, Vec<PackLine>)> {
-        let (shared, packs) = self.shared(self.info.data_checksums);
-        let (workers, spill) = (self.options.workers, self.resume.lines_path());
+        let (shared, packs) = self.draft.shared(self.pack_bytes, self.info.data_checksums);
+        let (workers, spill) = (self.options.workers, self.spill.clone());
         let copying = tokio::task::spawn_blocking(move || copy(walk, bases, &shared, workers, &spill));
-        store_while(self.scope, &self.id, self.seal.suffix(), copying, packs, &self.resume).await
+        self.draft.store_while(copying, packs).await
     }
 
     async fn store_late(&self, late: Vec<(Entry, Vec<u8>)>) -> Result<(Vec<BaseLine>, Vec<PackLine>)> {
-        let (shared, packs) = self.shared(false);
+        let (shared, packs) = self.draft.shared(self.pack_bytes, false);
         let work = tokio::task::spawn_blocking(move || {
             let mut worker = Worker::new(&shared)?;
             let mut lines = Vec::new();
@@ -377,39 +335,33 @@ impl Run<'_> {
             shared.pool.fill_holes()?;
             Ok(lines)
         });
-        store_while(self.scope, &self.id, self.seal.suffix(), work, packs, &self.resume).await
+        self.draft.store_while(work, packs).await
     }
 
     /// Waits for the log from `since`: the start, or that of the base, without which nobody knows what changed in between.
     async fn wait_for_log(&self, since: Lsn, stopped: &Stopped, session: &Session) -> Result<()> {
         let size = self.info.wal_segment_size;
         let wanted = Wanted {
-            incarnation: self.incarnation.clone(),
+            incarnation: self.draft.incarnation.clone(),
             first: since.0 / size.bytes(),
             last: stopped.stop_segment,
             size,
             timeout: self.options.archive_timeout,
         };
-        wait_for_log(self.scope, &wanted, session, self.progress.as_ref(), &self.cancel).await
+        wait_for_log(self.draft.scope, &wanted, session, self.draft.progress.as_ref(), &self.draft.cancel).await
     }
 
-    fn header(&self, postgres: PostgresFacts, copied: &Copied, owners: Vec<BackupId>) -> Header {
+    fn header(&self, postgres: PostgresFacts, copied: &Copied, owners: &[BackupId]) -> Header {
         Header {
-            format: signed::FORMAT,
-            backup: self.id.clone(),
-            backup_type: self.decision.backup_type,
-            source: self.scope.source.clone(),
-            incarnation: self.incarnation.clone(),
-            owners: [vec![self.id.clone()], owners].concat(),
             users: accounts::user_names(&copied.collected.uids),
             groups: accounts::group_names(&copied.collected.gids),
-            postgres,
+            ..self.draft.header(Facts::Postgres(postgres), owners)
         }
     }
 
     async fn assemble(&self, header: Header, entries: u64, late: Vec<BaseLine>) -> Result<Assembled> {
-        let (scratch, spill) = (self.scratch.path().to_owned(), self.resume.lines_path());
-        let (seal, level) = (self.seal.clone(), self.writing.compression_level);
+        let (scratch, spill) = (self.scratch.path().to_owned(), self.spill.clone());
+        let (seal, level) = (self.draft.seal.clone(), self.draft.writing.compression_level);
         let unlogged = UnloggedNow::new(self.data_directory.clone());
         let assembling =
             tokio::task::spawn_blocking(move || assemble(&scratch, &header, (&spill, entries), late, unlogged, &seal, level));
@@ -419,26 +371,26 @@ impl Run<'_> {
     /// A page that changed and that change detection did not find: an audit ends here, any other backup holds the page.
     async fn judge_detection(&mut self, copied: &Copied) -> Result<()> {
         let missed = &copied.collected.missed;
-        let base = self.decision.base.as_ref().map(|base| &base.id);
+        let base = self.draft.decision.base.as_ref().map(|base| &base.id);
         // The finding first: evidence of it is stored whatever becomes of this host's directories.
-        if let Err(found) = audit::judge_log(self.scope, self.writing, missed, base).await {
+        if let Err(found) = audit::judge_log(self.draft.scope, self.draft.writing, missed, base).await {
             return Err(self.forget_stored(found));
         }
         if missed.pages == 0 {
             return Ok(());
         }
-        let source = &self.scope.source;
+        let source = &self.draft.scope.source;
         let evidence: Vec<String> = missed.evidence.iter().map(|(path, page)| format!("{path}, page {page}")).collect();
         // An audit that nobody asked for is one of the log; what LSNs miss is the warning that it always is.
         if self.options.reading.audit {
             let found = Error::damaged(format!("change detection missed {} changed pages of {source}", missed.pages))
                 .detail("pages", evidence.join("\n"))
-                .detail("base", self.decision.base.as_ref().map_or_else(String::new, |base| base.id.to_string()))
+                .detail("base", self.draft.decision.base.as_ref().map_or_else(String::new, |base| base.id.to_string()))
                 .hint(format!("lifeboat backup {source} --type full   depends on no change detection; take it now"))
                 .hint("diffs and incrs since the last full may lack these changes: tell the makers of lifeboat");
             return Err(self.forget_stored(found));
         }
-        self.warnings.push(format!(
+        self.draft.warnings.push(format!(
             "{} pages changed without moving their LSN, first {}: this backup holds them; lifeboat backup {source} --type full \
              depends on no LSN",
             missed.pages,
@@ -450,7 +402,7 @@ impl Run<'_> {
     /// Nothing is gone on with that was stored by a detection that misses changes; where that cannot be removed, `found`
     /// says so.
     fn forget_stored(&self, found: Error) -> Error {
-        match self.resume.clear() {
+        match self.draft.resume.as_ref().map_or(Ok(()), ResumeDir::clear) {
             Ok(()) => found,
             Err(error) => found.detail("not removed", error.summary()),
         }
@@ -461,26 +413,16 @@ impl Run<'_> {
         if bad == 0 {
             return Ok(());
         }
-        let message =
-            format!("{bad} pages of {} fail their checksum and did not change while they were read again", self.scope.source);
+        let message = format!(
+            "{bad} pages of {} fail their checksum and did not change while they were read again",
+            self.draft.scope.source
+        );
         if self.options.fail_on_bad_pages {
             return Err(Error::damaged(message)
                 .hint("find them with amcheck or pg_checksums; the backup before this one may hold them intact"));
         }
-        self.warnings.push(format!("{message}; the backup holds them as they are"));
+        self.draft.warnings.push(format!("{message}; the backup holds them as they are"));
         Ok(())
-    }
-
-    /// Stores `packs.jsonl` and the manifest; returns the digest of the former.
-    async fn store_lists(&self, packs: &[PackLine], assembled: &Assembled) -> Result<Sha256Digest> {
-        let text = backup::packs_text(packs);
-        let sha256 = Sha256Digest::of(&text);
-        let (source, id) = (&self.scope.source, &self.id);
-        put_new(self.scope, &layout::packs_list(source, id), text.into()).await?;
-        killpoint::reach("backup.packs-listed");
-        put_new(self.scope, &layout::manifest(source, id, self.seal.suffix()), Body::File(assembled.path.clone())).await?;
-        killpoint::reach("backup.manifest-stored");
-        Ok(sha256)
     }
 
     fn summary(
@@ -493,10 +435,10 @@ impl Run<'_> {
     ) -> BackupSummary {
         let info = &self.info;
         BackupSummary {
-            id: self.id.clone(),
-            backup_type: self.decision.backup_type,
-            base: self.decision.base.as_ref().map(|base| base.id.clone()),
-            incarnation: self.incarnation.clone(),
+            id: self.draft.id.clone(),
+            backup_type: self.draft.decision.backup_type,
+            base: self.draft.decision.base.as_ref().map(|base| base.id.clone()),
+            incarnation: self.draft.incarnation.clone(),
             timeline: started.timeline,
             start_lsn: started.start_lsn,
             stop_lsn: stopped.stop_lsn,
@@ -508,7 +450,7 @@ impl Run<'_> {
             data_checksums: info.data_checksums,
             wal_log_hints: info.wal_log_hints,
             wal_level: info.wal_level.to_string(),
-            encrypted: self.writing.recipients.is_some(),
+            encrypted: self.draft.writing.recipients.is_some(),
             entries: assembled.tree.entries,
             raw_bytes: assembled.tree.raw_bytes,
             stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum::<u64>() + assembled.stored_bytes,
@@ -517,50 +459,20 @@ impl Run<'_> {
             manifest_sha256: assembled.sha256,
             manifest_bytes: assembled.stored_bytes,
             bad_pages: assembled.tree.bad_pages,
-            duration_seconds: self.began.elapsed().as_secs_f64(),
+            duration_seconds: self.draft.began.elapsed().as_secs_f64(),
         }
     }
 
     async fn commit(mut self, summary: BackupSummary, assembled: &Assembled, owners: Vec<BackupId>) -> Result<BackupReport> {
-        self.cancel.check()?;
-        let (repository, source) = (&self.scope.repository, &self.scope.source);
-        if let Some(held) = self.held {
-            held.check().await?;
+        if let Some(log) = self.draft.commit(&summary).await?
+            && let Err(error) = self.remember_base(&log, &summary, assembled, owners)
+        {
+            self.draft.warnings.push(format!("the next diff or incr will be a full: {}", error.summary()));
         }
-        killpoint::reach("backup.lease-checked");
-        let host = host_name();
-        let author = Author { signer: &self.writing.signer, host: &host, lease_token: self.held.map_or(0, Held::token) };
-        commit::append_decided(repository, source, author, async |log| {
-            still_has_its_bases(self.scope, log, &summary).await?;
-            Ok(Committed::Backup(Box::new(summary.clone())))
-        })
-        .await?;
-        killpoint::reach("backup.committed");
-        // The backup stands: what fails from here on is a warning.
-        if let Err(error) = self.resume.clear() {
-            self.warnings.push(format!("what an interrupted run would go on from is left: {}", error.summary()));
+        if let Err(error) = how::remember(self.draft.scope, self.detection.as_ref(), self.host_time) {
+            self.draft.warnings.push(format!("when changed pages were audited is not remembered: {}", error.summary()));
         }
-        match CommitLog::load(repository, source).await {
-            Ok(log) => {
-                if let Some(head) = head::to_remember(&log)
-                    && let Err(error) = self.scope.state.remember_head(source, head)
-                {
-                    self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary()));
-                }
-                match locks::extend(self.scope, &log, &summary, Timestamp::now()).await {
-                    Ok(extension) => self.warnings.extend(extension.warning(&summary.id)),
-                    Err(error) => self.warnings.push(format!("locks were not extended: {}", error.summary())),
-                }
-                if let Err(error) = self.remember_base(&log, &summary, assembled, owners) {
-                    self.warnings.push(format!("the next diff or incr will be a full: {}", error.summary()));
-                }
-            }
-            Err(error) => self.warnings.push(format!("the commit log's head was not remembered: {}", error.summary())),
-        }
-        if let Err(error) = how::remember(self.scope, self.detection.as_ref(), self.host_time) {
-            self.warnings.push(format!("when changed pages were audited is not remembered: {}", error.summary()));
-        }
-        let Self { decision, warnings, detection, read_bytes, .. } = self;
+        let Self { draft: Draft { decision, warnings, .. }, detection, read_bytes, .. } = self;
         Ok(BackupReport { summary, reason: decision.reason, warnings, detection, read_bytes })
     }
 
@@ -574,9 +486,9 @@ impl Run<'_> {
     ) -> Result<()> {
         let facts = BaseFacts {
             version: BaseFacts::VERSION,
-            repository: self.scope.repository.id().to_owned(),
-            source: self.scope.source.clone(),
-            backup: self.id.clone(),
+            repository: self.draft.scope.repository.id().to_owned(),
+            source: self.draft.scope.source.clone(),
+            backup: self.draft.id.clone(),
             manifest_sha256: summary.manifest_sha256,
             owners,
             place: base::place(&self.data_directory)?,
@@ -586,34 +498,12 @@ impl Run<'_> {
             lines_sha256: assembled.lines.1,
         };
         let last_full = log.backups().rfind(|backup| backup.backup_type == BackupType::Full);
-        let keep: BTreeSet<BackupId> = last_full.map(|full| full.id.clone()).into_iter().chain([self.id.clone()]).collect();
-        self.scope.state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())?;
+        let keep: BTreeSet<BackupId> = last_full.map(|full| full.id.clone()).into_iter().chain([self.draft.id.clone()]).collect();
+        self.draft.scope.state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())?;
         // Nothing builds on what is older, and no log from before it is asked.
         let oldest = last_full.map_or(summary.start_lsn, |full| full.start_lsn.min(summary.start_lsn));
-        let (size, source) = (self.info.wal_segment_size, &self.scope.source);
-        self.scope.state.forget_pages(source, &self.incarnation, oldest.0 / size.bytes(), size)
-    }
-}
-
-/// A backup does not become one when what it builds on expired, or was marked to, while it was taken.
-async fn still_has_its_bases(scope: &Scope, log: &CommitLog, summary: &BackupSummary) -> Result<()> {
-    let again = format!("lifeboat backup {}   takes one that builds on another, or a full", scope.source);
-    let all: Vec<&BackupSummary> = log.backups().collect();
-    let chain = commit::chain(summary, &all)
-        .map_err(|broken| Error::failed(format!("backup {} is not committed: {broken}", summary.id)).hint(again.clone()))?;
-    if chain.len() == 1 {
-        return Ok(());
-    }
-    let marks = Marks::load(&scope.repository, &scope.source).await?;
-    match chain.iter().find_map(|link| Some((&link.id, marks.standing.get(&link.id)?))) {
-        None => Ok(()),
-        Some((id, mark)) => Err(Error::failed(format!(
-            "backup {} is not committed: {id}, which it builds on, was marked to be expired",
-            summary.id
-        ))
-        .detail("mark", format!("{}, due {}", mark.mark, mark.due.human_seconds()))
-        .hint(again)
-        .hint(format!("to keep the base: lifeboat expire {} --backup {id} --withdraw --key FILE", scope.source))),
+        let (size, source) = (self.info.wal_segment_size, &self.draft.scope.source);
+        self.draft.scope.state.forget_pages(source, &self.draft.incarnation, oldest.0 / size.bytes(), size)
     }
 }
 
@@ -639,9 +529,9 @@ pub(super) fn total(data_directory: &Path, options: &WalkOptions) -> Result<Tota
     })
 }
 
-/// Bytes of frames in a pack of a source of `raw_bytes`.
-pub(super) fn pack_bytes(options: &BackupOptions, raw_bytes: u64) -> u64 {
-    options.pack_bytes.map_or_else(|| plan::pack_bytes(raw_bytes), |bytes| bytes.min(plan::LARGEST_PACK_BYTES))
+/// Bytes of frames in a pack of a source of `raw_bytes`, unless the configuration says how many.
+pub(in crate::engine) fn pack_bytes(configured: Option<u64>, raw_bytes: u64) -> u64 {
+    configured.map_or_else(|| plan::pack_bytes(raw_bytes), |bytes| bytes.min(plan::LARGEST_PACK_BYTES))
 }
 
 /// This host's name, for people.

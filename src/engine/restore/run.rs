@@ -28,7 +28,7 @@ use crate::base::{Error, RelPath, Result, SourceName, durable, killpoint};
 use crate::engine::Scope;
 use crate::engine::chain::{Chain, Entries};
 use crate::engine::standby::marker::Marker;
-use crate::repo::manifest::{FileKind, FileLine, Header};
+use crate::repo::manifest::{Facts, FileKind, FileLine, Header};
 use crate::source::postgres::control::CONTROL_PATH;
 use crate::source::postgres::label::{format_tablespace_map, parse_tablespace_map};
 use crate::source::postgres::live::server_with_tablespace;
@@ -332,7 +332,8 @@ fn mark_as_standby(source: &SourceName, plan: &RestorePlan, into: &Path, follow:
 /// What differs between the protected host and this one, and what lies beside the data directory.
 fn notes(header: &Header) -> Vec<String> {
     let mut notes = Vec::new();
-    let recorded: BTreeSet<&String> = header.postgres.collations.values().filter_map(|providers| providers.get("libc")).collect();
+    let Facts::Postgres(postgres) = &header.facts else { return notes };
+    let recorded: BTreeSet<&String> = postgres.collations.values().filter_map(|providers| providers.get("libc")).collect();
     if let Some(here) = glibc_version() {
         for version in recorded.into_iter().filter(|version| **version != here) {
             notes.push(format!(
@@ -341,7 +342,7 @@ fn notes(header: &Header) -> Vec<String> {
         }
     }
     let extensions: BTreeSet<String> =
-        header.postgres.extensions.values().flatten().map(|(name, version)| format!("{name} {version}")).collect();
+        postgres.extensions.values().flatten().map(|(name, version)| format!("{name} {version}")).collect();
     let extensions: Vec<String> = extensions.into_iter().filter(|extension| !extension.starts_with("plpgsql ")).collect();
     if !extensions.is_empty() {
         notes.push(format!("the server needs these extensions: {}", extensions.join(", ")));

@@ -13,7 +13,7 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{BackupId, BackupType, Incarnation, RelPath, SourceName};
+use crate::base::{BackupId, BackupType, Incarnation, RelPath, SourceName, Timestamp};
 
 mod line;
 mod reader;
@@ -42,8 +42,46 @@ pub struct Header {
     pub users: BTreeMap<u32, String>,
     /// Names of the numeric groups.
     pub groups: BTreeMap<u32, String>,
-    /// What the engine said of itself.
-    pub postgres: PostgresFacts,
+    /// What the source said of itself.
+    #[serde(flatten)]
+    pub facts: Facts,
+}
+
+/// What a restore must know of the source or warn about: a field `postgres`, `sqlite` or `directory`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Facts {
+    /// A PostgreSQL cluster.
+    Postgres(PostgresFacts),
+    /// A SQLite database.
+    Sqlite(SqliteFacts),
+    /// A directory.
+    Directory(DirectoryFacts),
+}
+
+/// What a restore of a SQLite database must know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqliteFacts {
+    /// The database's path on the protected host; bytes that are not UTF-8 are hex after `hex:`.
+    pub path: String,
+    /// Bytes of a page.
+    pub page_bytes: u32,
+    /// Everything whose commit had returned by then is in the backup.
+    pub complete_at: Timestamp,
+    /// Nothing is in it that was committed later.
+    pub captured_at: Timestamp,
+}
+
+/// What a restore of a directory must know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryFacts {
+    /// The directory's path on the protected host; bytes that are not UTF-8 are hex after `hex:`.
+    pub path: String,
+    /// What was left out by rule, as gitignore lines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<String>,
+    /// The directory itself, which no line stands for.
+    pub root: serde_json::Value,
 }
 
 /// What a restore of PostgreSQL must know or warn about.
@@ -189,7 +227,7 @@ mod tests {
             owners: vec![id],
             users: BTreeMap::from([(26, "postgres".to_owned())]),
             groups: BTreeMap::new(),
-            postgres: PostgresFacts::default(),
+            facts: Facts::Postgres(PostgresFacts::default()),
         }
     }
 

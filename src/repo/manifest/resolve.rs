@@ -162,7 +162,7 @@ mod tests {
     use crate::base::BackupType;
     use crate::codec::FrameDigest;
     use crate::codec::frame::FRAME_RAW_BYTES;
-    use crate::repo::manifest::{FileKind, ManifestWriter, PATCH_PAGE_BYTES, PostgresFacts};
+    use crate::repo::manifest::{Facts, FileKind, ManifestWriter, PATCH_PAGE_BYTES, PostgresFacts};
 
     const IDS: [&str; 3] = ["20261120T214003Z-incr-aaaa", "20261120T214002Z-incr-aaaa", "20261120T214001Z-full-aaaa"];
 
@@ -187,7 +187,7 @@ mod tests {
                 owners: (index..3).map(id).collect(),
                 users: BTreeMap::new(),
                 groups: BTreeMap::new(),
-                postgres: PostgresFacts::default(),
+                facts: Facts::Postgres(PostgresFacts::default()),
             };
             Self { header, lines: Vec::new() }
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::base::{Cancel, Error, Lsn, Result};
 use crate::cli::args::ArchiveStreamArgs;
 use crate::cli::background;
-use crate::cli::config::{Settings, SourceKind, SourceSettings};
+use crate::cli::config::{Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -32,7 +32,7 @@ struct Document {
 pub async fn run(args: &ArchiveStreamArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let postgres = source.postgres("archive stream")?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let copies = settings.log_copies(source);
     if let Some(doubt) = &copies.doubt {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{BackupId, BackupType, Error, ErrorKind, Result, Timestamp};
 use crate::cli::args::{BackupArgs, BackupTypeArg, CheckpointMode, PageErrors};
-use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
+use crate::cli::config::{PostgresSettings, RepositorySettings, Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -110,7 +110,7 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
-    let mut options = options(args, context, &settings, source);
+    let mut options = options(args, context, &settings, source, source.postgres("backup")?);
     if args.dry_run {
         return dry_run(args, context, &settings, source, &repositories, options).await;
     }
@@ -180,8 +180,13 @@ async fn first_that_answers<'a>(
     Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
 }
 
-fn options(args: &BackupArgs, context: &Context, settings: &Settings, source: &SourceSettings) -> BackupOptions {
-    let SourceKind::Postgres(postgres) = &source.kind;
+fn options(
+    args: &BackupArgs,
+    context: &Context,
+    settings: &Settings,
+    source: &SourceSettings,
+    postgres: &PostgresSettings,
+) -> BackupOptions {
     BackupOptions {
         wish: match args.backup_type {
             BackupTypeArg::Full => Wish::Type(BackupType::Full),

@@ -316,7 +316,7 @@ impl<'a> Drill<'a> {
     /// Who may be able to log in to the restored server.
     fn users(&self) -> Result<Vec<String>> {
         let named = self.source.and_then(|source| {
-            let SourceKind::Postgres(postgres) = &source.kind;
+            let SourceKind::Postgres(postgres) = &source.kind else { return None };
             let parsed = conninfo::parse(&postgres.conninfo, &conninfo::process_environment).ok()?;
             parsed.config.get_user().map(str::to_owned)
         });

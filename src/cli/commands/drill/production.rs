@@ -34,7 +34,7 @@ pub(super) struct Production {
 impl Production {
     /// Asks the server; none when it cannot be reached.
     pub async fn ask(source: Option<&SourceSettings>) -> Option<Self> {
-        let SourceKind::Postgres(postgres) = &source?.kind;
+        let SourceKind::Postgres(postgres) = &source?.kind else { return None };
         // The configured directory is that of the server that is backed up, which may be a standby.
         let (conninfo, configured) = match &postgres.primary_conninfo {
             Some(primary) => (primary, None),

@@ -97,7 +97,7 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
 fn streams(settings: &Settings, policies: &BTreeMap<SourceName, Policy>) -> Vec<StreamRow> {
     let streamed = policies.iter().filter(|(_, policy)| policy.log.mode == LogMode::Stream);
     let row = |(source, _): (&SourceName, &Policy)| {
-        let SourceKind::Postgres(postgres) = &settings.sources.get(source)?.kind;
+        let SourceKind::Postgres(postgres) = &settings.sources.get(source)?.kind else { return None };
         let running = is_streaming(&settings.state_dir, source);
         Some(StreamRow { source: source.clone(), slot: postgres.slot.clone(), running })
     };

@@ -15,7 +15,6 @@ use super::lock::{self, Lock};
 use super::log::Level;
 use super::{Config, Shared, child, pause};
 use crate::base::{Cancel, Result, SourceName};
-use crate::cli::config::SourceKind;
 use crate::cli::exit::BUSY;
 use crate::policy::{LogMode, Policy};
 
@@ -98,7 +97,7 @@ impl Lane<'_, '_> {
     /// When it cannot be started.
     async fn stream(&mut self, config: &Arc<Config>, policy: &Policy, watched: &mut watch::Receiver<Arc<Config>>) -> Result<Ran> {
         let settings = config.settings.source(self.source)?;
-        let SourceKind::Postgres(postgres) = &settings.kind;
+        let postgres = settings.postgres("a stream of WAL")?;
         let state_dir = &config.settings.state_dir;
         let mut lock = lock::of_stream(state_dir, self.source)?;
         if matches!(lock, Lock::Busy) {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use crate::base::{Error, Result};
 use crate::cli::args::{OutputFormat, StatusArgs, StatusFormat};
-use crate::cli::config::{PostgresSettings, Settings, SourceKind, SourceSettings, StandbyPlace};
+use crate::cli::config::{PostgresSettings, Settings, SourceSettings, StandbyPlace};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
@@ -95,7 +95,7 @@ async fn report(context: &Context, settings: &Settings, source: &SourceSettings)
 /// # Errors
 /// As [`reports`].
 pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettings) -> Result<Facts> {
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let postgres = source.postgres("status")?;
     let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
     // Only looked at: a policy that contradicts itself still has objectives, and the facts tell whether they are met.
     let policy = source

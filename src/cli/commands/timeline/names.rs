@@ -103,7 +103,7 @@ fn add(wanted: &mut Wanted, act: &Act) {
 /// Asks the source's server; without an answer there are numbers only.
 async fn ask(wanted: Wanted, archive: &Archive, args: &TimelineArgs, context: &Context, settings: &Settings) -> Naming {
     let Ok(source) = settings.source(&args.source) else { return Naming::default() };
-    let SourceKind::Postgres(postgres) = &source.kind;
+    let SourceKind::Postgres(postgres) = &source.kind else { return Naming::default() };
     let Ok(system_identifier) = archive.identity.system_identifier.parse() else { return Naming::default() };
     let asking = tokio::time::timeout(PATIENCE, look_up(&postgres.conninfo, system_identifier, archive.path.timeline(), &wanted));
     let answer = match asking.await {
