@@ -35,7 +35,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(20);
 const PATIENT_PAGES: usize = 16;
 
 /// A finished pack on its way to the repository.
-pub(super) struct FinishedPack {
+pub(in crate::engine) struct FinishedPack {
     pub number: u32,
     pub stored: Bytes,
     pub sha256: Sha256Digest,
@@ -44,7 +44,7 @@ pub(super) struct FinishedPack {
 }
 
 /// What all threads of one copy share.
-pub(super) struct Shared {
+pub(in crate::engine) struct Shared {
     pub pool: Pool,
     pub compression_level: i32,
     /// Whether pages carry checksums.
@@ -124,7 +124,7 @@ impl PatchBuffer {
 }
 
 /// One thread's state.
-pub(super) struct Worker<'a> {
+pub(in crate::engine) struct Worker<'a> {
     shared: &'a Shared,
     compressor: Compressor,
     buffer: Vec<u8>,
@@ -247,7 +247,8 @@ impl<'a> Worker<'a> {
         content.chunks(FRAME_RAW_BYTES).map(|raw| self.frame(raw, FrameDigest::of(raw))).collect()
     }
 
-    fn frame(&mut self, raw: &[u8], digest: FrameDigest) -> Result<FrameRef> {
+    /// Stores one frame.
+    pub fn frame(&mut self, raw: &[u8], digest: FrameDigest) -> Result<FrameRef> {
         let encode = |error: io::Error| Error::failed("cannot encode a frame").caused_by(error);
         let encoded = frame::encode_digested(&mut self.compressor, raw, digest).map_err(encode)?;
         let stored_len = u32::try_from(encoded.stored.len()).map_err(|_| Error::failed("a frame grew beyond 4 GiB"))?;
