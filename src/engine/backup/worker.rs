@@ -56,7 +56,7 @@ pub(in crate::engine) struct Shared {
 }
 
 /// A part of one file, which begins where a frame does.
-pub(super) struct Chunk {
+pub(in crate::engine) struct Chunk {
     pub entry: Arc<Entry>,
     pub file: Arc<File>,
     pub offset: u64,
@@ -67,7 +67,7 @@ pub(super) struct Chunk {
 
 /// What became of one frame of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
+pub(in crate::engine) enum Position {
     /// It was stored.
     Stored(FrameRef),
     /// It is the base's.
@@ -78,7 +78,7 @@ pub(super) enum Position {
 
 /// What became of a chunk.
 #[derive(Default)]
-pub(super) struct Stored {
+pub(in crate::engine) struct Stored {
     pub positions: Vec<Position>,
     pub patches: Vec<Patch>,
     pub bad_blocks: Vec<u32>,
