@@ -318,7 +318,7 @@ pub enum Verb {
     /// Have cron or systemd run what the policies schedule
     #[command(subcommand)]
     Schedule(ScheduleVerb),
-    /// Lose a throw-away PostgreSQL cluster and get it back
+    /// Lose a throw-away ledger under load, and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
