@@ -318,7 +318,7 @@ impl<'a> Maker<'a> {
             frames,
             patches: vec![],
             states: vec![],
-            bad_blocks: vec![],
+            bad_blocks: vec![], tree: None,
         }
     }
 

@@ -35,7 +35,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(20);
 const PATIENT_PAGES: usize = 16;
 
 /// A finished pack on its way to the repository.
-pub(super) struct FinishedPack {
+pub(in crate::engine) struct FinishedPack {
     pub number: u32,
     pub stored: Bytes,
     pub sha256: Sha256Digest,
@@ -44,7 +44,7 @@ pub(super) struct FinishedPack {
 }
 
 /// What all threads of one copy share.
-pub(super) struct Shared {
+pub(in crate::engine) struct Shared {
     pub pool: Pool,
     pub compression_level: i32,
     /// Whether pages carry checksums.
