@@ -21,8 +21,7 @@ const BACKUP: [&str; 9] = [
     "backup.lease-checked",
     "backup.committed",
 ];
-const RESTORE: [&str; 5] =
-    ["restore.marked", "restore.created", "restore.pack-written", "restore.synced", "restore.complete"];
+const RESTORE: [&str; 5] = ["restore.marked", "restore.created", "restore.pack-written", "restore.synced", "restore.complete"];
 
 fn killed_at(point: &str, mut command: Command) -> Output {
     command.env("LIFEBOAT_KILL_AT", point);

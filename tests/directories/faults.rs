@@ -122,8 +122,8 @@ impl Place {
             assert_eq!(store.put_if_absent(&object.key, content.into()).await.unwrap(), PutOutcome::Created);
         }
         let state = tempfile::tempdir().unwrap();
-        let copied = std::process::Command::new("cp").arg("-a").arg(format!("{}/.", self.state.path().display()));
-        let status = { copied }.arg(state.path()).status().unwrap();
+        let from = format!("{}/.", self.state.path().display());
+        let status = std::process::Command::new("cp").arg("-a").arg(from).arg(state.path()).status().unwrap();
         assert!(status.success());
         Self { store, state }
     }

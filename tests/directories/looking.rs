@@ -40,7 +40,8 @@ fn backups_are_listed_and_compared_without_being_restored() {
     );
     assert_eq!(text(&["diff", SOURCE, &second, "latest"]), "");
     let differing = stage.json(&stage.rescue, &["diff", SOURCE, &second, &first]);
-    let changes: Vec<&str> = differing["differences"].as_array().unwrap().iter().map(|one| one["change"].as_str().unwrap()).collect();
+    let changes: Vec<&str> =
+        differing["differences"].as_array().unwrap().iter().map(|one| one["change"].as_str().unwrap()).collect();
     assert_eq!(changes, ["changed", "changed", "added", "removed", "changed"]);
     // Without the identity nothing is told, and why.
     let refused = stage.run(&stage.protected, &["ls", SOURCE]);

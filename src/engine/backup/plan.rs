@@ -102,11 +102,7 @@ pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
 }
 
 /// [`decide`] for any kind of source: `unfit` says why nothing can build on a backup.
-pub(in crate::engine) fn decide_by(
-    wish: Wish,
-    now: &Choice<'_>,
-    unfit: impl Fn(&BackupSummary) -> Option<String>,
-) -> Decision {
+pub(in crate::engine) fn decide_by(wish: Wish, now: &Choice<'_>, unfit: impl Fn(&BackupSummary) -> Option<String>) -> Decision {
     let last_full = now.backups.iter().rfind(|backup| backup.backup_type == BackupType::Full);
     let mut why = None;
     let backup_type = match wish {

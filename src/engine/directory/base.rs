@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use super::line::pieces_of;
 use crate::base::{BackupId, BackupType, Engine, Error, Incarnation, Result, Timestamp};
 use crate::codec::encrypt::Identity;
+use crate::engine::Scope;
 use crate::engine::backup::plan::{Choice, Decision, Wish, decide_by, unfit_chain};
 use crate::engine::backup::{auto, host_name};
 use crate::engine::chain::{self, Chain};
-use crate::engine::Scope;
 use crate::repo::base_cache::{BaseLine, BaseReader, BaseWriter, PageMarks, Place as HostPlace};
 use crate::repo::expiry::Marks;
 use crate::repo::manifest::resolve::Resolved;
@@ -128,8 +128,9 @@ async fn open(
     let why = match scope.state.load_base(repository, &scope.source, &summary.id, summary.manifest_sha256) {
         Ok((facts, lines)) if facts.owners == owners => {
             let read_here = (facts.place == *moment.place).then_some(facts.started);
+            let note = read_here.is_none().then(|| format!("every file is read: {} was taken of another directory", summary.id));
             let lines = lines.path().to_owned();
-            return Ok((OpenBase { summary: summary.clone(), owners, lines, read_here }, None));
+            return Ok((OpenBase { summary: summary.clone(), owners, lines, read_here }, note));
         }
         Ok(_) => format!("what this host keeps of {} is of another chain", summary.id),
         Err(why) => why,
