@@ -145,8 +145,7 @@ impl TimelinePath {
         if !self.contains(backup.timeline, backup.stop_lsn) {
             return false;
         }
-        // What has no log of its own while it is taken: a SQLite database, a directory.
-        if backup.start_lsn == backup.stop_lsn {
+        if !backup.needs_log() {
             return true;
         }
         let last_needed = backup.stop_lsn.0.saturating_sub(1) / self.size.bytes();

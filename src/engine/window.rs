@@ -87,9 +87,11 @@ mod tests {
     fn backups_without_a_log_are_moments() {
         let id = |hour: u32| format!("20261120T{hour:02}0000Z-full-aaaa");
         let taken = |hour: u32| {
-            let moment = id(hour).parse::<BackupId>().unwrap().start();
-            let position = Lsn::of_moment(moment);
-            BackupSummary::sample_of(Incarnation::dated(Engine::Directory, moment), &id(hour), (position, position))
+            let start = id(hour).parse::<BackupId>().unwrap().start();
+            let stop = start.plus(std::time::Duration::from_secs(600));
+            let positions = (Lsn::of_moment(start), Lsn::of_moment(stop));
+            let sample = BackupSummary::sample_of(Incarnation::dated(Engine::Directory, start), &id(hour), positions);
+            BackupSummary { stop_time: stop, ..sample }
         };
         let (backups, catalog) = ([taken(1), taken(2)], LogCatalog::default());
         let path = TimelinePath::to(TimelineId(1), &catalog, SegmentSize::DEFAULT).unwrap();

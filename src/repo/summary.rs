@@ -65,6 +65,13 @@ pub struct BackupSummary {
     pub duration_seconds: f64,
 }
 
+impl BackupSummary {
+    /// Whether log was written while it was taken, without which it cannot be restored. Only of PostgreSQL's there is.
+    pub fn needs_log(&self) -> bool {
+        self.incarnation.engine() == Engine::Postgres && self.start_lsn < self.stop_lsn
+    }
+}
+
 /// A [`BackupSummary`] as its JSON has it.
 #[derive(Serialize, Deserialize)]
 struct Written {
