@@ -3,7 +3,9 @@
 //! The restore has compared every piece with its digest. What is asked here is asked without its help: a directory is walked
 //! through and counted, a database is opened as any program would.
 
+use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -128,16 +130,16 @@ async fn act(
 }
 
 /// What somebody who knows nothing of backups counts in a tree.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 struct Counted {
     /// Files, directories, links and the rest, but for the top.
     entries: u64,
-    /// Lengths of files, each name counted.
+    /// Lengths of files, holes included, each counted once whatever its names.
     bytes: u64,
 }
 
 fn count(top: &Path, cancel: &Cancel) -> Result<Counted> {
-    let mut counted = Counted::default();
+    let (mut counted, mut linked) = (Counted::default(), HashSet::new());
     let mut directories = vec![top.to_owned()];
     while let Some(directory) = directories.pop() {
         cancel.check()?;
@@ -147,7 +149,8 @@ fn count(top: &Path, cancel: &Cancel) -> Result<Counted> {
             // Of a link itself, not of what it leads to.
             let metadata = entry.metadata().map_err(|error| Error::io("look at", &entry.path(), error))?;
             counted.entries += 1;
-            counted.bytes += if metadata.is_file() { metadata.len() } else { 0 };
+            let is_first = metadata.nlink() == 1 || linked.insert((metadata.dev(), metadata.ino()));
+            counted.bytes += if metadata.is_file() && is_first { metadata.len() } else { 0 };
             if metadata.is_dir() {
                 directories.push(entry.path());
             }
@@ -158,17 +161,18 @@ fn count(top: &Path, cancel: &Cancel) -> Result<Counted> {
 
 fn check_tree(job: &Job<'_>, written: &Written, noted: &mut Noted<'_>) -> Result<()> {
     let began = Instant::now();
-    let counted = count(&written.path, &job.cancel)?;
-    let expected = Counted { entries: job.backup.entries, bytes: job.backup.raw_bytes };
-    let shown = |counted: &Counted| format!("{} entries, {} bytes", counted.entries, counted.bytes);
-    let lacking = job.backup.bad_pages;
-    let judged = match counted == expected {
-        true => Ok(format!("{} entries, {}, as the backup says", counted.entries, format_bytes(counted.bytes))),
-        // What could not be read when the backup was taken is not made up now: the backup itself says how much that is.
-        false if counted.entries <= expected.entries && expected.entries - counted.entries <= lacking && lacking > 0 => {
-            Ok(format!("{}; {lacking} were not whole in the backup", shown(&counted)))
+    let Counted { entries, bytes } = count(&written.path, &job.cancel)?;
+    let (expected, data_bytes, lacking) = (job.backup.entries, job.backup.raw_bytes, job.backup.bad_pages);
+    let found = format!("{entries} entries, {}", format_bytes(bytes));
+    // Holes are no data, and make files longer than what is stored of them. What could not be read when the backup was
+    // taken is not made up now: the backup itself says how much that is.
+    let judged = match entries {
+        _ if bytes < data_bytes => Err(format!("{found}, where the backup has {} of data", format_bytes(data_bytes))),
+        _ if entries == expected => Ok(format!("{found}, as the backup says")),
+        _ if entries < expected && expected - entries <= lacking => {
+            Ok(format!("{found}; {lacking} were not whole in the backup"))
         }
-        false => Err(format!("{} where the backup has {}", shown(&counted), shown(&expected))),
+        _ => Err(format!("{found}, where the backup has {expected} entries")),
     };
     noted.note(TREE, true, began, judged);
     Ok(())
@@ -257,7 +261,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_tree_passes_only_when_everything_is_there() {
         let policy = DrillPolicy::default();
-        let (drilled, left) = drill(&backup(Engine::Directory, 4, 10), &policy, tree).await;
+        let (drilled, left) = drill(&backup(Engine::Directory, 4, 5), &policy, tree).await;
         assert_eq!((drilled.outcome(), left), (DrillOutcome::Passed, 0), "{drilled:?}");
         assert!(drilled.rto_seconds.is_some() && drilled.checks[0].of_data);
         assert_eq!(drilled.phases.iter().map(|phase| phase.phase).collect::<Vec<_>>(), [
@@ -265,13 +269,13 @@ mod tests {
             PhaseKind::FirstCheck,
             PhaseKind::Checks
         ]);
-        for (entries, bytes) in [(5, 10), (3, 10), (4, 11), (4, 9)] {
+        for (entries, bytes) in [(5, 5), (3, 5), (4, 6)] {
             let (drilled, left) = drill(&backup(Engine::Directory, entries, bytes), &policy, tree).await;
             assert_eq!((drilled.outcome(), left, drilled.rto_seconds), (DrillOutcome::Failed, 0, None), "{drilled:?}");
         }
-        let unread = BackupSummary { bad_pages: 1, ..backup(Engine::Directory, 5, 17) };
+        let unread = BackupSummary { bad_pages: 1, ..backup(Engine::Directory, 5, 5) };
         assert_eq!(drill(&unread, &policy, tree).await.0.outcome(), DrillOutcome::Passed, "it could not be read back then");
-        let more = BackupSummary { bad_pages: 1, ..backup(Engine::Directory, 6, 17) };
+        let more = BackupSummary { bad_pages: 1, ..backup(Engine::Directory, 6, 5) };
         assert_eq!(drill(&more, &policy, tree).await.0.outcome(), DrillOutcome::Failed);
     }
 

@@ -188,7 +188,12 @@ impl Judge<'_> {
     }
 
     fn rpo(&self, scope: &ScopeFacts) -> Option<Reason> {
-        let check = || self.command("check SOURCE", "   tests the way from the server to the repository");
+        let check = || match self.facts.engine {
+            Engine::Postgres => self.command("check SOURCE", "   tests the way from the server to the repository"),
+            Engine::Sqlite => self.command("check SOURCE", "   tests the way from the database to the repository"),
+            // Only another backup knows of what was changed since.
+            Engine::Directory => self.command("backup SOURCE", "   holds what was changed since"),
+        };
         let mut reason = match &scope.survival {
             Survival::NotAssessed(_) => return None,
             Survival::Unknown(repositories) => {
