@@ -100,7 +100,7 @@ class Meter:
     """Counts everything that runs between `with` and its end as descendants of this process or of the archiver.
 
     `ignored` are children of this process that do not belong to the step: the server and sessions.
-    `archiver_pid` is PostgreSQL's archiver, whose children (not itself) belong to it.
+    `archiver_pid` is PostgreSQL's archiver, whose children (not itself) belong to it; None where there is no server.
     """
 
     def __init__(self, ignored, archiver_pid):
@@ -110,7 +110,7 @@ class Meter:
         self._peak_bytes = 0
         self._stop = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
-        self._not_counted = {os.readlink(f"/proc/{pid}/exe") for pid in (os.getpid(), archiver_pid)}
+        self._not_counted = {os.readlink(f"/proc/{pid}/exe") for pid in (os.getpid(), archiver_pid) if pid}
 
     def __enter__(self):
         self._cpu_before = self._cpu_seconds()
@@ -131,12 +131,14 @@ class Meter:
         self.cost = Cost(wall, cpu, self._peak_bytes, min(100.0, 100 * others))
 
     def _cpu_seconds(self):
-        return own_children_seconds() + waited_children_seconds(self.archiver_pid)
+        archived = waited_children_seconds(self.archiver_pid) if self.archiver_pid else 0
+        return own_children_seconds() + archived
 
     def _sample(self):
         while True:
             began = time.monotonic()
-            pids = descendants_of(os.getpid(), self.ignored) + descendants_of(self.archiver_pid, ())
+            archiving = descendants_of(self.archiver_pid, ()) if self.archiver_pid else []
+            pids = descendants_of(os.getpid(), self.ignored) + archiving
             self._peak_bytes = max(self._peak_bytes, sum(proportional_bytes(pid, self._not_counted) for pid in pids))
             spent = time.monotonic() - began
             if self._stop.wait(max(SAMPLE_SECONDS, SAMPLE_REST * spent)):

@@ -506,9 +506,21 @@ pub struct VerifyArgs {
 /// `lifeboat demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Keep the cluster, the repository and the restored directory
+    /// What the ledger is kept in
+    #[arg(long, value_enum, value_name = "ENGINE", default_value_t = DemoEngine::Sqlite)]
+    pub engine: DemoEngine,
+    /// Keep the ledger, the repository and what was restored
     #[arg(long)]
     pub keep: bool,
+}
+
+/// What `lifeboat demo` plays on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DemoEngine {
+    /// A SQLite database, for which nothing else is needed
+    Sqlite,
+    /// A private cluster of the PostgreSQL that is on this machine
+    Postgres,
 }
 
 /// `lifeboat completions`.

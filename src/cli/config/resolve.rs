@@ -239,7 +239,7 @@ impl Reader<'_, '_> {
     fn directory(&self, table: &Table<'_, '_>) -> Option<DirectorySettings> {
         let path = table.required_string("path", "path = \"/srv/documents\"").map(|found| self.path(&found));
         let exclude = table.strings("exclude").map(|rules| rules.value.into_iter().map(|rule| rule.value).collect());
-        let one_file_system = table.boolean("one_file_system").unwrap_or(false);
+        let one_file_system = table.boolean("one_file_system").is_some_and(|found| found.value);
         Some(DirectorySettings { path: path?, exclude: exclude.unwrap_or_default(), one_file_system })
     }
 

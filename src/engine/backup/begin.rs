@@ -2,14 +2,13 @@
 
 use super::base::Moment;
 use super::copy::Base;
+use super::draft::announce;
 use super::plan::Decision;
 use super::pool::PackNumbers;
 use super::resume;
-use super::run::host_name;
-use crate::base::{BackupId, Result, Timestamp, killpoint};
+use crate::base::{BackupId, Result};
 use crate::codec::encrypt::Seal;
 use crate::engine::{Scope, Writing};
-use crate::repo::backup::{self, Begin};
 use crate::repo::commit::LogFloor;
 use crate::repo::pack::PackLine;
 use crate::repo::resume::ResumeDir;

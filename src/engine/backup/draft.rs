@@ -19,7 +19,7 @@ use super::run::host_name;
 use super::worker::{FinishedPack, Shared};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, BackupType, Error, ErrorKind, Incarnation, Result, Timestamp, killpoint};
+use crate::base::{BackupId, Error, ErrorKind, Incarnation, Result, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Seal;
 use crate::engine::lease::{self, Held, Terms};
@@ -52,15 +52,8 @@ pub(in crate::engine) struct Draft<'a> {
     pub warnings: Vec<String>,
 }
 
-/// What of a backup's summary its objects tell.
-pub(in crate::engine) struct Stored<'p> {
-    pub packs: &'p [PackLine],
-    pub packs_sha256: Sha256Digest,
-    pub manifest_sha256: Sha256Digest,
-    pub manifest_bytes: u64,
-}
-
 impl<'a> Draft<'a> {
+    #[allow(dead_code, reason = "SQLite and directories")]
     /// Announces a backup that goes on with nothing: `begin.json`, then its key.
     ///
     /// # Errors

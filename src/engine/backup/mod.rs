@@ -13,14 +13,14 @@ mod how;
 mod late;
 mod packs;
 pub mod plan;
-mod pool;
+pub(in crate::engine) mod pool;
 mod prepare;
 mod preview;
 mod resume;
 pub mod run;
 mod told;
 mod wait;
-mod worker;
+pub(in crate::engine) mod worker;
 
 pub use how::{Detection, Reading};
 pub use plan::{Decision, Wish};

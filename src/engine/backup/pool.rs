@@ -27,7 +27,7 @@ const MOST_OPEN: u64 = 2;
 const LAST_FRAME_BYTES: u64 = FRAME_RAW_BYTES as u64 + (4 << 10);
 
 /// The open packs of one copy.
-pub(super) struct Pool {
+pub(in crate::engine) struct Pool {
     seal: Seal,
     pack_bytes: u64,
     most_open: usize,
@@ -46,7 +46,7 @@ struct State {
 }
 
 /// Numbers for packs: each given once, in the end without gaps.
-pub(super) struct PackNumbers(Mutex<Numbers>);
+pub(in crate::engine) struct PackNumbers(Mutex<Numbers>);
 
 struct Numbers {
     /// Left out below `next`, the smallest last.
@@ -261,7 +261,7 @@ impl Budget {
 }
 
 /// Bytes of the budget, held until this is dropped.
-pub(super) struct Reserved {
+pub(in crate::engine) struct Reserved {
     budget: Arc<Budget>,
     bytes: u64,
 }

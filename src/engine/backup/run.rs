@@ -6,13 +6,9 @@
 //! A crash anywhere before the commit leaves an orphan that no reader looks at.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
-
-use tokio::sync::mpsc;
 
 use super::assemble::{Assembled, assemble};
 use super::audit;
@@ -30,20 +26,17 @@ use super::wait::{Wanted, wait_for_log};
 use super::worker::{Stored, Worker};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
-use crate::base::{BackupId, BackupType, Error, ErrorKind, Incarnation, Lsn, Result, TimelineId, Timestamp, killpoint};
+use crate::base::{BackupId, BackupType, Error, Lsn, Result, TimelineId, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
-use crate::codec::encrypt::Seal;
-use crate::engine::lease::{self, Held, Terms};
-use crate::engine::{Scope, Writing, accounts, archive, head, locks};
-use crate::repo::backup;
+use crate::engine::lease::{Held, Terms};
+use crate::engine::{Scope, Writing, accounts, archive};
+use crate::repo::Role;
 use crate::repo::base_cache::{BaseFacts, BaseLine};
-use crate::repo::commit::{self, Author, BackupSummary, CommitLog, Committed};
-use crate::repo::expiry::Marks;
+use crate::repo::commit::{BackupSummary, CommitLog};
 use crate::repo::host_state::Scratch;
 use crate::repo::manifest::{Facts, Header, PostgresFacts};
 use crate::repo::pack::PackLine;
 use crate::repo::resume::ResumeDir;
-use crate::repo::{Role, layout, signed};
 use crate::source::Entry;
 use crate::source::postgres::connect::Session;
 use crate::source::postgres::control::ControlFile;
@@ -52,7 +45,6 @@ use crate::source::postgres::server::ServerInfo;
 use crate::source::postgres::session::{RunningBackup, Started, Stopped};
 use crate::source::postgres::unlogged::UnloggedNow;
 use crate::source::postgres::walk::{Walk, WalkOptions};
-use crate::store::Body;
 
 /// How a backup is taken.
 #[derive(Clone)]

@@ -35,7 +35,7 @@ const PAGE_PAUSE: Duration = Duration::from_millis(20);
 const PATIENT_PAGES: usize = 16;
 
 /// A finished pack on its way to the repository.
-pub(super) struct FinishedPack {
+pub(in crate::engine) struct FinishedPack {
     pub number: u32,
     pub stored: Bytes,
     pub sha256: Sha256Digest,
@@ -44,7 +44,7 @@ pub(super) struct FinishedPack {
 }
 
 /// What all threads of one copy share.
-pub(super) struct Shared {
+pub(in crate::engine) struct Shared {
     pub pool: Pool,
     pub compression_level: i32,
     /// Whether pages carry checksums.
@@ -56,7 +56,7 @@ pub(super) struct Shared {
 }
 
 /// A part of one file, which begins where a frame does.
-pub(super) struct Chunk {
+pub(in crate::engine) struct Chunk {
     pub entry: Arc<Entry>,
     pub file: Arc<File>,
     pub offset: u64,
@@ -67,7 +67,7 @@ pub(super) struct Chunk {
 
 /// What became of one frame of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
+pub(in crate::engine) enum Position {
     /// It was stored.
     Stored(FrameRef),
     /// It is the base's.
@@ -78,7 +78,7 @@ pub(super) enum Position {
 
 /// What became of a chunk.
 #[derive(Default)]
-pub(super) struct Stored {
+pub(in crate::engine) struct Stored {
     pub positions: Vec<Position>,
     pub patches: Vec<Patch>,
     pub bad_blocks: Vec<u32>,
@@ -124,7 +124,7 @@ impl PatchBuffer {
 }
 
 /// One thread's state.
-pub(super) struct Worker<'a> {
+pub(in crate::engine) struct Worker<'a> {
     shared: &'a Shared,
     compressor: Compressor,
     buffer: Vec<u8>,
@@ -247,7 +247,8 @@ impl<'a> Worker<'a> {
         content.chunks(FRAME_RAW_BYTES).map(|raw| self.frame(raw, FrameDigest::of(raw))).collect()
     }
 
-    fn frame(&mut self, raw: &[u8], digest: FrameDigest) -> Result<FrameRef> {
+    /// Stores one frame.
+    pub fn frame(&mut self, raw: &[u8], digest: FrameDigest) -> Result<FrameRef> {
         let encode = |error: io::Error| Error::failed("cannot encode a frame").caused_by(error);
         let encoded = frame::encode_digested(&mut self.compressor, raw, digest).map_err(encode)?;
         let stored_len = u32::try_from(encoded.stored.len()).map_err(|_| Error::failed("a frame grew beyond 4 GiB"))?;

@@ -106,13 +106,18 @@ impl Account {
     /// When root has nobody to become.
     pub fn choose() -> Result<Self> {
         if !rustix::process::geteuid().is_root() {
-            let name = User::from_uid(nix::unistd::Uid::effective()).ok().flatten().map(|user| user.name);
-            return Ok(Self { switch_to: None, name: name.unwrap_or_else(|| "you".to_owned()) });
+            return Ok(Self::own());
         }
         let known = ["postgres", "nobody"].iter().find_map(|name| User::from_name(name).ok().flatten());
         let user =
             known.ok_or_else(|| Error::failed("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody'"))?;
         Ok(Self { switch_to: Some((user.uid.as_raw(), user.gid.as_raw())), name: user.name })
+    }
+
+    /// This user, whoever that is.
+    pub fn own() -> Self {
+        let name = User::from_uid(nix::unistd::Uid::effective()).ok().flatten().map(|user| user.name);
+        Self { switch_to: None, name: name.unwrap_or_else(|| "you".to_owned()) }
     }
 
     /// The owner of `path`, whom this process must be, or may become.

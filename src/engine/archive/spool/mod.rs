@@ -191,8 +191,9 @@ impl Spool {
     fn history(&self, position: Segment) -> Option<History> {
         let names = fs::read_dir(&self.directory).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         let histories = names.filter_map(|name| {
-            let content = fs::read(self.directory.join(&name)).ok();
-            History::parse(history::parse_file_name(&name)?, &content?).ok()
+            // The name first: what lies beside the histories is large.
+            let timeline = history::parse_file_name(&name)?;
+            History::parse(timeline, &fs::read(self.directory.join(&name)).ok()?).ok()
         });
         let leads_on = |history: &History| history.contains(position.timeline, position.start(self.size));
         histories.filter(leads_on).max_by_key(History::timeline)

@@ -157,7 +157,7 @@ fn start(runtime: &Runtime, store: &Arc<GatedStore>, appended: &Arc<Appended>) -
         let (sender, receiver) = mpsc::channel(1);
         let pool = Pool::new(Seal::Plain, PACK_BYTES, BUDGET, Arc::new(PackNumbers::beside(std::iter::empty())), sender);
         let work = tokio::task::spawn_blocking(move || append_all(&pool, &store, &appended));
-        let ((), lines) = store_while(&scope, &id, "", work, receiver, &scope.state.resume(&scope.source)).await?;
+        let ((), lines) = store_while(&scope, &id, "", work, receiver, Some(&scope.state.resume(&scope.source))).await?;
         ordered(lines)
     })
 }

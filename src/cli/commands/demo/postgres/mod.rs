@@ -1,88 +1,33 @@
-//! The story: a ledger under load, a full backup, more writes, `DROP TABLE`, and back to the moment before.
+//! The story on a private PostgreSQL cluster: a ledger under load, a full backup, more writes, `DROP TABLE`, and back to
+//! the moment before.
+
+mod cluster;
+mod ledger;
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-use super::cluster::Cluster;
-use super::ledger::{self, Load};
+use self::cluster::Cluster;
+use self::ledger::Load;
 use super::stage::{SOURCE, Stage};
-use crate::base::units::format_duration;
+use super::told::{Narrator, Told, pause};
 use crate::base::{Error, Result};
-use crate::cli::args::{DemoArgs, OutputFormat};
 use crate::cli::context::Context;
-use crate::cli::output;
 use crate::source::postgres::scratch_server::{Account, Installation};
 
 /// How long the ledger is written to before and after the backup.
 const LOAD: Duration = Duration::from_secs(3);
 
-/// The document `demo`, version 1.
-#[derive(Serialize)]
-pub(super) struct Told {
-    postgres_major: u32,
-    /// Transactions committed before the disaster.
-    transactions: u64,
-    entries_before: i64,
-    entries_after: i64,
-    /// From the decision to restore to the first answer of the restored server.
-    recovery_time_seconds: f64,
-    /// From the last restored transaction to the disaster.
-    recovery_point_seconds: f64,
-    /// Transactions that were committed before the disaster and are missing.
-    lost_entries: i64,
-    kept: Option<String>,
-}
-
-impl Told {
-    pub fn text(&self) -> String {
-        let mut text = format!(
-            "\nrecovery time   {}   from the decision to the first answer\n\
-             recovery point  {}   before the DROP TABLE\n\
-             entries         {} of {} are back, {} lost\n",
-            format_duration(Duration::from_secs_f64(self.recovery_time_seconds)),
-            format_duration(Duration::from_secs_f64(self.recovery_point_seconds)),
-            self.entries_after,
-            self.entries_before,
-            self.lost_entries
-        );
-        match &self.kept {
-            Some(home) => {
-                text += &format!("kept in {home}; look around with: {home}/lifeboat --config {home}/lifeboat.toml list\n")
-            }
-            None => text += "everything was cleaned up; --keep keeps it\n",
-        }
-        text
-    }
-}
-
-/// Tells each step as it is done.
-struct Narrator {
-    quiet: bool,
-    began: Instant,
-}
-
-impl Narrator {
-    fn say(&self, text: &str) -> Result<()> {
-        if self.quiet {
-            return Ok(());
-        }
-        output::print(&format!("{:5.1} s  {text}\n", self.began.elapsed().as_secs_f64()))
-    }
-}
-
-/// Plays it.
-pub(super) async fn play(args: &DemoArgs, context: &Context) -> Result<Told> {
-    let quiet = context.global.quiet || context.global.output == OutputFormat::Json;
-    let narrator = Narrator { quiet, began: Instant::now() };
+/// Plays it; with `keep` everything is left where it is.
+///
+/// # Errors
+/// When there is no PostgreSQL on this machine, or any step fails.
+pub(super) async fn play(narrator: &Narrator, keep: bool, context: &Context) -> Result<Told> {
     let installation = Installation::newest()?;
     let account = Account::choose()?;
     let mut stage = Stage::set(&account)?;
-    let told = act(&narrator, &installation, &account, &stage, context).await;
-    if args.keep {
-        stage.keep();
-    }
-    told.map(|told| Told { kept: args.keep.then(|| stage.home.display().to_string()), ..told })
+    let told = act(narrator, &installation, &account, &stage, context).await;
+    let kept = keep.then(|| stage.keep());
+    told.map(|told| Told { kept, ..told })
 }
 
 async fn act(
@@ -95,7 +40,7 @@ async fn act(
     let cancel = &context.cancel;
     let mut cluster = Cluster::create(installation, account, &stage.home, "original")?;
     narrator.say(&format!("a private PostgreSQL {} as user {}", installation.major, account.name))?;
-    stage.init(&cluster.conninfo())?;
+    stage.init(&format!("kind = \"postgres\"\nconninfo = \"{}\"\n", cluster.conninfo()))?;
     narrator.say("lifeboat init: an encrypted, signed repository in a directory")?;
     cluster.configure(&format!(
         "wal_level = replica\narchive_mode = on\narchive_command = '{}'\narchive_timeout = 60\n",
@@ -146,22 +91,17 @@ async fn act(
         )));
     }
     Ok(Told {
-        postgres_major: installation.major,
+        engine: format!("PostgreSQL {}", installation.major),
+        postgres_major: Some(installation.major),
         transactions,
         entries_before: before.entries,
         entries_after: after.entries,
         recovery_time_seconds: recovery_time.as_secs_f64(),
         recovery_point_seconds: moment.since(last_booked).as_secs_f64(),
         lost_entries: before.entries - after.entries,
+        drilled_seconds: None,
         kept: None,
     })
-}
-
-async fn pause(duration: Duration, cancel: &crate::base::Cancel) -> Result<()> {
-    tokio::select! {
-        () = tokio::time::sleep(duration) => Ok(()),
-        () = cancel.cancelled() => Err(Error::interrupted()),
-    }
 }
 
 /// Polls `sql`, a query for one boolean, until it says yes.
