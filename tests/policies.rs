@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat::base::{Engine, Timestamp};
 use lifeboat::base::units::parse_duration;
+use lifeboat::base::{Engine, Timestamp};
 use lifeboat::cli::config::policies::{self, READY};
 use lifeboat::policy::contradictions::{against_engine, contradictions};
 use serde_json::Value;

@@ -51,11 +51,14 @@ fn a_directory_has_moments_and_a_database_stretches() {
         window.as_array().expect("a list").iter().map(|interval| (time(&interval["from"]), time(&interval["to"]))).collect();
     let [alone, full, after, _] = &app;
     let day = 24 * HOUR;
-    assert_eq!(window, [
-        (alone.stop_time, alone.stop_time),
-        (full.stop_time, world.ago(8 * day - 3 * HOUR)),
-        (after.stop_time, world.ago(day - HOUR)),
-    ]);
+    assert_eq!(
+        window,
+        [
+            (alone.stop_time, alone.stop_time),
+            (full.stop_time, world.ago(8 * day - 3 * HOUR)),
+            (after.stop_time, world.ago(day - HOUR)),
+        ]
+    );
 }
 
 #[test]
@@ -221,10 +224,10 @@ fn check_tries_to_read_what_is_to_be_backed_up() {
     assert!(found[0].0 == "fault" && found[0].1.contains("No such file"), "{found:?}");
 
     assert_eq!(findings(&world, APP, "database", 0)[0].0, "ok");
-    assert_eq!(findings(&world, APP, "journal", 0), [(
-        "ok".to_owned(),
-        "is a write-ahead log: its commits can be followed".to_owned()
-    )]);
+    assert_eq!(
+        findings(&world, APP, "journal", 0),
+        [("ok".to_owned(), "is a write-ahead log: its commits can be followed".to_owned())]
+    );
     world.database("delete");
     let found = findings(&world, APP, "journal", 1);
     assert!(found[0].0 == "fault" && found[0].1.contains("cannot be followed"), "the policy wants it followed: {found:?}");

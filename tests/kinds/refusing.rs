@@ -53,7 +53,8 @@ fn ready_policies_are_scheduled_as_they_are() {
     let listed = world.host.ok(&["run", "--list"]).stdout;
     assert!(listed.contains("the log of app is not streamed by this host now\n") && !listed.contains("slot"), "{listed}");
     let crontab = world.host.ok(&["schedule", "print", "--format", "crontab"]).stdout;
-    for line in ["backup docs --type full", "drill docs --level component", "backup app --type auto", "drill app --level verify"] {
+    for line in ["backup docs --type full", "drill docs --level component", "backup app --type auto", "drill app --level verify"]
+    {
         assert!(crontab.contains(line), "{line} is not in\n{crontab}");
     }
     for source in [APP, DOCS] {

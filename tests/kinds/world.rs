@@ -110,8 +110,8 @@ impl World {
             first_seen: self.ago(400 * 24 * HOUR),
             incarnation: known.clone(),
         };
-        let repository = self.repository(&self.main);
-        let ensuring = identity::ensure(&repository, &name(source), &self.signer, &identity);
+        let (source, repository) = (name(source), self.repository(&self.main));
+        let ensuring = identity::ensure(&repository, &source, &self.signer, &identity);
         self.runtime.block_on(ensuring).expect("a right to write");
         known
     }

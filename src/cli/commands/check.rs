@@ -123,11 +123,9 @@ fn system(kind: &SourceKind) -> System<'_> {
             slot: &postgres.slot,
         }),
         SourceKind::Sqlite(sqlite) => System::Sqlite(&sqlite.path),
-        SourceKind::Directory(directory) => System::Directory {
-            path: &directory.path,
-            exclude: &directory.exclude,
-            one_file_system: directory.one_file_system,
-        },
+        SourceKind::Directory(directory) => {
+            System::Directory { path: &directory.path, exclude: &directory.exclude, one_file_system: directory.one_file_system }
+        }
     }
 }
 

@@ -170,8 +170,9 @@ impl Archive {
                 Err(elsewhere.iter().fold(error, |error, other| error.hint(hint(other))))
             }
             Some(_) => Ok(()),
-            None if self.engine() != Engine::Postgres => Err(Error::failed(format!("{source} has no backup yet"))
-                .hint(format!("lifeboat backup {source} --type full"))),
+            None if self.engine() != Engine::Postgres => {
+                Err(Error::failed(format!("{source} has no backup yet")).hint(format!("lifeboat backup {source} --type full")))
+            }
             None => Err(Error::failed(format!("no transaction has ended in what is archived of the log of {source}"))
                 .hint("on the server: SELECT pg_switch_wal()")),
         }

@@ -56,7 +56,7 @@ pub(in crate::engine) struct Shared {
 }
 
 /// A part of one file, which begins where a frame does.
-pub(in crate::engine) struct Chunk {
+pub(super) struct Chunk {
     pub entry: Arc<Entry>,
     pub file: Arc<File>,
     pub offset: u64,

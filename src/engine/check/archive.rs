@@ -56,13 +56,7 @@ async fn round_trip(scope: &Scope, subject: &Subject<'_>, cluster: &Cluster<'_>,
     Ok(Finding::ok(SUBJECT, format!("{archived}, and reads back whole")))
 }
 
-async fn wait(
-    scope: &Scope,
-    patience: Duration,
-    incarnation: &Incarnation,
-    segment: Segment,
-    name: &str,
-) -> Result<ObjectInfo> {
+async fn wait(scope: &Scope, patience: Duration, incarnation: &Incarnation, segment: Segment, name: &str) -> Result<ObjectInfo> {
     let prefix = format!("{}{name}_", layout::log_timeline(&scope.source, incarnation, segment.timeline));
     let began = Instant::now();
     loop {
@@ -70,12 +64,9 @@ async fn wait(
             return Ok(object);
         }
         if began.elapsed() >= patience {
-            return Err(Error::failed(format!(
-                "segment {name} was not archived within {}",
-                format_duration(patience)
-            ))
-            .hint(format!("archive_command should be: lifeboat archive push {} %p", scope.source))
-            .hint("the server's log says what its archive_command printed"));
+            return Err(Error::failed(format!("segment {name} was not archived within {}", format_duration(patience)))
+                .hint(format!("archive_command should be: lifeboat archive push {} %p", scope.source))
+                .hint("the server's log says what its archive_command printed"));
         }
         tokio::time::sleep(POLL).await;
     }

@@ -211,8 +211,8 @@ fn ask(job: &Job<'_>, written: &Written, check: &SqlCheck) -> Result<String, Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Incarnation, Lsn};
     use crate::base::progress::Silent;
+    use crate::base::{Incarnation, Lsn};
     use crate::repo::evidence::DrillOutcome;
 
     const ID: &str = "20261120T030000Z-full-aaaa";
@@ -264,11 +264,10 @@ mod tests {
         let (drilled, left) = drill(&backup(Engine::Directory, 4, 5), &policy, tree).await;
         assert_eq!((drilled.outcome(), left), (DrillOutcome::Passed, 0), "{drilled:?}");
         assert!(drilled.rto_seconds.is_some() && drilled.checks[0].of_data);
-        assert_eq!(drilled.phases.iter().map(|phase| phase.phase).collect::<Vec<_>>(), [
-            PhaseKind::Fetch,
-            PhaseKind::FirstCheck,
-            PhaseKind::Checks
-        ]);
+        assert_eq!(
+            drilled.phases.iter().map(|phase| phase.phase).collect::<Vec<_>>(),
+            [PhaseKind::Fetch, PhaseKind::FirstCheck, PhaseKind::Checks]
+        );
         for (entries, bytes) in [(5, 5), (3, 5), (4, 6)] {
             let (drilled, left) = drill(&backup(Engine::Directory, entries, bytes), &policy, tree).await;
             assert_eq!((drilled.outcome(), left, drilled.rto_seconds), (DrillOutcome::Failed, 0, None), "{drilled:?}");

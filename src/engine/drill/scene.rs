@@ -72,12 +72,7 @@ impl Scene {
     ///
     /// # Errors
     /// When a file cannot be made, or the path is too long for a server's socket.
-    pub fn make(
-        base: &Path,
-        state_dir: &Path,
-        source: &SourceName,
-        server: Option<(&Account, Option<&str>)>,
-    ) -> Result<Self> {
+    pub fn make(base: &Path, state_dir: &Path, source: &SourceName, server: Option<(&Account, Option<&str>)>) -> Result<Self> {
         let id = hex::encode(rand::random::<[u8; 6]>());
         let directory = base.join(format!("lifeboat-drill-{id}"));
         let socket_bytes = directory.as_os_str().len() + SOCKET_NAME.len();

@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{Engine, Timestamp};
 use crate::base::units::format_duration;
+use crate::base::{Engine, Timestamp};
 use crate::engine::archive::slot::Threat;
 use crate::policy::{LogMode, Objectives};
 use crate::repo::evidence::{DrillOutcome, Evidence, KeyUse};

@@ -10,12 +10,8 @@ pub fn against_engine(policy: &Policy, source: &SourceName, engine: Engine) -> V
         return Vec::new();
     }
     let is = format!("{source} is {}", engine.with_article());
-    let finding = |severity, key, why: &str, arithmetic: String| Finding {
-        severity,
-        key,
-        sentence: format!("{is}: {why}"),
-        arithmetic,
-    };
+    let finding =
+        |severity, key, why: &str, arithmetic: String| Finding { severity, key, sentence: format!("{is}: {why}"), arithmetic };
     let (log, drill) = (policy.log.mode, &policy.drill);
     let mut findings = Vec::new();
     let way_out = match engine {

@@ -7,10 +7,10 @@ use super::identity::Key;
 use crate::base::{DrillLevel, Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
+use crate::engine::drill::Stopwatch;
 use crate::engine::drill::evidence::{Circumstances, Loss};
 use crate::engine::drill::files::{self, Job, Written};
 use crate::engine::drill::run::Drilled;
-use crate::engine::drill::Stopwatch;
 use crate::engine::restore::Target;
 use crate::engine::{IdentitySource, Scope, head};
 use crate::policy::DrillPolicy;
@@ -138,7 +138,9 @@ impl Drill<'_> {
                 () = self.context.cancel.cancelled() => return Err(Error::interrupted()),
             };
             match planned {
-                Ok(found) if best.as_ref().is_none_or(|best| found.restore.moment() > best.restore.moment()) => best = Some(found),
+                Ok(found) if best.as_ref().is_none_or(|best| found.restore.moment() > best.restore.moment()) => {
+                    best = Some(found)
+                }
                 Ok(_) => {}
                 Err(error) => failures.push(error),
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::{Engine, SourceName};
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, SourceName};
 use crate::cli::output::wrapped;
 use crate::engine::Scope;
 use crate::engine::drill::evidence::Standing;

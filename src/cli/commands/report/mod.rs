@@ -90,14 +90,7 @@ fn place(kind: Engine, repository: &RepositoryFacts) -> Place {
     let mut window: Vec<_> = held.window.iter().map(|window| stretch(kind, window)).collect();
     // After the last one nothing is missing yet.
     window.last_mut().into_iter().for_each(|(_, _, missing)| *missing = None);
-    Place {
-        name,
-        kind,
-        problem: None,
-        backups: kept().count(),
-        newest: kept().map(|backup| backup.stopped).max(),
-        window,
-    }
+    Place { name, kind, problem: None, backups: kept().count(), newest: kept().map(|backup| backup.stopped).max(), window }
 }
 
 /// From when to when, and what is missing after it.

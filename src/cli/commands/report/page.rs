@@ -5,8 +5,8 @@ use std::time::Duration;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::happened::Happened;
-use crate::base::{Engine, Timestamp};
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, Timestamp};
 use crate::engine::status::Verdict;
 use crate::engine::status::standby::StandbyReport;
 use crate::engine::status::verdict::Reason;

@@ -200,9 +200,7 @@ fn repositories(out: &mut Exposition, reports: &[StatusReport]) {
 
 fn server(out: &mut Exposition, reports: &[StatusReport]) {
     let mut gauge = |name: &str, help: &str, value: fn(&StatusReport) -> Option<f64>| out.gauge(name, help, each(reports, value));
-    gauge("lifeboat_server_up", "Whether the server answers.", |report| {
-        Some(truth(report.server.as_ref()?.error.is_none()))
-    });
+    gauge("lifeboat_server_up", "Whether the server answers.", |report| Some(truth(report.server.as_ref()?.error.is_none())));
     gauge("lifeboat_path_readable", "Whether the database file or directory can be looked at.", |report| {
         Some(truth(report.path.as_ref()?.error.is_none()))
     });

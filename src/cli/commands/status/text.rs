@@ -6,9 +6,7 @@ use std::time::Duration;
 use crate::base::Engine;
 use crate::base::units::{format_bytes, format_duration};
 use crate::cli::output::wrapped;
-use crate::engine::status::report::{
-    DrillReport, IntervalReport, Kind, PathReport, RepositoryReport, ScopeReport, ServerReport,
-};
+use crate::engine::status::report::{DrillReport, IntervalReport, Kind, PathReport, RepositoryReport, ScopeReport, ServerReport};
 use crate::engine::status::standby::StandbyReport;
 use crate::engine::status::{StatusReport, Verdict};
 use crate::repo::evidence::DrillOutcome;

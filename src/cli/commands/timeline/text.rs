@@ -3,8 +3,8 @@
 use super::document::{
     ActPart, AroundPart, DetailPart, Document, Event, Gap, Listed, RelationPart, RestoreCommand, Row, Written,
 };
-use crate::base::{Engine, Timestamp};
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, Timestamp};
 use crate::cli::output::{Align, table};
 use crate::engine::activity::acts::ActKind;
 

@@ -220,11 +220,9 @@ impl Loaded {
                 self.exposure(backup, path, own, reached, all).await
             }
             Beyond::Database(seen) => seen.exposure(time),
-            Beyond::Nothing => Exposure::AtMostSince {
-                frontier: time,
-                why: "changes since then are not looked for".to_owned(),
-                lost: None,
-            },
+            Beyond::Nothing => {
+                Exposure::AtMostSince { frontier: time, why: "changes since then are not looked for".to_owned(), lost: None }
+            }
         };
         let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
         let replay_bytes = match beyond {

@@ -186,7 +186,10 @@ mod tests {
         drop(program);
         let before = files(dir.path());
         let unknown = exposure(&path, moment, moment.captured_at);
-        assert!(matches!(&unknown, Exposure::AtMostSince { why, lost: None, .. } if why.contains("its log is gone")), "{unknown:?}");
+        assert!(
+            matches!(&unknown, Exposure::AtMostSince { why, lost: None, .. } if why.contains("its log is gone")),
+            "{unknown:?}"
+        );
         assert_eq!(files(dir.path()), before, "neither log nor index is made");
         fs::remove_file(&path).unwrap();
         let gone = exposure(&path, moment, moment.captured_at);
