@@ -104,7 +104,10 @@ impl<'a> Asking<'a> {
     pub(super) fn new(args: &'a ArchiveGetArgs, context: &'a Context, settings: &'a Settings) -> Result<Self> {
         let wanted = context.global.repository.as_deref();
         let (repositories, undeclared) = match settings.source(&args.source) {
-            Ok(source) => (settings.repositories_of(source, wanted)?, false),
+            Ok(source) => {
+                source.postgres("archive get")?;
+                (settings.repositories_of(source, wanted)?, false)
+            }
             Err(_) if wanted.is_none() => (settings.repositories.values().collect(), true),
             Err(_) => (vec![settings.repository(wanted)?], true),
         };

@@ -46,6 +46,7 @@ struct Shown {
 pub fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
+    source.postgres("archive push")?;
     let durable = match ask(args, context, &settings) {
         Said::Durable(durable) => durable,
         Said::Nothing => brief(&context.cancel, store(args, context, &settings, source, false))?,

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::Config;
 use super::log::{Level, Log};
-use crate::base::{Error, Result, SourceName};
+use crate::base::{Engine, Error, Result, SourceName};
 use crate::cli::background;
 use crate::cli::commands::archive::enough::Wanted;
 use crate::cli::commands::archive::handover_socket;
@@ -65,7 +65,7 @@ impl Archivers {
         Self { context: Arc::new(context), config, log, running: BTreeMap::new(), refused: BTreeSet::new(), seen: None }
     }
 
-    /// One for each source of the configuration. Where one cannot be started, pushes store their files themselves.
+    /// One for each cluster of the configuration. Where one cannot be started, pushes store their files themselves.
     pub(super) fn start_missing(&mut self) {
         // The others of a source's repositories would be lacking, and nobody would know.
         if self.context.global.repository.is_some() {
@@ -77,7 +77,8 @@ impl Archivers {
             self.seen = Some(Arc::clone(&config));
         }
         self.forget_ended();
-        for source in config.settings.sources.keys() {
+        let clusters = config.settings.sources.values().filter(|source| source.kind.engine() == Engine::Postgres);
+        for source in clusters.map(|source| &source.name) {
             if self.running.contains_key(source) || self.refused.contains(source) {
                 continue;
             }
