@@ -1,5 +1,6 @@
 //! The drill of what has no server: a SQLite database, a directory.
 
+use std::fs;
 use std::path::Path;
 
 use super::Drill;
@@ -11,7 +12,9 @@ use crate::engine::drill::Stopwatch;
 use crate::engine::drill::evidence::{Circumstances, Loss};
 use crate::engine::drill::files::{self, Job, Written};
 use crate::engine::drill::run::Drilled;
+use crate::engine::directory::restore as directory;
 use crate::engine::restore::Target;
+use crate::engine::sqlite::restore as sqlite;
 use crate::engine::{IdentitySource, Scope, head};
 use crate::policy::DrillPolicy;
 use crate::repo::evidence::PhaseKind;
@@ -24,27 +27,57 @@ struct Planned {
 }
 
 /// A restore that was planned, by kind.
-enum Restore {}
+enum Restore {
+    Directory(directory::Prepared),
+    Sqlite(sqlite::Prepared),
+}
 
 impl Restore {
     /// The backup with which it begins.
     fn backup(&self) -> &BackupSummary {
-        match *self {}
+        match self {
+            Self::Directory(prepared) => &prepared.plan.backup,
+            Self::Sqlite(prepared) => &prepared.plan.backup,
+        }
     }
 
     /// The moment that comes back.
     fn moment(&self) -> Timestamp {
-        match *self {}
+        match self {
+            Self::Directory(prepared) => prepared.plan.moment,
+            Self::Sqlite(prepared) => prepared.plan.reaches,
+        }
     }
 
-    /// Bytes of log to apply.
+    /// Bytes of log to apply, as they are stored.
     fn log_bytes(&self) -> u64 {
-        match *self {}
+        match self {
+            Self::Directory(_) => 0,
+            Self::Sqlite(prepared) => prepared.plan.log_stored_bytes(),
+        }
     }
 
     /// Carries it out, into `into`, which does not exist.
-    async fn run(&self, _drill: &Drill<'_>, _scope: &Scope, _into: &Path) -> Result<Written> {
-        match *self {}
+    async fn run(&self, drill: &Drill<'_>, scope: &Scope, into: &Path) -> Result<Written> {
+        let (progress, cancel) = (drill.context.progress.clone(), drill.context.cancel.clone());
+        let workers = drill.settings.backup.workers;
+        match self {
+            Self::Directory(prepared) => {
+                let options = directory::RestoreOptions { into: into.to_owned(), paths: Vec::new(), workers };
+                let report = directory::run(scope, prepared, &options, progress, cancel).await?;
+                let mut notes = report.notes;
+                if report.shortfalls > 0 {
+                    notes.push(format!("{} entries are not as they were, first {}", report.shortfalls, report.first_shortfalls.join("; ")));
+                }
+                Ok(Written { path: into.to_owned(), reaches: prepared.plan.moment, notes })
+            }
+            Self::Sqlite(prepared) => {
+                fs::create_dir(into).map_err(|error| Error::io("create", into, error))?;
+                let options = sqlite::RestoreOptions { into: into.to_owned(), workers };
+                let report = sqlite::run(scope, prepared, &options, progress, cancel).await?;
+                Ok(Written { path: report.path, reaches: report.captured_at, notes: report.notes })
+            }
+        }
     }
 }
 
@@ -55,13 +88,22 @@ impl Restore {
 async fn plan(
     engine: Engine,
     scope: &Scope,
-    _log: &CommitLog,
-    _identities: &dyn IdentitySource,
-    _target: &Target,
+    log: &CommitLog,
+    identities: &dyn IdentitySource,
+    target: &Target,
 ) -> Result<Restore> {
-    let what = engine.with_article();
-    Err(Error::usage(format!("{} is {what}, and a drill of {what} is not in this version", scope.source))
-        .hint(format!("lifeboat drill {} --level verify   reads everything that is stored of it", scope.source)))
+    let (target, incarnation, backup) = (target.clone(), None, None);
+    match engine {
+        Engine::Directory => {
+            let request = directory::Request { target, incarnation, backup };
+            directory::prepare(scope, log, identities, &request).await.map(Restore::Directory)
+        }
+        Engine::Sqlite => {
+            let request = sqlite::Request { target, incarnation, backup };
+            sqlite::prepare(scope, log, identities, &request).await.map(Restore::Sqlite)
+        }
+        Engine::Postgres => Err(Error::usage(format!("{} is a cluster", scope.source))),
+    }
 }
 
 impl Drill<'_> {
