@@ -131,10 +131,9 @@ fn what_nothing_goes_on_from_is_a_gap_that_is_told_and_a_backup() {
     assert_eq!(world.rows(&[]), 10);
     let within = first.plus(std::time::Duration::from_micros(1));
     let refused = world.refused(&["--to", &within.rfc3339()]).refuses(1, &["the log has a gap", "followed up to", "goes on from"]);
-    let masked: Vec<&str> = refused.stderr.lines().filter(|line| !line.contains("RUST_BACKTRACE")).collect();
-    insta::with_settings!({filters => vec![(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?( UTC|Z)?", "TIME")]}, {
-        insta::assert_snapshot!("sqlite-gap", masked.join("\n"));
-    });
+    let is_time = |word: &&str| word.trim_matches('\'').starts_with("20") && word.contains(['-', ':']);
+    let mask = |line: &str| line.split(' ').map(|word| if is_time(&word) { "TIME" } else { word }).collect::<Vec<_>>().join(" ");
+    insta::assert_snapshot!("gap", refused.stderr.lines().map(mask).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl Stage {
     }
 
     async fn scope(&self, store: Arc<dyn Store>) -> Result<Scope> {
-        Ok(Scope::new(Repository::open("main", store, None).await?, source(), &self.state()))
+        Here { state: self.state(), store }.open("main").await
     }
 
     async fn backup(&self, store: Arc<dyn Store>, kind: BackupType) -> Result<()> {
@@ -92,7 +92,7 @@ impl Stage {
             lease: None,
             watch: WatchOptions::default(),
         };
-        let here = Here { stage: self, store };
+        let here = Here { state: self.state(), store };
         log::run(&options, &here, &self.writing, Arc::new(Silent), cancel).await
     }
 
@@ -132,15 +132,15 @@ fn rows(path: &Path) -> u32 {
     crate::world::rows_in(path)
 }
 
-struct Here<'a> {
-    stage: &'a Stage,
+struct Here {
+    state: PathBuf,
     store: Arc<dyn Store>,
 }
 
 #[async_trait]
-impl Surroundings for Here<'_> {
+impl Surroundings for Here {
     async fn open(&self, _repository: &str) -> Result<Scope> {
-        self.stage.scope(self.store.clone()).await
+        Ok(Scope::new(Repository::open("main", self.store.clone(), None).await?, source(), &self.state))
     }
 
     fn deliver(&self) {}
