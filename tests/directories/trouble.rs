@@ -28,6 +28,8 @@ fn what_may_not_be_read_is_named_and_the_rest_comes_back() {
     assert_eq!(stage.listed(), [""; 0]);
 
     let taken = stage.backup("full");
+    let incarnations = stage.repository.path().join(SOURCE).join("identity");
+    assert_eq!(std::fs::read_dir(incarnations).expect("on record").count(), 1, "the one that failed left no other");
     assert_eq!((number(&taken["bad_pages"]), number(&taken["not_whole"]["count"])), (2, 2), "{taken:#}");
     let named = taken["not_whole"]["first"].to_string();
     assert!(named.contains("docs/secret.txt: cannot be read") && named.contains("closed: cannot be listed"), "{named}");
