@@ -5,6 +5,7 @@
 
 pub mod args;
 pub mod background;
+pub mod catalogue;
 pub mod commands;
 pub mod config;
 pub mod context;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::config::{RepositorySettings, Settings};
 use super::context::Context;
 use super::scope::{self, Use};
-use crate::base::{Error, ErrorKind, Result, SourceName};
+use crate::base::{BackupId, Engine, Error, ErrorKind, Incarnation, Result, SourceName};
 use crate::engine::restore::Target;
 use crate::engine::restore::plan::RestorePlan;
 use crate::engine::restore::prepare::{Prepared, Request, prepare};
@@ -53,6 +53,42 @@ pub fn repositories<'a>(source: &SourceName, context: &Context, settings: &'a Se
         // A host that only restores need not describe the source.
         Err(_) => Ok(vec![settings.repository(only)?]),
     }
+}
+
+/// What kind of system is to be restored: that of the incarnation or backup that was asked for, else what the configuration
+/// says, else, on a host that only restores, that of the newest backup in the first repository that has one.
+///
+/// # Errors
+/// On the wish to stop. A repository that does not answer is told of by whoever plans.
+pub async fn engine(
+    source: &SourceName,
+    (incarnation, backup): (Option<&Incarnation>, Option<&BackupId>),
+    context: &Context,
+    settings: &Settings,
+    repositories: &[&RepositorySettings],
+) -> Result<Engine> {
+    match (incarnation, backup, settings.source(source)) {
+        (Some(incarnation), _, _) => return Ok(incarnation.engine()),
+        (None, None, Ok(configured)) => return Ok(configured.kind.engine()),
+        _ => {}
+    }
+    for chosen in repositories {
+        let asking = async {
+            let layers = scope::layers(context, chosen, Use::Brief);
+            let scope = scope::open(context, settings, chosen, source, &layers).await?;
+            let log = CommitLog::load(&scope.repository, &scope.source).await?;
+            let found = backup.map_or_else(|| log.backups().last(), |id| log.find(id));
+            Ok::<_, Error>(found.map(|backup| backup.incarnation.engine()))
+        };
+        let found = tokio::select! {
+            found = asking => found,
+            () = context.cancel.cancelled() => return Err(Error::interrupted()),
+        };
+        if let Ok(Some(engine)) = found {
+            return Ok(engine);
+        }
+    }
+    Ok(settings.source(source).map_or(Engine::Postgres, |configured| configured.kind.engine()))
 }
 
 /// The plan from the first repository that has one; the first refusal when none has. Where the plan depends on how far
@@ -113,7 +149,7 @@ fn goes_farther(new: &RestorePlan, best: &RestorePlan, is_latest: bool) -> bool 
 /// # Errors
 /// When a repository's address is wrong.
 pub fn with_others(
-    wanted: &Wanted<'_>,
+    limit_rate_bytes: Option<u64>,
     context: &Context,
     repositories: &[&RepositorySettings],
     scope: Scope,
@@ -122,7 +158,7 @@ pub fn with_others(
     let (own, others): (Vec<&RepositorySettings>, Vec<_>) =
         repositories.iter().partition(|chosen| chosen.name == scope.repository.name());
     let bare = |chosen: &RepositorySettings| -> Result<_> {
-        let mut layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: wanted.limit_rate });
+        let mut layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes });
         layers.metrics = Arc::clone(metrics);
         Ok((store::open(&chosen.url, &chosen.options)?, layers))
     };

@@ -11,6 +11,7 @@ pub mod chain;
 pub mod check;
 pub mod copy;
 pub mod deliver;
+pub mod directory;
 pub mod drill;
 pub mod expire;
 pub mod head;

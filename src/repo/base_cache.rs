@@ -166,6 +166,26 @@ pub struct BaseReader {
     buffer: Vec<u8>,
 }
 
+impl BaseReader {
+    /// The lines that a [`BaseWriter`] wrote to `path`, from the first on.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let open = || -> io::Result<Box<dyn BufRead + Send>> {
+            let plain = compress::stream_reader(File::open(path)?)?;
+            Ok(Box::new(BufReader::with_capacity(256 << 10, plain)))
+        };
+        let inner = open().map_err(|error| Error::io("read", path, error))?;
+        Ok(Self { path: path.to_owned(), inner, buffer: Vec::new() })
+    }
+
+    /// The file that they are in, to be read once more.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Iterator for BaseReader {
     type Item = Result<BaseLine>;
 

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::log::index::IndexLine;
-use crate::base::{Error, Incarnation, Result, SourceName, Timestamp, durable};
+use crate::base::{BackupId, Error, Incarnation, Result, SourceName, Timestamp, durable};
 use crate::codec::Sha256Digest;
 
 /// How the names of scratch directories begin.
@@ -250,6 +250,36 @@ impl HostState {
     /// What waits in the journal of one log, for readers that show it: without its lock, and nothing is made.
     pub fn unsigned_lines(&self, source: &SourceName, incarnation: &Incarnation) -> Vec<IndexLine> {
         journal_lines(&fs::read(self.log_dir(source, incarnation).join("journal.jsonl")).unwrap_or_default())
+    }
+
+    /// Where it is noted in which frames of the chain of `full` the chunks of `source`, a directory, are stored. Its directory
+    /// is made.
+    ///
+    /// # Errors
+    /// When that cannot be made.
+    pub fn chunk_index(&self, source: &SourceName, full: &BackupId) -> Result<PathBuf> {
+        let path = self.of_source(source).join("chunks").join(format!("{full}.redb"));
+        prepare(&path).map_err(|error| Error::io("create the directory of", &path, error))?;
+        Ok(path)
+    }
+
+    /// Forgets the [chunks](HostState::chunk_index) of all chains but that of `full`.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn forget_other_chunks(&self, source: &SourceName, full: &BackupId) -> Result<()> {
+        let kept = self.chunk_index(source, full)?;
+        let dir = self.of_source(source).join("chunks");
+        let forget = || {
+            for entry in fs::read_dir(&dir)? {
+                let path = entry?.path();
+                if path != kept {
+                    fs::remove_file(path)?;
+                }
+            }
+            Ok(())
+        };
+        forget().map_err(|error| Error::io("clear", &dir, error))
     }
 
     /// Makes sure that this host takes one backup of `source` at a time.

@@ -319,6 +319,7 @@ impl<'a> Maker<'a> {
             patches: vec![],
             states: vec![],
             bad_blocks: vec![],
+            tree: None,
         }
     }
 

@@ -241,6 +241,7 @@ fn file_line(path: &str, frame: FrameRef) -> FileLine {
         patches: vec![],
         states: vec![],
         bad_blocks: Vec::new(),
+        tree: None,
     }
 }
 

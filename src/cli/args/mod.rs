@@ -1,5 +1,6 @@
 //! The command line's grammar. Help says units and defaults; examples are in the long help (`--help`).
 
+mod catalogue;
 mod copy;
 mod drill;
 mod expire;
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::base::{Incarnation, SourceName};
 
+pub use catalogue::{DiffArgs, LsArgs};
 pub use copy::CopyArgs;
 pub use drill::{DrillArgs, DrillMoment};
 pub use expire::ExpireArgs;
@@ -273,6 +275,12 @@ pub enum Verb {
     /// Show backups and the moments that can be restored
     #[command(after_long_help = LIST_HELP)]
     List(ListArgs),
+    /// List what lies in a backup
+    #[command(after_long_help = catalogue::LS_HELP)]
+    Ls(LsArgs),
+    /// Show what differs between two backups of a directory
+    #[command(after_long_help = catalogue::DIFF_HELP)]
+    Diff(DiffArgs),
     /// Show what happened when, and the moment before it
     #[command(after_long_help = timeline::HELP)]
     Timeline(TimelineArgs),
@@ -362,8 +370,8 @@ pub struct BackupArgs {
     /// Start at once (fast), or let the server take its time (spread)
     #[arg(long, value_enum, default_value_t = CheckpointMode::Fast, hide_possible_values = true, value_name = "fast|spread")]
     pub checkpoint: CheckpointMode,
-    /// What pages with a wrong checksum do to the backup
-    #[arg(long, value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
+    /// What pages with a wrong checksum, or files that cannot be read, do to the backup
+    #[arg(long, alias = "errors", value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
     pub page_errors: PageErrors,
     /// Wait so long when another host backs up this source [default: not at all]
     #[arg(long, value_name = "DURATION", value_parser = parsers::duration, conflicts_with = "no_lease")]
@@ -398,7 +406,7 @@ pub enum CheckpointMode {
     Spread,
 }
 
-/// What pages with a wrong checksum do.
+/// What pages with a wrong checksum do, and files that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PageErrors {
     /// The backup fails.

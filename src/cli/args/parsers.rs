@@ -7,6 +7,7 @@ use super::drill::DrillMoment;
 use super::restore::RestoreMoment;
 use crate::base::units::parse_duration;
 use crate::base::{TimelineId, Timestamp};
+use crate::engine::directory::catalogue::Which;
 
 /// `latest`, or what [`Timestamp::parse_human`] reads.
 pub(super) fn moment(text: &str) -> Result<RestoreMoment, String> {
@@ -19,6 +20,17 @@ pub(super) fn moment(text: &str) -> Result<RestoreMoment, String> {
 /// What [`Timestamp::parse_human`] reads.
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     Timestamp::parse_human(text, Timestamp::now())
+}
+
+/// `latest`, the id of a backup, or what [`Timestamp::parse_human`] reads.
+pub(super) fn which(text: &str) -> Result<Which, String> {
+    if text.trim().eq_ignore_ascii_case("latest") {
+        return Ok(Which::Latest);
+    }
+    match text.parse() {
+        Ok(id) => Ok(Which::Backup(id)),
+        Err(_) => time(text).map(Which::Time).map_err(|why| format!("{why}, the id of a backup, or latest")),
+    }
 }
 
 /// `random`, or what [`moment`] reads.

@@ -20,13 +20,18 @@ With --delta DIR is this cluster's own data directory, a half restore of it, or
 empty; what does not differ from the backup stays. Refused: a directory whose
 server runs, another cluster's, and one with log that was never archived.
 
+A directory comes back as it was at the end of a backup: with --to, of the
+newest that had ended by then. --path names a file, a directory with all below
+it, or a glob (docs, photos/2026/*.jpg, **/*.txt).
+
 Examples:
   lifeboat restore orders --into /srv/pg15/restored --dry-run
   lifeboat restore orders --into DIR --to '2026-11-20 21:31:07Z'
   lifeboat restore orders --into DIR --to-name before-migration --action pause
   lifeboat restore orders --into DIR --clone --tablespace /fast=/tmp/fast
   lifeboat restore orders --into /srv/pg15/main --delta --to-name before-v2
-  lifeboat restore orders --into /srv/pg15/standby --standby --delay 1h";
+  lifeboat restore orders --into /srv/pg15/standby --standby --delay 1h
+  lifeboat restore documents --into DIR --to '2 days ago' --path letters";
 
 /// `lifeboat restore`.
 #[derive(Args, Debug)]
@@ -54,6 +59,9 @@ pub struct RestoreArgs {
     /// Put the tablespace at OLD into NEW; may be repeated
     #[arg(long = "tablespace", value_name = "OLD=NEW", value_parser = parsers::tablespace)]
     pub tablespaces: Vec<(PathBuf, PathBuf)>,
+    /// Of a directory only this, as in the backup, or what a glob matches; may be repeated
+    #[arg(long = "path", value_name = "PATTERN")]
+    pub paths: Vec<String>,
     /// Into a data directory in use before: fetch and write only what differs
     #[arg(long)]
     pub delta: bool,

@@ -6,10 +6,12 @@ mod check;
 mod completions;
 mod copy;
 mod demo;
+mod diff;
 mod drill;
 mod expire;
 mod init;
 mod list;
+mod ls;
 mod man;
 mod policy;
 mod promote;
@@ -46,6 +48,8 @@ pub fn run(verb: Verb, context: &Context) -> Result<Outcome> {
         Verb::Check(args) => long(check::run(&args, context)),
         Verb::Backup(args) => long(backup::run(&args, context)),
         Verb::List(args) => brief(cancel, list::run(&args, context)),
+        Verb::Ls(args) => long(ls::run(&args, context)),
+        Verb::Diff(args) => long(diff::run(&args, context)),
         Verb::Timeline(args) => long(timeline::run(&args, context)),
         Verb::Status(args) => long(status::run(&args, context)),
         Verb::Restore(args) => long(restore::run(&args, context)),

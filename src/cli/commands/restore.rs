@@ -1,12 +1,14 @@
 //! `lifeboat restore SOURCE --into DIR`: the plan, and unless `--dry-run` its execution.
 
+mod directory;
+
 use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{Error, ErrorKind, Result, Timestamp};
+use crate::base::{Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::args::{RecoveryAction, RestoreArgs};
 use crate::cli::config::RepositorySettings;
 use crate::cli::context::Context;
@@ -59,12 +61,17 @@ struct Document {
 /// The plan's or the restore's.
 pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
+    let repositories = restoring::repositories(&args.source, context, &settings)?;
+    let named = (args.incarnation.as_ref(), args.backup.as_ref());
+    if restoring::engine(&args.source, named, context, &settings, &repositories).await? == Engine::Directory {
+        return directory::run(args, context, &settings, &repositories).await;
+    }
+    refuse_a_part(args)?;
     refuse_a_moment_to_follow(args)?;
     let into = std::path::absolute(&args.into).map_err(|error| Error::io("find", &args.into, error))?;
     if !args.delta {
         run::check_empty(&into)?;
     }
-    let repositories = restoring::repositories(&args.source, context, &settings)?;
     let request = Request {
         target: args.target(),
         timeline: args.timeline,
@@ -101,7 +108,7 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
         context.result("restore", 1, &document, || plan_text(&document, &prepared, in_place))?;
         return Ok(Outcome::Done);
     }
-    let scope = restoring::with_others(&wanted, context, &repositories, scope, &metrics)?;
+    let scope = restoring::with_others(wanted.limit_rate, context, &repositories, scope, &metrics)?;
     let report = run::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await;
     let report = report.map_err(|error| with_a_way_out(error, &repositories, &scope))?;
     document.done = true;
@@ -111,6 +118,15 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     document.notes.extend(report.notes.iter().cloned());
     context.result("restore", 1, &document, || done_text(&document, &prepared, &report, args))?;
     Ok(Outcome::Done)
+}
+
+/// A database is whole or nothing.
+fn refuse_a_part(args: &RestoreArgs) -> Result<()> {
+    match args.paths.as_slice() {
+        [] => Ok(()),
+        _ => Err(Error::usage(format!("{} is a database: --path restores a part of a directory", args.source))
+            .hint("drop --path; restore all of it elsewhere, and take from there what is wanted")),
+    }
 }
 
 /// A standby has no target until it is promoted.

@@ -1,15 +1,13 @@
 //! What `--type auto` goes by when a source has a policy: its schedule, and what its drills measured.
 
-use super::plan::Situation;
-use crate::base::{BackupType, Job, Result, Timestamp};
+use crate::base::{BackupType, Incarnation, Job, Lsn, Result, Timestamp};
 use crate::engine::Scope;
 use crate::engine::slots;
 use crate::engine::status::rto;
 use crate::policy::Policy;
 use crate::policy::cadence::{Record, Timetable, plan};
 use crate::policy::choice::{AutoTerms, Newest};
-use crate::repo::commit;
-use crate::repo::evidence;
+use crate::repo::{BackupSummary, commit, evidence};
 
 /// The terms for a backup of `scope` at `now`.
 ///
@@ -36,10 +34,11 @@ fn type_of(job: Job) -> Option<BackupType> {
     }
 }
 
-/// The newest backup of this cluster, as the choice of a type looks at it; none when nothing can build on it.
-pub(super) fn newest(now: &Situation<'_>) -> Option<Newest> {
-    let backup = now.backups.iter().rfind(|backup| backup.incarnation == *now.incarnation)?;
-    let chain = commit::chain(backup, &now.backups).ok()?;
+/// The newest of `backups` of this incarnation, as the choice of a type looks at it; none when nothing can build on it. The
+/// log is that up to `log_end`, of a source that has one.
+pub(in crate::engine) fn newest(backups: &[&BackupSummary], incarnation: &Incarnation, log_end: Option<Lsn>) -> Option<Newest> {
+    let backup = backups.iter().rfind(|backup| backup.incarnation == *incarnation)?;
+    let chain = commit::chain(backup, backups).ok()?;
     let links = || chain.iter().filter(|link| link.base.is_some()).map(|link| link.stored_bytes);
     Some(Newest {
         raw_bytes: backup.raw_bytes,
@@ -47,6 +46,6 @@ pub(super) fn newest(now: &Situation<'_>) -> Option<Newest> {
         links_stored_bytes: links().sum(),
         largest_link_stored_bytes: links().max().unwrap_or_default(),
         links: links().count(),
-        wal_bytes: now.start_lsn.0.saturating_sub(backup.start_lsn.0),
+        wal_bytes: log_end.map_or(0, |end| end.0.saturating_sub(backup.start_lsn.0)),
     })
 }

@@ -136,6 +136,7 @@ pub(super) fn base_line(entry: &Entry, stored: Stored, base: Option<&BaseLine>) 
         patches: base.map(|base| base.line.patches.clone()).unwrap_or_default(),
         states: Vec::new(),
         bad_blocks: stored.bad_blocks,
+        tree: None,
     };
     for (index, position) in stored.positions.iter().enumerate() {
         let inherited = base.and_then(|base| base.line.frames.get(index));

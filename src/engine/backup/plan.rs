@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::auto;
 use crate::base::{BackupId, BackupType, Incarnation, Lsn, SegmentSize, Timestamp};
 use crate::engine::timeline::TimelinePath;
-use crate::policy::choice::{self, AutoTerms};
+use crate::policy::choice::{self, AutoTerms, Newest};
 use crate::repo::BackupSummary;
 use crate::repo::commit;
 use crate::repo::log::LogCatalog;
@@ -84,15 +84,32 @@ fn with_article(backup_type: BackupType) -> &'static str {
     }
 }
 
+/// What every choice of a type and a base is made from.
+pub(in crate::engine) struct Choice<'a> {
+    /// The committed backups of the source, oldest first.
+    pub backups: &'a [&'a BackupSummary],
+    /// When this one starts.
+    pub start_time: Timestamp,
+    /// The newest backup that a restore would use, for what a policy says.
+    pub newest: Option<Newest>,
+}
+
 /// Decides on the type of the next backup and its base: of those that fit, the newest.
 pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
+    let newest = auto::newest(&now.backups, now.incarnation, Some(now.start_lsn));
+    let choice = Choice { backups: &now.backups, start_time: now.start_time, newest };
+    decide_by(wish, &choice, |base| unfit(base, now))
+}
+
+/// [`decide`] for any kind of source: `unfit` says why nothing can build on a backup.
+pub(in crate::engine) fn decide_by(wish: Wish, now: &Choice<'_>, unfit: impl Fn(&BackupSummary) -> Option<String>) -> Decision {
     let last_full = now.backups.iter().rfind(|backup| backup.backup_type == BackupType::Full);
     let mut why = None;
     let backup_type = match wish {
         Wish::Type(BackupType::Full) => return Decision::full(wish, ""),
         Wish::Type(backup_type) => backup_type,
         Wish::ByPolicy(terms) => {
-            let choice = choice::choose(&terms, auto::newest(now).as_ref());
+            let choice = choice::choose(&terms, now.newest.as_ref());
             if choice.backup_type == BackupType::Full {
                 return Decision { backup_type: BackupType::Full, base: None, reason: choice.reason };
             }
@@ -111,12 +128,27 @@ pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
         now.backups.iter().rev().filter(|backup| backup_type == BackupType::Incr || backup.backup_type == BackupType::Full);
     let mut first_reason = None;
     for base in candidates {
-        match unfit(base, now) {
+        match unfit(base) {
             None => return Decision { backup_type, base: Some((*base).clone()), reason: why },
             Some(reason) => first_reason = first_reason.or(Some(reason)),
         }
     }
     Decision::full(Wish::Type(backup_type), first_reason.unwrap_or_else(|| "there is no backup to build on".to_owned()))
+}
+
+/// Why nothing of any kind can build on `base` any more: its chain is broken, or a part of it is about to expire.
+pub(in crate::engine) fn unfit_chain(
+    base: &BackupSummary,
+    backups: &[&BackupSummary],
+    marked: &BTreeSet<&BackupId>,
+) -> Option<String> {
+    match commit::chain(base, backups) {
+        Err(broken) => Some(format!("{} cannot be restored: {broken}", base.id)),
+        Ok(chain) => {
+            let marked = chain.iter().find(|link| marked.contains(&link.id))?;
+            Some(format!("{} is marked to be expired", marked.id))
+        }
+    }
 }
 
 /// Why nothing can build on `base` now; none when something can.
@@ -125,13 +157,8 @@ fn unfit(base: &BackupSummary, now: &Situation<'_>) -> Option<String> {
     if base.incarnation != *now.incarnation {
         return Some(format!("{id} is of another cluster ({})", base.incarnation));
     }
-    match commit::chain(base, &now.backups) {
-        Err(broken) => return Some(format!("{id} cannot be restored: {broken}")),
-        Ok(chain) => {
-            if let Some(marked) = chain.iter().find(|link| now.marked.contains(&link.id)) {
-                return Some(format!("{} is marked to be expired", marked.id));
-            }
-        }
+    if let Some(why) = unfit_chain(base, &now.backups, &now.marked) {
+        return Some(why);
     }
     let Some(path) = now.path else { return Some("the history of the server's timeline is not archived".to_owned()) };
     if !path.contains(base.timeline, base.stop_lsn) {

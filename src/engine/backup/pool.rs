@@ -20,7 +20,7 @@ use crate::codec::frame::{FRAME_RAW_BYTES, Frame};
 use crate::repo::pack::PackBuilder;
 
 /// Bytes of frames in all packs that are being filled or stored. What encryption adds, a part in 4,096, is not counted.
-pub(super) const BUDGET_BYTES: u64 = 96 << 20;
+pub(in crate::engine) const BUDGET_BYTES: u64 = 96 << 20;
 /// Packs filled at one time, at most: one is enough for the order of things, a second lets two threads encrypt.
 const MOST_OPEN: u64 = 2;
 /// What a full pack may hold beyond its size: the frame that filled it, which may have grown a little by compression.

@@ -6,7 +6,7 @@ mod delta;
 mod heads;
 #[cfg(test)]
 mod model;
-mod parts;
+pub(in crate::engine) mod parts;
 pub mod plan;
 pub mod prepare;
 mod refuse;
@@ -14,10 +14,10 @@ pub mod run;
 pub mod search;
 mod settle;
 mod sparse;
-mod spill;
+pub(in crate::engine) mod spill;
 mod target_dir;
 mod tree;
-mod write;
+pub(in crate::engine) mod write;
 
 use std::fmt;
 

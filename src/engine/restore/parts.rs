@@ -235,7 +235,7 @@ mod tests {
     fn all(length: u64) -> Placed {
         let (raw_len, digest) = (0, FrameDigest::of(b""));
         let frame = FrameRef { owner: 0, pack: 1, offset: 0, stored_len: length as u32, raw_len, digest };
-        Placed { frame, path: RelPath::new("x").unwrap(), file_bytes: 0, stretches: Vec::new() }
+        Placed { frame, path: RelPath::new("x").unwrap(), file_bytes: 0, stretches: Vec::new(), address: None, holes: Vec::new() }
     }
 
     fn content(length: u64) -> Vec<u8> {

@@ -20,7 +20,7 @@ use super::settle::Settling;
 use super::spill::Spill;
 use super::target_dir;
 use super::tree::{TablespaceMap, Tree};
-use super::write::{self, Shared};
+use super::write::{self, DataDirectory, Shared};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::units::format_bytes;
@@ -156,12 +156,11 @@ pub async fn run(
     progress.phase("restoring", Some(placed_bytes));
     killpoint::reach("restore.created");
     let shared = Arc::new(Shared {
-        root: options.into.clone(),
         store: scope.repository.shared_store(),
         progress: Arc::clone(&progress),
         cancel: cancel.clone(),
         bytes_written: AtomicU64::new(0),
-        settling: Settling::default(),
+        target: DataDirectory { root: options.into.clone(), settling: Settling::default() },
     });
     write::write(scope, chain.members(), groups, Arc::clone(&shared), options.workers).await?;
     cancel.check()?;

@@ -20,7 +20,9 @@ const RANGE_BYTES: u64 = 256 << 10;
 
 /// Whether so little of `pack` is needed that it is fetched in ranges.
 pub(super) fn is_sparse(pack: &Pack) -> bool {
-    let needed: u64 = pack.frames.iter().map(|placed| u64::from(placed.frame.stored_len)).sum();
+    // A frame that goes to several places is fetched once.
+    let frames = pack.frames.chunk_by(|one, next| one.frame.offset == next.frame.offset);
+    let needed: u64 = frames.map(|places| u64::from(places[0].frame.stored_len)).sum();
     needed < pack.expected.stored_bytes / LITTLE
 }
 

@@ -11,24 +11,33 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{Error, RelPath, Result};
+use crate::codec::Sha256Digest;
 use crate::engine::chain::Member;
 use crate::repo::manifest::{FileLine, Stretch};
 use crate::repo::pack::FrameRef;
 
 /// Packs whose frames are held in memory together …
 const PACKS_IN_GROUP: u32 = 64;
+/// … of packs that are full of small files …
+const PACKS_OF_SMALL_FRAMES_IN_GROUP: u32 = 4;
 /// … but never more groups than this: each is an open file.
 const MOST_GROUPS: u32 = 256;
 
 /// A frame and the places of its bytes in one file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Placed {
+pub(in crate::engine) struct Placed {
     pub frame: FrameRef,
     pub path: RelPath,
     /// Bytes of the whole file.
     pub file_bytes: u64,
     #[serde(with = "tuples")]
     pub stretches: Vec<Stretch>,
+    /// Of a directory's file: SHA-256 of what the frame holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Sha256Digest>,
+    /// Of a directory's file: holes in these bytes, offset in the file and length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holes: Vec<(u64, u64)>,
 }
 
 /// Stretches without the names of their fields: a frame of which single pages are patched has many.
@@ -49,10 +58,10 @@ mod tuples {
 }
 
 /// One pack: index of its owner in the chain, and its number.
-pub(super) type PackId = (u32, u32);
+pub(in crate::engine) type PackId = (u32, u32);
 
 /// Places being spilled.
-pub(super) struct Spill {
+pub(in crate::engine) struct Spill {
     dir: PathBuf,
     /// The group of every pack seen so far.
     group_of: HashMap<PackId, u32>,
@@ -64,11 +73,20 @@ pub(super) struct Spill {
 impl Spill {
     /// For frames in the packs of `members`, into new files in `dir`.
     pub fn new(dir: &Path, members: &[Member]) -> Self {
+        Self::grouped(dir, members, PACKS_IN_GROUP)
+    }
+
+    /// The same where a pack may hold tens of thousands of small frames.
+    pub fn of_small_frames(dir: &Path, members: &[Member]) -> Self {
+        Self::grouped(dir, members, PACKS_OF_SMALL_FRAMES_IN_GROUP)
+    }
+
+    fn grouped(dir: &Path, members: &[Member], packs_in_group: u32) -> Self {
         let packs = members.iter().map(|member| member.packs.len() as u32).sum::<u32>();
         Self {
             dir: dir.to_owned(),
             group_of: HashMap::new(),
-            packs_in_group: PACKS_IN_GROUP.max(packs / MOST_GROUPS + 1),
+            packs_in_group: packs_in_group.max(packs / MOST_GROUPS + 1),
             groups: BTreeMap::new(),
             raw_bytes: 0,
         }
@@ -79,24 +97,29 @@ impl Spill {
         let mut placements = line.placements_in(wanted);
         placements.sort_by_key(|placement| placement.stretches.first().map(|stretch| stretch.file_offset));
         for placement in placements {
-            let frame = placement.frame;
-            let next = self.group_of.len() as u32 / self.packs_in_group;
-            let group = *self.group_of.entry((frame.owner, frame.pack)).or_insert(next);
-            let path = self.dir.join(format!("frames-{group}"));
-            let failed = |error: io::Error| Error::io("write", &path, error);
-            let out = match self.groups.entry(group) {
-                std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(BufWriter::new(File::create(&path).map_err(failed)?))
-                }
-            };
-            self.raw_bytes += placement.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum::<u64>();
+            let (frame, stretches) = (placement.frame, placement.stretches);
             let (path, file_bytes) = (line.path.clone(), line.size_bytes);
-            let placed = Placed { frame, path, file_bytes, stretches: placement.stretches };
-            serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
-            out.write_all(b"\n").map_err(failed)?;
+            self.add(Placed { frame, path, file_bytes, stretches, address: None, holes: Vec::new() })?;
         }
         Ok(())
+    }
+
+    /// Notes where the bytes of one frame go.
+    pub fn add(&mut self, placed: Placed) -> Result<()> {
+        let frame = placed.frame;
+        let next = self.group_of.len() as u32 / self.packs_in_group;
+        let group = *self.group_of.entry((frame.owner, frame.pack)).or_insert(next);
+        let path = self.dir.join(format!("frames-{group}"));
+        let failed = |error: io::Error| Error::io("write", &path, error);
+        let out = match self.groups.entry(group) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                entry.insert(BufWriter::new(File::create(&path).map_err(failed)?))
+            }
+        };
+        self.raw_bytes += placed.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum::<u64>();
+        serde_json::to_writer(&mut *out, &placed).map_err(|error| failed(error.into()))?;
+        out.write_all(b"\n").map_err(failed)
     }
 
     /// Completes the spill: its files, to be read one after the other, and how many bytes they place.
@@ -131,7 +154,7 @@ pub(super) fn read_group(path: &Path) -> Result<Vec<(PackId, Vec<Placed>)>> {
         frames.sort_by_key(|placed| placed.frame.offset);
         // A frame of patches is noted once by every thread that compared a part of its file.
         frames.dedup_by(|next, kept| {
-            let same = (next.frame, &next.path) == (kept.frame, &kept.path);
+            let same = (next.frame, &next.path) == (kept.frame, &kept.path) && next.address.is_none();
             if same {
                 kept.stretches.append(&mut next.stretches);
             }
@@ -155,7 +178,8 @@ mod tests {
         let placed = |offset, file_offset| {
             let path = RelPath::new("base/5/16384").unwrap();
             let stretches = vec![stretch(file_offset)];
-            serde_json::to_string(&Placed { frame: frame(offset), path, file_bytes: 400, stretches }).unwrap() + "\n"
+            let placed = Placed { frame: frame(offset), path, file_bytes: 400, stretches, address: None, holes: vec![] };
+            serde_json::to_string(&placed).unwrap() + "\n"
         };
         std::fs::write(&path, [placed(7, 100), placed(3, 200), placed(7, 300)].concat()).unwrap();
         let packs = read_group(&path).unwrap();

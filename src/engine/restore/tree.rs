@@ -79,6 +79,7 @@ impl Tree {
                 fs::create_dir_all(&directory).map_err(|error| Error::io("create", &directory, error))?;
                 self.link(&directory, &location).map_err(failed)?;
             }
+            FileKind::Fifo | FileKind::CharacterDevice { .. } | FileKind::BlockDevice { .. } => return Err(foreign(line)),
         }
         Ok(())
     }
@@ -152,8 +153,14 @@ impl Tree {
                 };
                 set().map_err(failed)
             }
+            FileKind::Fifo | FileKind::CharacterDevice { .. } | FileKind::BlockDevice { .. } => Err(foreign(line)),
         }
     }
+}
+
+/// No cluster has pipes and devices; the manifest's reader refuses them already.
+fn foreign(line: &FileLine) -> Error {
+    Error::damaged(format!("{} is nothing that a data directory holds", line.path))
 }
 
 /// A link's target as a path.

@@ -35,12 +35,35 @@ use crate::store::Store;
 const OPEN_FILES: usize = 128;
 
 /// What the threads share.
-pub(super) struct Shared {
-    pub root: PathBuf,
+pub(in crate::engine) struct Shared<T> {
     pub store: Arc<dyn Store>,
     pub progress: Arc<dyn Progress>,
     pub cancel: Cancel,
     pub bytes_written: AtomicU64,
+    /// Where the bytes go.
+    pub target: T,
+}
+
+/// Where decoded frames go.
+pub(in crate::engine) trait Target: Send + Sync + 'static {
+    /// What one thread keeps open.
+    type Open<'t>
+    where
+        Self: 't;
+
+    /// Nothing open yet.
+    fn open(&self) -> Self::Open<'_>;
+
+    /// Writes what one frame holds to a place of it.
+    ///
+    /// # Errors
+    /// The disk's; damaged when the bytes are not those that belong there.
+    fn write(&self, open: &mut Self::Open<'_>, placed: &Placed, raw: &[u8]) -> Result<()>;
+}
+
+/// A data directory.
+pub(super) struct DataDirectory {
+    pub root: PathBuf,
     pub settling: Settling,
 }
 
@@ -48,11 +71,11 @@ pub(super) struct Shared {
 ///
 /// # Errors
 /// Damaged when a pack is missing, altered or does not hold what the manifest says.
-pub(super) async fn write(
+pub(in crate::engine) async fn write<T: Target>(
     scope: &Scope,
     members: &[Member],
     groups: Vec<PathBuf>,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<T>>,
     workers: usize,
 ) -> Result<()> {
     let (sender, queue) = mpsc::channel::<Pack>(1);
@@ -95,7 +118,7 @@ async fn hand_out(
     scope: &Scope,
     members: &[Member],
     groups: Vec<PathBuf>,
-    shared: &Shared,
+    shared: &Shared<impl Target>,
     workers: usize,
     sender: mpsc::Sender<Pack>,
 ) -> Result<()> {
@@ -126,7 +149,7 @@ fn spread<T>(items: Vec<T>, lanes: usize) -> Vec<T> {
 }
 
 /// One decoding thread. When it fails, the others stop too.
-fn decode_all(shared: &Shared, mut parts: PartReader) -> Result<()> {
+fn decode_all(shared: &Shared<impl Target>, mut parts: PartReader) -> Result<()> {
     let outcome = decode_packs(shared, &mut parts);
     if outcome.is_err() {
         shared.cancel.cancel();
@@ -134,9 +157,9 @@ fn decode_all(shared: &Shared, mut parts: PartReader) -> Result<()> {
     outcome
 }
 
-fn decode_packs(shared: &Shared, parts: &mut PartReader) -> Result<()> {
+fn decode_packs(shared: &Shared<impl Target>, parts: &mut PartReader) -> Result<()> {
     let decompressor = Decompressor::new().map_err(|error| Error::failed("cannot start zstd").caused_by(error))?;
-    let mut decoder = Decoder { shared, decompressor, files: OpenFiles { root: &shared.root, open: HashMap::new() } };
+    let mut decoder = Decoder { shared, decompressor, open: shared.target.open() };
     while let Some(pack) = parts.next_pack()? {
         if is_sparse(&pack) {
             let ranges = RangeReader::new(Arc::clone(&shared.store), &pack);
@@ -172,13 +195,13 @@ fn decode_packs(shared: &Shared, parts: &mut PartReader) -> Result<()> {
 }
 
 /// What a thread needs to decode frames and write them.
-struct Decoder<'a> {
-    shared: &'a Shared,
+struct Decoder<'a, T: Target> {
+    shared: &'a Shared<T>,
     decompressor: Decompressor,
-    files: OpenFiles<'a>,
+    open: T::Open<'a>,
 }
 
-impl Decoder<'_> {
+impl<T: Target> Decoder<'_, T> {
     /// Writes the frames of `pack`, whose content `plain` gives; `skip` moves it from one offset to a later one.
     fn decode<R: Read>(
         &mut self,
@@ -190,8 +213,10 @@ impl Decoder<'_> {
         let read_failed = |error: std::io::Error| read_error(key, CodecError::Encryption(error.to_string()));
         let mut position = 0;
         let mut stored = Vec::new();
-        for Placed { frame, path, file_bytes, stretches } in &pack.frames {
+        // The places of one frame follow each other.
+        for places in pack.frames.chunk_by(|one, next| one.frame == next.frame) {
             shared.cancel.check()?;
+            let frame = places[0].frame;
             if frame.offset < position {
                 return Err(Error::damaged(format!("two frames overlap in {key}")));
             }
@@ -201,22 +226,39 @@ impl Decoder<'_> {
             position = frame.offset + u64::from(frame.stored_len);
             let raw = frame::decode(&mut self.decompressor, &stored, frame.raw_len, frame.digest)
                 .map_err(|error| decode_error(key, error))?;
-            let file = self.files.open(path)?;
-            for stretch in stretches {
-                // Within the frame: the manifest's reader has checked it.
-                let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
-                file.write_all_at(part, stretch.file_offset).map_err(|error| write_error(&shared.root, path, error))?;
-                shared.bytes_written.fetch_add(part.len() as u64, Ordering::Relaxed);
-                shared.progress.advance(part.len() as u64);
+            for placed in places {
+                shared.target.write(&mut self.open, placed, &raw)?;
+                let bytes = placed.stretches.iter().map(|stretch| u64::from(stretch.len_bytes)).sum();
+                shared.bytes_written.fetch_add(bytes, Ordering::Relaxed);
+                shared.progress.advance(bytes);
             }
-            shared.settling.wrote(path, *file_bytes, stretches, file);
         }
         Ok(())
     }
 }
 
+impl Target for DataDirectory {
+    type Open<'t> = OpenFiles<'t>;
+
+    fn open(&self) -> OpenFiles<'_> {
+        OpenFiles { root: &self.root, open: HashMap::new() }
+    }
+
+    fn write(&self, open: &mut OpenFiles<'_>, placed: &Placed, raw: &[u8]) -> Result<()> {
+        let Placed { path, file_bytes, stretches, .. } = placed;
+        let file = open.open(path)?;
+        for stretch in stretches {
+            // Within the frame: the manifest's reader has checked it.
+            let part = &raw[stretch.raw_offset as usize..][..stretch.len_bytes as usize];
+            file.write_all_at(part, stretch.file_offset).map_err(|error| write_error(&self.root, path, error))?;
+        }
+        self.settling.wrote(path, *file_bytes, stretches, file);
+        Ok(())
+    }
+}
+
 /// Files kept open while packs are written to them.
-struct OpenFiles<'a> {
+pub(super) struct OpenFiles<'a> {
     root: &'a Path,
     open: HashMap<RelPath, File>,
 }

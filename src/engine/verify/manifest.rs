@@ -3,14 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::fetch;
 use super::finding::Finding;
+use super::foreign::{self, Foreign};
 use super::frames::{FrameSorter, SortedFrames};
 use super::plan;
 use super::run::Run;
-use crate::base::{BackupId, Error, Result, SourceName};
+use crate::base::{BackupId, Engine, Error, Result, SourceName};
 use crate::codec::encrypt::Opener;
 use crate::engine::chain::{self, Link, ManifestCopy};
 use crate::engine::joined;
@@ -24,6 +25,8 @@ use crate::repo::manifest::{FileLine, ManifestLine};
 pub(super) struct KeptManifests {
     dir: Option<Scratch>,
     copies: BTreeMap<BackupId, ManifestCopy>,
+    /// Where the frames of their own lie, sorted, and whether that is asked again: of a directory it is.
+    frames: BTreeMap<BackupId, (SortedFrames, bool)>,
 }
 
 impl KeptManifests {
@@ -47,6 +50,11 @@ impl KeptManifests {
     /// When a file cannot be removed.
     pub fn keep(&mut self, wanted: impl Fn(&BackupId) -> bool) -> Result<()> {
         let unwanted: Vec<BackupId> = self.copies.keys().filter(|id| !wanted(id)).cloned().collect();
+        let is_unwanted = |(id, (_, again)): (&BackupId, &(SortedFrames, bool))| (!again || !wanted(id)).then(|| id.clone());
+        let unwanted_frames: Vec<BackupId> = self.frames.iter().filter_map(is_unwanted).collect();
+        for (frames, _) in unwanted_frames.iter().filter_map(|id| self.frames.remove(id)) {
+            frames.remove().map_err(|error| Error::failed("cannot remove a scratch file").caused_by(error))?;
+        }
         for copy in unwanted.iter().filter_map(|id| self.copies.remove(id)) {
             std::fs::remove_file(&copy.path).map_err(|error| Error::io("remove", &copy.path, error))?;
         }
@@ -59,12 +67,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// When the repository or the scratch directory fails; damage is reported.
-    pub(super) async fn manifest(
-        &mut self,
-        summary: &BackupSummary,
-        opener: &Opener,
-        scratch: &Path,
-    ) -> Result<Option<SortedFrames>> {
+    pub(super) async fn manifest(&mut self, summary: &BackupSummary, opener: &Opener) -> Result<Option<SortedFrames>> {
         let check = plan::manifest_check(self.source(), summary);
         let link = Link { summary: summary.clone(), opener: opener.clone() };
         let copy = ManifestCopy { link, path: self.manifests.place(&self.scope.state, &summary.id)? };
@@ -75,17 +78,23 @@ impl Run<'_> {
         // When something that it builds on is damaged, that is told already, and this one is read alone.
         let base = self.chains.bases(&summary.id).and_then(|bases| self.manifests.of(bases));
         // As many packs as the signed entry says: their list may be damaged, for which the manifest cannot help.
-        let sorter = FrameSorter::new(scratch, summary.packs).map_err(|error| Error::io("write to", scratch, error))?;
+        let dir = copy.path.with_extension("frames");
+        let sorter = std::fs::create_dir(&dir).and_then(|()| FrameSorter::new(&dir, summary.packs));
+        let sorter = sorter.map_err(|error| Error::io("write to", &dir, error))?;
+        let bases: Vec<BackupId> = base.iter().flatten().map(|copy| copy.link.summary.id.clone()).collect();
+        let theirs = bases.iter().map(|id| self.manifests.frames.get(id).map(|(frames, _)| frames.clone())).collect();
         let (source, top) = (self.source().clone(), copy.clone());
         let reading = move || {
             Ok(match base {
-                Some(base) => read_chain(&source, [vec![top], base].concat(), sorter),
+                Some(base) => read_chain(&source, [vec![top], base].concat(), theirs, sorter),
                 None => read_alone(&source, &top, sorter),
             })
         };
         match joined(tokio::task::spawn_blocking(reading).await)? {
             Ok(frames) => {
                 self.manifests.copies.insert(summary.id.clone(), copy);
+                let is_tree = summary.incarnation.engine() == Engine::Directory;
+                self.manifests.frames.insert(summary.id.clone(), (frames.clone(), is_tree));
                 Ok(Some(frames))
             }
             Err(what) => {
@@ -108,7 +117,7 @@ impl Tally {
     fn count(&mut self, line: &FileLine) {
         self.entries += 1;
         self.raw_bytes += line.size_bytes;
-        self.bad_pages += line.bad_blocks.len() as u64;
+        self.bad_pages += line.flaws();
     }
 
     fn compare(&self, summary: &BackupSummary) -> std::result::Result<(), String> {
@@ -126,19 +135,29 @@ fn agree(what: &str, found: u64, expected: u64) -> std::result::Result<(), Strin
 fn read_chain(
     source: &SourceName,
     copies: Vec<ManifestCopy>,
+    theirs: Vec<Option<SortedFrames>>,
     mut sorter: FrameSorter,
 ) -> std::result::Result<SortedFrames, String> {
     let summary = copies[0].link.summary.clone();
+    let ids: Vec<BackupId> = copies.iter().map(|copy| copy.link.summary.id.clone()).collect();
+    let packs = copies.iter().map(|copy| copy.link.summary.packs).max().unwrap_or(0);
+    let dir = copies[0].path.with_extension("foreign");
     let resolver = chain::resolver(source, copies).map_err(|error| error.summary())?;
-    let mut tally = Tally::default();
+    let mut foreign = match resolver.header().is_tree() {
+        true => Some(Foreign::new(&dir, packs).map_err(|error| error.to_string())?),
+        false => None,
+    };
+    let mut tally = Tally { bad_pages: resolver.header().not_stored(), ..Tally::default() };
     for resolved in resolver.with_origins() {
         let Resolved { line, holder } = resolved?;
         tally.count(&line);
         if holder == 0 {
             sort_own(&line, &mut sorter)?;
+            foreign.as_mut().map_or(Ok(()), |foreign| foreign.add(&line))?;
         }
     }
     tally.compare(&summary)?;
+    foreign.map_or(Ok(()), |foreign| foreign.compare(&ids, theirs))?;
     sorter.finish().map_err(|error| error.to_string())
 }
 
@@ -166,10 +185,9 @@ fn read_alone(source: &SourceName, copy: &ManifestCopy, mut sorter: FrameSorter)
 
 /// Adds the frames of `line` that lie in the packs of its own backup. Those of others are verified with these.
 fn sort_own(line: &FileLine, sorter: &mut FrameSorter) -> std::result::Result<(), String> {
-    let patches = line.patches.iter().map(|patch| &patch.frame);
-    for frame in line.frames.iter().chain(patches).filter(|frame| frame.owner == 0) {
-        if !sorter.add(frame).map_err(|error: io::Error| error.to_string())? {
-            return Err(format!("{} lies in pack {}, which does not exist", line.path, frame.pack));
+    for named in foreign::named(line).filter(|named| named.frame.owner == 0) {
+        if !sorter.add(&named).map_err(|error: io::Error| error.to_string())? {
+            return Err(format!("{} lies in pack {}, which does not exist", line.path, named.frame.pack));
         }
     }
     Ok(())

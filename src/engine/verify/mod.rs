@@ -17,6 +17,7 @@ mod deep_log;
 mod expired;
 mod fetch;
 mod finding;
+mod foreign;
 mod frames;
 mod keys;
 mod log;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::tree::TreeLine;
 use crate::base::{RelPath, Timestamp};
 use crate::codec::FrameDigest;
 use crate::codec::frame::FRAME_RAW_BYTES;
@@ -48,6 +49,9 @@ pub struct FileLine {
     /// Block numbers of pages that failed their checksum and stayed bad.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bad_blocks: Vec<u32>,
+    /// What an entry of a directory's backup has besides, and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Box<TreeLine>>,
 }
 
 pub(super) fn is_zero(size: &u64) -> bool {
@@ -74,6 +78,24 @@ pub enum FileKind {
         /// The directory it named on the protected host, encoded likewise.
         target: String,
     },
+    /// A named pipe. It and devices are of directories alone.
+    Fifo,
+    /// A character device.
+    #[serde(rename = "character_device")]
+    CharacterDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    #[serde(rename = "block_device")]
+    BlockDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
 }
 
 /// A [`FileLine`] as its JSON has it. To read it through a flattened enum takes serde several times as long: it would
@@ -83,6 +105,8 @@ struct FlatLine {
     path: RelPath,
     kind: FlatKind,
     target: Option<String>,
+    major: Option<u32>,
+    minor: Option<u32>,
     mode: u32,
     uid: u32,
     gid: u32,
@@ -98,16 +122,20 @@ struct FlatLine {
     states: Vec<(u32, FrameDigest)>,
     #[serde(default)]
     bad_blocks: Vec<u32>,
+    tree: Option<Box<TreeLine>>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 enum FlatKind {
     Directory,
     File,
     Pages,
     Symlink,
     Tablespace,
+    Fifo,
+    CharacterDevice,
+    BlockDevice,
 }
 
 impl TryFrom<FlatLine> for FileLine {
@@ -115,19 +143,28 @@ impl TryFrom<FlatLine> for FileLine {
 
     fn try_from(flat: FlatLine) -> Result<Self, Self::Error> {
         let target = flat.target.ok_or("a link without a target");
+        let numbers = flat.major.zip(flat.minor).ok_or("a device without its numbers");
         let kind = match flat.kind {
             FlatKind::Directory => FileKind::Directory,
             FlatKind::File => FileKind::File,
             FlatKind::Pages => FileKind::Pages,
             FlatKind::Symlink => FileKind::Symlink { target: target? },
             FlatKind::Tablespace => FileKind::Tablespace { target: target? },
+            FlatKind::Fifo => FileKind::Fifo,
+            FlatKind::CharacterDevice => numbers.map(|(major, minor)| FileKind::CharacterDevice { major, minor })?,
+            FlatKind::BlockDevice => numbers.map(|(major, minor)| FileKind::BlockDevice { major, minor })?,
         };
-        let FlatLine { path, mode, uid, gid, modified, inode, size_bytes, frames, patches, states, bad_blocks, .. } = flat;
-        Ok(Self { path, kind, mode, uid, gid, modified, inode, size_bytes, frames, patches, states, bad_blocks })
+        let FlatLine { path, mode, uid, gid, modified, inode, size_bytes, frames, patches, states, bad_blocks, tree, .. } = flat;
+        Ok(Self { path, kind, mode, uid, gid, modified, inode, size_bytes, frames, patches, states, bad_blocks, tree })
     }
 }
 
 impl FileKind {
+    /// Whether only directories have it.
+    pub(super) fn is_of_trees(&self) -> bool {
+        matches!(self, Self::Fifo | Self::CharacterDevice { .. } | Self::BlockDevice { .. })
+    }
+
     /// A link's target as text: UTF-8 as it is, other bytes as `hex:…`.
     pub fn encode_target(target: &[u8]) -> String {
         match std::str::from_utf8(target) {
@@ -201,6 +238,7 @@ impl FileLine {
             patches: vec![],
             states: vec![],
             bad_blocks: vec![],
+            tree: None,
         }
     }
 

@@ -6,7 +6,8 @@
 //! In the manifest of a diff or an incr an unchanged file is a line that names the manifest with its entry, never one
 //! that names a third ([`resolve`]); every other entry tells by itself where each of its bytes lies ([`FileLine`]). What it
 //! has of another backup (a frame, a patch) is what that backup's own manifest lists as stored by itself for the same path
-//! in the same place: frame n is frame n, and patches are in the same order.
+//! in the same place: frame n is frame n, and patches are in the same order. A directory's frames may be another backup's
+//! under any path and in any place: each has an address of its own ([`tree`]).
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ use crate::base::{BackupId, BackupType, Incarnation, RelPath, SourceName, Timest
 mod line;
 mod reader;
 pub mod resolve;
+pub mod tree;
 
 pub use line::{FileKind, FileLine, PAGES_IN_FRAME, PATCH_PAGE_BYTES, Patch, Placement, Stretch};
 pub use reader::{ManifestLine, ManifestReader};
@@ -81,7 +83,10 @@ pub struct DirectoryFacts {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
     /// The directory itself, which no line stands for.
-    pub root: serde_json::Value,
+    pub root: tree::TreeRoot,
+    /// How much was found there and has no line, although it should.
+    #[serde(default, skip_serializing_if = "line::is_zero")]
+    pub not_stored: u64,
 }
 
 /// What a restore of PostgreSQL must know or warn about.
@@ -111,8 +116,23 @@ pub struct Footer {
     pub frames: u64,
     /// Sum of the entries' sizes.
     pub raw_bytes: u64,
-    /// Pages that failed their checksum.
+    /// Pages that failed their checksum; of a directory, entries that are not whole.
     pub bad_pages: u64,
+}
+
+impl Header {
+    /// Whether it is of a directory: then every entry has a [`FileLine::tree`].
+    pub fn is_tree(&self) -> bool {
+        matches!(self.facts, Facts::Directory(_))
+    }
+
+    /// How much of the source has no line although it should.
+    pub fn not_stored(&self) -> u64 {
+        match &self.facts {
+            Facts::Directory(directory) => directory.not_stored,
+            Facts::Postgres(_) | Facts::Sqlite(_) => 0,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -206,7 +226,7 @@ impl Footer {
         self.entries += 1;
         self.frames += (line.frames.len() + line.patches.len()) as u64;
         self.raw_bytes += line.size_bytes;
-        self.bad_pages += line.bad_blocks.len() as u64;
+        self.bad_pages += line.flaws();
     }
 }
 

@@ -43,7 +43,8 @@ impl<R: BufRead> ManifestReader<R> {
                 if header.format != crate::repo::signed::FORMAT {
                     return Err(format!("the manifest has format {}, unknown to this version of lifeboat", header.format));
                 }
-                Ok(Self { inner, header, buffer, last: None, places: Places::default(), footer: Footer::default(), ended: false })
+                let places = Places::of(&header);
+                Ok(Self { inner, header, buffer, last: None, places, footer: Footer::default(), ended: false })
             }
             _ => Err("the manifest does not begin with a header".to_owned()),
         }
@@ -91,6 +92,13 @@ impl<R: BufRead> ManifestReader<R> {
     fn check(&mut self, line: &FileLine) -> Result<(), String> {
         self.places.check(line)?;
         line.check_patches()?;
+        match self.header.is_tree() {
+            true => line.check_tree()?,
+            false if line.tree.is_some() || line.kind.is_of_trees() => {
+                return Err(format!("{} is an entry that only a directory has", line.path));
+            }
+            false => {}
+        }
         let frames: u64 = line.frames.iter().map(|frame| u64::from(frame.raw_len)).sum();
         if frames != line.size_bytes {
             return Err(format!("the frames of {} hold {frames} bytes where {} are declared", line.path, line.size_bytes));
@@ -107,13 +115,19 @@ impl<R: BufRead> ManifestReader<R> {
 
 /// Whoever may write backups must not be able to write elsewhere on the host that restores one: nothing lies below a
 /// link or a file, and links to tablespaces stand where PostgreSQL has them and lead to nothing but its own directories.
-#[derive(Default)]
 pub(super) struct Places {
     /// The last entry that is no directory: nothing may lie below it.
     leaf: Option<RelPath>,
+    /// A directory's names are its own: what is called like PostgreSQL's is not that.
+    is_tree: bool,
 }
 
 impl Places {
+    /// Of entries of the manifest with this header.
+    pub fn of(header: &Header) -> Self {
+        Self { leaf: None, is_tree: header.is_tree() }
+    }
+
     /// Checks the next entry.
     pub fn check(&mut self, line: &FileLine) -> Result<(), String> {
         let path = line.path.as_bytes();
@@ -122,7 +136,7 @@ impl Places {
             return Err(format!("{} lies below something that is no directory", line.path));
         }
         let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
-        let in_tablespaces = parts[0] == b"pg_tblspc";
+        let in_tablespaces = !self.is_tree && parts[0] == b"pg_tblspc";
         let numbered = parts.get(1).is_some_and(|part| part.iter().all(u8::is_ascii_digit));
         match line.kind {
             FileKind::Tablespace { .. } if !(in_tablespaces && numbered && parts.len() == 2) => {

@@ -3,6 +3,11 @@
 //! All manifests of a chain are sorted by path: each is read once, forwards, beside the others. A reference leads to
 //! an entry of the manifest it names; one that leads to another reference, or to nothing, is damage. So is a frame of
 //! another owner that is not, under the same path and in the same place, that owner's own ([`Resolver::with_origins`]).
+//!
+//! A directory's frames are found by their content, wherever in the chain that lies: under another path, at another place of
+//! a file. That is safe without comparing: an entry carries the SHA-256 of what each of its frames must hold, in a list that
+//! has its own SHA-256, and a restore compares both, so that a frame which is not the right one is refused and never
+//! restored. That there is such a frame at all is what `verify --deep` looks up in the other manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::BufRead;
@@ -38,14 +43,15 @@ pub struct Resolver<R> {
 impl<R: BufRead> Resolver<R> {
     /// Resolves `top` with the manifests that `open` gives.
     pub fn new(top: ManifestReader<R>, open: OpenManifest<R>) -> Self {
-        Self { top, open, others: BTreeMap::new(), places: Places::default(), with_origins: false, ended: false }
+        let places = Places::of(top.header());
+        Self { top, open, others: BTreeMap::new(), places, with_origins: false, ended: false }
     }
 
     /// Also compares what the entries of the first manifest have of other owners with what those wrote of it themselves.
-    /// Reads every manifest of the chain of which something is used.
+    /// Reads every manifest of the chain of which something is used. Of a directory's there is nothing to compare here.
     #[must_use]
     pub fn with_origins(mut self) -> Self {
-        self.with_origins = true;
+        self.with_origins = !self.top.header().is_tree();
         self
     }
 
@@ -124,6 +130,9 @@ impl<R: BufRead> Resolver<R> {
         let (header, theirs) = (self.top.header(), reader.header());
         if (&theirs.backup, &theirs.source, &theirs.incarnation) != (&id, &header.source, &header.incarnation) {
             return Err(format!("the manifest of {id} is that of {} of {}", theirs.backup, theirs.source));
+        }
+        if theirs.is_tree() != header.is_tree() {
+            return Err(format!("the manifest of {id} is of another kind of source"));
         }
         if theirs.owners != header.owners[owner as usize..] {
             return Err(format!("the manifest of {id} does not name the chain that {} names", header.backup));

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, renameat, unlinkat};
@@ -14,7 +14,7 @@ use super::entry::Entry;
 use super::read::{Chunk, Hole, is_zero};
 use super::restore::Restorer;
 use super::settle;
-use crate::base::{Error, Result};
+use crate::base::{Error, RelPath, Result};
 
 /// A file that has its length and no data yet. Dropped before [`FileWriter::finish`], it is removed.
 #[derive(Debug)]
@@ -70,41 +70,8 @@ impl FileWriter {
     /// # Errors
     /// Damaged, when the bytes are not those of the address; or the disk's.
     pub fn write(&self, chunk: &Chunk<'_>) -> Result<()> {
-        let failed = |error: io::Error| Error::failed(format!("cannot write {}", self.entry.path)).caused_by(error);
-        if Address::of(chunk.bytes) != chunk.address {
-            return Err(Error::damaged(format!("a chunk of {} holds other bytes than were stored", self.entry.path))
-                .detail("chunk", chunk.address.to_string()));
-        }
-        let end = chunk.offset + chunk.bytes.len() as u64;
-        if end > self.entry.node.size_bytes {
-            return Err(Error::damaged(format!("a chunk of {} lies beyond its end", self.entry.path)));
-        }
-        let mut at = chunk.offset;
-        let first = self.holes.partition_point(|hole| hole.offset.saturating_add(hole.len_bytes) <= at);
-        for hole in self.holes[first..].iter().take_while(|hole| hole.offset < end) {
-            let (from, to) = (hole.offset.max(at), end.min(hole.offset.saturating_add(hole.len_bytes)));
-            if from < to && is_zero(&chunk.bytes[span(chunk.offset, from, to)]) {
-                self.write_at(&chunk.bytes[span(chunk.offset, at, from)], at).map_err(failed)?;
-                at = to;
-            }
-        }
-        self.write_at(&chunk.bytes[span(chunk.offset, at, end)], at).map_err(failed)?;
+        write_chunk(&self.file, (&self.entry.path, self.entry.node.size_bytes), &self.holes, chunk)?;
         self.written_bytes.fetch_add(chunk.bytes.len() as u64, Ordering::SeqCst);
-        Ok(())
-    }
-
-    fn write_at(&self, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-        while !bytes.is_empty() {
-            match pwrite(&self.file, bytes, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    bytes = &bytes[count..];
-                    offset += count as u64;
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
         Ok(())
     }
 
@@ -138,6 +105,52 @@ impl Drop for FileWriter {
             let _ = unlinkat(&self.parent, self.temporary.as_deref().unwrap_or(name), AtFlags::empty());
         }
     }
+}
+
+/// Writes one chunk of the file at `path`, which is open as `file` and `size_bytes` long, but for those of its zeros that
+/// were one of `holes`.
+///
+/// # Errors
+/// Damaged, when the bytes are not those of the address or lie beyond the end; or the disk's.
+pub fn write_chunk(file: impl AsFd, (path, size_bytes): (&RelPath, u64), holes: &[Hole], chunk: &Chunk<'_>) -> Result<()> {
+    let failed = |error: io::Error| {
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let failed = Error::failed(format!("cannot write {path}")).caused_by(error);
+        if is_full { failed.hint("free space there, or restore into a directory on a larger disk") } else { failed }
+    };
+    if Address::of(chunk.bytes) != chunk.address {
+        return Err(Error::damaged(format!("a chunk of {path} holds other bytes than were stored"))
+            .detail("chunk", chunk.address.to_string()));
+    }
+    let end = chunk.offset.saturating_add(chunk.bytes.len() as u64);
+    if end > size_bytes {
+        return Err(Error::damaged(format!("a chunk of {path} lies beyond its end")));
+    }
+    let mut at = chunk.offset;
+    let first = holes.partition_point(|hole| hole.offset.saturating_add(hole.len_bytes) <= at);
+    for hole in holes[first..].iter().take_while(|hole| hole.offset < end) {
+        let (from, to) = (hole.offset.max(at), end.min(hole.offset.saturating_add(hole.len_bytes)));
+        if from < to && is_zero(&chunk.bytes[span(chunk.offset, from, to)]) {
+            write_at(&file, &chunk.bytes[span(chunk.offset, at, from)], at).map_err(failed)?;
+            at = to;
+        }
+    }
+    write_at(&file, &chunk.bytes[span(chunk.offset, at, end)], at).map_err(failed)
+}
+
+fn write_at(file: impl AsFd, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match pwrite(&file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = &bytes[count..];
+                offset += count as u64;
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 /// Where the file's bytes `from..to` lie in a chunk that begins at `offset`.

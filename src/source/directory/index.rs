@@ -69,10 +69,32 @@ impl Index {
     /// # Errors
     /// When it cannot be written.
     pub fn create(path: &Path, full: &BackupId) -> Result<Self> {
+        Self::anew(path, &[], full)
+    }
+
+    /// Begins the index of the committed backups `chain` anew, for the backup `new`: whoever knows what they hold
+    /// [records](Index::record) it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn anew(path: &Path, chain: &[BackupId], new: &BackupId) -> Result<Self> {
         match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, error)),
-            _ => Self::open(path, &[], full),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("remove", path, error)),
+            _ => {}
         }
+        let mut index = Self::open(path, &[], new)?;
+        index.admit(chain).map_err(|error| failure(path, error))?;
+        Ok(index)
+    }
+
+    fn admit(&mut self, chain: &[BackupId]) -> Result<(), redb::Error> {
+        let transaction = self.transaction.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut table = transaction.open_table(OWNERS)?;
+        for (number, id) in (self.own + 1..).zip(chain) {
+            table.insert(number, id.to_string().as_str())?;
+            self.owners.insert(number, id.clone());
+        }
+        Ok(())
     }
 
     /// Opens the index at `path` for the backup `new`, which builds on the committed backups `chain`.
@@ -105,13 +127,14 @@ impl Index {
         Ok(self.place(address, &record).filter(|place| place.raw_bytes as usize == raw_bytes))
     }
 
-    /// Notes where this backup stored the chunk; `place.owner` must be this backup.
+    /// Notes where the chunk is stored: by this backup, or by one of its chain.
     ///
     /// # Errors
-    /// When the file fails.
+    /// When the file fails, or the backup that holds it is none of these.
     pub fn record(&self, address: &Address, place: &Place) -> Result<()> {
-        debug_assert_eq!(self.owners.get(&self.own), Some(&place.owner), "a backup notes its own chunks");
-        let record = encode(address, self.own, place);
+        let owner = self.owners.iter().find(|(_, id)| **id == place.owner).map(|(number, _)| *number);
+        let owner = owner.ok_or_else(|| Error::failed(format!("{} is not of this chain", place.owner)))?;
+        let record = encode(address, owner, place);
         let insert = || -> Result<_, redb::Error> { Ok(self.lock().open_table(CHUNKS)?.insert(address.0, record).map(|_| ())?) };
         insert().map_err(|error| failure(&self.path, error))
     }
@@ -234,6 +257,24 @@ mod tests {
         drop(index);
         let index = Index::create(&path, &other).unwrap();
         assert_eq!(index.find(&address(1), 1000).unwrap(), None, "a full begins anew");
+    }
+
+    #[test]
+    fn an_index_that_is_made_anew_serves_as_the_old_one_did() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("chunks");
+        let (full, first, second, stranger) = (id(1), id(2), id(3), id(4));
+        std::fs::write(&path, b"no index at all").unwrap();
+        assert!(Index::open(&path, std::slice::from_ref(&full), &first).is_err());
+        let index = Index::anew(&path, std::slice::from_ref(&full), &first).unwrap();
+        index.record(&Address([1; 32]), &place(&full, 1)).unwrap();
+        index.record(&Address([2; 32]), &place(&first, 2)).unwrap();
+        assert!(index.record(&Address([3; 32]), &place(&stranger, 3)).is_err());
+        index.commit().unwrap();
+        let index = Index::open(&path, &[first.clone(), full.clone()], &second).unwrap();
+        assert_eq!(index.find(&Address([1; 32]), 1000).unwrap(), Some(place(&full, 1)));
+        assert_eq!(index.find(&Address([2; 32]), 1000).unwrap(), Some(place(&first, 2)));
+        assert_eq!(index.find(&Address([3; 32]), 1000).unwrap(), None);
     }
 
     #[test]

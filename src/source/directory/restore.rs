@@ -79,6 +79,9 @@ pub struct Shortfalls {
 /// Shortfalls kept by name.
 pub const MOST_SHORTFALLS: usize = 1000;
 
+/// For a file that must not be there yet.
+const NEW_FILE: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
 /// A restore under way. Threads may share it.
 #[derive(Debug)]
 pub struct Restorer {
@@ -130,11 +133,44 @@ impl Restorer {
         let data_bytes = super::file_writer::check(entry, pieces)?;
         self.with_parent(&entry.path, |parent, name| {
             let temporary = (self.options.existing == Existing::Replace).then(temporary_name);
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = openat(&parent, temporary.as_deref().unwrap_or(name), flags, Mode::RUSR | Mode::WUSR)?;
+            let file = openat(&parent, temporary.as_deref().unwrap_or(name), NEW_FILE, Mode::RUSR | Mode::WUSR)?;
             rustix::fs::ftruncate(&file, entry.node.size_bytes)?;
             FileWriter::new(file, parent, temporary, entry.clone(), holes.to_vec(), data_bytes)
         })
+    }
+
+    /// Makes a file of `entry` that has its length and no data yet, and whose content is to be `pieces`, ascending. The caller
+    /// writes each of them once, in any order, through [`Restorer::reopen`] and [`write_chunk`](super::file_writer::write_chunk),
+    /// and then has it [settled](Restorer::settle): for restores in which the chunks of many files come in one order.
+    ///
+    /// # Errors
+    /// As [`Restorer::file`].
+    pub fn make_file(&self, entry: &Entry, pieces: impl IntoIterator<Item = Piece>) -> Result<()> {
+        super::file_writer::check(entry, pieces)?;
+        self.with_parent(&entry.path, |parent, name| {
+            let file = openat(&parent, name, NEW_FILE, Mode::RUSR | Mode::WUSR)?;
+            Ok(rustix::fs::ftruncate(&file, entry.node.size_bytes)?)
+        })
+    }
+
+    /// Opens a file that [`Restorer::make_file`] made, for writing.
+    ///
+    /// # Errors
+    /// When it is not there any more, or the disk's.
+    pub fn reopen(&self, path: &RelPath) -> Result<OwnedFd> {
+        let opened = self.root.parent(path).and_then(|(parent, name)| {
+            Ok(openat(&parent, name, OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+        });
+        opened.map_err(|error| self.failed(Some(path), error))
+    }
+
+    /// Sets what belongs to a file that [`Restorer::make_file`] made and whose content is complete.
+    ///
+    /// # Errors
+    /// As [`Restorer::reopen`].
+    pub fn settle(&self, entry: &Entry) -> Result<()> {
+        let settled = settle::open(self.reopen(&entry.path)?, &entry.node, self.options.owners.as_ref());
+        self.take_up(Some(&entry.path), settled)
     }
 
     /// Makes the file at `first`, which is complete, appear at `entry.path` as well.

@@ -113,6 +113,15 @@ impl<'b> Scan<'b> {
         Ok(is_whole)
     }
 
+    /// Takes note that `entry`, handed out as a link to a name that came to nothing, is read itself: names of the same file
+    /// that are found from here on are links to it.
+    ///
+    /// # Errors
+    /// When the scratch file fails.
+    pub fn promote(&mut self, entry: &Entry) -> Result<()> {
+        self.links.first(&entry.path, &entry.node).map(drop)
+    }
+
     fn task(&mut self, step: Step) -> Result<Task> {
         let found = match step {
             Step::Found(found) => found,

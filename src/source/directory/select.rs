@@ -99,6 +99,11 @@ fn above(path: &Path) -> impl Iterator<Item = &Path> {
 pub struct StandIns(BTreeMap<RelPath, RelPath>);
 
 impl StandIns {
+    /// The path at which the content of `first`, which is not wanted itself, is to be; none when no link to it is wanted.
+    pub fn of(&self, first: &RelPath) -> Option<&RelPath> {
+        self.0.get(first)
+    }
+
     /// For a wanted `link`, an entry with a first name: the path that it is to be linked to, or none when it is itself the
     /// one to get that first name's content.
     pub fn place(&mut self, selection: &Selection, link: &Entry) -> Option<RelPath> {

@@ -1,6 +1,7 @@
 //! `lifeboat backup SOURCE`: one backup, in as many repositories of the source as must hold it, or what it would be.
 
 mod copies;
+mod directory;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use serde::Serialize;
 use crate::base::units::{format_bytes, format_duration};
 use crate::base::{BackupId, BackupType, Error, ErrorKind, Result, Timestamp};
 use crate::cli::args::{BackupArgs, BackupTypeArg, CheckpointMode, PageErrors};
-use crate::cli::config::{PostgresSettings, RepositorySettings, Settings, SourceSettings};
+use crate::cli::config::{PostgresSettings, RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -109,6 +110,9 @@ struct Planned {
 pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
+    if let SourceKind::Directory(directory) = &source.kind {
+        return directory::run(args, context, &settings, source, directory).await;
+    }
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let mut options = options(args, context, &settings, source, source.postgres("backup")?);
     if args.dry_run {
@@ -180,6 +184,16 @@ async fn first_that_answers<'a>(
     Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
 }
 
+/// What was asked for.
+fn wish(args: &BackupArgs) -> Wish {
+    match args.backup_type {
+        BackupTypeArg::Full => Wish::Type(BackupType::Full),
+        BackupTypeArg::Diff => Wish::Type(BackupType::Diff),
+        BackupTypeArg::Incr => Wish::Type(BackupType::Incr),
+        BackupTypeArg::Auto => Wish::Auto,
+    }
+}
+
 fn options(
     args: &BackupArgs,
     context: &Context,
@@ -188,12 +202,7 @@ fn options(
     postgres: &PostgresSettings,
 ) -> BackupOptions {
     BackupOptions {
-        wish: match args.backup_type {
-            BackupTypeArg::Full => Wish::Type(BackupType::Full),
-            BackupTypeArg::Diff => Wish::Type(BackupType::Diff),
-            BackupTypeArg::Incr => Wish::Type(BackupType::Incr),
-            BackupTypeArg::Auto => Wish::Auto,
-        },
+        wish: wish(args),
         conninfo: postgres.conninfo.clone(),
         primary_conninfo: postgres.primary_conninfo.clone(),
         data_directory: postgres.data_directory.clone(),

@@ -231,7 +231,7 @@ impl<'a> Drill<'a> {
             Err(error) => return Err(self.refused(&circumstances, error).await),
         };
         let metrics = Arc::clone(&plan.metrics);
-        let scope = restoring::with_others(&wanted, self.context, &self.repositories, plan.scope, &metrics)?;
+        let scope = restoring::with_others(wanted.limit_rate, self.context, &self.repositories, plan.scope, &metrics)?;
         let plan = Plan { scope, ..plan };
         let summary = &plan.prepared.plan.backup;
         circumstances.key_use = key.key_use(summary.encrypted);

@@ -1,0 +1,146 @@
+//! One thread that reads files: each chunk is looked up in the chain, and stored when it is not there.
+//!
+//! Invariant: the index names only frames that an entry of this backup's manifest names. A frame of a reading that came to
+//! nothing, because the file changed or failed, stays in its pack and is forgotten; so whoever verifies a later backup finds
+//! every frame that it has of this one in this one's manifest.
+//!
+//! Memory: the list of a file's chunks, about 100 bytes for 150 KiB of it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
+
+use super::line::Content;
+use crate::base::{BackupId, Error, Result};
+use crate::codec::compress::Compressor;
+use crate::codec::{FrameDigest, Sha256Digest, frame};
+use crate::engine::backup::worker::Shared;
+use crate::repo::pack::FrameRef;
+use crate::source::directory::beneath::Root;
+use crate::source::directory::chunk::Address;
+use crate::source::directory::entry::Entry;
+use crate::source::directory::index::{Index, Place};
+use crate::source::directory::read::{Chunk, Hole, LONG_HOLE_BYTES, Reader, Reading, Sink};
+
+/// What all threads have in common.
+#[derive(Clone, Copy)]
+pub(super) struct Storing<'s> {
+    /// The protected directory.
+    pub root: &'s Root,
+    /// Packs, progress, the wish to stop.
+    pub shared: &'s Shared,
+    /// Where chunks are.
+    pub index: &'s Index,
+    /// This backup and its chain, as the manifest numbers them.
+    pub owners: &'s [BackupId],
+}
+
+/// One thread's tools.
+pub(super) struct Worker<'s> {
+    storing: Storing<'s>,
+    reader: Reader,
+    compressor: Compressor,
+}
+
+impl<'s> Worker<'s> {
+    /// # Errors
+    /// When zstd does not start.
+    pub fn new(storing: Storing<'s>) -> Result<Self> {
+        let compressor = Compressor::new(storing.shared.compression_level);
+        let compressor = compressor.map_err(|error| Error::failed("cannot start zstd").caused_by(error))?;
+        Ok(Self { storing, reader: Reader::new(), compressor })
+    }
+
+    /// Reads the file of `entry` and stores of it what the chain lacks.
+    ///
+    /// # Errors
+    /// When packs are no longer stored, the index fails, or on the wish to stop. What is the file's fault is in the reading.
+    pub fn read(&mut self, entry: Entry) -> Result<(Reading, Content)> {
+        let Self { storing, reader, compressor } = self;
+        let mut chunks = Chunks { storing: *storing, compressor, fresh: HashMap::new(), content: Content::default() };
+        let reading = reader.read(storing.root, entry, &mut chunks)?;
+        let content = match &reading {
+            Reading::Read(_) => chunks.finish()?,
+            Reading::Unread(_) | Reading::Left(_) => Content::default(),
+        };
+        Ok((reading, content))
+    }
+}
+
+/// The chunks of one file.
+struct Chunks<'w, 's> {
+    storing: Storing<'s>,
+    compressor: &'w mut Compressor,
+    /// Frames that were stored for this file, also in readings that were given up.
+    fresh: HashMap<Address, FrameRef>,
+    content: Content,
+}
+
+impl Chunks<'_, '_> {
+    /// The frame that holds the chunk.
+    fn frame(&mut self, address: &Address, bytes: &[u8]) -> Result<FrameRef> {
+        if let Some(frame) = self.fresh.get(address).filter(|frame| frame.raw_len as usize == bytes.len()) {
+            return Ok(*frame);
+        }
+        let digest = FrameDigest::of(bytes);
+        if let Some(place) = self.storing.index.find(address, bytes.len())?
+            && let Some(owner) = self.storing.owners.iter().position(|id| *id == place.owner)
+        {
+            let Place { pack, offset, stored_bytes, raw_bytes, .. } = place;
+            return Ok(FrameRef { owner: owner as u32, pack, offset, stored_len: stored_bytes, raw_len: raw_bytes, digest });
+        }
+        let encoded = frame::encode_digested(self.compressor, bytes, digest)
+            .map_err(|error| Error::failed("cannot encode a frame").caused_by(error))?;
+        let (pack, offset) = self.storing.shared.pool.append(&encoded)?;
+        let stored_len = u32::try_from(encoded.stored.len()).map_err(|_| Error::failed("a frame grew beyond 4 GiB"))?;
+        let frame = FrameRef { owner: 0, pack, offset, stored_len, raw_len: encoded.raw_len, digest };
+        self.fresh.insert(*address, frame);
+        Ok(frame)
+    }
+
+    /// Notes what was stored of the reading that stands.
+    fn finish(self) -> Result<Content> {
+        let own = &self.storing.owners[0];
+        let mut noted: HashSet<Address> = HashSet::new();
+        for address in self.content.addresses.iter().map(|address| Address(address.0)) {
+            let Some(frame) = self.fresh.get(&address) else { continue };
+            if noted.insert(address) {
+                let place = Place {
+                    owner: own.clone(),
+                    pack: frame.pack,
+                    offset: frame.offset,
+                    stored_bytes: frame.stored_len,
+                    raw_bytes: frame.raw_len,
+                };
+                self.storing.index.record(&address, &place)?;
+            }
+        }
+        Ok(self.content)
+    }
+}
+
+impl Sink for Chunks<'_, '_> {
+    fn restart(&mut self) -> Result<()> {
+        self.content.clear();
+        Ok(())
+    }
+
+    fn chunk(&mut self, chunk: Chunk<'_>) -> Result<()> {
+        let Storing { shared, .. } = self.storing;
+        shared.cancel.check()?;
+        let frame = self.frame(&chunk.address, chunk.bytes)?;
+        self.content.frames.push(frame);
+        self.content.addresses.push(Sha256Digest(chunk.address.0));
+        self.content.offsets.push(chunk.offset);
+        shared.read_bytes.fetch_add(chunk.bytes.len() as u64, Ordering::Relaxed);
+        shared.progress.advance(chunk.bytes.len() as u64);
+        Ok(())
+    }
+
+    fn hole(&mut self, hole: Hole) -> Result<()> {
+        // A long one lies between chunks, and is seen from their places.
+        if hole.len_bytes < LONG_HOLE_BYTES {
+            self.content.holes.push((hole.offset, hole.len_bytes));
+        }
+        Ok(())
+    }
+}
