@@ -1,12 +1,15 @@
 //! The drill of what has no server: a SQLite database, a directory.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Drill;
 use super::identity::Key;
 use crate::base::{DrillLevel, Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::exit::Outcome;
+use crate::cli::restoring;
 use crate::cli::scope::{self, Use};
+use crate::engine::directory::restore::{self as directory, Prepared, Request, RestoreOptions};
 use crate::engine::drill::Stopwatch;
 use crate::engine::drill::evidence::{Circumstances, Loss};
 use crate::engine::drill::files::{self, Job, Written};
@@ -24,44 +27,69 @@ struct Planned {
 }
 
 /// A restore that was planned, by kind.
-enum Restore {}
+enum Restore {
+    Directory(Prepared),
+}
 
 impl Restore {
+    /// Plans the restore to `target`.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or no identity fits.
+    async fn plan(
+        engine: Engine,
+        scope: &Scope,
+        log: &CommitLog,
+        identities: &dyn IdentitySource,
+        target: &Target,
+    ) -> Result<Self> {
+        match engine {
+            Engine::Directory => {
+                let request = Request { target: target.clone(), incarnation: None, backup: None };
+                directory::prepare(scope, log, identities, &request).await.map(Self::Directory)
+            }
+            Engine::Sqlite | Engine::Postgres => {
+                let (source, what) = (&scope.source, engine.with_article());
+                Err(Error::usage(format!("{source} is {what}, which this version does not drill by a restore"))
+                    .hint(format!("lifeboat drill {source} --level verify   reads everything that is stored of it")))
+            }
+        }
+    }
+
     /// The backup with which it begins.
     fn backup(&self) -> &BackupSummary {
-        match *self {}
+        match self {
+            Self::Directory(prepared) => &prepared.plan.backup,
+        }
     }
 
     /// The moment that comes back.
     fn moment(&self) -> Timestamp {
-        match *self {}
+        match self {
+            Self::Directory(prepared) => prepared.plan.moment,
+        }
     }
 
     /// Bytes of log to apply.
     fn log_bytes(&self) -> u64 {
-        match *self {}
+        match self {
+            Self::Directory(_) => 0,
+        }
     }
 
     /// Carries it out, into `into`, which does not exist.
-    async fn run(&self, _drill: &Drill<'_>, _scope: &Scope, _into: &Path) -> Result<Written> {
-        match *self {}
+    async fn run(&self, drill: &Drill<'_>, scope: &Scope, into: &Path) -> Result<Written> {
+        let (progress, cancel) = (drill.context.progress.clone(), drill.context.cancel.clone());
+        match self {
+            Self::Directory(prepared) => {
+                let workers = drill.settings.backup.workers;
+                let options = RestoreOptions { into: into.to_owned(), paths: Vec::new(), workers };
+                let report = directory::run(scope, prepared, &options, progress, cancel).await?;
+                let notes = report.notes.into_iter().chain(report.first_shortfalls).collect();
+                Ok(Written { path: into.to_owned(), reaches: self.moment(), notes })
+            }
+        }
     }
-}
-
-/// Plans the restore to `target`.
-///
-/// # Errors
-/// When it cannot be reached.
-async fn plan(
-    engine: Engine,
-    scope: &Scope,
-    _log: &CommitLog,
-    _identities: &dyn IdentitySource,
-    _target: &Target,
-) -> Result<Restore> {
-    let what = engine.with_article();
-    Err(Error::usage(format!("{} is {what}, and a drill of {what} is not in this version", scope.source))
-        .hint(format!("lifeboat drill {} --level verify   reads everything that is stored of it", scope.source)))
 }
 
 impl Drill<'_> {
@@ -130,7 +158,9 @@ impl Drill<'_> {
                 if let Some(wound_back) = &seen.wound_back {
                     self.context.progress.warn(&format!("repository {}: {}", chosen.name, wound_back.text()));
                 }
-                let restore = plan(engine, &scope, &seen.log, key, target).await?;
+                let restore = Restore::plan(engine, &scope, &seen.log, key, target).await?;
+                let metrics = Arc::clone(&layers.metrics);
+                let scope = restoring::with_others(self.limit_rate(), self.context, &self.repositories, scope, &metrics)?;
                 Result::<_>::Ok(Planned { scope, restore })
             };
             let planned = tokio::select! {
