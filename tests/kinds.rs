@@ -5,6 +5,8 @@
 
 mod support;
 
+#[path = "kinds/drilling.rs"]
+mod drilling;
 #[path = "kinds/keeping.rs"]
 mod keeping;
 #[path = "kinds/looking.rs"]

@@ -154,7 +154,7 @@ fn what_happened_when_is_told_as_far_as_the_kind_can() {
     assert_no_words_of_clusters(&text);
     assert!(docs.iter().all(|backup| text.contains(backup.id.as_str())) && !text.contains("commits"), "{text}");
     assert!(text.ends_with("lifeboat diff docs OLD NEW\n"), "{text}");
-    let first = docs[0].stop_time.rfc3339();
+    let first = docs[0].stop_time.human();
     let none = world.host.run(&["timeline", DOCS, "--to", "2020-01-01 00:00Z", "--repository", "main"]);
     none.refuses(1, &["nothing was stored of docs", &first]);
 

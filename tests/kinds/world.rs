@@ -18,7 +18,7 @@ use lifeboat::store::{self, Body, PutOutcome, StoreOptions};
 use rusqlite::Connection;
 
 use crate::support::dirs::{self, Dir};
-use crate::support::lifeboat::{Config, Host};
+use crate::support::lifeboat::{self as support, Config, Host};
 
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
 pub const HOUR: u64 = 3600;
@@ -51,12 +51,14 @@ impl World {
         host.write("tree/one.txt", "one");
         let url = |dir: &Dir| format!("file://{}", dir.path().display());
         let key = host.dir().join("keys/signing.key");
+        let identity = host.write("identity.age", &support::Identity::generate().secret);
         host.append_configuration(&format!(
-            "[repository.main]\nurl = \"{}\"\n[repository.far]\nurl = \"{}\"\n[encryption]\nmode = \"off\"\n\
+            "[repository.main]\nurl = \"{}\"\n[repository.far]\nurl = \"{}\"\n[encryption]\nmode = \"off\"\nidentity_file = \"{}\"\n\
              [signing]\nkey_file = \"{}\"\n[source.{APP}]\nkind = \"sqlite\"\npath = \"{}/app.db\"\n{app}\n\
              [source.{DOCS}]\nkind = \"directory\"\npath = \"{}\"\n{docs}\n",
             url(&main),
             url(&far),
+            identity.display(),
             key.display(),
             data.display(),
             tree.display(),

@@ -6,8 +6,8 @@ use std::io::Read;
 use super::{SIZE, TIMELINE, number};
 use crate::base::{BackupId, BackupType, Engine, Incarnation, Result, Timestamp};
 use crate::engine::Scope;
-use crate::engine::backup::plan::{Choice, Decision, Wish, decide_by, unfit_chain};
 use crate::engine::backup::auto;
+use crate::engine::backup::plan::{Choice, Decision, Wish, decide_by, unfit_chain};
 use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::expiry::Marks;
 use crate::repo::log::LogCatalog;
@@ -71,7 +71,8 @@ pub(super) async fn choose(scope: &Scope, wanted: &Wanted) -> Result<Chosen> {
 
 /// The incarnation of the newest backup, if its pages are as large as those now.
 async fn current(scope: &Scope, backups: &[&BackupSummary], page_bytes: u32) -> Result<Option<Incarnation>> {
-    let newest = backups.iter().rev().map(|backup| &backup.incarnation).find(|incarnation| incarnation.engine() == Engine::Sqlite);
+    let newest =
+        backups.iter().rev().map(|backup| &backup.incarnation).find(|incarnation| incarnation.engine() == Engine::Sqlite);
     let Some(newest) = newest else { return Ok(None) };
     let (known, _) = identity::survey(&scope.repository, &scope.source).await?;
     let is_same = |identity: &identity::Identity| identity.incarnation == *newest && identity.block_bytes == page_bytes;
@@ -117,8 +118,7 @@ async fn decide(
 
 /// What this host remembers of `summary`; or why it cannot be used.
 fn open(scope: &Scope, summary: &BackupSummary) -> std::result::Result<OpenBase, String> {
-    let (facts, mut lines) =
-        scope.state.load_base(scope.repository.id(), &scope.source, &summary.id, summary.manifest_sha256)?;
+    let (facts, mut lines) = scope.state.load_base(scope.repository.id(), &scope.source, &summary.id, summary.manifest_sha256)?;
     let BaseFacts { owners, .. } = facts;
     let line = match (lines.next(), lines.next()) {
         (Some(Ok(line)), None) => line.shifted(),

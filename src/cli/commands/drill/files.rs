@@ -2,17 +2,19 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::Drill;
 use super::identity::Key;
 use crate::base::{DrillLevel, Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::exit::Outcome;
+use crate::cli::restoring;
 use crate::cli::scope::{self, Use};
+use crate::engine::directory::restore as directory;
 use crate::engine::drill::Stopwatch;
 use crate::engine::drill::evidence::{Circumstances, Loss};
 use crate::engine::drill::files::{self, Job, Written};
 use crate::engine::drill::run::Drilled;
-use crate::engine::directory::restore as directory;
 use crate::engine::restore::Target;
 use crate::engine::sqlite::restore as sqlite;
 use crate::engine::{IdentitySource, Scope, head};
@@ -33,6 +35,31 @@ enum Restore {
 }
 
 impl Restore {
+    /// Plans the restore to `target`.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or no identity fits.
+    async fn plan(
+        engine: Engine,
+        scope: &Scope,
+        log: &CommitLog,
+        identities: &dyn IdentitySource,
+        target: &Target,
+    ) -> Result<Self> {
+        let (target, incarnation, backup) = (target.clone(), None, None);
+        match engine {
+            Engine::Directory => {
+                let request = directory::Request { target, incarnation, backup };
+                directory::prepare(scope, log, identities, &request).await.map(Self::Directory)
+            }
+            Engine::Sqlite => {
+                let request = sqlite::Request { target, incarnation, backup };
+                sqlite::prepare(scope, log, identities, &request).await.map(Self::Sqlite)
+            }
+            Engine::Postgres => Err(Error::failed(format!("{} has a server: this is a bug", scope.source))),
+        }
+    }
+
     /// The backup with which it begins.
     fn backup(&self) -> &BackupSummary {
         match self {
@@ -65,11 +92,8 @@ impl Restore {
             Self::Directory(prepared) => {
                 let options = directory::RestoreOptions { into: into.to_owned(), paths: Vec::new(), workers };
                 let report = directory::run(scope, prepared, &options, progress, cancel).await?;
-                let mut notes = report.notes;
-                if report.shortfalls > 0 {
-                    notes.push(format!("{} entries are not as they were, first {}", report.shortfalls, report.first_shortfalls.join("; ")));
-                }
-                Ok(Written { path: into.to_owned(), reaches: prepared.plan.moment, notes })
+                let notes = report.notes.into_iter().chain(report.first_shortfalls).collect();
+                Ok(Written { path: into.to_owned(), reaches: self.moment(), notes })
             }
             Self::Sqlite(prepared) => {
                 fs::create_dir(into).map_err(|error| Error::io("create", into, error))?;
@@ -78,31 +102,6 @@ impl Restore {
                 Ok(Written { path: report.path, reaches: report.captured_at, notes: report.notes })
             }
         }
-    }
-}
-
-/// Plans the restore to `target`.
-///
-/// # Errors
-/// When it cannot be reached.
-async fn plan(
-    engine: Engine,
-    scope: &Scope,
-    log: &CommitLog,
-    identities: &dyn IdentitySource,
-    target: &Target,
-) -> Result<Restore> {
-    let (target, incarnation, backup) = (target.clone(), None, None);
-    match engine {
-        Engine::Directory => {
-            let request = directory::Request { target, incarnation, backup };
-            directory::prepare(scope, log, identities, &request).await.map(Restore::Directory)
-        }
-        Engine::Sqlite => {
-            let request = sqlite::Request { target, incarnation, backup };
-            sqlite::prepare(scope, log, identities, &request).await.map(Restore::Sqlite)
-        }
-        Engine::Postgres => Err(Error::usage(format!("{} is a cluster", scope.source))),
     }
 }
 
@@ -172,7 +171,9 @@ impl Drill<'_> {
                 if let Some(wound_back) = &seen.wound_back {
                     self.context.progress.warn(&format!("repository {}: {}", chosen.name, wound_back.text()));
                 }
-                let restore = plan(engine, &scope, &seen.log, key, target).await?;
+                let restore = Restore::plan(engine, &scope, &seen.log, key, target).await?;
+                let metrics = Arc::clone(&layers.metrics);
+                let scope = restoring::with_others(self.limit_rate(), self.context, &self.repositories, scope, &metrics)?;
                 Result::<_>::Ok(Planned { scope, restore })
             };
             let planned = tokio::select! {
