@@ -12,6 +12,7 @@ pub mod check;
 pub mod copy;
 pub mod deliver;
 pub mod drill;
+pub mod enough;
 pub mod expire;
 pub mod head;
 pub mod lease;
