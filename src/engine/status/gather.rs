@@ -15,7 +15,7 @@ use crate::engine::archive::slot::{Slot, own_log};
 use crate::policy::Policy;
 use crate::repo::evidence::Kept;
 use crate::repo::queue::Queue;
-use crate::source::postgres::connect;
+use crate::source::postgres::connect::{self, Session};
 use crate::source::postgres::server::{ArchiveMode, ServerInfo};
 
 use super::facts::{ArchiverFacts, CopiesWanted, Facts, PolicyProblem, QueueFacts, RepositoryFacts, ServerFacts};
@@ -44,8 +44,10 @@ pub struct Subject<'a> {
     pub conninfo: &'a str,
     /// Where its data directory is, when not where the server says.
     pub data_directory: Option<PathBuf>,
-    /// The slot of its stream; none when that is on another server than this one.
-    pub slot: Option<&'a str>,
+    /// The slot of its stream.
+    pub slot: &'a str,
+    /// How to connect to the server that is streamed from, where that is another one: a standby that is backed up.
+    pub streamed_from: Option<&'a str>,
     /// Its warm standby, where one is declared.
     pub standby: Option<Standby>,
     /// Its repositories.
@@ -70,8 +72,12 @@ pub struct Place {
 
 /// Gathers the facts of one source.
 pub async fn gather(subject: Subject<'_>) -> Facts {
-    let asked = tokio::time::timeout(SERVER_TIMEOUT, ask_server(&subject));
-    let server = asked.await.unwrap_or_else(|_| Err(Error::unreachable("the server does not answer")));
+    let (server, elsewhere) = future::join(patiently(ask_server(&subject)), slot_elsewhere(&subject)).await;
+    let (server, slot) = match server {
+        Ok((info, facts, offset_micros, slot)) => (Ok((info, facts, offset_micros)), slot),
+        Err(error) => (Err(error), None),
+    };
+    let slot = elsewhere.or(slot);
     let running = server.as_ref().ok().map(|(info, _, _)| Incarnation::postgres(info.major, info.system_identifier));
     let loading = subject.repositories.iter().map(async |place| match &place.scope {
         Ok(scope) => archive::load(scope, running.as_ref()).await.map_err(|error| told(&error)),
@@ -115,6 +121,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         policy_problem,
         copies_wanted: subject.copies_wanted,
         server: server.map(|(_, facts, _)| facts).map_err(|error| told(&error)),
+        slot: slot.map(|slot| slot.map_err(|error| told(&error))),
         repositories: subject
             .repositories
             .into_iter()
@@ -144,8 +151,32 @@ fn told(error: &Error) -> String {
     error.summary()
 }
 
-/// The server's identity, what it says, and its clock minus this host's in microseconds.
-async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i64)> {
+/// What a server answers, if it does so in time.
+async fn patiently<T>(asking: impl Future<Output = Result<T>>) -> Result<T> {
+    let asked = tokio::time::timeout(SERVER_TIMEOUT, asking).await;
+    asked.unwrap_or_else(|_| Err(Error::unreachable("the server does not answer")))
+}
+
+/// The slot, where it is on another server than the primary; none where it is not.
+async fn slot_elsewhere(subject: &Subject<'_>) -> Option<Result<Slot>> {
+    let conninfo = subject.streamed_from?;
+    let asking = async {
+        let session = connect::connect(conninfo).await?;
+        let info = session.info().await?;
+        slot(subject.slot, &session, &info, &info.data_directory).await
+    };
+    Some(patiently(asking).await)
+}
+
+/// The slot `name` of a server whose data directory is `data`.
+async fn slot(name: &str, session: &Session, info: &ServerInfo, data: &Path) -> Result<Slot> {
+    let state = session.slot(name).await?;
+    let free_bytes = Slot::free_bytes(data, info.system_identifier);
+    Ok(Slot { name: name.to_owned(), state, free_bytes, size: info.wal_segment_size })
+}
+
+/// The server's identity, what it says, its clock minus this host's in microseconds, and the slot, where it has that.
+async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i64, Option<Result<Slot>>)> {
     let session = connect::connect(subject.conninfo).await?;
     let info = session.info().await?;
     let wal_lsn = session.log_end().await?;
@@ -163,17 +194,12 @@ async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i
         last_failed_time: status.last_failed_time,
     });
     let in_recovery = info.in_recovery;
-    let slot = match subject.slot {
-        Some(name) => Some(Slot {
-            name: name.to_owned(),
-            state: session.slot(name).await?,
-            free_bytes: Slot::free_bytes(data_directory(subject, &info), info.system_identifier),
-            size: info.wal_segment_size,
-        }),
-        None => None,
+    let slot = match subject.streamed_from {
+        Some(_) => None,
+        None => Some(slot(subject.slot, &session, &info, data_directory(subject, &info)).await),
     };
-    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver, slot };
-    Ok((info, facts, offset_micros))
+    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver };
+    Ok((info, facts, offset_micros, slot))
 }
 
 /// Where the server's data directory should be.
