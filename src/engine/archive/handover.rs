@@ -10,6 +10,7 @@
 //! | a repository is made anew, or loses what it held | the id that a repository had when it was opened last is compared; what was stored longer ago than [`COUNTS_FOR`] is looked at again |
 //! | the process dies with an answer under way | an answer is given after the file is durable and what repositories lack is queued; half an answer is none |
 //! | it fails, hangs, or is away | the one who asks stores the file itself, as if there were nobody |
+//! | whoever answers is another: one that works for another host or cluster on the same paths, one gone mad | the answer carries what was asked, the file's stamp, and a digest of the bytes that are stored; the one who asks compares all of it with its own file and its own configuration ([`Assurance::objection`]) |
 //!
 //! Nothing here is kept on a disk: a process that starts knows nothing, and says nothing of what it did not store.
 
@@ -26,7 +27,8 @@ use tokio::sync::Notify;
 use super::{FileKind, ahead, file_kind};
 use crate::base::SourceName;
 use crate::base::file_stamp::FileStamp;
-use crate::codec::Sha256Digest;
+use crate::codec::{FrameDigest, Sha256Digest};
+use crate::repo::layout;
 
 /// A file whose times are younger than this when it is read may be written again without their changing: file systems
 /// count time in steps, of two seconds at most.
@@ -58,7 +60,7 @@ pub struct Request {
 #[serde(rename_all = "snake_case", tag = "answer")]
 pub enum Answer {
     /// The file, as it is now, is durable in enough repositories, and the others have it in their queues.
-    Durable(Durable),
+    Durable(Assurance),
     /// It is not; whoever asks does it, and learns what is wrong.
     Yourself {
         /// Why.
@@ -71,6 +73,22 @@ impl Answer {
     pub fn yourself(why: impl Into<String>) -> Self {
         Self::Yourself { why: why.into() }
     }
+}
+
+/// That a file is durable, and what whoever asked compares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assurance {
+    /// The file.
+    pub file: PathBuf,
+    /// SHA-256 of the configuration that it was stored by.
+    pub config_sha256: Sha256Digest,
+    /// What the file system says of it.
+    pub stamp: FileStamp,
+    /// XXH3-128 of the bytes that were stored.
+    pub content: FrameDigest,
+    /// Where it is.
+    #[serde(flatten)]
+    pub durable: Durable,
 }
 
 /// Where a file of the log is.
@@ -95,6 +113,36 @@ pub struct Archived {
     pub already_there: bool,
 }
 
+impl Assurance {
+    /// Why it is nothing to whoever asked `request` and relies on `under`; none when it is what was asked for.
+    pub fn objection(&self, request: &Request, under: &Under) -> Option<&'static str> {
+        if (&self.file, self.config_sha256) != (&request.file, request.config_sha256) {
+            return Some("it was not asked that");
+        }
+        let (objection, logs) = (self.durable.objection(under), layout::logs(&request.source));
+        if objection.is_some() || self.durable.archived.iter().any(|archived| !archived.key.starts_with(&logs)) {
+            return objection.or(Some("it is stored as another source's"));
+        }
+        let found = |file: &Path| -> io::Result<bool> {
+            let same = stamp(file)? == self.stamp && FrameDigest::of_reader(fs::File::open(file)?)? == self.content;
+            Ok(same && stamp(file)? == self.stamp)
+        };
+        (!found(&self.file).unwrap_or(false)).then_some("it stored something else")
+    }
+}
+
+impl Durable {
+    /// Why this is not where a file must be.
+    fn objection(&self, under: &Under) -> Option<&'static str> {
+        let mut held: BTreeSet<&String> = self.archived.iter().map(|archived| &archived.repository).collect();
+        if held.len() < under.needed.max(1) {
+            return Some("more repositories must have it now");
+        }
+        held.extend(&self.queued);
+        (!held.into_iter().eq(&under.repositories)).then_some("other repositories must have it now")
+    }
+}
+
 /// A file as it was read and stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -102,8 +150,10 @@ pub struct Stored {
     pub stamp: FileStamp,
     /// Whether nothing can have changed it since without changing that.
     pub settled: bool,
-    /// SHA-256 of what was stored.
+    /// SHA-256 of what was stored …
     pub raw_sha256: Sha256Digest,
+    /// … and XXH3-128.
+    pub content: FrameDigest,
     /// Where it is.
     pub durable: Durable,
     /// SHA-256 of the configuration that it was stored by.
@@ -131,21 +181,13 @@ impl Stored {
         if self.config_sha256 != under.config_sha256 {
             return Some("it was stored by another configuration");
         }
-        let Durable { archived, queued, .. } = &self.durable;
-        let mut held: BTreeSet<&String> = archived.iter().map(|archived| &archived.repository).collect();
-        if held.len() < under.needed {
-            return Some("more repositories must have it now");
-        }
-        let is_known = |name: &String| {
-            let now = ids.get(&(under.config_sha256, name.clone()));
-            now.is_some() && now == self.repository_ids.get(name)
+        let objection = self.durable.objection(under);
+        let is_known = |archived: &Archived| {
+            let now = ids.get(&(under.config_sha256, archived.repository.clone()));
+            now.is_some() && now == self.repository_ids.get(&archived.repository)
         };
-        if !held.iter().all(|name| is_known(name)) {
-            return Some("a repository is another than when it was stored");
-        }
-        held.extend(queued);
-        if !held.into_iter().eq(&under.repositories) {
-            return Some("other repositories must have it now");
+        if objection.is_some() || !self.durable.archived.iter().all(is_known) {
+            return objection.or(Some("a repository is another than when it was stored"));
         }
         (self.since.elapsed() > COUNTS_FOR).then_some("it was stored a while ago")
     }
@@ -352,7 +394,10 @@ impl Ledger {
 
 fn judge(stored: &Stored, file: &Path) -> Answer {
     match stored.is_still(file) {
-        Ok(true) => Answer::Durable(stored.durable.clone()),
+        Ok(true) => {
+            let Stored { stamp, content, config_sha256, durable, .. } = stored.clone();
+            Answer::Durable(Assurance { file: file.to_owned(), config_sha256, stamp, content, durable })
+        }
         Ok(false) => Answer::yourself("it changed since it was stored"),
         Err(error) => Answer::yourself(error.to_string()),
     }
@@ -407,12 +452,14 @@ mod tests {
         }
 
         fn stored(&self, number: u32, settled: bool) -> Stored {
-            let archived = Archived { repository: "main".into(), key: "key".into(), already_there: false };
+            let archived = Archived { repository: "main".into(), key: "orders/log/key".into(), already_there: false };
             let durable = Durable { archived: vec![archived], queued: Vec::new(), warnings: Vec::new() };
-            let raw_sha256 = Sha256Digest::of(&fs::read(self.file(number)).unwrap());
+            let raw = fs::read(self.file(number)).unwrap();
+            let (raw_sha256, content) = (Sha256Digest::of(&raw), FrameDigest::of(&raw));
             let stamp = stamp(&self.file(number)).unwrap();
             let repository_ids = BTreeMap::from([("main".to_owned(), "id-1".to_owned())]);
-            Stored { stamp, settled, raw_sha256, durable, config_sha256: config(1), repository_ids, since: Instant::now() }
+            let (config_sha256, since) = (config(1), Instant::now());
+            Stored { stamp, settled, raw_sha256, content, durable, config_sha256, repository_ids, since }
         }
 
         fn ask(&self, number: u32) -> Option<Answer> {
@@ -500,6 +547,56 @@ mod tests {
         assert_eq!(ask(stored(), under(1, &["main"], 1)), "durable");
         stage.ledger.note_repository(config(1), "main", "id-2");
         assert_eq!(ask(stored(), under(1, &["main"], 1)), "a repository is another than when it was stored");
+    }
+
+    /// Whoever asks believes an answer only where it fits all that is known without it.
+    #[test]
+    fn an_answer_that_does_not_fit_is_no_answer() {
+        let stage = Stage::new(2);
+        let assured = |number: u32| {
+            stage.ask(number);
+            let age = stage.ledger.next().unwrap().1;
+            stage.ledger.settle(stage.file(number), age, Ok(stage.stored(number, true)));
+            match stage.ask(number) {
+                Some(Answer::Durable(assurance)) => assurance,
+                other => panic!("{other:?}"),
+            }
+        };
+        let source: SourceName = "orders".parse().unwrap();
+        let request = Request {
+            version: String::new(),
+            source,
+            config_file: PathBuf::new(),
+            config_sha256: config(1),
+            file: stage.file(1),
+        };
+        let good = assured(1);
+        let objection = |assurance: &Assurance, under: Under| assurance.objection(&request, &under);
+        assert_eq!(objection(&good, under(1, &["main"], 1)), None);
+        // As it travels.
+        let text = serde_json::to_string(&Answer::Durable(good.clone())).unwrap();
+        assert_eq!(serde_json::from_str::<Answer>(&text).unwrap(), Answer::Durable(good.clone()));
+        let (more, others) = ("more repositories must have it now", "other repositories must have it now");
+        assert_eq!(objection(&good, under(1, &["main", "far"], 2)), Some(more));
+        assert_eq!(objection(&good, under(1, &["main", "far"], 1)), Some(others));
+        assert_eq!(objection(&good, under(1, &["far"], 1)), Some(others));
+        let lie = |change: &dyn Fn(&mut Assurance)| {
+            let mut lie = good.clone();
+            change(&mut lie);
+            objection(&lie, under(1, &["main"], 1))
+        };
+        assert_eq!(lie(&|lie| lie.durable.archived.clear()), Some(more));
+        assert_eq!(lie(&|lie| lie.durable.queued.push("far".into())), Some(others));
+        assert_eq!(lie(&|lie| lie.durable.archived[0].repository = "far".into()), Some(others));
+        assert_eq!(lie(&|lie| lie.durable.archived[0].key = "ordres/log/key".into()), Some("it is stored as another source's"));
+        assert_eq!(lie(&|lie| lie.config_sha256 = config(2)), Some("it was not asked that"));
+        assert_eq!(lie(&|lie| *lie = assured(2)), Some("it was not asked that"));
+        assert_eq!(lie(&|lie| lie.content = FrameDigest::of(b"other")), Some("it stored something else"));
+        assert_eq!(lie(&|lie| lie.stamp.inode += 1), Some("it stored something else"));
+        stage.write(1, "written since");
+        assert_eq!(objection(&good, under(1, &["main"], 1)), Some("it stored something else"));
+        fs::remove_file(stage.file(1)).unwrap();
+        assert_eq!(objection(&good, under(1, &["main"], 1)), Some("it stored something else"));
     }
 
     #[test]
