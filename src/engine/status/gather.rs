@@ -87,15 +87,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     let drills = drills(&loaded);
     let evidence_problems = loaded.iter().flatten().flat_map(|loaded| &loaded.record.problems);
     let evidence_problems = evidence_problems.map(|(key, why)| format!("{key}: {why}")).collect();
-    let own = server.as_ref().ok().map(|(info, facts, _)| OwnLog {
-        directory: own_log(data_directory(&subject, info), info.system_identifier),
-        system_identifier: info.system_identifier,
-        timeline: info.timeline,
-        // A standby's log ends before its primary's does.
-        end_lsn: Some(facts.wal_lsn).filter(|_| !info.in_recovery),
-        is_whole: !info.in_recovery,
-        size: info.wal_segment_size,
-    });
+    let own = server.as_ref().ok().map(|(info, facts, _)| log_of(&subject, info, facts));
     let silent = subject.data_directory.as_deref().filter(|_| own.is_none()).and_then(SilentLog::of);
     let repositories = archive::measure(&loaded, own, silent).await;
     let standby = match &subject.standby {
@@ -200,6 +192,19 @@ async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i
     };
     let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver };
     Ok((info, facts, offset_micros, slot))
+}
+
+/// The log of the server that answers.
+fn log_of(subject: &Subject<'_>, info: &ServerInfo, facts: &ServerFacts) -> OwnLog {
+    OwnLog {
+        directory: own_log(data_directory(subject, info), info.system_identifier),
+        system_identifier: info.system_identifier,
+        timeline: info.timeline,
+        // A standby's log ends before its primary's does.
+        end_lsn: Some(facts.wal_lsn).filter(|_| !info.in_recovery),
+        is_whole: !info.in_recovery,
+        size: info.wal_segment_size,
+    }
 }
 
 /// Where the server's data directory should be.
