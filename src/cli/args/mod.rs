@@ -13,6 +13,7 @@ mod restore;
 mod run;
 mod schedule;
 mod status;
+mod target;
 mod timeline;
 
 use std::path::PathBuf;
@@ -30,10 +31,11 @@ pub use policy::{PolicyCheckArgs, PolicyShowArgs, PolicyVerb};
 pub use promote::PromoteArgs;
 pub use queue::QueueArgs;
 pub use report::{ReportArgs, RunbookArgs};
-pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
+pub use restore::{RecoveryAction, RestoreArgs};
 pub use run::RunArgs;
 pub use schedule::{ScheduleFormat, SchedulePrintArgs, ScheduleVerb};
 pub use status::{StatusArgs, StatusFormat};
+pub use target::RestoreMoment;
 pub use timeline::TimelineArgs;
 
 /// A configuration that works once names and places are put in.

@@ -146,7 +146,7 @@ impl Drop for Chunks<'_, '_> {
     fn drop(&mut self) {
         // In the index by now, or of a reading that came to nothing.
         let mut pending = self.storing.pending.lock();
-        self.fresh.keys().for_each(|address| drop(pending.remove(address)));
+        self.fresh.keys().for_each(|address| _ = pending.remove(address));
     }
 }
 

@@ -31,6 +31,9 @@ pub struct Facts {
     pub copies_wanted: CopiesWanted,
     /// What it says of itself.
     pub system: SystemFacts,
+    /// The slot of the source's stream, or why it cannot be looked at; none when its server is the one that says nothing, and
+    /// of what has none.
+    pub slot: Option<Result<Slot, String>>,
     /// Each repository of the source, in the order of the configuration.
     pub repositories: Vec<RepositoryFacts>,
     /// Its warm standby, where one is declared.
@@ -98,8 +101,6 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// Its archiver; none when it does not archive.
     pub archiver: Option<ArchiverFacts>,
-    /// The slot of the source's stream; none when it was not looked for.
-    pub slot: Option<Slot>,
 }
 
 /// A warm standby.

@@ -89,9 +89,9 @@ pub struct Place {
 /// Gathers the facts of one source.
 pub async fn gather(subject: Subject<'_>) -> Facts {
     let engine = subject.system.engine();
-    let asked = match &subject.system {
-        System::Postgres(server) => Some(server.ask(PATIENCE).await),
-        System::Sqlite(_) | System::Directory(_) => None,
+    let (asked, slot) = match &subject.system {
+        System::Postgres(server) => server.ask(PATIENCE).await,
+        System::Sqlite(_) | System::Directory(_) => (None, None),
     };
     let running = asked.as_ref().and_then(|asked| asked.as_ref().ok()).map(Asked::incarnation);
     let loading = subject.repositories.iter().map(async |place| match &place.scope {
@@ -134,6 +134,7 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         policy_problem,
         copies_wanted: subject.copies_wanted,
         system,
+        slot: slot.map(|slot| slot.map_err(|error| told(&error))),
         repositories: places.map(|(place, (loaded, held))| repository(place, loaded.as_ref().ok(), held)).collect(),
         standby,
         drills,

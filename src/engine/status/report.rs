@@ -572,7 +572,7 @@ fn server(facts: &Facts) -> Option<ServerReport> {
         archiver_failed_count: archiver.map(|archiver| archiver.failed_count),
         archiver_last_failed_file: archiver.and_then(|archiver| archiver.last_failed_file.clone()),
         archiver_last_failed_time: archiver.and_then(|archiver| archiver.last_failed_time),
-        slot: server.and_then(|server| slot(server.slot.as_ref()?)),
+        slot: facts.slot.as_ref().and_then(|seen| slot(seen.as_ref().ok()?)),
     })
 }
 

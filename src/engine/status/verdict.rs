@@ -335,9 +335,16 @@ impl Judge<'_> {
     }
 
     fn slot(&self) -> Vec<Reason> {
-        let slot = self.facts.server().and_then(|server| server.slot.as_ref());
         let mode = self.facts.policy.as_ref().map(|policy| policy.log.mode);
-        let threats = slot.map(|slot| slot.judged(mode, self.facts.now)).unwrap_or_default();
+        let threats = match &self.facts.slot {
+            Some(Ok(slot)) => slot.judged(mode, self.facts.now),
+            // What nobody streams from is not missed.
+            Some(Err(why)) if mode == Some(LogMode::Stream) => {
+                let message = format!("the slot of the stream cannot be looked at: {why}");
+                return vec![self.reason(Verdict::AtRisk, Class::Slot, message, self.command("check SOURCE", ""))];
+            }
+            Some(Err(_)) | None => Vec::new(),
+        };
         let source = self.facts.source.to_string();
         let reason = |threat: Threat| {
             let command = threat.command.replacen("SOURCE", &source, 1);

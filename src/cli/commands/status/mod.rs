@@ -143,21 +143,18 @@ fn server(postgres: &PostgresSettings) -> Server<'_> {
         conninfo: postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo),
         // That of the server that is backed up, which is then a standby.
         data_directory: postgres.data_directory.clone().filter(|_| postgres.primary_conninfo.is_none()),
-        slot: Some(postgres.slot.as_str()).filter(|_| postgres.primary_conninfo.is_none()),
+        slot: &postgres.slot,
+        streamed_from: postgres.primary_conninfo.as_ref().map(|_| postgres.conninfo.as_str()),
         standby: standby(postgres),
     }
 }
 
 /// Where the standby is, with whoever may be let in.
 fn standby(postgres: &PostgresSettings) -> Option<gather::Standby> {
-    let user = |text: &str| {
-        let parsed = conninfo::parse(text, &conninfo::process_environment).ok()?;
-        parsed.config.get_user().map(str::to_owned)
-    };
     Some(match postgres.standby.as_ref()? {
         StandbyPlace::Server(conninfo) => gather::Standby::Server(conninfo.clone()),
         StandbyPlace::Directory(directory) => {
-            let users = user(&postgres.conninfo).into_iter().chain(["postgres".to_owned()]);
+            let users = conninfo::user(&postgres.conninfo).into_iter().chain(["postgres".to_owned()]);
             gather::Standby::Directory(directory.clone(), users.collect())
         }
     })

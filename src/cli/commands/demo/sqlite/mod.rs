@@ -92,7 +92,12 @@ async fn act(narrator: &Narrator, stage: &Stage, cancel: &Cancel) -> Result<Told
     stage.lifeboat(&["restore", SOURCE, "--into", &database.display().to_string(), "--to", &moment.rfc3339()])?;
     let after = ledger::count(&database)?;
     let recovery_time = declared.elapsed();
-    narrator.say(&format!("lifeboat restore {SOURCE} --to '{}': {} entries, sum {}", moment.human(), after.entries, after.sum))?;
+    narrator.say(&format!(
+        "lifeboat restore {SOURCE} --to '{}': {} entries, sum {}",
+        moment.human(),
+        after.entries,
+        after.sum
+    ))?;
     if after != before {
         return Err(Error::failed(format!(
             "{} entries were expected and {} are there: this is a bug",
