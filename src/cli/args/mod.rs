@@ -232,7 +232,7 @@ Exit codes:
   'archive get' has its own
 
 Start here:
-  lifeboat demo             the whole story on a throw-away cluster
+  lifeboat demo             the whole story on a throw-away ledger
   lifeboat init --help      a complete configuration";
 
 /// Options of every verb.

@@ -413,7 +413,7 @@ impl Follower<'_> {
 
 /// The newest backup of a database.
 fn newest(log: &CommitLog) -> Option<&BackupSummary> {
-    log.backups().filter(|backup| backup.incarnation.engine() == Engine::Sqlite).last()
+    log.backups().rfind(|backup| backup.incarnation.engine() == Engine::Sqlite)
 }
 
 /// The largest number in the log of `incarnation`.

@@ -30,8 +30,8 @@ struct Planned {
 
 /// A restore that was planned, by kind.
 enum Restore {
-    Directory(directory::Prepared),
-    Sqlite(sqlite::Prepared),
+    Directory(Box<directory::Prepared>),
+    Sqlite(Box<sqlite::Prepared>),
 }
 
 impl Restore {
@@ -50,11 +50,11 @@ impl Restore {
         match engine {
             Engine::Directory => {
                 let request = directory::Request { target, incarnation, backup };
-                directory::prepare(scope, log, identities, &request).await.map(Self::Directory)
+                directory::prepare(scope, log, identities, &request).await.map(|prepared| Self::Directory(Box::new(prepared)))
             }
             Engine::Sqlite => {
                 let request = sqlite::Request { target, incarnation, backup };
-                sqlite::prepare(scope, log, identities, &request).await.map(Self::Sqlite)
+                sqlite::prepare(scope, log, identities, &request).await.map(|prepared| Self::Sqlite(Box::new(prepared)))
             }
             Engine::Postgres => Err(Error::failed(format!("{} has a server: this is a bug", scope.source))),
         }

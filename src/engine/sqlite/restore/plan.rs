@@ -67,7 +67,7 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
             plans.extend(ways(situation, backup, until, with_log));
         }
     }
-    plans.sort_by(|a, b| (b.reaches, b.backup.stop_time).cmp(&(a.reaches, a.backup.stop_time)));
+    plans.sort_by_key(|plan| std::cmp::Reverse((plan.reaches, plan.backup.stop_time)));
     let Some(best) = plans.first() else { return Err(out_of_reach(situation, until, only)) };
     if let Some(until) = until {
         if let Some(gap) = gap(situation, best, until) {
