@@ -22,7 +22,7 @@ use crate::base::{Cancel, Engine, Error, ErrorKind, Result, SourceName, Timestam
 use crate::policy::{DrillPolicy, SqlCheck};
 use crate::repo::BackupSummary;
 use crate::repo::evidence::{PhaseKind, Restored};
-use crate::source::sqlite::check::{integrity_problems, query};
+use crate::source::sqlite::check::{Checked, integrity, query};
 
 /// The check of a directory's entries, by this name in results.
 pub const TREE: &str = "the restored tree";
@@ -180,10 +180,11 @@ fn check_tree(job: &Job<'_>, written: &Written, noted: &mut Noted<'_>) -> Result
 
 fn check_database(job: &Job<'_>, written: &Written, noted: &mut Noted<'_>) -> Result<()> {
     let began = Instant::now();
-    let problems = integrity_problems(&written.path).map_err(|error| error.summary());
-    let judged = problems.and_then(|problems| match problems.first() {
-        None => Ok("SQLite finds nothing wrong".to_owned()),
-        Some(first) => Err(format!("{} findings, the first: {first}", problems.len())),
+    let checked = integrity(&written.path).map_err(|error| error.summary());
+    let judged = checked.and_then(|Checked { problems, unchecked }| match (problems.first(), unchecked.as_slice()) {
+        (None, []) => Ok("SQLite finds nothing wrong".to_owned()),
+        (None, unchecked) => Ok(format!("SQLite finds nothing wrong; not checked: {}", unchecked.join("; "))),
+        (Some(first), _) => Err(format!("{} findings, the first: {first}", problems.len())),
     });
     noted.note(INTEGRITY, true, began, judged);
     for check in &job.policy.checks {

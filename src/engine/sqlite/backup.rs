@@ -209,12 +209,22 @@ async fn under_lease(
     let page_bytes = page_bytes(watch, &options.path).await?;
     let started = Timestamp::now();
     let wanted = Wanted { wish: options.wish, page_bytes, started, first_segment };
-    let Chosen { decision, incarnation, first_segment, base } = base::choose(scope, &wanted).await?;
+    let Chosen { decision, incarnation, first_segment, latest, base } = base::choose(scope, &wanted).await?;
+    let ahead = latest.and_then(|latest| go_on_from(watch, latest));
     admit(scope, writing, options, (&incarnation, page_bytes), progress.as_ref()).await?;
     let log_start = LogFloor { incarnation, lsn: position(first_segment) };
-    let draft = Draft::begin((scope, writing, held), decision, log_start, started, (progress, cancel)).await?;
+    let mut draft = Draft::begin((scope, writing, held), decision, log_start, started, (progress, cancel)).await?;
+    draft.warnings.extend(ahead);
     let run = Run { draft, options, scratch: scope.state.scratch()?, first_segment, started };
     run.take(watch, page_bytes, base).await
+}
+
+/// Has what is captured from now on count as later than `latest`, which is stored; what the operator should know of that.
+pub(super) fn go_on_from(watch: &Shared, latest: Timestamp) -> Option<String> {
+    watch.lock().only_later_than(latest);
+    (latest > Timestamp::now()).then(|| {
+        format!("what is stored goes up to {latest}, which this host's clock has not reached: times go on from there until it has")
+    })
 }
 
 /// Bytes of a page now. Of a database that is held by a watch nobody else may open the file.

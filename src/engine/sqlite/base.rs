@@ -20,6 +20,8 @@ pub(super) struct Chosen {
     pub incarnation: Incarnation,
     /// The first segment that follows the backup.
     pub first_segment: u64,
+    /// The latest moment that is stored, by whatever clock.
+    pub latest: Option<Timestamp>,
     pub base: Option<OpenBase>,
 }
 
@@ -54,12 +56,14 @@ pub(super) async fn choose(scope: &Scope, wanted: &Wanted) -> Result<Chosen> {
     let backups: Vec<&BackupSummary> = log.backups().collect();
     let known = current(scope, &backups, wanted.page_bytes).await?;
     let incarnation = known.clone().unwrap_or_else(|| Incarnation::dated(Engine::Sqlite, wanted.started));
-    let first_segment = match &known {
-        Some(incarnation) => next_segment(scope, &backups, incarnation).await?.max(wanted.first_segment.unwrap_or(1)),
-        None => 1,
-    };
+    let (mut first_segment, mut latest) = (1, latest_backup(&log));
+    if let Some(incarnation) = &known {
+        let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, SIZE).await?;
+        first_segment = next_segment(&catalog, &backups, incarnation).max(wanted.first_segment.unwrap_or(1));
+        latest = latest.max(latest_segment(&catalog));
+    }
     let decision = decide(scope, wanted, &backups, &incarnation, first_segment).await?;
-    let mut chosen = Chosen { decision, incarnation, first_segment, base: None };
+    let mut chosen = Chosen { decision, incarnation, first_segment, latest, base: None };
     if let Some(summary) = chosen.decision.base.clone() {
         match open(scope, &summary) {
             Ok(base) => chosen.base = Some(base),
@@ -81,10 +85,19 @@ async fn current(scope: &Scope, backups: &[&BackupSummary], page_bytes: u32) -> 
 
 /// The segment that a backup can be followed by whose snapshot is taken after this: behind all that are there, and never
 /// before one that a backup was told already.
-async fn next_segment(scope: &Scope, backups: &[&BackupSummary], incarnation: &Incarnation) -> Result<u64> {
-    let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, SIZE).await?;
+fn next_segment(catalog: &LogCatalog, backups: &[&BackupSummary], incarnation: &Incarnation) -> u64 {
     let told = backups.iter().filter(|backup| backup.incarnation == *incarnation).map(|backup| number(backup.start_lsn)).max();
-    Ok(newest_segment(&catalog).map_or(1, |newest| newest + 1).max(told.unwrap_or(1)))
+    newest_segment(catalog).map_or(1, |newest| newest + 1).max(told.unwrap_or(1))
+}
+
+/// The latest moment of the backups of a database.
+pub(super) fn latest_backup(log: &CommitLog) -> Option<Timestamp> {
+    log.backups().filter(|backup| backup.incarnation.engine() == Engine::Sqlite).map(|backup| backup.stop_time).max()
+}
+
+/// The latest moment that a segment leads to.
+pub(super) fn latest_segment(catalog: &LogCatalog) -> Option<Timestamp> {
+    catalog.segments.values().filter_map(|segment| segment.name.last.known()).max()
 }
 
 /// The largest number in the log, contradicted ones included.

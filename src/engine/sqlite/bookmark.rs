@@ -54,6 +54,15 @@ impl Bookmark {
         Ok(found.filter(|found| found.version == VERSION && found.incarnation == *incarnation))
     }
 
+    /// What was remembered last, of whatever incarnation: for whoever cannot ask a repository yet which it is.
+    pub fn newest(dir: &Path) -> Option<Self> {
+        let changed = |entry: &fs::DirEntry| entry.metadata().and_then(|metadata| metadata.modified()).ok();
+        let entries = fs::read_dir(dir).ok()?.filter_map(std::result::Result::ok);
+        let newest = entries.filter(|entry| entry.path().extension().is_some_and(|kind| kind == "json")).max_by_key(changed)?;
+        let incarnation = newest.path().file_stem()?.to_str()?.parse().ok()?;
+        Self::load(dir, &incarnation).ok()?
+    }
+
     /// Remembers it, durably.
     ///
     /// # Errors
@@ -188,6 +197,7 @@ mod tests {
         let bookmark = Bookmark::new(&incarnation, 5, Some(moment(3)));
         bookmark.remember(&dir).unwrap();
         assert_eq!(Bookmark::load(&dir, &incarnation).unwrap().as_ref(), Some(&bookmark));
+        assert_eq!(Bookmark::newest(&dir).as_ref(), Some(&bookmark));
         assert!(bookmark.is_of_this_boot() && !Bookmark { boot: "another".into(), ..bookmark }.is_of_this_boot());
 
         let mut writer = SegmentWriter::begin(Vec::new(), &SegmentHeader { from: Some(moment(3)), to: moment(4) }).unwrap();

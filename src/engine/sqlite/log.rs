@@ -6,7 +6,7 @@
 //! - What is remembered on this host is written in the order that [`super::bookmark`] says; that nothing goes on any more,
 //!   before anything is done about it.
 //! - A repository that is away stops nothing else: the database is polled meanwhile, so that its log is guarded, and let go
-//!   when it grows too large.
+//!   when it grows too large. That is so from the beginning: what this host remembers is enough to guard it.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use std::time::Duration;
 use rand::RngExt;
 use serde::Serialize;
 
-use super::backup::{self, BackupOptions, Shared};
-use super::base::newest_segment;
+use super::backup::{self, BackupOptions, Shared, go_on_from};
+use super::base::{self, newest_segment};
 use super::bookmark::{self, Bookmark, Pending};
 use super::store::{self, Destination};
 use super::{SIZE, number};
@@ -28,7 +28,7 @@ use crate::engine::archive::push::flush_index;
 use crate::engine::archive::stream::Surroundings;
 use crate::engine::backup::Wish;
 use crate::engine::lease::Terms;
-use crate::engine::{Scope, Writing};
+use crate::engine::{Scope, Writing, head};
 use crate::repo::log::LogCatalog;
 use crate::repo::queue::{Item, Queue};
 use crate::repo::{BackupSummary, CommitLog};
@@ -99,6 +99,8 @@ struct Follower<'a> {
     to: Vec<Destination>,
     watch: Shared,
     at: Option<At>,
+    /// Whether the repositories were asked what became of the log meanwhile.
+    is_taken_up: bool,
     /// Why a backup is due.
     due: Option<String>,
     /// What the operator was told last, so that it is told once.
@@ -110,7 +112,8 @@ struct Follower<'a> {
 /// Follows the database until somebody asks to stop; then stores what was committed, and ends.
 ///
 /// # Errors
-/// When another process of this host follows it; when no repository answers at first; when somebody else stores its log, too.
+/// When another process of this host follows it; when this host may not write to the repositories; when somebody else stores
+/// its log, too; when something that was committed before the stop could not be stored.
 pub async fn run(
     options: &Options,
     surroundings: &dyn Surroundings,
@@ -132,38 +135,44 @@ pub async fn run(
         to,
         watch,
         at: None,
+        is_taken_up: false,
         due: None,
         said: None,
         followed: Followed::default(),
         _lock: lock,
     };
-    follower.take_up().await?;
+    follower.guard()?;
     follower.follow().await
 }
 
 impl Follower<'_> {
     async fn follow(mut self) -> Result<Followed> {
         let longest_pause = self.options.longest_pause.clamp(PAUSE, LONGEST_PAUSE);
-        let mut pause = PAUSE;
+        let (mut pause, mut stopped) = (PAUSE, None);
         loop {
-            let is_last = self.cancel.is_cancelled();
-            let round = self.round().await;
-            let wait = match round {
-                Ok(()) => {
+            if stopped.is_none() && self.cancel.is_cancelled() {
+                stopped = Some(Timestamp::now());
+            }
+            let wait = match (self.round().await, stopped) {
+                (Ok(is_all), Some(stopped)) if is_all || self.followed.complete_at >= Some(stopped) => break,
+                // What was committed before the stop is stored before the end.
+                (Ok(_), Some(_)) => continue,
+                (Ok(_), None) => {
                     (self.said, pause) = (self.said.take().filter(|_| self.due.is_some()), PAUSE);
                     self.options.flush
                 }
-                Err(error) if matches!(error.kind(), ErrorKind::Contradicted | ErrorKind::Usage) => return Err(error),
-                Err(error) if error.kind() == ErrorKind::Interrupted => self.options.flush,
-                Err(error) => {
+                (Err(error), None) if self.is_passing(&error) => {
                     self.say(&format!("{} is not followed for now: {}", self.options.source, error.summary()));
                     pause = (pause * 2).min(longest_pause);
                     pause.mul_f64(rand::rng().random_range(0.75..1.25))
                 }
+                // Told to stop while a backup was being taken.
+                (Err(error), None) if error.kind() == ErrorKind::Interrupted => Duration::ZERO,
+                (Err(error), _) => {
+                    self.sign().await;
+                    return Err(error);
+                }
             };
-            if is_last {
-                break;
-            }
             tokio::select! {
                 () = self.cancel.cancelled() => {}
                 () = tokio::time::sleep(wait) => {}
@@ -173,15 +182,41 @@ impl Follower<'_> {
         Ok(self.followed)
     }
 
-    /// Looks what was committed, and stores it.
-    async fn round(&mut self) -> Result<()> {
-        let polled = self.watch.with(|watch| watch.poll()).await;
-        match polled? {
+    /// Whether another try may succeed. At first only what is away is waited for: an operator looks on then.
+    fn is_passing(&self, error: &Error) -> bool {
+        match error.kind() {
+            ErrorKind::Contradicted | ErrorKind::Usage | ErrorKind::Interrupted => false,
+            ErrorKind::Unreachable | ErrorKind::Busy => true,
+            ErrorKind::Failed | ErrorKind::Damaged => self.is_taken_up,
+        }
+    }
+
+    /// Looks what was committed, and stores it; whether that was all.
+    async fn round(&mut self) -> Result<bool> {
+        if !self.is_taken_up {
+            // Guards the log while no repository answers; what else it finds, and fails with, is found again below.
+            let looked = self.watch.with(|watch| watch.poll()).await;
+            if matches!(looked, Ok(Poll::SnapshotNeeded(_) | Poll::SnapshotOnly { .. })) {
+                self.lose()?;
+            }
+            self.take_up().await?;
+            self.is_taken_up = true;
+        }
+        let polled = match self.watch.with(|watch| watch.poll()).await {
+            Ok(polled) => polled,
+            Err(error) => {
+                // What was captured before needs nothing of the database any more.
+                self.store_pending().await?;
+                return Err(error);
+            }
+        };
+        let is_all = !matches!(polled, Poll::Batch(_) | Poll::SnapshotNeeded(_));
+        match polled {
             Poll::Unready(probe) => {
                 if let Some(refusal) = probe.refusal(&self.options.path) {
                     self.say(&format!("{} is not followed for now: {}", self.options.source, refusal.summary()));
                 }
-                return self.store_pending().await;
+                return self.store_pending().await.map(|()| true);
             }
             Poll::SnapshotOnly { .. } => {
                 self.lose()?;
@@ -190,7 +225,7 @@ impl Follower<'_> {
                      PRAGMA journal_mode = WAL   changes that",
                     self.options.path.display()
                 ));
-                return self.store_pending().await;
+                return self.store_pending().await.map(|()| true);
             }
             Poll::SnapshotNeeded(reason) => {
                 self.lose()?;
@@ -205,7 +240,8 @@ impl Follower<'_> {
         }
         self.store_pending().await?;
         if let Some(why) = self.due.clone() {
-            self.cancel.check()?;
+            let source = &self.options.source;
+            self.cancel.check().map_err(|error| error.context(format!("{source}: {why}, and no backup was taken since")))?;
             self.back_up(&why).await?;
             self.due = None;
         }
@@ -213,7 +249,7 @@ impl Follower<'_> {
         if let Err(error) = self.watch.with(|watch| watch.maintain()).await {
             self.say(&format!("the write-ahead log of {} is not made small: {}", self.options.source, error.summary()));
         }
-        Ok(())
+        Ok(is_all && self.due.is_none())
     }
 
     /// Makes a segment of `batch`, unless another is on its way.
@@ -279,6 +315,10 @@ impl Follower<'_> {
     /// Takes the backup from which the log goes on, and tells why.
     async fn back_up(&mut self, why: &str) -> Result<()> {
         let (home, others) = self.open_all().await?;
+        // Nothing is built on a repository that was wound back: it may lack what this host's database goes on from.
+        let seen = head::look(&home).await?;
+        seen.warning.iter().for_each(|warning| self.progress.warn(warning));
+        seen.trusted(&home)?;
         let first_segment = self.first_segment(&home, &others).await?;
         let source = &self.options.source;
         match first_segment {
@@ -345,46 +385,80 @@ impl Follower<'_> {
         let mut given = told.unwrap_or(0);
         let at = self.at.as_ref().filter(|at| at.incarnation == incarnation);
         given = given.max(at.map_or(0, |at| at.segment + 1 + u64::from(at.pending.is_some())));
-        given = given.max(listed(home, &incarnation).await?.map_or(0, |newest| newest + 1));
+        let behind = |catalog: &LogCatalog| newest_segment(catalog).map_or(0, |newest| newest + 1);
+        given = given.max(behind(&listed(home, &incarnation).await?));
         for (name, scope) in others {
             match listed(scope, &incarnation).await {
-                Ok(newest) => given = given.max(newest.map_or(0, |newest| newest + 1)),
+                Ok(catalog) => given = given.max(behind(&catalog)),
                 Err(error) => self.progress.warn(&format!("repository {name}: {}", error.summary())),
             }
         }
         Ok(given + 1)
     }
 
-    /// Goes on from what an earlier process stored.
+    /// Holds the database's log from what this host remembers on.
+    fn guard(&mut self) -> Result<()> {
+        let Some(Bookmark { incarnation, segment, last, .. }) = Bookmark::newest(&self.dir) else { return Ok(()) };
+        let pending = Pending::load(&self.dir, &incarnation)?.filter(|pending| pending.segment == segment + 1);
+        if let Some(last) = last {
+            self.watch.lock().resume(last);
+        }
+        self.at = Some(At { incarnation, segment, last, pending });
+        Ok(())
+    }
+
+    /// Goes on from what an earlier process stored, as far as the repositories have nothing against it.
     async fn take_up(&mut self) -> Result<()> {
         let (home, others) = self.open_all().await?;
         let log = CommitLog::load(&home.repository, &home.source).await?;
-        let Some(incarnation) = newest(&log).map(|backup| backup.incarnation.clone()) else { return Ok(()) };
-        let Some(bookmark) = Bookmark::load(&self.dir, &incarnation)? else { return Ok(()) };
+        let incarnation = newest(&log).map(|backup| backup.incarnation.clone());
+        let bookmark = match &incarnation {
+            Some(incarnation) => Bookmark::load(&self.dir, incarnation)?,
+            None => None,
+        };
+        let (Some(incarnation), Some(bookmark)) = (incarnation, bookmark) else {
+            self.at = None;
+            self.watch.lock().forget();
+            return Ok(());
+        };
         let pending = Pending::load(&self.dir, &incarnation)?.filter(|pending| pending.segment == bookmark.segment + 1);
         let own = bookmark.segment + u64::from(pending.is_some());
-        let mut newest = listed(&home, &incarnation).await?;
+        let catalog = listed(&home, &incarnation).await?;
+        let (mut newest, mut latest) = (newest_segment(&catalog), base::latest_segment(&catalog).max(base::latest_backup(&log)));
+        let mut asked = vec![log];
         for (_, scope) in &others {
-            newest = newest.max(listed(scope, &incarnation).await.unwrap_or(None));
-        }
-        let is_later =
-            |backup: &&BackupSummary, last: &Moment| backup.incarnation == incarnation && backup.stop_time > last.captured_at;
-        let why = match &bookmark.last {
-            None => None,
-            Some(_) if newest > Some(own) => Some("another host stored a part of its log meanwhile"),
-            Some(last) if !bookmark.is_of_this_boot() && log.backups().any(|backup| is_later(&backup, last)) => {
-                Some("this machine was started anew since its last backup, and its log may have lost what that holds")
+            if let Ok(catalog) = listed(scope, &incarnation).await {
+                (newest, latest) = (newest.max(newest_segment(&catalog)), latest.max(base::latest_segment(&catalog)));
             }
-            Some(_) => None,
+            asked.extend(CommitLog::load(&scope.repository, &scope.source).await.ok());
+        }
+        latest = asked.iter().filter_map(base::latest_backup).max().max(latest);
+        let is_later = |backup: &BackupSummary, last: &Moment| {
+            backup.incarnation == incarnation && backup.stop_time > last.captured_at
         };
-        let last = bookmark.last.filter(|_| why.is_none());
-        let segment = bookmark.segment;
+        let why = match &bookmark.last {
+            Some(_) if newest > Some(own) => Some("another host stored a part of its log meanwhile"),
+            Some(last) if !bookmark.is_of_this_boot() => {
+                let any_later = asked.iter().any(|log| log.backups().any(|backup| is_later(backup, last)));
+                unsure_after_boot(any_later, asked.len() == self.to.len())
+            }
+            _ => None,
+        };
+        let (last, segment) = (bookmark.last.filter(|_| why.is_none()), bookmark.segment);
         if let Some(why) = why {
             Bookmark::new(&incarnation, segment, None).remember(&self.dir)?;
             self.say(&format!("{}: {why}", self.options.source));
         }
-        if let Some(last) = last {
-            self.watch.lock().resume(last);
+        {
+            let mut watch = self.watch.lock();
+            match last {
+                Some(last) if watch.stored_moment() == Some(&last) => {}
+                Some(last) => watch.resume(last),
+                None => watch.forget(),
+            }
+        }
+        if let Some(warning) = latest.and_then(|latest| go_on_from(&self.watch, latest)) {
+            self.progress.warn(&warning);
         }
         self.at = Some(At { incarnation, segment, last, pending });
         Ok(())
@@ -416,10 +490,21 @@ fn newest(log: &CommitLog) -> Option<&BackupSummary> {
     log.backups().rfind(|backup| backup.incarnation.engine() == Engine::Sqlite)
 }
 
-/// The largest number in the log of `incarnation`.
-async fn listed(scope: &Scope, incarnation: &Incarnation) -> Result<Option<u64>> {
-    let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, SIZE).await?;
-    Ok(newest_segment(&catalog))
+/// The log of `incarnation`.
+async fn listed(scope: &Scope, incarnation: &Incarnation) -> Result<LogCatalog> {
+    LogCatalog::load(&scope.repository, &scope.source, incarnation, SIZE).await
+}
+
+/// Why nothing goes on from what was stored in an earlier run of the machine, whose crash may have taken the tail of the
+/// database's log: a later backup may hold more than the log that goes on.
+fn unsure_after_boot(any_later: bool, all_asked: bool) -> Option<&'static str> {
+    match (any_later, all_asked) {
+        (true, _) => Some("this machine was started anew since its last backup, and its log may have lost what that holds"),
+        (false, false) => {
+            Some("this machine was started anew, and not every repository could be asked for a backup that holds more than its log")
+        }
+        (false, true) => None,
+    }
 }
 
 /// `batch` as segment number `segment`.

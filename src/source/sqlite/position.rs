@@ -97,6 +97,12 @@ impl Moment {
         }
         (self.captured_at <= other.complete_at).then_some(false)
     }
+
+    /// Whether pages of what goes on from `from` may be written over an image of this state: they are of one file, and nothing
+    /// lies between the two that this state lacks.
+    pub fn may_be_followed_from(&self, from: &Self) -> bool {
+        self == from || (self.at.file == from.at.file && self.holds(from) != Some(false))
+    }
 }
 
 /// Why what comes next cannot be told from what was stored last, so that only a fresh snapshot goes on.
@@ -163,5 +169,8 @@ mod tests {
         let mut other = moment(9, 9, 1, 7);
         other.at.file.inode = 3;
         assert_eq!(moment(5, 5, 1, 9).holds(&other), Some(false), "another file");
+        let image = moment(20, 21, 1, 3);
+        assert!(image.may_be_followed_from(&moment(5, 9, 1, 3)) && !image.may_be_followed_from(&moment(5, 9, 1, 4)));
+        assert!(image.holds(&other) == Some(true) && !image.may_be_followed_from(&other), "another file, whatever the times say");
     }
 }

@@ -5,7 +5,8 @@
 //! holds all of the image; whatever lies in between is never handed out.
 //!
 //! Write order: a new file beside the target, pages in place, its length, fsync, SQLite's own check of the whole file,
-//! then the name (never over an existing file), then the directory. Whatever fails, nothing has the target's name.
+//! then the name (never over an existing file), then the directory. Whatever fails, nothing has the target's name; what SQLite
+//! finds damaged is kept as `NAME.damaged`, for whoever has nothing better.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead};
@@ -14,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::check::integrity_problems;
+use super::check::{Checked, integrity};
 use super::connection::beside;
 use super::header::{HEADER_BYTES, Header};
 use super::position::{Moment, Position};
@@ -32,12 +33,14 @@ pub struct Restore {
 }
 
 /// A database that was restored and checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Restored {
     /// The state that it is in.
     pub moment: Moment,
     /// Its size.
     pub bytes: u64,
+    /// What SQLite could not check, and why.
+    pub unchecked: Vec<String>,
 }
 
 impl Restore {
@@ -100,8 +103,8 @@ impl Restore {
         let header = *reader.header();
         let fits = match (&before, &header.from) {
             (None, None) => true,
-            // The first one after an image: it must not lead from beyond it.
-            (Some(before), Some(from)) if self.image == Some(*before) => before == from || before.holds(from) != Some(false),
+            // The first one after an image: of the same file, and it must not lead from beyond it.
+            (Some(before), Some(from)) if self.image == Some(*before) => before.may_be_followed_from(from),
             (Some(before), Some(from)) => before == from && before.captured_at < header.to.captured_at,
             _ => false,
         };
@@ -109,8 +112,8 @@ impl Restore {
             return Err(self.gap(before.as_ref(), header.from.as_ref()));
         }
         let at = &header.to.at;
-        if header.from.is_some_and(|from| from.at.page_size != at.page_size) {
-            return Err(Error::damaged("a SQLite segment changes the page size, which no transaction can"));
+        if header.from.is_some_and(|from| (from.at.page_size, from.at.file) != (at.page_size, at.file)) {
+            return Err(Error::damaged("a SQLite segment changes the page size or the file, which no transaction can"));
         }
         let (mut page, mut pages) = (Vec::new(), 0);
         while let Some(number) = reader.next_page(&mut page)? {
@@ -124,8 +127,8 @@ impl Restore {
         let bytes = u64::from(at.pages) * u64::from(at.page_size);
         self.file.set_len(bytes).map_err(|error| Error::io("set the size of", &self.temporary, error))?;
         self.at = Some(header.to);
-        // Not held by `to`, it stays: then this state is none.
-        self.image = self.image.filter(|image| header.to.holds(image) != Some(true));
+        // What goes on from the image itself holds it. Not held by `to`, it stays: then this state is none.
+        self.image = self.image.filter(|image| header.from != Some(*image) && header.to.holds(image) != Some(true));
         Ok(())
     }
 
@@ -152,15 +155,27 @@ impl Restore {
         let bytes = u64::from(moment.at.pages) * u64::from(moment.at.page_size);
         self.check_header(&moment.at)?;
         self.file.sync_all().map_err(|error| Error::io("write", &self.temporary, error))?;
-        let problems = integrity_problems(&self.temporary)?;
-        if let Some(first) = problems.first() {
-            let message = format!("cannot restore {}: SQLite's integrity_check finds it damaged", self.target.display());
-            let error = Error::damaged(message).detail("first finding", first).detail("findings", problems.len().to_string());
-            return Err(error.hint("an earlier moment may be whole; the database itself may have been damaged: check it as well"));
+        let Checked { problems, unchecked } = integrity(&self.temporary)?;
+        if !problems.is_empty() {
+            return Err(self.damaged(&problems));
         }
-        self.rename().map_err(|error| Error::io("create", &self.target, error))?;
-        durable::sync_parent(&self.target).map_err(|error| Error::io("create", &self.target, error))?;
-        Ok(Restored { moment, bytes })
+        self.rename_to(&self.target)?;
+        Ok(Restored { moment, bytes, unchecked })
+    }
+
+    /// Keeps what was found damaged under a name that says so.
+    fn damaged(&self, problems: &[String]) -> Error {
+        let kept = beside(&self.target, ".damaged");
+        let message = format!("cannot restore {}: SQLite's integrity_check finds it damaged", self.target.display());
+        let error = Error::damaged(message).detail("first finding", problems.first().map_or("", String::as_str));
+        let error = error.detail("findings", problems.len().to_string());
+        let error = match self.rename_to(&kept) {
+            Ok(()) => error
+                .detail("kept", kept.display().to_string())
+                .hint(format!("sqlite3 {} .recover   gets out of it what can be read", kept.display())),
+            Err(why) => error.detail("not kept", why.summary()),
+        };
+        error.hint("an earlier moment may be whole; the database itself may have been damaged: check it as well")
     }
 
     fn check_header(&self, at: &Position) -> Result<()> {
@@ -174,13 +189,14 @@ impl Restore {
         Err(Error::damaged(format!("cannot restore {}: its first page tells another size", self.target.display())))
     }
 
-    /// Fails when the target exists.
-    fn rename(&self) -> io::Result<()> {
-        match renameat_with(CWD, &self.temporary, CWD, &self.target, RenameFlags::NOREPLACE) {
+    /// Gives it its name, durably; fails when that exists.
+    fn rename_to(&self, name: &Path) -> Result<()> {
+        let renamed = match renameat_with(CWD, &self.temporary, CWD, name, RenameFlags::NOREPLACE) {
             // Some file systems cannot; a link cannot replace either, and the temporary name goes on drop.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => std::fs::hard_link(&self.temporary, &self.target),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => std::fs::hard_link(&self.temporary, name),
             result => result.map_err(io::Error::from),
-        }
+        };
+        renamed.and_then(|()| durable::sync_parent(name)).map_err(|error| Error::io("create", name, error))
     }
 }
 

@@ -129,7 +129,20 @@ impl Watch {
     pub fn resume(&mut self, moment: Moment) {
         self.detach(Discontinuity::Restarted);
         self.stored = Some(moment);
-        self.last_captured = Some(moment.captured_at);
+        self.only_later_than(moment.captured_at);
+    }
+
+    /// Nothing goes on from what [`Watch::resume`] was told.
+    pub fn forget(&mut self) {
+        if self.stored.is_some() {
+            self.lose(Discontinuity::NoSnapshot);
+            self.detach(Discontinuity::NoSnapshot);
+        }
+    }
+
+    /// Has every moment from now on be captured later than `captured_at`, whatever the clock says.
+    pub fn only_later_than(&mut self, captured_at: Timestamp) {
+        self.last_captured = self.last_captured.max(Some(captured_at));
     }
 
     /// Looks what was committed since what was stored last.

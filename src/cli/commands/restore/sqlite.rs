@@ -32,6 +32,8 @@ struct Document {
     captured_at: Timestamp,
     /// Everything whose commit had returned by then is in it.
     complete_at: Option<Timestamp>,
+    /// Commits after this, up to the target, are not in it: nobody followed them.
+    unknown_after: Option<Timestamp>,
     /// The backup and what it builds on.
     chain: Vec<String>,
     packs: u32,
@@ -160,6 +162,7 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared)
         because: plan.because.clone(),
         captured_at: plan.reaches,
         complete_at: None,
+        unknown_after: plan.unknown_after,
         chain: prepared.links.iter().map(|link| link.summary.id.to_string()).collect(),
         packs: prepared.links.iter().map(|link| link.summary.packs).sum(),
         fetch_bytes: prepared.fetch_bytes(),

@@ -1,8 +1,9 @@
 //! Which backup, which segments, and which moment they lead to. Pure, from names alone.
 //!
 //! Of every backup the segments from its position on are followed, without a gap, to the last whose moment is not after the
-//! target. The latest moment wins; of several ways to it the one with the newest backup, which is the shortest. Only what is
-//! stored later tells whether a way holds ([`super::prepare()`]): so all are given, the best first.
+//! target. The way that leads furthest wins, by incarnation and number, for a clock may have been ahead for a while; of several
+//! the one with the newest backup, which is the shortest. Only what is stored tells whether a way holds ([`super::prepare()`]):
+//! so all are given, the best first.
 
 use std::collections::BTreeMap;
 
@@ -33,11 +34,26 @@ pub struct Plan {
     pub segments: Vec<SegmentObject>,
     /// The moment that is reached: nothing is in it that was committed later.
     pub reaches: Timestamp,
+    /// Commits after this, up to the target, are not in it, and nobody looked in between; none when nothing is missing.
+    pub unknown_after: Option<Timestamp>,
     /// What the operator should know.
     pub notes: Vec<String>,
+    /// Places of its incarnation, and of its backup, among those that there are.
+    ages: (usize, usize),
 }
 
 impl Plan {
+    /// What a plan leads to is later than what another one does, where this is greater.
+    fn rank(&self) -> impl Ord + use<> {
+        let ((life, backup), start) = (self.ages, number(self.backup.start_lsn));
+        (life, start + self.segments.len() as u64, start, backup)
+    }
+
+    /// The moment that the segments lead to, or the backup's own.
+    fn end(&self) -> Timestamp {
+        self.segments.last().and_then(|last| last.name.last.known()).unwrap_or(self.backup.stop_time)
+    }
+
     /// Stored bytes of the segments.
     pub fn log_stored_bytes(&self) -> u64 {
         self.segments.iter().map(|segment| segment.stored_bytes).sum()
@@ -67,14 +83,21 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
             plans.extend(ways(situation, backup, until, with_log));
         }
     }
-    plans.sort_by_key(|plan| std::cmp::Reverse((plan.reaches, plan.backup.stop_time)));
+    sort(&mut plans);
     let Some(best) = plans.first() else { return Err(out_of_reach(situation, until, only)) };
     if let Some(until) = until {
         if let Some(gap) = gap(situation, best, until) {
             return Err(gap);
         }
-        let notes = notes(situation, best, until);
-        plans.iter_mut().for_each(|plan| plan.notes.clone_from(&notes));
+        for plan in &mut plans {
+            tell_what_is_unknown(situation, plan, until);
+        }
+    }
+    let latest = plans.iter().map(|plan| plan.reaches.max(plan.backup.stop_time)).max();
+    for plan in &mut plans {
+        plan.notes.extend(latest.filter(|latest| *latest > plan.reaches && !plan.segments.is_empty()).map(|latest| {
+            format!("a moment of {latest} was stored before this one: a clock was ahead then; what was stored last counts")
+        }));
     }
     let because = |plan: &Plan| match only {
         Some(_) => "it was asked for",
@@ -86,14 +109,39 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
     Ok(plans)
 }
 
+fn sort(plans: &mut [Plan]) {
+    plans.sort_by_key(|plan| std::cmp::Reverse(plan.rank()));
+}
+
+/// The ways that are left, the best first, when the segment `key` cannot be read: those through it end before it.
+pub(super) fn without(mut plans: Vec<Plan>, key: &str) -> Vec<Plan> {
+    plans.retain_mut(|plan| match plan.segments.iter().position(|segment| segment.key == key) {
+        // The backup's own moment is a way of its own.
+        Some(0) => false,
+        Some(at) => {
+            plan.segments.truncate(at);
+            plan.reaches = plan.end();
+            plan.unknown_after = Some(plan.reaches);
+            true
+        }
+        None => true,
+    });
+    sort(&mut plans);
+    plans
+}
+
 /// From `backup`: to the end of what follows it by `until`, and its own moment.
 fn ways(situation: &Situation<'_>, backup: &BackupSummary, until: Option<Timestamp>, with_log: bool) -> Vec<Plan> {
+    let life = situation.backups.iter().rposition(|other| other.incarnation == backup.incarnation);
+    let place = situation.backups.iter().position(|other| other.id == backup.id);
     let plan = |segments: Vec<SegmentObject>, reaches| Plan {
         backup: backup.clone(),
         because: String::new(),
         segments,
         reaches,
+        unknown_after: None,
         notes: Vec::new(),
+        ages: (life.unwrap_or_default(), place.unwrap_or_default()),
     };
     let mut plans = vec![plan(Vec::new(), backup.stop_time)];
     let segments: Vec<SegmentObject> = run(situation, backup)
@@ -102,7 +150,6 @@ fn ways(situation: &Situation<'_>, backup: &BackupSummary, until: Option<Timesta
         .collect();
     if let Some(last) = segments.last().and_then(|last| last.name.last.known())
         && with_log
-        && last > backup.stop_time
     {
         plans.push(plan(segments, last));
     }
@@ -129,21 +176,22 @@ fn next_beyond(situation: &Situation<'_>, best: &Plan, after: Timestamp) -> Opti
 
 /// Refuses a moment between the end of what was followed and the backup from which the log goes on.
 fn gap(situation: &Situation<'_>, best: &Plan, until: Timestamp) -> Option<Error> {
+    let reached = best.reaches.max(best.backup.stop_time);
     // The way went on beyond the target: nothing is missing.
     let goes_on = run(situation, &best.backup).filter_map(|segment| segment.name.last.known()).any(|last| last > until);
-    if goes_on || until == best.reaches {
+    if goes_on || until == reached {
         return None;
     }
     let next = next_beyond(situation, best, until)?;
     let source = situation.source;
     Some(
         Error::failed(format!("cannot restore {source} to {until}: the log has a gap"))
-            .detail("followed up to", best.reaches.to_string())
+            .detail("followed up to", reached.to_string())
             .detail("goes on from", next.to_string())
             .detail("missing", missing(situation, best))
             .hint(format!(
                 "lifeboat restore {source} --to '{}' --into FILE   is the last moment before it",
-                best.reaches.rfc3339()
+                reached.rfc3339()
             ))
             .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the first after it", next.rfc3339())),
     )
@@ -154,19 +202,24 @@ fn missing(situation: &Situation<'_>, best: &Plan) -> String {
     Segment { timeline: TIMELINE, number }.name(SIZE)
 }
 
-/// What is not known of the time between the moment that is reached and the target.
-fn notes(situation: &Situation<'_>, best: &Plan, until: Timestamp) -> Vec<String> {
-    let next_segment = run(situation, &best.backup).filter_map(|segment| segment.name.last.known()).find(|last| *last > until);
+/// Says what is not known of the time between the moment that is reached and the target.
+fn tell_what_is_unknown(situation: &Situation<'_>, plan: &mut Plan, until: Timestamp) {
+    let reaches = plan.reaches;
+    let next_segment = run(situation, &plan.backup).filter_map(|segment| segment.name.last.known()).find(|last| *last > until);
+    if until == reaches {
+        return;
+    }
+    if let Some(next) = next_segment {
+        // Followed all the while: what was committed in between is in the next segment, and none may have been.
+        plan.notes.push(format!("the next moment that was captured is {next}"));
+        return;
+    }
     let next_backup = situation.backups.iter().map(|backup| backup.stop_time).filter(|moment| *moment > until).min();
-    let next = match (next_segment, next_backup) {
-        _ if until == best.reaches => return Vec::new(),
-        (Some(segment), Some(backup)) => Some(segment.min(backup)),
-        (segment, backup) => segment.or(backup),
-    };
-    vec![match next {
-        Some(next) => format!("the next moment that was captured is {next}"),
-        None => format!("nothing was stored after {}: what was committed since, up to {until}, is not known here", best.reaches),
-    }]
+    plan.unknown_after = Some(reaches);
+    plan.notes.push(match next_backup {
+        Some(next) => format!("commits after {reaches} are not in it: nobody followed them, and the next moment is {next}"),
+        None => format!("nothing was stored after {reaches}: what was committed since, up to {until}, is not known here"),
+    });
 }
 
 fn out_of_reach(situation: &Situation<'_>, until: Option<Timestamp>, only: Option<&BackupId>) -> Error {
@@ -336,6 +389,57 @@ mod tests {
         // A backup beside the follower, of an idle database: no number was left out.
         let idle = World { segments: [((1, 1), 20)].into(), backups: vec![(1, 1, 10), (1, 2, 40)] };
         assert_eq!(idle.reached(&Target::Time(at(30))), Ok(at(20)));
+    }
+
+    #[test]
+    fn what_was_stored_last_counts_when_a_clock_was_ahead() {
+        // The second backup, and the first segments, were taken by a clock that was an hour ahead.
+        let world = World {
+            segments: [((1, 1), 3620), ((1, 2), 30), ((1, 3), 40)].into(),
+            backups: vec![(1, 1, 10), (1, 2, 3625)],
+        };
+        let (logs, summaries) = (world.logs(), world.summaries());
+        let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
+        let best = &plans(&situation, &Target::Latest, None).unwrap()[0];
+        assert_eq!((best.reaches, best.segments.len(), best.backup.stop_time), (at(40), 2, at(3625)));
+        assert!(best.notes[0].contains("a clock was ahead"), "{:?}", best.notes);
+        // Another life goes by its backups, whatever they say.
+        let two = World { segments: [((1, 1), 3620), ((2, 1), 30)].into(), backups: vec![(1, 1, 3610), (2, 1, 20)] };
+        assert_eq!(two.reached(&Target::Latest), Ok(at(30)));
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_read_ends_the_ways_through_it() {
+        let world = World { segments: [((1, 1), 20), ((1, 2), 30), ((1, 3), 50)].into(), backups: vec![(1, 1, 10), (1, 3, 40)] };
+        let (mut logs, summaries) = (world.logs(), world.summaries());
+        for log in logs.values_mut() {
+            log.segments.iter_mut().for_each(|(segment, object)| object.key = segment.number.to_string());
+        }
+        let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
+        let all = plans(&situation, &Target::Latest, None).unwrap();
+        let reached = |plans: &[Plan]| plans.iter().map(|plan| (plan.reaches, plan.segments.len())).collect::<Vec<_>>();
+        assert_eq!(reached(&all), [(at(50), 1), (at(50), 3), (at(40), 0), (at(10), 0)]);
+        let left = without(all, "3");
+        assert_eq!(reached(&left), [(at(40), 0), (at(30), 2), (at(10), 0)]);
+        assert_eq!(reached(&without(left, "1")), [(at(40), 0), (at(10), 0)]);
+    }
+
+    #[test]
+    fn what_nobody_followed_is_said_and_what_was_followed_is_not_called_missing() {
+        let world = World { segments: [((1, 1), 20), ((1, 2), 60)].into(), backups: vec![(1, 1, 10), (1, 3, 90)] };
+        let idle = World { segments: [((1, 1), 20)].into(), backups: vec![(1, 1, 10), (1, 2, 90)] };
+        let told = |world: &World, second| {
+            let (logs, summaries) = (world.logs(), world.summaries());
+            let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
+            let plan = plans(&situation, &Target::Time(at(second)), None).unwrap().remove(0);
+            (plan.reaches, plan.unknown_after, plan.notes.first().cloned().unwrap_or_default())
+        };
+        assert_eq!(told(&world, 20), (at(20), None, String::new()));
+        assert_eq!(told(&world, 40), (at(20), None, format!("the next moment that was captured is {}", at(60))));
+        let (reaches, unknown_after, note) = told(&idle, 50);
+        assert_eq!((reaches, unknown_after), (at(20), Some(at(20))));
+        assert!(note.contains("are not in it") && note.contains(&at(90).to_string()), "{note}");
+        assert_eq!(told(&idle, 95).1, Some(at(90)));
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! From what the operator asked to a plan and the keys that open it. Reads the repository, touches nothing else.
 //!
 //! Names tell when a moment was captured, and a segment's own header which state of the database that is: a way is taken only
-//! when the state at its end holds all of the backup it begins with.
+//! when it is of the backup's file and the state at its end holds all of the backup it begins with. What cannot be read ends the
+//! ways through it, and is told.
 
 use std::collections::BTreeMap;
 
-use super::plan::{Plan, Situation, plans};
-use crate::base::{BackupId, Engine, Error, Incarnation, Result};
+use super::plan::{Plan, Situation, plans, without};
+use crate::base::{BackupId, Engine, Error, ErrorKind, Incarnation, Result};
 use crate::codec::encrypt::Opener;
 use crate::engine::archive::get::{fetch, opener};
 use crate::engine::chain::{self, Chain, Link};
@@ -16,7 +17,7 @@ use crate::engine::{IdentitySource, Scope};
 use crate::repo::log::{LogCatalog, SegmentObject};
 use crate::repo::manifest::{Facts, SqliteFacts};
 use crate::repo::{BackupSummary, CommitLog};
-use crate::source::sqlite::{Moment, SegmentReader};
+use crate::source::sqlite::{Moment, SegmentHeader, SegmentReader};
 
 /// The largest segment that is read.
 const LARGEST_BYTES: u64 = 1 << 30;
@@ -70,39 +71,107 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
     let logs = logs(scope, &backups).await?;
     let source = scope.source.to_string();
     let situation = Situation { source: &source, backups, logs: &logs };
-    let mut refusals = Vec::new();
-    for mut plan in plans(&situation, &request.target, request.backup.as_ref())? {
-        let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
-        let links = chain::links(scope, log, &plan.backup, &unwrapped).await?;
-        let facts = facts(scope, &links).await?;
-        let moment = moment_of(&plan.backup, &facts)?;
-        let incarnation = &plan.backup.incarnation;
-        let sample = plan.segments.iter().map(|segment| segment.key.clone()).find(|key| key.ends_with(".age"));
-        let opener = opener(scope, identities, incarnation, &sample.unwrap_or_default()).await?;
-        if let Some(last) = plan.segments.last() {
-            let reached = header_of(scope, last, &opener).await?;
-            if reached.captured_at != plan.reaches {
-                return Err(Error::damaged(format!("{} leads to another moment than its name says", last.key))
-                    .detail("content", reached.captured_at.to_string()));
-            }
-            if reached.holds(&moment) != Some(true) {
-                let id = &plan.backup.id;
-                refusals
-                    .push(format!("{} was captured while backup {id} was taken, and is not told from it", reached.captured_at));
+    let mut ways = plans(&situation, &request.target, request.backup.as_ref())?;
+    let (mut passed, mut damage) = (Vec::new(), None);
+    while !ways.is_empty() {
+        let plan = ways.remove(0);
+        let id = plan.backup.id.clone();
+        let mut prepared = match open(scope, log, identities, plan).await {
+            Err(error) if error.kind() == ErrorKind::Damaged => {
+                passed.push(format!("backup {id} cannot be used: {}", error.summary()));
+                ways.retain(|way| way.backup.id != id);
+                damage.get_or_insert(error);
                 continue;
             }
+            opened => opened?,
+        };
+        match objection(scope, &prepared).await? {
+            None => {
+                prepared.plan.notes.extend(passed);
+                prepared.plan.notes.extend(unused(log, logs.get(&prepared.plan.backup.incarnation)));
+                return Ok(prepared);
+            }
+            Some(Objection::Damaged(key, error)) => {
+                passed.push(format!("{key} cannot be used, nor what goes on from it: {}", error.summary()));
+                ways = without([vec![prepared.plan], ways].concat(), &key);
+                damage.get_or_insert(error);
+            }
+            Some(Objection::IsOlder(why)) => {
+                passed.push(why);
+                let end = prepared.plan.segments.last().map(|last| last.key.clone());
+                ways.retain(|way| way.segments.last().map(|last| &last.key) != end.as_ref());
+            }
+            Some(Objection::Unfit(why)) => passed.push(why),
         }
-        plan.notes.extend(refusals);
-        plan.notes.extend(log.problems.iter().map(|(key, problem)| format!("{key} is not used: {problem}")));
-        plan.notes.extend(log.broken().map(|(backup, broken)| format!("{} is not used: {broken}", backup.id)));
-        let splits = logs.get(incarnation).into_iter().flat_map(|log| &log.split_brains);
-        plan.notes.extend(splits.map(|split| {
-            format!("{} is not used: it was stored with different contents ({})", split.file, split.digests.join(", "))
-        }));
-        return Ok(Prepared { plan, links, log: opener, moment, facts });
     }
-    // A backup's own moment is always among the ways.
-    Err(Error::failed(format!("no way to a moment of {source} holds: this is a bug")))
+    // But for damage a backup's own moment is always among the ways.
+    Err(damage.unwrap_or_else(|| Error::failed(format!("no way to a moment of {source} holds: this is a bug"))))
+}
+
+/// What speaks against a way.
+enum Objection {
+    /// The segment of this key cannot be read.
+    Damaged(String, Error),
+    /// It ends before the backup that it begins with.
+    IsOlder(String),
+    /// It is not one way, or nobody can tell.
+    Unfit(String),
+}
+
+/// Opens the backup that `plan` begins with.
+async fn open(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, plan: Plan) -> Result<Prepared> {
+    let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
+    let links = chain::links(scope, log, &plan.backup, &unwrapped).await?;
+    let facts = facts(scope, &links).await?;
+    let moment = moment_of(&plan.backup, &facts)?;
+    let sample = plan.segments.iter().map(|segment| segment.key.clone()).find(|key| key.ends_with(".age"));
+    let log = opener(scope, identities, &plan.backup.incarnation, &sample.unwrap_or_default()).await?;
+    Ok(Prepared { plan, links, log, moment, facts })
+}
+
+/// What the first and the last of its segments say against a way.
+async fn objection(scope: &Scope, prepared: &Prepared) -> Result<Option<Objection>> {
+    let Prepared { plan, log, moment, .. } = prepared;
+    let id = &plan.backup.id;
+    let (Some(first), Some(last)) = (plan.segments.first(), plan.segments.last()) else { return Ok(None) };
+    let mut headers = Vec::new();
+    for segment in [first, last] {
+        match header_of(scope, segment, log).await {
+            Ok(header) if segment.name.last.known() == Some(header.to.captured_at) => headers.push(header),
+            Ok(header) => {
+                let error = Error::damaged(format!("{} leads to another moment than its name says", segment.key));
+                let error = error.detail("content", header.to.captured_at.to_string());
+                return Ok(Some(Objection::Damaged(segment.key.clone(), error)));
+            }
+            Err(error) if error.kind() == ErrorKind::Damaged => return Ok(Some(Objection::Damaged(segment.key.clone(), error))),
+            Err(error) => return Err(error),
+        }
+    }
+    let (from, reached) = (headers[0].from, headers[1].to);
+    let at = reached.captured_at;
+    Ok(match from {
+        Some(from) if from == *moment => None,
+        Some(from) if from.at.file == moment.at.file && moment.may_be_followed_from(&from) => match reached.holds(moment) {
+            Some(true) => None,
+            Some(false) => Some(Objection::IsOlder(format!("the log up to {at} is not used: it was captured before backup {id}"))),
+            None => Some(Objection::Unfit(format!("{at} was captured while backup {id} was taken, and is not told from it"))),
+        },
+        Some(from) if from.at.file == moment.at.file => {
+            Some(Objection::Unfit(format!("the log up to {at} does not go on from backup {id}, which lies before it")))
+        }
+        _ => Some(Objection::Unfit(format!("the log up to {at} is of another database file than backup {id}"))),
+    })
+}
+
+/// What is left out, and why.
+fn unused(log: &CommitLog, catalog: Option<&LogCatalog>) -> Vec<String> {
+    let problems = log.problems.iter().map(|(key, problem)| format!("{key} is not used: {problem}"));
+    let broken = log.broken().map(|(backup, broken)| format!("{} is not used: {broken}", backup.id));
+    let splits = catalog.into_iter().flat_map(|catalog| &catalog.split_brains);
+    let splits = splits.map(|split| {
+        format!("{} is not used: it was stored with different contents ({})", split.file, split.digests.join(", "))
+    });
+    problems.chain(broken).chain(splits).collect()
 }
 
 /// The log of each incarnation that has backups.
@@ -141,10 +210,10 @@ fn moment_of(backup: &BackupSummary, facts: &SqliteFacts) -> Result<Moment> {
     Ok(moment)
 }
 
-/// The moment that a segment leads to.
-async fn header_of(scope: &Scope, segment: &SegmentObject, opener: &Opener) -> Result<Moment> {
+/// What a segment says of itself.
+async fn header_of(scope: &Scope, segment: &SegmentObject, opener: &Opener) -> Result<SegmentHeader> {
     let raw = read(scope, segment, opener).await?;
-    Ok(SegmentReader::begin(raw.as_slice()).map_err(|error| error.context(&segment.key))?.header().to)
+    Ok(*SegmentReader::begin(raw.as_slice()).map_err(|error| error.context(&segment.key))?.header())
 }
 
 /// A segment's content.

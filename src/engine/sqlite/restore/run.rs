@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use futures_util::stream::{self, StreamExt};
+
 use super::prepare::read;
-use super::{Prepared, RestoreOptions, RestoreReport};
+use super::{Plan, Prepared, RestoreOptions, RestoreReport};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::units::format_bytes;
-use crate::base::{Error, Result, durable, killpoint};
+use crate::base::{Error, ErrorKind, Result, durable, killpoint};
 use crate::engine::Scope;
 use crate::engine::chain::Chain;
 use crate::engine::restore::spill::{Placed, Spill};
@@ -25,6 +27,9 @@ use crate::engine::restore::write::{self, Shared, Target};
 use crate::engine::sqlite::DATABASE;
 use crate::repo::manifest::{FileKind, FileLine};
 use crate::source::sqlite::{Restore, Restored};
+
+/// So many segments are fetched while others are written.
+const SEGMENTS_AHEAD: usize = 4;
 
 /// The file that a restore into `into` makes: `into` itself, or in a directory what has the name that the database had.
 ///
@@ -75,18 +80,21 @@ pub async fn run(
     restore.hold_image(prepared.moment)?;
     let total = plan.segments.iter().map(|segment| segment.stored_bytes).sum();
     progress.phase("applying the log", Some(total));
-    for segment in &plan.segments {
+    let mut ahead =
+        stream::iter(&plan.segments).map(|segment| read(scope, segment, &prepared.log)).buffered(SEGMENTS_AHEAD).enumerate();
+    while let Some((at, raw)) = ahead.next().await {
         cancel.check()?;
-        let raw = read(scope, segment, &prepared.log).await?;
-        let applied = tokio::task::block_in_place(|| restore.apply(raw.as_slice()));
-        applied.map_err(|error| error.context(&segment.key))?;
+        let segment = &plan.segments[at];
+        let applied = raw.and_then(|raw| tokio::task::block_in_place(|| restore.apply(raw.as_slice())));
+        applied.map_err(|error| with_the_moment_before(error.context(&segment.key), scope, plan, at))?;
         progress.advance(segment.stored_bytes);
     }
-    let notes = own(restore.file(), &line).map_err(|error| Error::io("set owner and mode of", &target, error))?;
+    let mut notes = own(restore.file(), &line).map_err(|error| Error::io("set owner and mode of", &target, error))?;
     progress.phase("checking", None);
     killpoint::reach("restore.synced");
-    let Restored { moment, bytes } = tokio::task::block_in_place(|| restore.finish())?;
+    let Restored { moment, bytes, unchecked } = tokio::task::block_in_place(|| restore.finish())?;
     killpoint::reach("restore.complete");
+    notes.extend(unchecked.into_iter().map(|what| format!("not checked: {what}")));
     Ok(RestoreReport {
         path: target,
         raw_bytes: bytes,
@@ -95,6 +103,16 @@ pub async fn run(
         duration: began.elapsed(),
         notes,
     })
+}
+
+/// `error`, of segment `at`, with the way to what lies before that.
+fn with_the_moment_before(error: Error, scope: &Scope, plan: &Plan, at: usize) -> Error {
+    if error.kind() != ErrorKind::Damaged {
+        return error;
+    }
+    let before = plan.segments[..at].last().and_then(|segment| segment.name.last.known()).unwrap_or(plan.backup.stop_time);
+    let hint = format!("lifeboat restore {} --to '{}' --into FILE   ends before it", scope.source, before.rfc3339());
+    error.hint(hint).hint(format!("lifeboat list {}   shows other backups, for --backup ID", scope.source))
 }
 
 /// Writes the pages of the backup.
