@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::base::units::format_bytes;
-use crate::base::{BackupId, Result, SourceName, Timestamp};
+use crate::base::{BackupId, Engine, Result, SourceName, Timestamp};
 use crate::cli::args::ListArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
@@ -216,7 +216,7 @@ fn source_text(source: &Source, repository: &str) -> String {
         text += &marks_text(&incarnation.backups);
         text += &format!("  log: {} segments, {} stored\n", incarnation.segments, format_bytes(incarnation.log_stored_bytes));
         for timeline in &incarnation.timelines {
-            text += &timeline_text(timeline);
+            text += &timeline_text(timeline, incarnation.backups.first().is_some_and(is_directory));
         }
         for split in &incarnation.split_brains {
             text += &format!("  split brain: {split}\n");
@@ -257,7 +257,7 @@ fn row(backup: &Backup) -> Vec<String> {
     if summary.bad_pages > 0 {
         state.push(format!("{} bad pages", summary.bad_pages));
     }
-    let ended = summary.stop_time.human_seconds();
+    let ended = moment(summary.stop_time, is_directory(backup));
     vec![
         summary.id.to_string(),
         base(summary).to_owned(),
@@ -268,7 +268,16 @@ fn row(backup: &Backup) -> Vec<String> {
     ]
 }
 
-fn timeline_text(timeline: &Timeline) -> String {
+fn is_directory(backup: &Backup) -> bool {
+    backup.summary.incarnation.engine() == Engine::Directory
+}
+
+/// A moment as it may be typed after `--to`. A directory has no others than those of its backups, which are told exactly.
+fn moment(time: Timestamp, exactly: bool) -> String {
+    if exactly { time.human() } else { time.human_seconds() }
+}
+
+fn timeline_text(timeline: &Timeline, exactly: bool) -> String {
     let mut text = match (timeline.branched_from, &timeline.branched_at_lsn) {
         (Some(parent), Some(lsn)) => format!("  timeline {} (from {parent} at {lsn}) restores to\n", timeline.timeline),
         _ => format!("  timeline {} restores to\n", timeline.timeline),
@@ -280,7 +289,7 @@ fn timeline_text(timeline: &Timeline) -> String {
         text += "    nothing: no backup on it whose log is archived\n";
     }
     for (index, interval) in timeline.window.iter().enumerate() {
-        let (from, to) = (interval.from.human_seconds(), interval.to.human_seconds());
+        let (from, to) = (moment(interval.from, exactly), moment(interval.to, exactly));
         text += &format!("    {} to {to}\n", from.trim_end_matches(" UTC"));
         if index + 1 < timeline.window.len() {
             text += &format!("    gap: {} is missing\n", interval.missing);

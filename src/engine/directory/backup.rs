@@ -97,6 +97,7 @@ struct Run<'a> {
     /// This host's clock before anything was looked at.
     started: Timestamp,
     base: Option<OpenBase>,
+    newest: Option<BackupSummary>,
     pack_bytes: u64,
 }
 
@@ -162,14 +163,15 @@ async fn under_lease(
     let scratch = scope.state.scratch()?;
     let (started, place) = (Timestamp::now(), base::place(&options.path)?);
     let moment = Moment { place: &place, started, identities: &options.identities, scratch: scratch.path() };
-    let Chosen { decision, incarnation, base, notes, raw_bytes } = base::choose(scope, options.wish, &moment).await?;
+    let Chosen { decision, incarnation, base, notes, newest } = base::choose(scope, options.wish, &moment).await?;
     admit(scope, writing, options, &incarnation, progress.as_ref()).await?;
     let log_start = LogFloor { incarnation, lsn: Lsn::of_moment(started) };
     let mut draft = Draft::begin((scope, writing, held), decision, log_start, started, (progress, cancel)).await?;
     draft.warnings.extend(notes);
     // Of a source that was never seen the usual size of packs is as good a guess as any.
-    let pack_bytes = pack_bytes(options.pack_bytes, raw_bytes.unwrap_or(u64::from(u32::MAX) * 4));
-    let run = Run { draft, options, scratch, excludes, place, started, base, pack_bytes };
+    let raw_bytes = newest.as_ref().map_or(u64::from(u32::MAX) * 4, |newest| newest.raw_bytes);
+    let pack_bytes = pack_bytes(options.pack_bytes, raw_bytes);
+    let run = Run { draft, options, scratch, excludes, place, started, base, newest, pack_bytes };
     run.take(root).await
 }
 
@@ -209,6 +211,7 @@ impl Run<'_> {
         let (gathered, index, read_bytes, packs) = self.gather_and_store(root, index).await?;
         let stop_time = Timestamp::now();
         killpoint::reach("backup.copied");
+        base::refuse_emptied(&self.options.path, self.newest.as_ref(), gathered.lines, gathered.tally.left)?;
         self.judge(&gathered, &index)?;
         let assembled = self.assemble(&gathered).await?;
         self.draft.progress.phase("committing", None);

@@ -276,7 +276,11 @@ impl<'b> Gathering<'b> {
         self.reading -= 1;
         let is_whole = self.scan.settle(&walked, &reading)?;
         let spilled = match reading {
-            Reading::Read(entry) | Reading::Unread(entry) => Some(self.line(entry, content)),
+            Reading::Read(mut entry) | Reading::Unread(mut entry) => {
+                // Names that the walk saw link to it, although they may be gone by now.
+                entry.node.links = entry.node.links.max(walked.node.links);
+                Some(self.line(entry, content))
+            }
             Reading::Left(left) => {
                 self.trouble.note_left(&left);
                 None

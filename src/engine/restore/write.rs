@@ -217,6 +217,10 @@ impl<T: Target> Decoder<'_, T> {
         for places in pack.frames.chunk_by(|one, next| one.frame == next.frame) {
             shared.cancel.check()?;
             let frame = places[0].frame;
+            // Only what is found by its content may lie in several places: the address of each is compared.
+            if places.len() > 1 && places.iter().any(|place| place.address.is_none()) {
+                return Err(Error::damaged(format!("two places have the frame at {} in {key}", frame.offset)));
+            }
             if frame.offset < position {
                 return Err(Error::damaged(format!("two frames overlap in {key}")));
             }
