@@ -538,7 +538,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__backup)
-            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --wait --no-lease --limit-rate --config --output --quiet --repository --help"
+            opts="-q -h --type --dry-run --audit --checkpoint --errors --page-errors --wait --no-lease --limit-rate --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -553,6 +553,10 @@ _lifeboat() {
                     return 0
                     ;;
                 --page-errors)
+                    COMPREPLY=($(compgen -W "fail report" -- "${cur}"))
+                    return 0
+                    ;;
+                --errors)
                     COMPREPLY=($(compgen -W "fail report" -- "${cur}"))
                     return 0
                     ;;

@@ -76,7 +76,7 @@ incr\t'Changes since the last backup of any type'
 auto\t'A full when the last one is a week old or there is nothing to build on, else an incr'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l checkpoint -d 'Start at once (fast), or let the server take its time (spread)' -r -f -a "fast\t'At once, with a burst of writes'
 spread\t'Spread over `checkpoint_completion_target`'"
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -d 'What pages with a wrong checksum, or files that cannot be read, do to the backup' -r -f -a "fail\t'The backup fails'
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l page-errors -l errors -d 'What pages with a wrong checksum, or files that cannot be read, do to the backup' -r -f -a "fail\t'The backup fails'
 report\t'The backup is kept, and the pages are reported'"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l wait -d 'Wait so long when another host backs up this source [default: not at all]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand backup" -l limit-rate -d 'Bytes a second to each repository [default: its limit_rate, else none]' -r

@@ -371,7 +371,7 @@ pub struct BackupArgs {
     #[arg(long, value_enum, default_value_t = CheckpointMode::Fast, hide_possible_values = true, value_name = "fast|spread")]
     pub checkpoint: CheckpointMode,
     /// What pages with a wrong checksum, or files that cannot be read, do to the backup
-    #[arg(long, alias = "errors", value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
+    #[arg(long, visible_alias = "errors", value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
     pub page_errors: PageErrors,
     /// Wait so long when another host backs up this source [default: not at all]
     #[arg(long, value_name = "DURATION", value_parser = parsers::duration, conflicts_with = "no_lease")]

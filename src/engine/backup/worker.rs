@@ -138,7 +138,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Stores what changed in one chunk.
-    pub fn chunk(&mut self, chunk: &Chunk) -> Result<Stored> {
+    pub(super) fn chunk(&mut self, chunk: &Chunk) -> Result<Stored> {
         let mut stored = Stored::default();
         let mut patch = PatchBuffer::default();
         let mut done: u64 = 0;

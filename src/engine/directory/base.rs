@@ -18,7 +18,7 @@ use crate::engine::chain::{self, Chain};
 use crate::repo::base_cache::{BaseLine, BaseReader, BaseWriter, PageMarks, Place as HostPlace};
 use crate::repo::expiry::Marks;
 use crate::repo::manifest::resolve::Resolved;
-use crate::repo::{BackupSummary, CommitLog};
+use crate::repo::{BackupSummary, CommitLog, identity};
 use crate::source::directory::index::{Index, Place};
 
 /// The directory, at the moment when a backup of it starts.
@@ -81,8 +81,13 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Re
     let log = CommitLog::load(&scope.repository, &scope.source).await?;
     let backups: Vec<&BackupSummary> = log.backups().collect();
     let newest = backups.last().filter(|newest| newest.incarnation.engine() == Engine::Directory);
-    let incarnation =
-        newest.map_or_else(|| Incarnation::dated(Engine::Directory, moment.started), |newest| newest.incarnation.clone());
+    let known = match newest {
+        Some(newest) => Some(newest.incarnation.clone()),
+        // One that was put on record by a first backup that came to nothing is as good as new.
+        None if backups.is_empty() => on_record(scope).await?,
+        None => None,
+    };
+    let incarnation = known.unwrap_or_else(|| Incarnation::dated(Engine::Directory, moment.started));
     let newest = newest.map(|newest| (*newest).clone());
     let decision = decide(scope, wish, &backups, &incarnation, moment.started).await?;
     let mut chosen = Chosen { decision, incarnation, base: None, notes: Vec::new(), newest };
@@ -96,6 +101,13 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Re
         }
     }
     Ok(chosen)
+}
+
+/// The newest incarnation on record, if it is a directory's.
+async fn on_record(scope: &Scope) -> Result<Option<Incarnation>> {
+    let (known, _) = identity::survey(&scope.repository, &scope.source).await?;
+    let newest = known.last().map(|identity| identity.incarnation.clone());
+    Ok(newest.filter(|incarnation| incarnation.engine() == Engine::Directory))
 }
 
 async fn decide(
