@@ -34,6 +34,9 @@ _lifeboat() {
             lifeboat,demo)
                 cmd="lifeboat__subcmd__demo"
                 ;;
+            lifeboat,diff)
+                cmd="lifeboat__subcmd__diff"
+                ;;
             lifeboat,drill)
                 cmd="lifeboat__subcmd__drill"
                 ;;
@@ -48,6 +51,9 @@ _lifeboat() {
                 ;;
             lifeboat,list)
                 cmd="lifeboat__subcmd__list"
+                ;;
+            lifeboat,ls)
+                cmd="lifeboat__subcmd__ls"
                 ;;
             lifeboat,man)
                 cmd="lifeboat__subcmd__man"
@@ -133,6 +139,9 @@ _lifeboat() {
             lifeboat__subcmd__help,demo)
                 cmd="lifeboat__subcmd__help__subcmd__demo"
                 ;;
+            lifeboat__subcmd__help,diff)
+                cmd="lifeboat__subcmd__help__subcmd__diff"
+                ;;
             lifeboat__subcmd__help,drill)
                 cmd="lifeboat__subcmd__help__subcmd__drill"
                 ;;
@@ -147,6 +156,9 @@ _lifeboat() {
                 ;;
             lifeboat__subcmd__help,list)
                 cmd="lifeboat__subcmd__help__subcmd__list"
+                ;;
+            lifeboat__subcmd__help,ls)
+                cmd="lifeboat__subcmd__help__subcmd__ls"
                 ;;
             lifeboat__subcmd__help,man)
                 cmd="lifeboat__subcmd__help__subcmd__man"
@@ -251,7 +263,7 @@ _lifeboat() {
 
     case "${cmd}" in
         lifeboat)
-            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list timeline status report runbook archive restore promote verify expire copy queue drill policy run schedule demo completions man help"
+            opts="-q -h -V --config --output --quiet --repository --help --version init check backup list ls diff timeline status report runbook archive restore promote verify expire copy queue drill policy run schedule demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -526,7 +538,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__backup)
-            opts="-q -h --type --dry-run --audit --checkpoint --page-errors --wait --no-lease --limit-rate --config --output --quiet --repository --help"
+            opts="-q -h --type --dry-run --audit --checkpoint --errors --page-errors --wait --no-lease --limit-rate --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -541,6 +553,10 @@ _lifeboat() {
                     return 0
                     ;;
                 --page-errors)
+                    COMPREPLY=($(compgen -W "fail report" -- "${cur}"))
+                    return 0
+                    ;;
+                --errors)
                     COMPREPLY=($(compgen -W "fail report" -- "${cur}"))
                     return 0
                     ;;
@@ -666,7 +682,37 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__demo)
-            opts="-q -h --keep --config --output --quiet --repository --help"
+            opts="-q -h --engine --keep --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --engine)
+                    COMPREPLY=($(compgen -W "sqlite postgres" -- "${cur}"))
+                    return 0
+                    ;;
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__diff)
+            opts="-q -h --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -832,7 +878,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help)
-            opts="init check backup list timeline status report runbook archive restore promote verify expire copy queue drill policy run schedule demo completions man help"
+            opts="init check backup list ls diff timeline status report runbook archive restore promote verify expire copy queue drill policy run schedule demo completions man help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -985,6 +1031,20 @@ _lifeboat() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lifeboat__subcmd__help__subcmd__diff)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lifeboat__subcmd__help__subcmd__drill)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -1042,6 +1102,20 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__help__subcmd__list)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__help__subcmd__ls)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -1319,6 +1393,40 @@ _lifeboat() {
                 return 0
             fi
             case "${prev}" in
+                --config)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --output)
+                    COMPREPLY=($(compgen -W "text json" -- "${cur}"))
+                    return 0
+                    ;;
+                --repository)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lifeboat__subcmd__ls)
+            opts="-l -r -q -h --backup --to --long --recursive --config --output --quiet --repository --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --backup)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --to)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --config)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1663,7 +1771,7 @@ _lifeboat() {
             return 0
             ;;
         lifeboat__subcmd__restore)
-            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --delta --discard-log --action --clone --standby --delay --limit-rate --dry-run --config --output --quiet --repository --help"
+            opts="-q -h --into --to --to-lsn --to-xid --to-name --to-immediate --exclusive --timeline --incarnation --backup --tablespace --path --delta --discard-log --action --clone --standby --delay --limit-rate --dry-run --config --output --quiet --repository --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1705,6 +1813,10 @@ _lifeboat() {
                     return 0
                     ;;
                 --tablespace)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --path)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

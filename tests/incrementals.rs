@@ -8,6 +8,10 @@ mod audit;
 mod chain;
 #[path = "incrementals/delta.rs"]
 mod delta;
+#[path = "incrementals/elsewhere.rs"]
+mod elsewhere;
+#[path = "incrementals/gap.rs"]
+mod gap;
 #[path = "incrementals/resume.rs"]
 mod resume;
 #[path = "incrementals/stage.rs"]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lifeboat::base::progress::Silent;
 use lifeboat::base::{Cancel, Error};
 use lifeboat::codec::encrypt::Identity;
-use lifeboat::engine::check::{self, Subject};
+use lifeboat::engine::check::{self, Cluster, Subject, System};
 use lifeboat::engine::expire::run as expire;
 use lifeboat::engine::{Scope, Writing, head, list};
 use lifeboat::repo::{Repository, Role};
@@ -111,14 +111,17 @@ async fn requests_do_not_grow_with_the_log_once_it_was_listed() {
         let seen = head::look(scope).await.expect("it answers");
         let identities: Vec<Identity> = Vec::new();
         let subject = Subject {
-            conninfo: "host=/nonexistent",
-            data_directory: None,
+            system: System::Postgres(Cluster {
+                conninfo: "host=/nonexistent",
+                data_directory: None,
+                archive_timeout: Duration::ZERO,
+                slot: "lifeboat",
+            }),
+            log_mode: None,
             writing: Ok(&writing),
             identities: &identities,
-            archive_timeout: Duration::ZERO,
             probe: Err(&error),
             pinned: true,
-            slot: None,
         };
         let findings = check::run(scope, &seen.log, &subject, &Silent, &Cancel::new()).await.expect("findings");
         let window = findings.iter().find(|finding| finding.subject == "recovery window").expect("a window");

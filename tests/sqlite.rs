@@ -7,6 +7,8 @@ mod support;
 
 #[path = "sqlite/cases.rs"]
 mod cases;
+#[path = "sqlite/drilling.rs"]
+mod drilling;
 #[path = "sqlite/faults.rs"]
 mod faults;
 #[path = "sqlite/kills.rs"]

@@ -133,6 +133,15 @@ impl Engine {
         }
     }
 
+    /// What of it there is to be looked at: `server`, `database` or `directory`.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Self::Postgres => "server",
+            Self::Sqlite => "database",
+            Self::Directory => "directory",
+        }
+    }
+
     /// For a sentence: `a SQLite database`.
     pub fn with_article(self) -> &'static str {
         match self {

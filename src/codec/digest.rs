@@ -1,7 +1,7 @@
 //! Digests: SHA-256 for stored objects and log segments, XXH3-128 for frames of raw data.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -36,6 +36,22 @@ impl FrameDigest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(xxhash_rust::xxh3::xxh3_128(bytes).to_be_bytes())
+    }
+
+    /// The digest of all that `reader` gives.
+    ///
+    /// # Errors
+    /// Those of `reader`.
+    pub fn of_reader(mut reader: impl Read) -> io::Result<Self> {
+        let (mut hasher, mut chunk) = (xxhash_rust::xxh3::Xxh3::new(), vec![0; 256 << 10]);
+        loop {
+            match reader.read(&mut chunk) {
+                Ok(0) => return Ok(Self(hasher.digest128().to_be_bytes())),
+                Ok(read) => hasher.update(&chunk[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -148,6 +164,14 @@ mod tests {
         assert_eq!(Sha256Digest::of(b"").short(), &empty[..16]);
         // xxhsum -H2 of an empty input.
         assert_eq!(FrameDigest::of(b"").to_string(), "99aa06d3014798d86001c324468d497f");
+    }
+
+    #[test]
+    fn what_is_read_has_the_digest_of_its_bytes() {
+        let bytes: Vec<u8> = (0..600_001_u32).map(|n| (n % 251) as u8).collect();
+        for length in [0, 1, 240, 256 << 10, bytes.len()] {
+            assert_eq!(FrameDigest::of_reader(&bytes[..length]).unwrap(), FrameDigest::of(&bytes[..length]), "{length}");
+        }
     }
 
     #[test]

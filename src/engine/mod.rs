@@ -13,6 +13,7 @@ pub mod copy;
 pub mod deliver;
 pub mod directory;
 pub mod drill;
+pub mod enough;
 pub mod expire;
 pub mod head;
 pub mod lease;

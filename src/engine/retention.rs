@@ -194,7 +194,8 @@ fn late(
     let is_late = |backup: &&&BackupSummary| {
         let mut numbers = backup.start_lsn.0 / size.bytes()..=backup.stop_lsn.0.saturating_sub(1) / size.bytes();
         let own = |number| [path.segment(number), Segment { timeline: backup.timeline, number }];
-        window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn) || numbers.any(|number| own(number).iter().any(ends_later))
+        let in_own_log = backup.needs_log() && numbers.any(|number| own(number).iter().any(ends_later));
+        window_lsn.is_some_and(|lsn| backup.stop_lsn > lsn) || in_own_log
     };
     backups.iter().filter(is_late).map(|backup| backup.id.clone()).collect()
 }

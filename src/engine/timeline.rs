@@ -172,7 +172,7 @@ impl Run {
 /// Where the log that is archived without a gap from some start on ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// One past its last byte.
+    /// One past its last byte; the start itself where nothing is.
     pub end_lsn: Lsn,
     /// First segment that is missing.
     pub missing: Segment,
@@ -371,7 +371,8 @@ mod tests {
                     let run = path.run(&archived, at(number, 40));
                     let whole = run.segments.len() - usize::from(run.goes_on);
                     let told = run.segments[..whole].iter().filter_map(|segment| archived.segments[segment].name.last.known());
-                    let expected = Reach { end_lsn: run.end(SIZE), missing: run.missing, latest_end: told.max() };
+                    let end_lsn = run.end(SIZE).max(at(number, 40));
+                    let expected = Reach { end_lsn, missing: run.missing, latest_end: told.max() };
                     assert_eq!(runs.from(at(number, 40)), expected, "world {world}, timeline {timeline}, segment {number}");
                 }
             }

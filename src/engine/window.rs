@@ -66,6 +66,13 @@ pub fn latest_end(run: &Run, catalog: &LogCatalog) -> Option<Timestamp> {
     latest_ends(run, catalog).first().copied().flatten()
 }
 
+impl Interval {
+    /// Whether it is one moment only: that of a backup which no log follows.
+    pub fn is_moment(&self) -> bool {
+        self.from == self.to
+    }
+}
+
 impl Window {
     /// The last restorable moment at or before `time`.
     pub fn nearest_before(&self, time: Timestamp) -> Option<Timestamp> {

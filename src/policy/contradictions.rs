@@ -3,6 +3,10 @@
 //! What is refused can never be met, whatever the database does; what is warned about can, but not by this version, or
 //! not by what the policy says alone. Each finding shows its sum.
 
+mod engine;
+
+pub use engine::against_engine;
+
 use std::time::Duration;
 
 use super::cron::longest_gap;

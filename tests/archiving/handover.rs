@@ -1,8 +1,9 @@
 //! `archive push` beside `lifeboat run`, which stores ahead: what it says is durable, is; whatever becomes of it.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -244,6 +245,109 @@ fn a_scheduler_that_is_gone_or_mad_costs_nothing() {
         serving.join().expect("somebody asked");
         std::fs::remove_file(stage.socket()).expect("own file");
     }
+}
+
+/// Answers the next question at `socket` with `answer`.
+fn answer_once(stage: &Stage, answer: &Value, push: impl FnOnce()) {
+    let listener = UnixListener::bind(stage.socket()).expect("free");
+    dirs::give(&stage.socket());
+    let words = format!("{answer}\n");
+    let serving = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("somebody asks");
+        let mut question = String::new();
+        BufReader::new(&stream).read_line(&mut question).expect("a question");
+        (&stream).write_all(words.as_bytes()).expect("somebody listens");
+    });
+    push();
+    serving.join().expect("somebody asked");
+    std::fs::remove_file(stage.socket()).expect("own file");
+}
+
+/// Somebody listens in the scheduler's place and says of everything that it is durable.
+#[test]
+fn whoever_lies_is_not_believed() {
+    let Some(stage) = Stage::start("") else { return };
+    let running = stage.run();
+    let (own, other, file) = (&stage.segments[0], &stage.segments[1], &stage.segments[2]);
+    push(stage.host(), own).success();
+    stage.wait_ahead(&stage.segments[..3]);
+    let of_other = stage.ask(other, |_| {});
+    assert_eq!(of_other["answer"], "durable", "{of_other}");
+    running.signal(Signal::TERM);
+    running.finish(RECOVERY_TIMEOUT).success();
+    let truth = |file: &Path| {
+        let metadata = std::fs::metadata(file).expect("readable");
+        let mut answer = of_other.clone();
+        answer["file"] = file.display().to_string().into();
+        answer["stamp"] = serde_json::to_value(lifeboat::base::file_stamp::FileStamp::of(&metadata)).expect("JSON");
+        let content = lifeboat::codec::FrameDigest::of(&std::fs::read(file).expect("readable"));
+        answer["content"] = content.to_string().into();
+        answer
+    };
+    type Lie = fn(&mut Value);
+    let lies: [(Lie, &str); 8] = [
+        (|answer| answer["file"] = "/pg_wal/000000010000000000000001".into(), "was not asked that"),
+        (|answer| answer["config_sha256"] = lifeboat::codec::Sha256Digest::of(b"").to_string().into(), "was not asked that"),
+        (|answer| answer["content"] = "0".repeat(32).into(), "stored something else"),
+        (|answer| answer["stamp"]["inode"] = 1.into(), "stored something else"),
+        (|answer| answer["archived"] = serde_json::json!([]), "more repositories must have it"),
+        (|answer| answer["archived"][0]["repository"] = "another".into(), "other repositories must have it"),
+        (|answer| answer["queued"] = serde_json::json!(["another"]), "other repositories must have it"),
+        (|answer| answer["archived"][0]["key"] = "others/log/key".into(), "another source's"),
+    ];
+    let forget = |file: &Path| stage.objects_of(file).iter().for_each(|key| stage.scenario.repository.remove(key));
+    for (lie, why) in lies {
+        forget(file);
+        let mut answer = truth(file);
+        lie(&mut answer);
+        answer_once(&stage, &answer, || {
+            let output = push(stage.host(), file).success();
+            assert!(output.stderr.contains("is not believed") && output.stderr.contains(why), "{why}: {output}");
+        });
+        stage.assert_archived(std::slice::from_ref(file));
+    }
+    // What was said of another file; and what an older program says.
+    for answer in [of_other.clone(), serde_json::json!({"answer": "durable", "archived": [], "queued": [], "warnings": []})] {
+        forget(file);
+        answer_once(&stage, &answer, || drop(push(stage.host(), file).success()));
+        stage.assert_archived(std::slice::from_ref(file));
+    }
+    // With nothing wrong but that it is not so, it is believed: each of the lies above was found.
+    forget(file);
+    answer_once(&stage, &truth(file), || drop(push(stage.host(), file).success()));
+    assert!(stage.objects_of(file).is_empty(), "nobody stored it");
+}
+
+/// The scheduler is stopped, and goes on later; others ask it slowly, or nothing at all.
+#[test]
+fn one_that_is_stopped_or_beset_holds_no_push() {
+    let Some(stage) = Stage::start("") else { return };
+    let running = stage.run();
+    push(stage.host(), &stage.segments[0]).success();
+    stage.wait_ahead(&stage.segments);
+    running.signal(Signal::STOP);
+    // What was stored of them is gone: nobody but the pushes can have brought it.
+    for key in stage.segments[1..3].iter().flat_map(|segment| stage.objects_of(segment)) {
+        stage.scenario.repository.remove(&key);
+    }
+    let push_soon = |segment: &Path| {
+        let output = push(stage.host(), segment).success();
+        assert!(output.elapsed < Duration::from_secs(30), "{output}");
+    };
+    stage.segments[1..3].iter().for_each(|segment| push_soon(segment));
+    stage.assert_archived(&stage.segments[1..3]);
+    running.signal(Signal::CONT);
+    // More than it answers at one time.
+    let slow: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(stage.socket()).expect("it listens")).collect();
+    slow.iter().for_each(|mut stream| stream.write_all(b"{").expect("it reads"));
+    stage.segments[3..5].iter().for_each(|segment| push_soon(segment));
+    for mut stream in slow {
+        stream.set_read_timeout(Some(RECOVERY_TIMEOUT)).expect("own socket");
+        assert!(!matches!(stream.read(&mut [0; 16]), Ok(1..)), "nothing was asked");
+    }
+    // It answers again.
+    let answered = || stage.ask(&stage.segments[6], |_| {})["answer"] == "durable";
+    process::wait_until("it answers", RECOVERY_TIMEOUT, answered);
 }
 
 #[test]

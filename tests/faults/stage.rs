@@ -153,6 +153,7 @@ impl Stage {
             archive_timeout: Duration::from_secs(30),
             lease: Some(Terms::new(Terms::TTL)),
             log_is_streamed: false,
+            queue: None,
             admit_in: Vec::new(),
         };
         backup::run(&scope, &self.writing, &options, Arc::new(Silent), Cancel::new()).await

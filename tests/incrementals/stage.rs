@@ -14,7 +14,12 @@ pub const ROWS: u32 = 200_000;
 
 /// A cluster with a table, an index and a full backup.
 pub fn start(options: &Options) -> Option<Scenario> {
-    let installation = Installation::require(15)?;
+    start_on(15, options)
+}
+
+/// [`start`] on another major.
+pub fn start_on(major: u32, options: &Options) -> Option<Scenario> {
+    let installation = Installation::require(major)?;
     let scenario = Scenario::start(&installation, &options.clone().with("autovacuum = off"));
     scenario.cluster.sql().execute(&format!(
         "CREATE TABLE stock AS SELECT n AS item, md5(n::text) AS name, 0 AS moves FROM generate_series(1, {ROWS}) AS n;

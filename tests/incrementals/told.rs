@@ -233,6 +233,24 @@ fn an_audit_comes_when_the_last_one_is_old() {
     told(&scenario);
 }
 
+/// What this host remembers of audits is spoilt: nothing is told until a full has replaced it.
+#[test]
+fn a_full_replaces_what_cannot_be_read_of_audits() {
+    let Some(scenario) = stage::start(&Options::default()) else { return };
+    told(&scenario);
+    let all = listing::files(&scenario.protected.state_dir());
+    let noted = all.iter().find(|path| path.ends_with("changed-pages.json")).expect("noted at the first use");
+    fs::write(noted, "{\"audited\":").expect("writable");
+    for _ in 0..2 {
+        let (_, reason) = read(&scenario);
+        assert!(reason.contains("changed-pages.json") && reason.contains("a full replaces it"), "{reason}");
+    }
+    scenario.full_backup();
+    stage::scatter(&scenario, 300);
+    let healed = told(&scenario);
+    assert_restores(&scenario, &healed, "healed");
+}
+
 #[test]
 fn a_restored_data_directory_is_read() {
     let Some(scenario) = stage::start(&Options::default()) else { return };

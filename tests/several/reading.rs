@@ -33,14 +33,27 @@ fn a_restore_whose_repository_goes_away_reads_on_from_the_other() {
         if point != "restore.pack-written" {
             assert!(output.stderr.contains("does not answer, reading on from file://"), "{point}: {output}");
         }
-        // Where the log ends cannot be told while a repository is away: what follows may be there alone.
-        let beyond = ["archive", "get", SOURCE, "0000000100000000000000FF", "fetched", "--incarnation", &stage.incarnation()];
-        let refused = stage.scenario.rescue.run(&beyond).exits(255);
-        assert!(refused.stderr.contains("add --repository second to restore_command"), "{refused}");
         stage.bring_back(Which::Main);
         let restored = stage.scenario.open(&into);
         assert_eq!((Stage::rows(&restored), restored.sql().number("SELECT count(*) FROM bulk")), (1, 50000), "{point}");
     }
+}
+
+/// What follows may be in the other one alone.
+#[test]
+fn where_the_log_ends_cannot_be_told_while_a_repository_is_away() {
+    let Some(stage) = Stage::start("") else { return };
+    stage.scenario.full_backup();
+    let last = stage.archive_row();
+    let incarnation = stage.incarnation();
+    stage.take_away(Which::Main);
+    let get = |name: &str| {
+        let arguments = ["archive", "get", SOURCE, name, "fetched", "--incarnation", &incarnation];
+        stage.scenario.rescue.run(&arguments)
+    };
+    get(&last).success();
+    let refused = get("0000000100000000000000FF").exits(255);
+    assert!(refused.stderr.contains("add --repository second to restore_command"), "{refused}");
 }
 
 fn is_stopped(pid: u32) -> bool {

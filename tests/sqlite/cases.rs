@@ -130,7 +130,8 @@ fn what_nothing_goes_on_from_is_a_gap_that_is_told_and_a_backup() {
     assert_eq!(world.rows(&["--to", &first.rfc3339()]), 2);
     assert_eq!(world.rows(&[]), 10);
     let within = first.plus(std::time::Duration::from_micros(1));
-    let refused = world.refused(&["--to", &within.rfc3339()]).refuses(1, &["the log has a gap", "followed up to", "goes on from"]);
+    let refused =
+        world.refused(&["--to", &within.rfc3339()]).refuses(1, &["the log has a gap", "followed up to", "goes on from"]);
     let is_time = |word: &&str| word.trim_matches('\'').starts_with("20") && word.contains(['-', ':']);
     let mask = |line: &str| line.split(' ').map(|word| if is_time(&word) { "TIME" } else { word }).collect::<Vec<_>>().join(" ");
     insta::assert_snapshot!("gap", refused.stderr.lines().map(mask).collect::<Vec<_>>().join("\n"));
@@ -284,5 +285,8 @@ fn one_process_follows_and_two_hosts_contradict_each_other() {
     let output = ended.unwrap().ends_by_itself();
     assert_ne!(output.code, Some(0));
     assert!(output.stderr.contains("with other content"), "{output}");
-    assert_eq!(world.segments().iter().map(|name| name.segment).collect::<std::collections::BTreeSet<_>>().len(), world.segments().len());
+    assert_eq!(
+        world.segments().iter().map(|name| name.segment).collect::<std::collections::BTreeSet<_>>().len(),
+        world.segments().len()
+    );
 }

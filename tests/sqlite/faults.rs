@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat::base::progress::Silent;
 use lifeboat::base::{BackupType, Cancel, Result, SourceName};
+use lifeboat::engine::archive::stream::Surroundings;
 use lifeboat::engine::backup::Wish;
 use lifeboat::engine::restore::Target;
-use lifeboat::engine::archive::stream::Surroundings;
 use lifeboat::engine::sqlite::backup::{self, BackupOptions};
 use lifeboat::engine::sqlite::log::{self, Followed, Options};
 use lifeboat::engine::sqlite::restore::{self, Request, RestoreOptions};
@@ -17,9 +17,9 @@ use lifeboat::engine::{Scope, Writing};
 use lifeboat::repo::queue::Queue;
 use lifeboat::repo::{CommitLog, KeyEntry, Repository, Role, Signer};
 use lifeboat::source::sqlite::Options as WatchOptions;
-use lifeboat::store::{Store, list_all};
 use lifeboat::store::faulty::{Fault, FaultyStore};
 use lifeboat::store::memory::MemoryStore;
+use lifeboat::store::{Store, list_all};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -41,7 +41,9 @@ impl Stage {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let program = Connection::open(dir.path().join("data.db")).unwrap();
-        program.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (n INTEGER PRIMARY KEY, x)").unwrap();
+        program
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (n INTEGER PRIMARY KEY, x)")
+            .unwrap();
         let signer = Signer::generate();
         let writing = Writing { signer: signer.clone(), recipients: None, compression_level: 1 };
         let store = Arc::new(MemoryStore::new());

@@ -29,14 +29,8 @@ fn a_segment_that_is_on_its_way_is_stored_once() {
     following.until("the first backup", || world.repository.names_below("app/commit/").len() == 1);
     following.end().success();
     let mut rows = 0;
-    let points = [
-        "follow.segment-kept",
-        "push.encoded",
-        "push.stored",
-        "push.recorded",
-        "follow.segment-stored",
-        "follow.segment-noted",
-    ];
+    let points =
+        ["follow.segment-kept", "push.encoded", "push.stored", "push.recorded", "follow.segment-stored", "follow.segment-noted"];
     for point in points {
         rows += 1;
         insert(&program, rows);

@@ -57,7 +57,9 @@ fn run_follows_where_the_policy_streams_the_log() {
     let program = world.program();
     insert(&program, 1);
     world.host.dir().create_dir("policies");
-    world.host.write("policies/own.toml", "[objectives]\nrpo = \"1m\"\nrto = \"1h\"\n[log]\nmode = \"stream\"\nmax_lag = \"5s\"\n");
+    world
+        .host
+        .write("policies/own.toml", "[objectives]\nrpo = \"1m\"\nrto = \"1h\"\n[log]\nmode = \"stream\"\nmax_lag = \"5s\"\n");
     let running = world.host.start(&["run"]);
     process::wait_until("a backup", PATIENCE, || world.repository.names_below("app/commit/").len() == 1);
     insert(&program, 2);

@@ -49,8 +49,7 @@ impl Storm {
         let page_size = [512, 1024, 4096, 16_384][random.random_range(0..4)];
         println!("storm: seed {seed}, pages of {page_size}");
         let world = World::new();
-        let mut storm =
-            Self { seed, random, world, writers: Vec::new(), following: None, epoch: 1, page_size, streams: 0 };
+        let mut storm = Self { seed, random, world, writers: Vec::new(), following: None, epoch: 1, page_size, streams: 0 };
         storm.note_epoch();
         storm.start_writers();
         storm.start_following();
@@ -171,7 +170,8 @@ impl Storm {
         let connection = Connection::open(self.world.database()).unwrap();
         connection.busy_timeout(Duration::from_secs(20)).unwrap();
         self.page_size = if self.page_size == 4096 { 1024 } else { 4096 };
-        let batch = format!("PRAGMA journal_mode = DELETE; PRAGMA page_size = {}; VACUUM; PRAGMA journal_mode = WAL", self.page_size);
+        let batch =
+            format!("PRAGMA journal_mode = DELETE; PRAGMA page_size = {}; VACUUM; PRAGMA journal_mode = WAL", self.page_size);
         connection.execute_batch(&batch).unwrap();
         drop(connection);
         self.start_writers();
@@ -263,7 +263,8 @@ impl Storm {
         for key in self.world.repository.names_below("app/log/") {
             let mut parts = key.split('/').skip(2);
             let incarnation = parts.next().unwrap().to_owned();
-            let name = lifeboat::repo::log::SegmentName::parse(key.rsplit('/').next().unwrap(), lifeboat::base::SegmentSize::DEFAULT);
+            let name =
+                lifeboat::repo::log::SegmentName::parse(key.rsplit('/').next().unwrap(), lifeboat::base::SegmentSize::DEFAULT);
             let Some(name) = name else { continue };
             log.insert((incarnation, name.segment.number), name.last.known().unwrap());
         }

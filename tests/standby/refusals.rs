@@ -1,6 +1,6 @@
 //! What is no standby of the source is not touched, and a source that lives is not doubled.
 
-use super::stage::{Standby, archive, scenario};
+use super::stage::{Standby, archive, promote, scenario};
 use super::support::scenario::SOURCE;
 
 #[test]
@@ -61,6 +61,27 @@ fn a_standby_that_does_not_run_is_started() {
     let document = standby.promoted(&scenario, &[]);
     assert_eq!(document["way"], "restart");
     assert_eq!(standby.cluster.sql().number("SELECT sum(n) FROM kept"), 3);
+}
+
+/// Declared by the connection string to its server, which is down when it matters.
+#[test]
+fn a_standby_is_found_where_its_server_was_seen_last() {
+    let Some(mut scenario) = scenario(15) else { return };
+    scenario.cluster.sql().execute("CREATE TABLE kept AS SELECT 1 AS n");
+    scenario.full_backup();
+    super::stage::lose_source(&mut scenario);
+    let mut standby = Standby::start(&scenario, "standby", &[], &[]);
+    let declared = format!("kind = \"postgres\"\nstandby = \"{}\"", standby.cluster.conninfo());
+    let text = scenario.rescue.configuration();
+    scenario.rescue.configure_text(&text.replace("kind = \"postgres\"", &declared));
+    promote(&scenario, &["--dry-run"]).success();
+    standby.cluster.stop(super::support::postgres::Stop::Fast);
+    let output = promote(&scenario, &["--output", "json"]).success();
+    assert!(output.stderr.contains("it does not answer") && output.stdout.contains("restart"), "{output}");
+    assert_eq!((standby.in_recovery(), standby.cluster.sql().number("SELECT sum(n) FROM kept")), (false, 1));
+    // It is one no longer.
+    let again = promote(&scenario, &[]);
+    assert_ne!(again.code, Some(0), "{again}");
 }
 
 /// The archive left timeline 1 ahead of a standby that lags, and has more log of it than of timeline 2: what counts is the

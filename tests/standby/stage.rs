@@ -41,13 +41,7 @@ impl Standby {
     /// `lifeboat promote` for it, on its own host.
     pub fn promote(&self, scenario: &Scenario, arguments: &[&str]) -> Output {
         let dir = self.data.display().to_string();
-        let mut command = scenario.rescue.command(&[&["promote", SOURCE, "--dir", &dir], arguments].concat());
-        // The server's own programs are those of its last start; what never ran has none.
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let bin = scenario.cluster.installation.bin.clone();
-        let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path))).expect("plain paths");
-        command.env("PATH", path);
-        process::run(command, RECOVERY_TIMEOUT)
+        promote(scenario, &[&["--dir", &dir], arguments].concat())
     }
 
     /// [`Standby::promote`], which must succeed: its document.
@@ -78,6 +72,17 @@ impl Standby {
     pub fn pid(&self) -> Option<u32> {
         pid_of(&self.data)
     }
+}
+
+/// `lifeboat promote`, on the host of the standbys.
+pub fn promote(scenario: &Scenario, arguments: &[&str]) -> Output {
+    let mut command = scenario.rescue.command(&[&["promote", SOURCE], arguments].concat());
+    // The server's own programs are those of its last start; what never ran has none.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let bin = scenario.cluster.installation.bin.clone();
+    let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path))).expect("plain paths");
+    command.env("PATH", path);
+    process::run(command, RECOVERY_TIMEOUT)
 }
 
 impl Drop for Standby {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use super::support::postgres::{Options, RECOVERY_TIMEOUT};
+use super::support::postgres::{Options, RECOVERY_TIMEOUT, Stop};
 use super::support::process::{self, Running};
 use super::support::scenario::{SOURCE, Scenario};
 use super::{SLOT, Writer, assert_same_log, wait_stored, wait_streaming};
@@ -50,6 +50,34 @@ fn told_of_slot(scenario: &Scenario) -> String {
 fn checked(scenario: &Scenario) -> String {
     let output = scenario.protected.run(&["check", SOURCE]);
     output.stdout.lines().skip_while(|line| !line.contains("replication slot")).take(4).collect::<Vec<_>>().join("\n")
+}
+
+/// Of a source whose standby is backed up: the stream's slot is the standby's, whatever slots the primary has.
+#[test]
+fn the_slot_of_a_stream_from_a_standby_is_asked_there() {
+    let Some(scenario) = super::scenario(17) else { return };
+    scenario.full_backup();
+    let mut standby = scenario.standby(&["--clone"], &["archive_mode=on"]);
+    declare(&scenario, "stream");
+    let quoted = |conninfo: String| toml::Value::String(conninfo).to_string();
+    let of_primary = format!("conninfo = {}", quoted(scenario.cluster.conninfo()));
+    let of_standby = format!("conninfo = {}\nprimary_{of_primary}\npolicy = \"p.toml\"", quoted(standby.conninfo()));
+    let text = scenario.protected.configuration();
+    assert!(text.contains(&of_primary), "{text}");
+    scenario.protected.configure_text(&text.replace(&of_primary, &of_standby));
+    let slot = || scenario.protected.json(&["status", SOURCE])["sources"][0]["server"]["slot"].clone();
+
+    scenario.cluster.sql().execute(&format!("SELECT pg_create_physical_replication_slot('{SLOT}')"));
+    assert!(told_of_slot(&scenario).contains("the server has no slot lifeboat_orders"), "{}", told_of_slot(&scenario));
+    assert!(slot().is_null(), "{}", slot());
+    let running = super::stream(&scenario, &standby, "200ms");
+    assert_eq!((told_of_slot(&scenario).as_str(), &slot()["active"]), ("", &true.into()), "{}", slot());
+    drop(running);
+    process::wait_until("the slot is free", RECOVERY_TIMEOUT, || slot()["active"] == false);
+    assert!(told_of_slot(&scenario).contains("is not used"), "{}", told_of_slot(&scenario));
+    standby.stop(Stop::Fast);
+    let told = told_of_slot(&scenario);
+    assert!(told.contains("the slot of the stream cannot be looked at") && told.contains("check orders"), "{told}");
 }
 
 #[test]

@@ -318,7 +318,8 @@ impl<'a> Maker<'a> {
             frames,
             patches: vec![],
             states: vec![],
-            bad_blocks: vec![], tree: None,
+            bad_blocks: vec![],
+            tree: None,
         }
     }
 

@@ -240,7 +240,8 @@ fn file_line(path: &str, frame: FrameRef) -> FileLine {
         frames: vec![frame],
         patches: vec![],
         states: vec![],
-        bad_blocks: Vec::new(), tree: None,
+        bad_blocks: Vec::new(),
+        tree: None,
     }
 }
 

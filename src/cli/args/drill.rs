@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueHint};
 
 use super::parsers;
-use super::restore::RestoreMoment;
+use super::target::RestoreMoment;
 use crate::base::{DrillLevel, SourceName};
 
 pub(super) const HELP: &str = "\

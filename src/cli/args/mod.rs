@@ -13,6 +13,7 @@ mod restore;
 mod run;
 mod schedule;
 mod status;
+mod target;
 mod timeline;
 
 use std::path::PathBuf;
@@ -30,10 +31,11 @@ pub use policy::{PolicyCheckArgs, PolicyShowArgs, PolicyVerb};
 pub use promote::PromoteArgs;
 pub use queue::QueueArgs;
 pub use report::{ReportArgs, RunbookArgs};
-pub use restore::{RecoveryAction, RestoreArgs, RestoreMoment};
+pub use restore::{RecoveryAction, RestoreArgs};
 pub use run::RunArgs;
 pub use schedule::{ScheduleFormat, SchedulePrintArgs, ScheduleVerb};
 pub use status::{StatusArgs, StatusFormat};
+pub use target::RestoreMoment;
 pub use timeline::TimelineArgs;
 
 /// A configuration that works once names and places are put in.
@@ -230,7 +232,7 @@ Exit codes:
   'archive get' has its own
 
 Start here:
-  lifeboat demo             the whole story on a throw-away cluster
+  lifeboat demo             the whole story on a throw-away ledger
   lifeboat init --help      a complete configuration";
 
 /// Options of every verb.
@@ -326,7 +328,7 @@ pub enum Verb {
     /// Have cron or systemd run what the policies schedule
     #[command(subcommand)]
     Schedule(ScheduleVerb),
-    /// Lose a throw-away PostgreSQL cluster and get it back
+    /// Lose a throw-away ledger under load, and get it back
     Demo(DemoArgs),
     /// Print a completion script for a shell
     #[command(after_long_help = COMPLETIONS_HELP)]
@@ -371,7 +373,7 @@ pub struct BackupArgs {
     #[arg(long, value_enum, default_value_t = CheckpointMode::Fast, hide_possible_values = true, value_name = "fast|spread")]
     pub checkpoint: CheckpointMode,
     /// What pages with a wrong checksum, or files that cannot be read, do to the backup
-    #[arg(long, alias = "errors", value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
+    #[arg(long, visible_alias = "errors", value_enum, default_value_t = PageErrors::Report, hide_possible_values = true, value_name = "fail|report")]
     pub page_errors: PageErrors,
     /// Wait so long when another host backs up this source [default: not at all]
     #[arg(long, value_name = "DURATION", value_parser = parsers::duration, conflicts_with = "no_lease")]

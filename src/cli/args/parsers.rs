@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::drill::DrillMoment;
-use super::restore::RestoreMoment;
+use super::target::RestoreMoment;
 use crate::base::units::parse_duration;
 use crate::base::{TimelineId, Timestamp};
 use crate::engine::directory::catalogue::Which;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueHint};
 
 use super::parsers;
-use super::restore::RestoreMoment;
-use crate::base::{Lsn, SourceName, TimelineId};
+use super::target::EndArgs;
+use crate::base::{SourceName, TimelineId};
 use crate::engine::restore::Target;
 
 pub(super) const HELP: &str = "\
@@ -55,36 +55,9 @@ pub struct PromoteArgs {
     pub dry_run: bool,
 }
 
-/// The options that name a target; at most one.
-#[derive(Args, Debug)]
-#[group(multiple = false)]
-pub struct EndArgs {
-    /// To this time, or as far as the archive goes [default: latest]
-    #[arg(long, value_name = "TIME|latest", value_parser = parsers::moment)]
-    to: Option<RestoreMoment>,
-    /// To this position, such as A3/F1000028
-    #[arg(long, value_name = "LSN")]
-    to_lsn: Option<Lsn>,
-    /// To the end of this transaction
-    #[arg(long, value_name = "XID")]
-    to_xid: Option<u64>,
-    /// To this restore point (pg_create_restore_point)
-    #[arg(long, value_name = "NAME")]
-    to_name: Option<String>,
-}
-
 impl PromoteArgs {
     /// The target that the options name; none when they name none.
     pub fn target(&self) -> Option<Target> {
-        let (target, inclusive) = (&self.target, !self.exclusive);
-        let moment = target.to.map(|moment| match moment {
-            RestoreMoment::Latest => Target::Latest,
-            RestoreMoment::At(time) if self.exclusive => Target::Time(time.minus(Duration::from_micros(1))),
-            RestoreMoment::At(time) => Target::Time(time),
-        });
-        moment
-            .or_else(|| target.to_lsn.map(|lsn| Target::Lsn { lsn, inclusive }))
-            .or_else(|| target.to_xid.map(|xid| Target::Xid { xid, inclusive }))
-            .or_else(|| target.to_name.clone().map(Target::Name))
+        self.target.target(self.exclusive)
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum, ValueHint};
 
 use super::parsers;
-use crate::base::{BackupId, Incarnation, Lsn, SourceName, TimelineId, Timestamp};
+use super::target::EndArgs;
+use crate::base::{BackupId, Incarnation, SourceName, TimelineId};
 use crate::engine::restore::Target;
 
 pub(super) const HELP: &str = "\
@@ -43,9 +44,12 @@ pub struct RestoreArgs {
     pub into: PathBuf,
     /// How far to go
     #[command(flatten)]
-    pub target: TargetArgs,
+    pub target: EndArgs,
+    /// To the moment the backup ended
+    #[arg(long, conflicts_with = "EndArgs")]
+    pub to_immediate: bool,
     /// Stop just before the target, not just after it
-    #[arg(long, requires = "TargetArgs", conflicts_with_all = ["to_name", "to_immediate"])]
+    #[arg(long, requires = "EndArgs", conflicts_with_all = ["to_name", "to_immediate"])]
     pub exclusive: bool,
     /// Follow this timeline (decimal) [default: the newest]
     #[arg(long, value_name = "N", value_parser = parsers::timeline)]
@@ -88,52 +92,11 @@ pub struct RestoreArgs {
     pub dry_run: bool,
 }
 
-/// The options that name a target; at most one.
-#[derive(Args, Debug)]
-#[group(multiple = false)]
-pub struct TargetArgs {
-    /// To this time, or as far as the archive goes [default: latest]
-    #[arg(long, value_name = "TIME|latest", value_parser = parsers::moment)]
-    to: Option<RestoreMoment>,
-    /// To this position, such as A3/F1000028
-    #[arg(long, value_name = "LSN")]
-    to_lsn: Option<Lsn>,
-    /// To the end of this transaction
-    #[arg(long, value_name = "XID")]
-    to_xid: Option<u64>,
-    /// To this restore point (pg_create_restore_point)
-    #[arg(long, value_name = "NAME")]
-    to_name: Option<String>,
-    /// To the moment the backup ended
-    #[arg(long)]
-    to_immediate: bool,
-}
-
-/// `--to`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestoreMoment {
-    /// The last position in the archive.
-    Latest,
-    /// A moment.
-    At(Timestamp),
-}
-
 impl RestoreArgs {
     /// The target that the options name; [`Target::Latest`] when they name none.
     pub fn target(&self) -> Target {
-        let (target, inclusive) = (&self.target, !self.exclusive);
-        let moment = target.to.map(|moment| match moment {
-            RestoreMoment::Latest => Target::Latest,
-            // Transactions that ended at exactly that time are left out when those that ended after one µs less are.
-            RestoreMoment::At(time) if self.exclusive => Target::Time(time.minus(Duration::from_micros(1))),
-            RestoreMoment::At(time) => Target::Time(time),
-        });
-        moment
-            .or_else(|| target.to_lsn.map(|lsn| Target::Lsn { lsn, inclusive }))
-            .or_else(|| target.to_xid.map(|xid| Target::Xid { xid, inclusive }))
-            .or_else(|| target.to_name.clone().map(Target::Name))
-            .or_else(|| target.to_immediate.then_some(Target::Immediate))
-            .unwrap_or(Target::Latest)
+        let immediate = self.to_immediate.then_some(Target::Immediate);
+        self.target.target(self.exclusive).or(immediate).unwrap_or(Target::Latest)
     }
 }
 

@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use crate::base::{Error, Result};
 use crate::cli::args::CheckArgs;
-use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceSettings, policies};
+use crate::cli::config::{Encryption, RepositorySettings, Settings, SourceKind, SourceSettings, policies};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
 use crate::codec::encrypt::Identity;
 use crate::engine::IdentitySource;
-use crate::engine::check::{self, Finding, Level, Subject};
+use crate::engine::check::{self, Cluster, Finding, Level, Subject, System};
 use crate::engine::{Scope, head};
 use crate::policy::contradictions::{Finding as Contradiction, Severity};
 use crate::repo::probe::{ProbeReport, Recorded};
@@ -83,7 +83,6 @@ async fn findings(
     chosen: &RepositorySettings,
     probes: &mut Probes,
 ) -> Result<Vec<Finding>> {
-    let postgres = source.postgres("check")?;
     let layers = scope::layers(context, chosen, Use::Brief);
     let scope = match scope::open(context, settings, chosen, &source.name, &layers).await {
         Ok(scope) => scope,
@@ -96,15 +95,13 @@ async fn findings(
     let probe = probe_once(context, chosen, &scope, probes).await?;
     let writing = scope::writing(settings);
     let subject = Subject {
-        conninfo: &postgres.conninfo,
-        data_directory: postgres.data_directory.clone(),
+        system: system(&source.kind),
+        // A policy that cannot be used has a finding of its own.
+        log_mode: settings.policy_of(source).ok().flatten().map(|policy| policy.log.mode),
         writing: writing.as_ref(),
         identities: &AtHand(&settings.encryption),
-        archive_timeout: postgres.archive_timeout,
         probe,
         pinned: chosen.root.is_some(),
-        // A policy that cannot be used has a finding of its own.
-        slot: Some((postgres.slot.as_str(), settings.policy_of(source).ok().flatten().map(|policy| policy.log.mode))),
     };
     let mut findings = Vec::new();
     if let Some(warning) = &seen.warning {
@@ -115,6 +112,21 @@ async fn findings(
     }
     findings.extend(check::run(&scope, &seen.log, &subject, context.progress.as_ref(), &context.cancel).await?);
     Ok(findings)
+}
+
+fn system(kind: &SourceKind) -> System<'_> {
+    match kind {
+        SourceKind::Postgres(postgres) => System::Postgres(Cluster {
+            conninfo: &postgres.conninfo,
+            data_directory: postgres.data_directory.clone(),
+            archive_timeout: postgres.archive_timeout,
+            slot: &postgres.slot,
+        }),
+        SourceKind::Sqlite(sqlite) => System::Sqlite(&sqlite.path),
+        SourceKind::Directory(directory) => {
+            System::Directory { path: &directory.path, exclude: &directory.exclude, one_file_system: directory.one_file_system }
+        }
+    }
 }
 
 /// What is wrong with the policy of `source`.

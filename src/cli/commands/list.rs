@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::base::units::format_bytes;
-use crate::base::{BackupId, Result, SourceName, Timestamp};
+use crate::base::{BackupId, Engine, Result, SourceName, Timestamp};
 use crate::cli::args::ListArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
@@ -41,6 +41,8 @@ struct Source {
 #[derive(Serialize)]
 struct Incarnation {
     incarnation: String,
+    /// `postgres`, `sqlite` or `directory`.
+    kind: Engine,
     backups: Vec<Backup>,
     timelines: Vec<Timeline>,
     segments: usize,
@@ -78,9 +80,12 @@ struct Timeline {
 struct Interval {
     from: Timestamp,
     to: Timestamp,
-    end_lsn: String,
-    /// The segment that is not there after it.
-    missing: String,
+    /// Of a cluster's log alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    end_lsn: Option<String>,
+    /// The segment that is not there after it, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing: Option<String>,
 }
 
 /// Lists what the repositories hold.
@@ -140,7 +145,8 @@ fn source(survey: Survey) -> Source {
 }
 
 fn incarnation(survey: IncarnationSurvey, marks: &BTreeMap<BackupId, Standing>) -> Incarnation {
-    let size = survey.identity.segment_bytes;
+    let (size, kind) = (survey.identity.segment_bytes, survey.identity.incarnation.engine());
+    let of_cluster = |text: &dyn Fn() -> String| (kind == Engine::Postgres).then(text);
     let windows = || survey.timelines.iter().filter_map(|timeline| timeline.window.as_ref().ok());
     let restorable = |backup: &BackupSummary| {
         windows().flat_map(|window| &window.intervals).any(|interval| interval.backups.contains(&backup.id))
@@ -160,8 +166,8 @@ fn incarnation(survey: IncarnationSurvey, marks: &BTreeMap<BackupId, Standing>) 
             .map(|interval| Interval {
                 from: interval.from,
                 to: interval.to,
-                end_lsn: interval.end_lsn.to_string(),
-                missing: interval.missing.name(size),
+                end_lsn: of_cluster(&|| interval.end_lsn.to_string()),
+                missing: of_cluster(&|| interval.missing.name(size)),
             })
             .collect(),
         problem: timeline.window.as_ref().err().cloned(),
@@ -173,6 +179,7 @@ fn incarnation(survey: IncarnationSurvey, marks: &BTreeMap<BackupId, Standing>) 
         log_stored_bytes: survey.log_stored_bytes,
         split_brains: survey.split_brains.iter().map(|split| format!("{}: {}", split.file, split.digests.join(", "))).collect(),
         incarnation: survey.identity.incarnation.to_string(),
+        kind,
     }
 }
 
@@ -214,10 +221,7 @@ fn source_text(source: &Source, repository: &str) -> String {
             text += &indented(&table(&columns, &rows));
         }
         text += &marks_text(&incarnation.backups);
-        text += &format!("  log: {} segments, {} stored\n", incarnation.segments, format_bytes(incarnation.log_stored_bytes));
-        for timeline in &incarnation.timelines {
-            text += &timeline_text(timeline);
-        }
+        text += &window_text(incarnation);
         for split in &incarnation.split_brains {
             text += &format!("  split brain: {split}\n");
         }
@@ -254,8 +258,10 @@ fn row(backup: &Backup) -> Vec<String> {
     if !backup.restorable {
         state.push("log missing".to_owned());
     }
-    if summary.bad_pages > 0 {
-        state.push(format!("{} bad pages", summary.bad_pages));
+    match (summary.bad_pages, summary.incarnation.engine()) {
+        (0, _) => {}
+        (count, Engine::Directory) => state.push(format!("{count} not whole")),
+        (count, _) => state.push(format!("{count} bad pages")),
     }
     let ended = summary.stop_time.human_seconds();
     vec![
@@ -266,6 +272,41 @@ fn row(backup: &Backup) -> Vec<String> {
         format_bytes(summary.stored_bytes),
         state.join(", "),
     ]
+}
+
+/// The log, and what can be brought back with it.
+fn window_text(incarnation: &Incarnation) -> String {
+    let (segments, stored) = (incarnation.segments, format_bytes(incarnation.log_stored_bytes));
+    let windows = || incarnation.timelines.iter().flat_map(|timeline| &timeline.window);
+    match incarnation.kind {
+        Engine::Postgres => {
+            let log = format!("  log: {segments} segments, {stored} stored\n");
+            log + &incarnation.timelines.iter().map(timeline_text).collect::<String>()
+        }
+        Engine::Sqlite if windows().next().is_none() => String::new(),
+        Engine::Sqlite => {
+            let log = if segments > 0 { format!("  log: {segments} pieces, {stored} stored\n") } else { String::new() };
+            log + "  restores to\n" + &stretches(&windows().collect::<Vec<_>>())
+        }
+        Engine::Directory if incarnation.backups.is_empty() => String::new(),
+        Engine::Directory => "  restores to the moments of its backups\n".to_owned(),
+    }
+}
+
+/// Stretches and moments, with what is not there between them.
+fn stretches(all: &[&Interval]) -> String {
+    let mut text = String::new();
+    for (index, Interval { from, to, .. }) in all.iter().enumerate() {
+        let is_moment = from == to;
+        text += &match is_moment {
+            true => format!("    {}\n", from.human_seconds()),
+            false => format!("    {} to {}\n", from.human_seconds().trim_end_matches(" UTC"), to.human_seconds()),
+        };
+        if !is_moment && index + 1 < all.len() {
+            text += "    gap: its commits were not followed without a break\n";
+        }
+    }
+    text
 }
 
 fn timeline_text(timeline: &Timeline) -> String {
@@ -283,7 +324,7 @@ fn timeline_text(timeline: &Timeline) -> String {
         let (from, to) = (interval.from.human_seconds(), interval.to.human_seconds());
         text += &format!("    {} to {to}\n", from.trim_end_matches(" UTC"));
         if index + 1 < timeline.window.len() {
-            text += &format!("    gap: {} is missing\n", interval.missing);
+            text += &format!("    gap: {} is missing\n", interval.missing.as_deref().unwrap_or("a segment"));
         }
     }
     text

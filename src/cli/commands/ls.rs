@@ -115,12 +115,10 @@ impl Wanted {
             }
         }
         match &self.place {
-            Some(place) if !is_there => Err(Error::failed(format!(
-                "{} is not in backup {}",
-                printable(place.as_bytes()),
-                catalogue.backup.id
-            ))
-            .hint("leave PATH out to see the top; it counts from the protected directory")),
+            Some(place) if !is_there => {
+                Err(Error::failed(format!("{} is not in backup {}", printable(place.as_bytes()), catalogue.backup.id))
+                    .hint("leave PATH out to see the top; it counts from the protected directory"))
+            }
             _ => Ok(()),
         }
     }
@@ -196,7 +194,8 @@ fn mode(item: &Item) -> String {
         _ => '-',
     };
     let bit = |bit: u32, letter: char| if item.mode & bit != 0 { letter } else { '-' };
-    let last = |execute: u32, special: u32, (both, only): (char, char)| match (item.mode & special != 0, item.mode & execute != 0) {
+    let last = |execute: u32, special: u32, (both, only): (char, char)| match (item.mode & special != 0, item.mode & execute != 0)
+    {
         (false, _) => bit(execute, 'x'),
         (true, true) => both,
         (true, false) => only,
@@ -254,7 +253,8 @@ mod tests {
         assert_eq!(listed("docs", true), ["docs/a", "docs/deep", "docs/deep/b"]);
         assert_eq!(listed("docs/a", false), ["docs/a"]);
         assert!(place(&"../up".into()).is_err() && place(&"/".into()).unwrap().is_none());
-        let is_there = |path: &str| items.iter().any(|item| Wanted { place: place(&path.into()).unwrap(), recursive: false }.is_there(item));
+        let is_there =
+            |path: &str| items.iter().any(|item| Wanted { place: place(&path.into()).unwrap(), recursive: false }.is_there(item));
         assert!(is_there("docs/deep") && !is_there("doc") && !is_there("docs/deep/b/c"));
     }
 

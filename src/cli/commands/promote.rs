@@ -17,6 +17,7 @@ use crate::engine::restore::prepare::Request;
 use crate::engine::standby::marker::Marker;
 use crate::engine::standby::plan::{Goal, Position};
 use crate::engine::standby::promote::{SourceState, Stage, Standby, Wait, ask_source, put_back, start_log};
+use crate::engine::standby::seen;
 use crate::source::postgres::connect::{Session, connect};
 use crate::source::postgres::conninfo;
 use crate::source::postgres::live::leader;
@@ -58,7 +59,7 @@ struct Document {
 pub async fn run(args: &PromoteArgs, context: &Context) -> Result<Outcome> {
     let began = Instant::now();
     let settings = context.settings()?;
-    let (source, directory) = place(args, &settings).await?;
+    let (source, directory) = place(args, context, &settings).await?;
     let standby = Standby::open(&directory, &source, users(&settings, &source, &directory)?)?;
     durable::create_dir_all(&settings.state_dir).map_err(|error| Error::io("create", &settings.state_dir, error))?;
     let (progress, cancel) = (context.progress.clone(), context.cancel.clone());
@@ -87,7 +88,7 @@ pub async fn run(args: &PromoteArgs, context: &Context) -> Result<Outcome> {
 }
 
 /// The source and its standby's directory.
-async fn place(args: &PromoteArgs, settings: &Settings) -> Result<(SourceName, PathBuf)> {
+async fn place(args: &PromoteArgs, context: &Context, settings: &Settings) -> Result<(SourceName, PathBuf)> {
     if let Some(dir) = &args.dir {
         let dir = std::path::absolute(dir).map_err(|error| Error::io("find", dir, error))?;
         if let Some(source) = &args.source {
@@ -104,19 +105,31 @@ async fn place(args: &PromoteArgs, settings: &Settings) -> Result<(SourceName, P
     let postgres = settings.source(source)?.postgres("promote")?;
     match &postgres.standby {
         Some(StandbyPlace::Directory(dir)) => Ok((source.clone(), dir.clone())),
-        Some(StandbyPlace::Server(conninfo)) => Ok((source.clone(), directory_of(conninfo, source).await?)),
+        Some(StandbyPlace::Server(conninfo)) => Ok((source.clone(), directory_of(conninfo, source, context, settings).await?)),
         None => Err(Error::usage(format!("where the standby of {source} is, the configuration does not say"))
             .hint(format!("lifeboat promote {source} --dir DIR"))
             .hint(format!("standby = \"DIR\" in [source.{source}]   says it once and for all"))),
     }
 }
 
-/// The data directory of a server on this host.
-async fn directory_of(conninfo: &str, source: &SourceName) -> Result<PathBuf> {
-    let asked = async { connect(conninfo).await?.info().await };
-    let known = format!("lifeboat promote {source} --dir DIR   needs no answer from it, also where a promotion was begun");
-    let info = asked.await.map_err(|error| error.hint(known))?;
+/// The data directory of a server on this host: what it says, or where it was when it answered last.
+async fn directory_of(conninfo: &str, source: &SourceName, context: &Context, settings: &Settings) -> Result<PathBuf> {
+    let info = match async { connect(conninfo).await?.info().await }.await {
+        Ok(info) => info,
+        Err(error) => {
+            let Some(directory) = seen::recall(&settings.state_dir, source, conninfo) else {
+                let known = "needs no answer from it, also where a promotion was begun";
+                return Err(error.hint(format!("lifeboat promote {source} --dir DIR   {known}")));
+            };
+            let place = directory.display();
+            context.progress.warn(&format!("it does not answer ({}); its directory was {place}", error.summary()));
+            return Ok(directory);
+        }
+    };
     if leader(&info.data_directory)?.is_some() {
+        if let Err(error) = seen::remember(&settings.state_dir, source, conninfo, &info.data_directory) {
+            context.progress.warn(&format!("where the standby is will not be known without an answer: {}", error.summary()));
+        }
         return Ok(info.data_directory);
     }
     Err(Error::failed(format!("the standby of {source} does not run on this host"))
@@ -126,16 +139,12 @@ async fn directory_of(conninfo: &str, source: &SourceName) -> Result<PathBuf> {
 
 /// Who may be able to log in to the standby, which has the users of the source.
 fn users(settings: &Settings, source: &SourceName, directory: &Path) -> Result<Vec<String>> {
-    let user = |text: &str| {
-        let parsed = conninfo::parse(text, &conninfo::process_environment).ok()?;
-        parsed.config.get_user().map(str::to_owned)
-    };
     let mut users = Vec::new();
     if let Ok(postgres) = settings.source(source).and_then(|found| found.postgres("promote")) {
         if let Some(StandbyPlace::Server(conninfo)) = &postgres.standby {
-            users.extend(user(conninfo));
+            users.extend(conninfo::user(conninfo));
         }
-        users.extend(user(&postgres.conninfo));
+        users.extend(conninfo::user(&postgres.conninfo));
     }
     users.extend(["postgres".to_owned(), Account::owner_of(directory)?.name]);
     let mut distinct = Vec::new();

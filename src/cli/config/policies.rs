@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::{Settings, SourceSettings};
 use crate::base::document::{beside, nearest};
 use crate::base::{Error, Result, Timestamp};
-use crate::policy::contradictions::{Finding, Severity, against_repositories, contradictions};
+use crate::policy::contradictions::{Finding, Severity, against_engine, against_repositories, contradictions};
 use crate::policy::{Copies, Policy, parse};
 
 /// The policies that come with the program, by name.
@@ -20,6 +20,8 @@ pub const READY: &[(&str, &str)] = &[
     ("archive", include_str!("../../../policies/archive.toml")),
     ("internet-bank-transactions", include_str!("../../../policies/internet-bank-transactions.toml")),
     ("internet-bank-documents", include_str!("../../../policies/internet-bank-documents.toml")),
+    ("shared-files", include_str!("../../../policies/shared-files.toml")),
+    ("app-database", include_str!("../../../policies/app-database.toml")),
 ];
 
 /// A source's policy, looked at closely.
@@ -65,6 +67,7 @@ impl Settings {
         let Some(name) = source.policy.clone() else { return Ok(None) };
         let (policy, file) = load(&name, Some(&self.config_file))?;
         let mut findings = contradictions(&policy, Timestamp::now());
+        findings.extend(against_engine(&policy, &source.name, source.kind.engine()));
         findings.extend(against_repositories(&policy, &source.repositories));
         findings.extend(overridden("log_copies", source.copies.log, "copies.log", policy.copies.log));
         findings.extend(overridden("backup_copies", source.copies.backup, "copies.backup", policy.copies.backup));

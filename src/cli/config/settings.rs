@@ -219,7 +219,8 @@ impl SourceSettings {
         match &self.kind {
             SourceKind::Postgres(postgres) => Ok(postgres),
             other => Err(Error::usage(format!("{} is {}", self.name, other.engine().with_article()))
-                .detail("not for it", format!("{verb} is for PostgreSQL clusters"))),
+                .detail("not for it", format!("{verb} is for PostgreSQL clusters"))
+                .hint(format!("lifeboat status {}   says how it stands, and what to do next", self.name))),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 
 use crate::base::progress::Progress;
-use crate::base::{BackupId, Cancel, Error, ErrorKind, Incarnation, Lsn, Result, SegmentSize, TimelineId, Timestamp};
+use crate::base::{BackupId, Cancel, Engine, Error, ErrorKind, Incarnation, Lsn, Result, SegmentSize, TimelineId, Timestamp};
 use crate::codec::encrypt::Opener;
 use crate::engine::archive::{contents, get};
 use crate::engine::restore::plan::newest_timeline;
@@ -75,10 +75,6 @@ pub async fn look(
                 .hint("lifeboat list   shows what there is")
         })?,
     };
-    if identity.engine != "postgres" {
-        return Err(Error::usage(format!("{source} is no PostgreSQL cluster but {}: its log is not read", identity.engine))
-            .hint(format!("lifeboat list {source}   shows its backups")));
-    }
     let place = Place {
         repository: &scope.repository,
         state: &scope.state,
@@ -124,6 +120,24 @@ impl Archive {
         self.identity.segment_bytes
     }
 
+    /// What kind of system it is of.
+    pub fn engine(&self) -> Engine {
+        self.identity.incarnation.engine()
+    }
+
+    /// From the first to the last moment that is known: of a transaction's end by the names of the log; of what is no
+    /// cluster also of a backup.
+    pub fn span(&self) -> Option<(Timestamp, Timestamp)> {
+        let of_log = self.track.span();
+        if self.engine() == Engine::Postgres {
+            return of_log;
+        }
+        let moments = || self.backups.iter().map(|backup| backup.stop_time);
+        let first = of_log.map(|(first, _)| first).into_iter().chain(moments()).min()?;
+        let last = of_log.map(|(_, last)| last).into_iter().chain(moments()).max()?;
+        Some((first, last))
+    }
+
     /// The backups on the path.
     pub fn backups_on_path(&self) -> Vec<&BackupSummary> {
         self.backups.iter().filter(|backup| self.path.contains(backup.timeline, backup.stop_lsn)).collect()
@@ -139,11 +153,16 @@ impl Archive {
     /// # Errors
     /// When it lies outside the archive.
     pub fn check_interval(&self, source: &str, from: Timestamp, to: Timestamp, elsewhere: &[Elsewhere]) -> Result<()> {
-        match self.track.span() {
+        match self.span() {
             Some((first, last)) if to < first || from > last => {
                 let asked = if from == to { from.human() } else { format!("{from} to {to}") };
-                let timeline = self.path.timeline();
-                let error = Error::failed(format!("the archived log of {source} has nothing of {asked} on timeline {timeline}"))
+                let nothing = match self.engine() {
+                    Engine::Postgres => {
+                        format!("the archived log of {source} has nothing of {asked} on timeline {}", self.path.timeline())
+                    }
+                    Engine::Sqlite | Engine::Directory => format!("nothing was stored of {source} for {asked}"),
+                };
+                let error = Error::failed(nothing)
                     .detail("archived", format!("{first} to {last}"))
                     .hint(format!("lifeboat timeline {source}   shows all of it"));
                 let hint =
@@ -151,6 +170,9 @@ impl Archive {
                 Err(elsewhere.iter().fold(error, |error, other| error.hint(hint(other))))
             }
             Some(_) => Ok(()),
+            None if self.engine() != Engine::Postgres => {
+                Err(Error::failed(format!("{source} has no backup yet")).hint(format!("lifeboat backup {source} --type full")))
+            }
             None => Err(Error::failed(format!("no transaction has ended in what is archived of the log of {source}"))
                 .hint("on the server: SELECT pg_switch_wal()")),
         }

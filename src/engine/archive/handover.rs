@@ -10,6 +10,7 @@
 //! | a repository is made anew, or loses what it held | the id that a repository had when it was opened last is compared; what was stored longer ago than [`COUNTS_FOR`] is looked at again |
 //! | the process dies with an answer under way | an answer is given after the file is durable and what repositories lack is queued; half an answer is none |
 //! | it fails, hangs, or is away | the one who asks stores the file itself, as if there were nobody |
+//! | whoever answers is another: one that works for another host or cluster on the same paths, one gone mad | the answer carries what was asked, the file's stamp, and a digest of the bytes that are stored; the one who asks compares all of it with its own file and its own configuration ([`Assurance::objection`]) |
 //!
 //! Nothing here is kept on a disk: a process that starts knows nothing, and says nothing of what it did not store.
 
@@ -26,7 +27,8 @@ use tokio::sync::Notify;
 use super::{FileKind, ahead, file_kind};
 use crate::base::SourceName;
 use crate::base::file_stamp::FileStamp;
-use crate::codec::Sha256Digest;
+use crate::codec::{FrameDigest, Sha256Digest};
+use crate::repo::layout;
 
 /// A file whose times are younger than this when it is read may be written again without their changing: file systems
 /// count time in steps, of two seconds at most.
@@ -58,7 +60,7 @@ pub struct Request {
 #[serde(rename_all = "snake_case", tag = "answer")]
 pub enum Answer {
     /// The file, as it is now, is durable in enough repositories, and the others have it in their queues.
-    Durable(Durable),
+    Durable(Assurance),
     /// It is not; whoever asks does it, and learns what is wrong.
     Yourself {
         /// Why.
@@ -71,6 +73,22 @@ impl Answer {
     pub fn yourself(why: impl Into<String>) -> Self {
         Self::Yourself { why: why.into() }
     }
+}
+
+/// That a file is durable, and what whoever asked compares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assurance {
+    /// The file.
+    pub file: PathBuf,
+    /// SHA-256 of the configuration that it was stored by.
+    pub config_sha256: Sha256Digest,
+    /// What the file system says of it.
+    pub stamp: FileStamp,
+    /// XXH3-128 of the bytes that were stored.
+    pub content: FrameDigest,
+    /// Where it is.
+    #[serde(flatten)]
+    pub durable: Durable,
 }
 
 /// Where a file of the log is.
@@ -95,6 +113,36 @@ pub struct Archived {
     pub already_there: bool,
 }
 
+impl Assurance {
+    /// Why it is nothing to whoever asked `request` and relies on `under`; none when it is what was asked for.
+    pub fn objection(&self, request: &Request, under: &Under) -> Option<&'static str> {
+        if (&self.file, self.config_sha256) != (&request.file, request.config_sha256) {
+            return Some("it was not asked that");
+        }
+        let (objection, logs) = (self.durable.objection(under), layout::logs(&request.source));
+        if objection.is_some() || self.durable.archived.iter().any(|archived| !archived.key.starts_with(&logs)) {
+            return objection.or(Some("it is stored as another source's"));
+        }
+        let found = |file: &Path| -> io::Result<bool> {
+            let same = stamp(file)? == self.stamp && FrameDigest::of_reader(fs::File::open(file)?)? == self.content;
+            Ok(same && stamp(file)? == self.stamp)
+        };
+        (!found(&self.file).unwrap_or(false)).then_some("it stored something else")
+    }
+}
+
+impl Durable {
+    /// Why this is not where a file must be.
+    fn objection(&self, under: &Under) -> Option<&'static str> {
+        let mut held: BTreeSet<&String> = self.archived.iter().map(|archived| &archived.repository).collect();
+        if held.len() < under.needed.max(1) {
+            return Some("more repositories must have it now");
+        }
+        held.extend(&self.queued);
+        (!held.into_iter().eq(&under.repositories)).then_some("other repositories must have it now")
+    }
+}
+
 /// A file as it was read and stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -102,8 +150,10 @@ pub struct Stored {
     pub stamp: FileStamp,
     /// Whether nothing can have changed it since without changing that.
     pub settled: bool,
-    /// SHA-256 of what was stored.
+    /// SHA-256 of what was stored …
     pub raw_sha256: Sha256Digest,
+    /// … and XXH3-128.
+    pub content: FrameDigest,
     /// Where it is.
     pub durable: Durable,
     /// SHA-256 of the configuration that it was stored by.
@@ -131,21 +181,13 @@ impl Stored {
         if self.config_sha256 != under.config_sha256 {
             return Some("it was stored by another configuration");
         }
-        let Durable { archived, queued, .. } = &self.durable;
-        let mut held: BTreeSet<&String> = archived.iter().map(|archived| &archived.repository).collect();
-        if held.len() < under.needed {
-            return Some("more repositories must have it now");
-        }
-        let is_known = |name: &String| {
-            let now = ids.get(&(under.config_sha256, name.clone()));
-            now.is_some() && now == self.repository_ids.get(name)
+        let objection = self.durable.objection(under);
+        let is_known = |archived: &Archived| {
+            let now = ids.get(&(under.config_sha256, archived.repository.clone()));
+            now.is_some() && now == self.repository_ids.get(&archived.repository)
         };
-        if !held.iter().all(|name| is_known(name)) {
-            return Some("a repository is another than when it was stored");
-        }
-        held.extend(queued);
-        if !held.into_iter().eq(&under.repositories) {
-            return Some("other repositories must have it now");
+        if objection.is_some() || !self.durable.archived.iter().all(is_known) {
+            return objection.or(Some("a repository is another than when it was stored"));
         }
         (self.since.elapsed() > COUNTS_FOR).then_some("it was stored a while ago")
     }
@@ -352,7 +394,10 @@ impl Ledger {
 
 fn judge(stored: &Stored, file: &Path) -> Answer {
     match stored.is_still(file) {
-        Ok(true) => Answer::Durable(stored.durable.clone()),
+        Ok(true) => {
+            let Stored { stamp, content, config_sha256, durable, .. } = stored.clone();
+            Answer::Durable(Assurance { file: file.to_owned(), config_sha256, stamp, content, durable })
+        }
         Ok(false) => Answer::yourself("it changed since it was stored"),
         Err(error) => Answer::yourself(error.to_string()),
     }
@@ -366,180 +411,5 @@ pub fn is_of_the_log(file: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SHORT: Duration = Duration::from_millis(20);
-
-    fn config(number: u8) -> Sha256Digest {
-        Sha256Digest::of(&[number])
-    }
-
-    fn under(number: u8, repositories: &[&str], needed: usize) -> Under {
-        let repositories = repositories.iter().map(|name| (*name).to_owned()).collect();
-        Under { config_sha256: config(number), repositories, needed }
-    }
-
-    struct Stage {
-        dir: tempfile::TempDir,
-        ledger: Ledger,
-    }
-
-    impl Stage {
-        fn new(segments: u32) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            fs::create_dir(dir.path().join("archive_status")).unwrap();
-            let stage = Self { dir, ledger: Ledger::default() };
-            stage.ledger.note_repository(config(1), "main", "id-1");
-            (1..=segments).for_each(|number| stage.write(number, "content"));
-            stage
-        }
-
-        fn file(&self, number: u32) -> PathBuf {
-            self.dir.path().join(format!("0000000100000000000000{number:02X}"))
-        }
-
-        fn write(&self, number: u32, content: &str) {
-            let file = self.file(number);
-            fs::write(&file, content).unwrap();
-            let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            fs::write(self.dir.path().join(format!("archive_status/{name}.ready")), "").unwrap();
-        }
-
-        fn stored(&self, number: u32, settled: bool) -> Stored {
-            let archived = Archived { repository: "main".into(), key: "key".into(), already_there: false };
-            let durable = Durable { archived: vec![archived], queued: Vec::new(), warnings: Vec::new() };
-            let raw_sha256 = Sha256Digest::of(&fs::read(self.file(number)).unwrap());
-            let stamp = stamp(&self.file(number)).unwrap();
-            let repository_ids = BTreeMap::from([("main".to_owned(), "id-1".to_owned())]);
-            Stored { stamp, settled, raw_sha256, durable, config_sha256: config(1), repository_ids, since: Instant::now() }
-        }
-
-        fn ask(&self, number: u32) -> Option<Answer> {
-            self.ledger.ask(&self.file(number), &under(1, &["main"], 1), SHORT)
-        }
-
-        fn is_durable(&self, number: u32) -> bool {
-            matches!(self.ask(number), Some(Answer::Durable(_)))
-        }
-
-        fn is_left_to_whoever_asks(&self, number: u32) -> bool {
-            matches!(self.ask(number), Some(Answer::Yourself { .. }))
-        }
-
-        /// The next file to store, and its age.
-        fn next(&self) -> (PathBuf, u64) {
-            self.ledger.next().unwrap()
-        }
-    }
-
-    #[test]
-    fn what_was_asked_for_comes_first_and_then_what_waits_behind_it() {
-        let stage = Stage::new(5);
-        assert_eq!(stage.ledger.next(), None, "nobody asked for anything");
-        assert_eq!(stage.ask(2), None);
-        for number in [2, 3, 4] {
-            assert_eq!(stage.next().0, stage.file(number));
-        }
-        stage.ledger.settle(stage.file(3), 0, Ok(stage.stored(3, true)));
-        assert!(stage.is_durable(3));
-        assert_eq!(stage.ask(1), None);
-        assert_eq!((stage.next().0, stage.next().0), (stage.file(1), stage.file(5)));
-    }
-
-    #[test]
-    fn nothing_is_durable_that_is_not_what_was_stored() {
-        for settled in [true, false] {
-            let stage = Stage::new(1);
-            stage.ask(1);
-            let age = stage.next().1;
-            let stored = stage.stored(1, settled);
-            stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
-            assert!(stage.is_durable(1));
-            stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
-            // Written anew, longer, and another file of the same name.
-            stage.ledger.settle(stage.file(1), age, Ok(stored.clone()));
-            stage.write(1, "another content");
-            assert!(stage.is_left_to_whoever_asks(1));
-            stage.ledger.settle(stage.file(1), age, Ok(stored));
-            fs::remove_file(stage.file(1)).unwrap();
-            assert!(stage.is_left_to_whoever_asks(1));
-        }
-    }
-
-    /// No reload is told to the ledger here: what an entry says of itself must be enough.
-    #[test]
-    fn what_was_stored_by_a_configuration_counts_for_it_and_its_repositories_alone() {
-        let stage = Stage::new(1);
-        let ask = |stored: Stored, under: Under| {
-            stage.ask(1);
-            let age = stage.next().1;
-            stage.ledger.settle(stage.file(1), age, Ok(stored));
-            match stage.ledger.ask(&stage.file(1), &under, SHORT) {
-                Some(Answer::Durable(_)) => "durable".to_owned(),
-                Some(Answer::Yourself { why }) => why,
-                None => panic!("an answer"),
-            }
-        };
-        let stored = || stage.stored(1, true);
-        assert_eq!(ask(stored(), under(1, &["main"], 1)), "durable");
-        assert_eq!(ask(stored(), under(2, &["main"], 1)), "it was stored by another configuration");
-        assert_eq!(ask(stored(), under(1, &["main", "far"], 2)), "more repositories must have it now");
-        assert_eq!(ask(stored(), under(1, &["main", "far"], 1)), "other repositories must have it now");
-        assert_eq!(ask(stored(), under(1, &["far"], 1)), "other repositories must have it now");
-        let mut queued = stored();
-        queued.durable.queued.push("far".into());
-        assert_eq!(ask(queued.clone(), under(1, &["main", "far"], 1)), "durable");
-        assert_eq!(ask(queued, under(1, &["main"], 1)), "other repositories must have it now");
-        let nameless = Stored { repository_ids: BTreeMap::new(), ..stored() };
-        assert_eq!(ask(nameless, under(1, &["main"], 1)), "a repository is another than when it was stored");
-        let old = Stored { since: Instant::now().checked_sub(COUNTS_FOR * 2).expect("up for minutes"), ..stored() };
-        assert_eq!(ask(old, under(1, &["main"], 1)), "it was stored a while ago");
-        // The same id under the name in another configuration says nothing of this one.
-        stage.ledger.note_repository(config(2), "main", "id-2");
-        assert_eq!(ask(stored(), under(1, &["main"], 1)), "durable");
-        stage.ledger.note_repository(config(1), "main", "id-2");
-        assert_eq!(ask(stored(), under(1, &["main"], 1)), "a repository is another than when it was stored");
-    }
-
-    #[test]
-    fn a_link_is_as_old_as_what_it_leads_to() {
-        let stage = Stage::new(1);
-        let link = stage.dir.path().join("link");
-        std::os::unix::fs::symlink(stage.file(1), &link).unwrap();
-        assert_eq!(stamp(&link).unwrap(), stamp(&stage.file(1)).unwrap());
-    }
-
-    #[test]
-    fn a_young_file_is_compared_by_its_content() {
-        let stage = Stage::new(1);
-        stage.ask(1);
-        let age = stage.next().1;
-        // As if it had been written within the same step of the clock.
-        let lie = Stored { raw_sha256: Sha256Digest::of(b"what was there"), ..stage.stored(1, false) };
-        stage.ledger.settle(stage.file(1), age, Ok(lie));
-        assert!(stage.is_left_to_whoever_asks(1));
-        let stamp = stage.stored(1, false).stamp;
-        let at = |seconds: i64| UNIX_EPOCH + Duration::from_nanos((stamp.changed_nanos + seconds * 1_000_000_000) as u64);
-        assert!(!is_settled(&stamp, at(0)) && !is_settled(&stamp, at(1)) && is_settled(&stamp, at(2)));
-        assert!(!is_settled(&stamp, UNIX_EPOCH), "its times lie in the future");
-    }
-
-    #[test]
-    fn a_failure_a_change_of_configuration_and_the_end_are_told_at_once() {
-        let stage = Stage::new(4);
-        stage.ask(1);
-        let age = stage.next().1;
-        stage.ledger.next();
-        stage.ledger.settle(stage.file(1), age, Err("no answer".into()));
-        assert!(stage.is_left_to_whoever_asks(1) && stage.is_left_to_whoever_asks(3), "it rests");
-        let stage = Stage::new(4);
-        stage.ask(1);
-        let age = stage.next().1;
-        stage.ledger.start_anew();
-        stage.ledger.settle(stage.file(1), age, Ok(stage.stored(1, true)));
-        assert!(stage.is_left_to_whoever_asks(1), "what was begun before does not count");
-        stage.ledger.close();
-        assert!(stage.is_left_to_whoever_asks(2));
-    }
-}
+#[path = "handover/tests.rs"]
+mod tests;

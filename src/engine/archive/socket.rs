@@ -1,16 +1,18 @@
 //! One question and one answer over a unix socket, between what PostgreSQL calls and a process that works ahead of it.
 //!
 //! A line of JSON each way. Whoever cannot answer yet says so twice a second, so that one who died is told from one who
-//! works; whoever asks gives up on silence, and does the work itself. Nobody but the socket's own user is listened to:
+//! works; whoever asks gives up on silence, and does the work itself. Each line must come whole within the same time: one
+//! that trickles in, or a listener that was stopped, holds nobody. Nobody but the user who asks, and root, is listened to;
 //! the file has mode 0600 and appears under its name with it, in place of what a killed process left there.
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -21,7 +23,7 @@ const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 /// Whoever says nothing for so long is not waited for.
 const SILENCE: Duration = Duration::from_secs(3);
 /// Longest line.
-const LINE_BYTES: u64 = 256 << 10;
+const LINE_BYTES: usize = 256 << 10;
 /// What a sign of life is.
 const WAIT: &str = "wait";
 
@@ -69,7 +71,7 @@ impl Line<'_> {
         let began = Instant::now();
         let mut answers = self.question(request).ok_or(Unanswered::Nobody)?;
         while began.elapsed() < self.longest_wait && !self.cancel.is_cancelled() {
-            let line = read_line(&mut answers).map_err(|_| Unanswered::Nobody)?;
+            let line = answers.next().map_err(|_| Unanswered::Nobody)?;
             if line != WAIT {
                 return serde_json::from_str(&line).map_err(|_| Unanswered::Nobody);
             }
@@ -77,18 +79,27 @@ impl Line<'_> {
         Err(Unanswered::StillAtIt)
     }
 
-    fn question(&self, request: &impl Serialize) -> Option<BufReader<UnixStream>> {
-        // Another user's socket is not asked: it could say anything.
-        let owner = fs::symlink_metadata(&self.path).ok()?.uid();
-        if owner != rustix::process::geteuid().as_raw() {
+    fn question(&self, request: &impl Serialize) -> Option<Lines> {
+        let mut stream = connect(&self.path).ok()?;
+        // Another user who listens could say anything.
+        let listener = sockopt::socket_peercred(&stream).ok()?.uid;
+        if listener != rustix::process::geteuid() && !listener.is_root() {
             return None;
         }
-        let mut stream = UnixStream::connect(&self.path).ok()?;
         stream.set_write_timeout(Some(SILENCE)).ok()?;
-        stream.set_read_timeout(Some(SILENCE)).ok()?;
         write_line(&mut stream, &serde_json::to_string(request).ok()?).ok()?;
-        Some(BufReader::new(stream))
+        Some(Lines::of(stream))
     }
+}
+
+/// Connects at once or not at all: where nobody accepts, and enough wait already, another would wait for ever.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
 }
 
 /// Answers the one question that comes over `stream`. `answer` is given the question and how long it may wait, and is asked
@@ -100,9 +111,8 @@ pub fn serve<R: DeserializeOwned, A: Serialize>(
     mut stream: UnixStream,
     mut answer: impl FnMut(&R, Duration) -> Option<A>,
 ) -> io::Result<()> {
-    stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
-    let question = read_line(&mut BufReader::new(&stream))?;
+    let question = Lines::of(stream.try_clone()?).next()?;
     let question: R = serde_json::from_str(&question)?;
     loop {
         match answer(&question, SIGN_OF_LIFE) {
@@ -116,13 +126,40 @@ fn write_line(stream: &mut impl Write, line: &str) -> io::Result<()> {
     stream.write_all(format!("{line}\n").as_bytes())
 }
 
-/// One whole line: what a process that dies leaves unfinished is none.
-fn read_line(stream: &mut impl BufRead) -> io::Result<String> {
-    let mut line = String::new();
-    stream.take(LINE_BYTES).read_line(&mut line)?;
-    match line.strip_suffix('\n') {
-        Some(whole) => Ok(whole.to_owned()),
-        None => Err(io::ErrorKind::UnexpectedEof.into()),
+/// What comes over a socket, line by line.
+struct Lines {
+    stream: UnixStream,
+    /// What came behind the last line.
+    rest: Vec<u8>,
+}
+
+impl Lines {
+    fn of(stream: UnixStream) -> Self {
+        Self { stream, rest: Vec::new() }
+    }
+
+    /// The next line, within [`SILENCE`]: what a process that dies leaves unfinished is none.
+    fn next(&mut self) -> io::Result<String> {
+        let deadline = Instant::now() + SILENCE;
+        let mut chunk = [0; 4096];
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let mut line: Vec<u8> = self.rest.drain(..=end).collect();
+                line.pop();
+                return String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData.into());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.rest.len() > LINE_BYTES {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.rest.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -177,6 +214,56 @@ mod tests {
         serving.join().unwrap().unwrap();
     }
 
+    /// As of a process that was stopped: it accepts nobody, and all who may wait there do.
+    #[test]
+    fn where_nobody_accepts_nobody_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("line.sock");
+        let listener = bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let began = Instant::now();
+        assert_eq!(ask(&path), None, "it does not answer");
+        // More than one may fit in.
+        let waiting: Vec<UnixStream> = std::iter::from_fn(|| connect(&path).ok()).collect();
+        assert!(waiting.len() < 100, "{} wait", waiting.len());
+        assert_eq!(ask(&path), None, "there is no room to wait");
+        assert!(began.elapsed() < SILENCE * 2);
+    }
+
+    #[test]
+    fn a_line_that_trickles_in_holds_nobody_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("line.sock");
+        let trickle = |stream: &UnixStream| {
+            // Until the other side has had enough.
+            while (&*stream).write_all(b" ").is_ok() {
+                std::thread::park_timeout(SILENCE / 30);
+            }
+        };
+        let listener = bind(&path).unwrap();
+        let began = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| trickle(&listener.accept().unwrap().0));
+            assert_eq!(ask(&path), None, "an answer that trickles in");
+        });
+        std::thread::scope(|scope| {
+            scope.spawn(|| trickle(&connect(&path).unwrap()));
+            let served = serve(listener.accept().unwrap().0, |_: &u32, _| Some(1));
+            assert!(served.is_err(), "a question that trickles in");
+        });
+        assert!(began.elapsed() < SILENCE * 3);
+    }
+
+    #[test]
+    fn several_lines_may_come_at_once() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        there.write_all("wait\nwait\n12\nhalf".as_bytes()).unwrap();
+        drop(there);
+        let mut lines = Lines::of(here);
+        let read: Vec<String> = std::iter::from_fn(|| lines.next().ok()).collect();
+        assert_eq!(read, ["wait", "wait", "12"]);
+    }
+
     #[test]
     fn half_an_answer_is_none() {
         let dir = tempfile::tempdir().unwrap();
@@ -185,7 +272,7 @@ mod tests {
             let listener = bind(&path).unwrap();
             let serving = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
-                read_line(&mut BufReader::new(&stream)).unwrap();
+                Lines::of(stream.try_clone().unwrap()).next().unwrap();
                 stream.write_all(words.as_bytes()).unwrap();
             });
             assert_eq!(ask(&path), None, "{words}");

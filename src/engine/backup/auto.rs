@@ -36,11 +36,7 @@ fn type_of(job: Job) -> Option<BackupType> {
 
 /// The newest of `backups` of this incarnation, as the choice of a type looks at it; none when nothing can build on it. The
 /// log is that up to `log_end`, of a source that has one.
-pub(in crate::engine) fn newest(
-    backups: &[&BackupSummary],
-    incarnation: &Incarnation,
-    log_end: Option<Lsn>,
-) -> Option<Newest> {
+pub(in crate::engine) fn newest(backups: &[&BackupSummary], incarnation: &Incarnation, log_end: Option<Lsn>) -> Option<Newest> {
     let backup = backups.iter().rfind(|backup| backup.incarnation == *incarnation)?;
     let chain = commit::chain(backup, backups).ok()?;
     let links = || chain.iter().filter(|link| link.base.is_some()).map(|link| link.stored_bytes);

@@ -1,5 +1,6 @@
 //! What a diff or an incr builds on: the decision, and the base as this host remembers it.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use super::copy::{Base, BaseLines};
 use super::how::{self, Archived, Detection, Reading};
 use super::plan::{Decision, Situation, Wish, decide};
 use super::run::host_name;
-use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, TimelineId, Timestamp};
+use crate::base::{BackupId, BackupType, Error, Incarnation, Lsn, Result, Segment, TimelineId, Timestamp};
 use crate::engine::Scope;
 use crate::engine::timeline::TimelinePath;
 use crate::repo::base_cache::{BaseFacts, BaseLine, Place};
@@ -29,6 +30,8 @@ pub(super) struct Moment<'a> {
     pub start_time: Timestamp,
     /// This host's clock before the start.
     pub host_time: Timestamp,
+    /// Segments that were on their way to the repository before its log was listed.
+    pub underway: BTreeSet<Segment>,
 }
 
 /// The decision and what it takes to carry it out.
@@ -104,6 +107,7 @@ async fn decide_now(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Result<(D
         incarnation: moment.incarnation,
         path: path.as_ref(),
         catalog: &catalog,
+        underway: &moment.underway,
         size,
         start_lsn: moment.start_lsn,
         start_time: moment.start_time,

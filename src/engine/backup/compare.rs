@@ -239,7 +239,7 @@ mod tests {
     use crate::repo::base_cache::PageMarks;
     use crate::repo::manifest::FileLine;
     use crate::repo::pack::FrameRef;
-    use crate::source::postgres::touched::Touched;
+    use crate::source::postgres::touched::{BlockSet, Touched};
     use crate::source::postgres::wal::Relation;
 
     const BASE_LSN: Lsn = Lsn(1000);
@@ -341,14 +341,18 @@ mod tests {
         }
     }
 
+    fn touched(relation: Relation, blocks: &[u32]) -> Touched {
+        let mut set = BlockSet::default();
+        blocks.iter().for_each(|block| set.insert(*block));
+        Touched::of([(relation, set)])
+    }
+
     #[test]
     fn the_log_is_asked_only_of_the_same_file_and_not_believed_of_one_that_was_written_without_it() {
         let raw = frame(&[5; 64], 1);
         let relation = Relation { tablespace: 1663, database: 5, file_node: 16384 };
         let rules = |blocks: &[u32], audit: bool| {
-            let mut touched = Touched::default();
-            blocks.iter().for_each(|block| touched.relations.entry(relation).or_default().insert(*block));
-            let log = LogTold { told: Arc::new(Told::new(touched)), since: BASE_LSN, until: Lsn(2000) };
+            let log = LogTold { told: Arc::new(Told::new(touched(relation, blocks))), since: BASE_LSN, until: Lsn(2000) };
             Rules { trusted_since: None, untouched_before: None, audit, log: Some(log) }
         };
         let treat = |rules: &Rules, change: &dyn Fn(&mut Entry)| {
@@ -393,9 +397,7 @@ mod tests {
         let raw = frame(&lsns, 1);
         let told = |blocks: &[u32], suspicious: PageSet| {
             let relation = Relation { tablespace: 1663, database: 5, file_node: 16384 };
-            let mut touched = Touched::default();
-            blocks.iter().for_each(|block| touched.relations.entry(relation).or_default().insert(*block));
-            let log = LogTold { told: Arc::new(Told::new(touched)), since: BASE_LSN, until: Lsn(2000) };
+            let log = LogTold { told: Arc::new(Told::new(touched(relation, blocks))), since: BASE_LSN, until: Lsn(2000) };
             log.of(&entry(&raw)).unwrap().untold(0, &raw, suspicious)
         };
         assert_eq!(told(&[], 0), [(4, Lsn(1001)), (5, Lsn(2000))], "not what came before the base, nor after the start");

@@ -13,13 +13,15 @@ use std::time::Duration;
 use super::base::Moment;
 use super::told::LogTold;
 use crate::base::units::format_duration;
-use crate::base::{Result, Timestamp};
+use crate::base::{Result, SourceName, Timestamp};
 use crate::engine::pages::{self, Hole, Stretch};
 use crate::engine::timeline::TimelinePath;
 use crate::engine::{Scope, joined};
 use crate::repo::BackupSummary;
 use crate::repo::base_cache::{BaseFacts, Place};
+use crate::repo::host_state::HostState;
 use crate::repo::log::LogCatalog;
+use crate::repo::page_index::PageTrust;
 
 /// How long before the base's start the traces of a restore must lie to be no trace of one since.
 const CLOCK_GRAIN: Duration = Duration::from_secs(2);
@@ -79,7 +81,7 @@ pub(super) async fn detect(
     }
     let trust = match scope.state.page_trust(&scope.source) {
         Ok(trust) => trust,
-        Err(error) => return read(Some(error.summary())),
+        Err(error) => return read(Some(format!("{}; a full replaces it", error.summary()))),
     };
     if let Some(missed) = trust.missed {
         return read(Some(format!(
@@ -138,11 +140,16 @@ fn was_restored_since(data_directory: &Path, started: Timestamp) -> Option<Strin
 }
 
 /// Remembers that a backup was taken which knew its pages so: a full is trusted, and so is what an audit found right.
+/// What cannot be read says nothing to a full, which depends on no log, and is replaced by it.
 ///
 /// # Errors
-/// When it cannot be written.
-pub(super) fn remember(scope: &Scope, detection: Option<&Detection>, now: Timestamp) -> Result<()> {
-    let old = scope.state.page_trust(&scope.source)?;
+/// When it cannot be written; after a diff or an incr also when it cannot be read.
+pub(super) fn remember(state: &HostState, source: &SourceName, detection: Option<&Detection>, now: Timestamp) -> Result<()> {
+    let old = match (state.page_trust(source), detection) {
+        (Ok(old), _) => old,
+        (Err(_), None) => return state.remember_page_trust(source, &PageTrust::default()),
+        (Err(error), Some(_)) => return Err(error),
+    };
     let mut trust = old.clone();
     match detection {
         None => trust.missed = None,
@@ -150,7 +157,7 @@ pub(super) fn remember(scope: &Scope, detection: Option<&Detection>, now: Timest
         Some(detection) if detection.from_log => trust.audited = trust.audited.or(Some(now)),
         Some(_) => {}
     }
-    if trust == old { Ok(()) } else { scope.state.remember_page_trust(&scope.source, &trust) }
+    if trust == old { Ok(()) } else { state.remember_page_trust(source, &trust) }
 }
 
 #[cfg(test)]
@@ -165,5 +172,28 @@ mod tests {
         assert!(!is_due(Some(at(901)), 1000) && !is_due(Some(at(1000)), 1000));
         assert!(is_due(Some(at(900)), 1000));
         assert!(is_due(Some(at(1001)), 1000));
+    }
+
+    #[test]
+    fn a_full_replaces_what_cannot_be_read_and_ends_distrust() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, source) = (HostState::new(dir.path(), "r"), "orders".parse::<SourceName>().unwrap());
+        let path = dir.path().join("r/orders/changed-pages.json");
+        let now = Timestamp::now();
+        let told = Detection { from_log: true, ..Detection::read(None, false) };
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        for spoilt in ["", "{\"audited\":", "{\"other\":1}"] {
+            fs::write(&path, spoilt).unwrap();
+            assert!(remember(&state, &source, Some(&told), now).is_err(), "an incr does not make it good");
+            assert_eq!(fs::read_to_string(&path).unwrap(), spoilt);
+            remember(&state, &source, None, now).unwrap();
+            assert_eq!(state.page_trust(&source).unwrap(), PageTrust::default());
+        }
+        let missed = PageTrust { audited: Some(now), missed: Some(now) };
+        state.remember_page_trust(&source, &missed).unwrap();
+        remember(&state, &source, Some(&told), now).unwrap();
+        assert_eq!(state.page_trust(&source).unwrap(), missed);
+        remember(&state, &source, None, now).unwrap();
+        assert_eq!(state.page_trust(&source).unwrap(), PageTrust { audited: Some(now), missed: None });
     }
 }

@@ -19,6 +19,7 @@ mod preview;
 mod resume;
 pub mod run;
 mod told;
+mod underway;
 mod wait;
 pub(in crate::engine) mod worker;
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::auto;
-use crate::base::{BackupId, BackupType, Incarnation, Lsn, SegmentSize, Timestamp};
+use crate::base::{BackupId, BackupType, Incarnation, Lsn, Segment, SegmentSize, Timestamp};
 use crate::engine::timeline::TimelinePath;
 use crate::policy::choice::{self, AutoTerms, Newest};
 use crate::repo::BackupSummary;
@@ -51,6 +51,8 @@ pub struct Situation<'a> {
     pub path: Option<&'a TimelinePath>,
     /// The archived log.
     pub catalog: &'a LogCatalog,
+    /// Segments that are on their way there.
+    pub underway: &'a BTreeSet<Segment>,
     /// Size of a segment.
     pub size: SegmentSize,
     /// Redo LSN from which this backup starts.
@@ -102,11 +104,7 @@ pub fn decide(wish: Wish, now: &Situation<'_>) -> Decision {
 }
 
 /// [`decide`] for any kind of source: `unfit` says why nothing can build on a backup.
-pub(in crate::engine) fn decide_by(
-    wish: Wish,
-    now: &Choice<'_>,
-    unfit: impl Fn(&BackupSummary) -> Option<String>,
-) -> Decision {
+pub(in crate::engine) fn decide_by(wish: Wish, now: &Choice<'_>, unfit: impl Fn(&BackupSummary) -> Option<String>) -> Decision {
     let last_full = now.backups.iter().rfind(|backup| backup.backup_type == BackupType::Full);
     let mut why = None;
     let backup_type = match wish {
@@ -180,12 +178,22 @@ fn unfit(base: &BackupSummary, now: &Situation<'_>) -> Option<String> {
     gap(base, path, now)
 }
 
-/// A segment since `base` that is missing although later ones are archived. Those at the end may still be on their way.
+/// A segment since `base` that is missing although later ones are archived. Those at the end may still be on their way; so
+/// may others, where that is known: the backup waits for them.
 fn gap(base: &BackupSummary, path: &TimelinePath, now: &Situation<'_>) -> Option<String> {
-    let missing = path.run(now.catalog, base.start_lsn).missing;
     let last = now.start_lsn.0 / now.size.bytes();
-    let later_is_there = (missing.number + 1..=last).any(|number| now.catalog.segments.contains_key(&path.segment(number)));
-    later_is_there.then(|| format!("the archived log since {} has a gap at {}", base.id, missing.name(now.size)))
+    let is_archived = |number| now.catalog.segments.contains_key(&path.segment(number));
+    let mut from = base.start_lsn;
+    loop {
+        let missing = path.run(now.catalog, from).missing;
+        if !(missing.number + 1..=last).any(is_archived) {
+            return None;
+        }
+        if !now.underway.contains(&missing) {
+            return Some(format!("the archived log since {} has a gap at {}", base.id, missing.name(now.size)));
+        }
+        from = missing.end(now.size);
+    }
 }
 
 /// Smallest pack chosen for a source, in bytes of frames …
@@ -212,7 +220,7 @@ pub fn pack_bytes(raw_bytes: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{Segment, TimelineId};
+    use crate::base::TimelineId;
     use crate::repo::log::name::{CommitTime, HistoryName, SegmentName};
     use crate::repo::log::{SegmentObject, TimelineHistory};
 
@@ -233,6 +241,7 @@ mod tests {
     struct Case {
         backups: Vec<BackupSummary>,
         archived: Vec<(u32, u64)>,
+        underway: Vec<(u32, u64)>,
         timeline: u32,
         switch: Option<Lsn>,
         start: u64,
@@ -248,6 +257,7 @@ mod tests {
             Self {
                 backups: vec![taken(1, BackupType::Full, None), taken(2, BackupType::Incr, Some(1))],
                 archived: (10..29).map(|number| (1, number)).collect(),
+                underway: Vec::new(),
                 timeline: 1,
                 switch: None,
                 start: 30,
@@ -274,12 +284,15 @@ mod tests {
                 catalog.histories.insert(timeline, TimelineHistory { key: String::new(), name, arrived: now });
             }
             let path = TimelinePath::to(timeline, &catalog, SIZE).ok();
+            let segment = |(timeline, number): &(u32, u64)| Segment { timeline: TimelineId(*timeline), number: *number };
+            let underway = self.underway.iter().map(segment).collect();
             let situation = Situation {
                 backups: self.backups.iter().collect(),
                 marked: self.marked.iter().collect(),
                 incarnation: &self.incarnation,
                 path: path.as_ref(),
                 catalog: &catalog,
+                underway: &underway,
                 size: SIZE,
                 start_lsn: at(self.start),
                 start_time: Timestamp::parse_compact("20261103T000000Z").unwrap(),
@@ -350,6 +363,23 @@ mod tests {
         refused("history", &|case| case.timeline = 3);
         refused("marked to be expired", &|case| case.marked = case.backups.iter().map(|backup| backup.id.clone()).collect());
         refused("marked to be expired", &|case| case.marked = vec![case.backups[0].id.clone()]);
+    }
+
+    #[test]
+    fn a_segment_that_is_on_its_way_is_no_gap() {
+        let mut case = Case::new();
+        case.archived.retain(|(_, number)| ![21, 23, 24].contains(number));
+        case.underway = vec![(1, 21), (1, 23), (1, 24)];
+        assert_eq!(case.base(BackupType::Incr), Ok(case.backups[1].id.to_string()));
+        for lost in [21, 23, 24] {
+            let mut case = Case { backups: case.backups.clone(), archived: case.archived.clone(), ..Case::new() };
+            case.underway = [21, 23, 24].into_iter().filter(|number| *number != lost).map(|number| (1, number)).collect();
+            let reason = case.base(BackupType::Incr).unwrap_err();
+            assert!(reason.contains(&format!("has a gap at 0000000100000000000000{lost:02X}")), "{reason}");
+        }
+        // Another timeline's of that number is another segment.
+        case.underway = vec![(2, 21), (1, 23), (1, 24)];
+        assert!(case.base(BackupType::Incr).unwrap_err().contains("has a gap"));
     }
 
     #[test]

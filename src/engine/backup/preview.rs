@@ -7,6 +7,7 @@ use super::how::Detection;
 use super::plan::Decision;
 use super::prepare::examine;
 use super::run::{BackupOptions, Total, pack_bytes, total};
+use super::underway::Witnesses;
 use crate::base::{Incarnation, Result, Timestamp};
 use crate::engine::Scope;
 use crate::source::postgres::walk::WalkOptions;
@@ -49,15 +50,18 @@ pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> 
     let Total { entries, raw_bytes } = total(&server.data_directory, &walk)?;
     let pack_bytes = pack_bytes(options.pack_bytes, raw_bytes);
     let now = server.session.clock().await?;
+    let (data_directory, queue) = (&server.data_directory, options.queue.as_ref());
+    let witnesses = Witnesses { data_directory, primary: server.primary.as_ref(), queue };
     let moment = Moment {
         info: &server.info,
         incarnation: &server.incarnation,
-        data_directory: &server.data_directory,
+        data_directory,
         timeline: server.info.timeline,
         start_lsn: server.session.log_end().await?,
         is_preview: true,
         start_time: now,
         host_time: Timestamp::now(),
+        underway: witnesses.segments(&server.incarnation, server.info.wal_segment_size).await,
     };
     let chosen = base::choose(scope, options.wish, &options.reading, &moment).await?;
     Ok(Preview {

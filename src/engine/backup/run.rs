@@ -22,6 +22,7 @@ use super::late::{control_entry, late_entries};
 use super::packs::joined;
 use super::plan::{self, Wish};
 use super::prepare::{Server, examine, prepare};
+use super::underway::Witnesses;
 use super::wait::{Wanted, wait_for_log};
 use super::worker::{Stored, Worker};
 use crate::base::cancel::Cancel;
@@ -36,6 +37,7 @@ use crate::repo::commit::{BackupSummary, CommitLog};
 use crate::repo::host_state::Scratch;
 use crate::repo::manifest::{Facts, Header, PostgresFacts};
 use crate::repo::pack::PackLine;
+use crate::repo::queue::Queue;
 use crate::repo::resume::ResumeDir;
 use crate::source::Entry;
 use crate::source::postgres::connect::Session;
@@ -71,6 +73,8 @@ pub struct BackupOptions {
     pub archive_timeout: Duration,
     /// The log is streamed: the server need not archive it.
     pub log_is_streamed: bool,
+    /// What this host is to bring to the repository.
+    pub queue: Option<Queue>,
     /// How the lease is taken; none to go without, where no other host can back up the same source.
     pub lease: Option<Terms>,
     /// Other repositories of the source: the cluster is put on record there too, so that its log can be archived there.
@@ -154,6 +158,8 @@ async fn under_lease(
     killpoint::reach("backup.started");
     let started = running.started().clone();
     archive_history(scope, writing, &data_directory, &started, &mut warnings).await?;
+    let queue = options.queue.as_ref();
+    let witnesses = Witnesses { data_directory: &data_directory, primary: primary.as_ref(), queue };
     let moment = Moment {
         info: &info,
         incarnation: &incarnation,
@@ -163,6 +169,7 @@ async fn under_lease(
         is_preview: false,
         start_time: started.start_time,
         host_time,
+        underway: witnesses.segments(&incarnation, info.wal_segment_size).await,
     };
     let chosen = base::choose(scope, options.wish, &options.reading, &moment).await?;
     let audit = chosen.is_audit(options.reading.audit);
@@ -461,7 +468,8 @@ impl Run<'_> {
         {
             self.draft.warnings.push(format!("the next diff or incr will be a full: {}", error.summary()));
         }
-        if let Err(error) = how::remember(self.draft.scope, self.detection.as_ref(), self.host_time) {
+        let scope = self.draft.scope;
+        if let Err(error) = how::remember(&scope.state, &scope.source, self.detection.as_ref(), self.host_time) {
             self.draft.warnings.push(format!("when changed pages were audited is not remembered: {}", error.summary()));
         }
         let Self { draft: Draft { decision, warnings, .. }, detection, read_bytes, .. } = self;

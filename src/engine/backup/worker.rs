@@ -56,7 +56,7 @@ pub(in crate::engine) struct Shared {
 }
 
 /// A part of one file, which begins where a frame does.
-pub(in crate::engine) struct Chunk {
+pub(super) struct Chunk {
     pub entry: Arc<Entry>,
     pub file: Arc<File>,
     pub offset: u64,
@@ -138,7 +138,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Stores what changed in one chunk.
-    pub fn chunk(&mut self, chunk: &Chunk) -> Result<Stored> {
+    pub(super) fn chunk(&mut self, chunk: &Chunk) -> Result<Stored> {
         let mut stored = Stored::default();
         let mut patch = PatchBuffer::default();
         let mut done: u64 = 0;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::server::Found;
-use super::{Finding, Level, Subject};
+use super::{Cluster, Finding, Level, Subject};
 use crate::base::units::format_duration;
 use crate::base::{Error, Incarnation, Result, Segment};
 use crate::engine::Scope;
@@ -17,7 +17,7 @@ use crate::store::{ObjectInfo, list_all};
 const SUBJECT: &str = "archive";
 const POLL: Duration = Duration::from_millis(200);
 
-pub(super) async fn check(scope: &Scope, subject: &Subject<'_>, server: &Found) -> Vec<Finding> {
+pub(super) async fn check(scope: &Scope, subject: &Subject<'_>, cluster: &Cluster<'_>, server: &Found) -> Vec<Finding> {
     if server.info.in_recovery {
         return vec![
             Finding::warning(SUBJECT, "not tried: a standby does not switch segments").hint("run the check on the primary"),
@@ -26,14 +26,14 @@ pub(super) async fn check(scope: &Scope, subject: &Subject<'_>, server: &Found) 
     if server.info.archive_mode == ArchiveMode::Off {
         return Vec::new();
     }
-    match round_trip(scope, subject, server).await {
+    match round_trip(scope, subject, cluster, server).await {
         Ok(finding) => vec![finding],
         Err(error) => vec![Finding::of_error(Level::Fault, SUBJECT, &error)],
     }
 }
 
 /// Has a segment archived, and reads it back when this host has a key.
-async fn round_trip(scope: &Scope, subject: &Subject<'_>, server: &Found) -> Result<Finding> {
+async fn round_trip(scope: &Scope, subject: &Subject<'_>, cluster: &Cluster<'_>, server: &Found) -> Result<Finding> {
     let size = server.info.wal_segment_size;
     // The restore point gives the segment a record of its own; a switch of an empty segment does nothing.
     server.session.create_restore_point("lifeboat check").await?;
@@ -41,7 +41,7 @@ async fn round_trip(scope: &Scope, subject: &Subject<'_>, server: &Found) -> Res
     let segment = Segment::ending_at(server.info.timeline, lsn, size);
     let incarnation = Incarnation::postgres(server.info.major, server.info.system_identifier);
     let began = Instant::now();
-    let object = wait(scope, subject, &incarnation, segment, &segment.name(size)).await?;
+    let object = wait(scope, cluster.archive_timeout, &incarnation, segment, &segment.name(size)).await?;
     let took = format_duration(began.elapsed());
     let archived = format!("segment {} arrived {took} after its switch", segment.name(size));
     let identities = subject.identities.identities()?;
@@ -56,26 +56,17 @@ async fn round_trip(scope: &Scope, subject: &Subject<'_>, server: &Found) -> Res
     Ok(Finding::ok(SUBJECT, format!("{archived}, and reads back whole")))
 }
 
-async fn wait(
-    scope: &Scope,
-    subject: &Subject<'_>,
-    incarnation: &Incarnation,
-    segment: Segment,
-    name: &str,
-) -> Result<ObjectInfo> {
+async fn wait(scope: &Scope, patience: Duration, incarnation: &Incarnation, segment: Segment, name: &str) -> Result<ObjectInfo> {
     let prefix = format!("{}{name}_", layout::log_timeline(&scope.source, incarnation, segment.timeline));
     let began = Instant::now();
     loop {
         if let Some(object) = list_all(scope.repository.store(), &prefix, None).await?.into_iter().next() {
             return Ok(object);
         }
-        if began.elapsed() >= subject.archive_timeout {
-            return Err(Error::failed(format!(
-                "segment {name} was not archived within {}",
-                format_duration(subject.archive_timeout)
-            ))
-            .hint(format!("archive_command should be: lifeboat archive push {} %p", scope.source))
-            .hint("the server's log says what its archive_command printed"));
+        if began.elapsed() >= patience {
+            return Err(Error::failed(format!("segment {name} was not archived within {}", format_duration(patience)))
+                .hint(format!("archive_command should be: lifeboat archive push {} %p", scope.source))
+                .hint("the server's log says what its archive_command printed"));
         }
         tokio::time::sleep(POLL).await;
     }

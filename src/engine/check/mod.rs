@@ -1,15 +1,16 @@
 //! `check`: a doctor. Looks at everything a backup and a restore will need, and tries what can be tried.
 //!
-//! Nothing here changes the source but one segment switch; the repository gets what a probe of its store puts there: a
+//! Nothing here changes the source but one segment switch of a cluster; the repository gets what a probe of its store puts there: a
 //! report, and three small objects that are taken away again where that is allowed.
 
 mod archive;
+mod files;
 mod keys;
 pub mod probe;
 mod repository;
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::cancel::Cancel;
@@ -84,29 +85,61 @@ impl Finding {
     }
 }
 
-/// What a check looks at beside the repository.
-pub struct Subject<'a> {
+/// What is protected.
+pub enum System<'a> {
+    /// A PostgreSQL cluster.
+    Postgres(Cluster<'a>),
+    /// The SQLite database at this path.
+    Sqlite(&'a Path),
+    /// A directory.
+    Directory {
+        /// Where it is.
+        path: &'a Path,
+        /// What is left out, as gitignore lines.
+        exclude: &'a [String],
+        /// Whether what is mounted below is left out.
+        one_file_system: bool,
+    },
+}
+
+/// A cluster, by its server.
+pub struct Cluster<'a> {
     /// How to connect to the server.
     pub conninfo: &'a str,
     /// Where the data directory is, when not where the server says.
     pub data_directory: Option<PathBuf>,
+    /// How long to wait for a segment to be archived.
+    pub archive_timeout: Duration,
+    /// The slot of the source's stream.
+    pub slot: &'a str,
+}
+
+/// What a check looks at beside the repository.
+pub struct Subject<'a> {
+    /// What is protected.
+    pub system: System<'a>,
+    /// How its policy says that the log travels; none without a policy that can be used.
+    pub log_mode: Option<LogMode>,
     /// What a verb that writes needs; why there is none.
     pub writing: std::result::Result<&'a Writing, &'a Error>,
     /// Where the identities are.
     pub identities: &'a dyn IdentitySource,
-    /// How long to wait for a segment to be archived.
-    pub archive_timeout: Duration,
     /// What the repository's store was found to do, or why it could not be tried out.
     pub probe: std::result::Result<&'a Recorded, &'a Error>,
     /// Whether the configuration pins the repository's keys.
     pub pinned: bool,
-    /// The slot of the source's stream, and how its policy says that the log travels.
-    pub slot: Option<(&'a str, Option<LogMode>)>,
 }
 
 impl Subject<'_> {
     fn is_streamed(&self) -> bool {
-        self.slot.is_some_and(|(_, mode)| mode == Some(LogMode::Stream))
+        self.log_mode == Some(LogMode::Stream)
+    }
+
+    /// A host that has the recovery key and no signing key is where one restores to: that the source is not there is as it
+    /// should be.
+    fn level_of_absence(&self) -> Level {
+        let has_identity = self.identities.identities().is_ok_and(|identities| !identities.is_empty());
+        if has_identity && self.writing.is_err() { Level::Warning } else { Level::Fault }
     }
 }
 
@@ -125,17 +158,35 @@ pub async fn run(
     cancel.check()?;
     findings.extend(keys::check(scope, log, subject).await);
     cancel.check()?;
-    let (server, found) = server::check(scope, subject).await;
-    findings.extend(found);
+    match &subject.system {
+        System::Postgres(cluster) => findings.extend(check_cluster(scope, subject, cluster, progress, cancel).await?),
+        System::Sqlite(path) => findings.extend(files::database(subject, path).await?),
+        System::Directory { path, exclude, one_file_system } => {
+            progress.phase("walking through the directory", None);
+            findings.extend(files::directory(scope, subject, path, exclude, *one_file_system, cancel).await?);
+        }
+    }
+    cancel.check()?;
+    findings.extend(repository::check_window(scope, log, subject).await);
+    Ok(findings)
+}
+
+async fn check_cluster(
+    scope: &Scope,
+    subject: &Subject<'_>,
+    cluster: &Cluster<'_>,
+    progress: &dyn Progress,
+    cancel: &Cancel,
+) -> Result<Vec<Finding>> {
+    let (server, mut findings) = server::check(scope, subject, cluster).await;
     cancel.check()?;
     if let Some(server) = server {
         progress.phase("waiting for a segment to be archived", None);
-        let trip = archive::check(scope, subject, &server);
+        let trip = archive::check(scope, subject, cluster, &server);
         tokio::select! {
             found = trip => findings.extend(found),
             () = cancel.cancelled() => return Err(Error::interrupted()),
         }
     }
-    findings.extend(repository::check_window(scope, log).await);
     Ok(findings)
 }

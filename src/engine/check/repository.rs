@@ -1,6 +1,6 @@
 //! The repository: can it be written, and what does it hold of the source.
 
-use super::{Finding, Level, Subject, probe};
+use super::{Finding, Level, Subject, System, probe};
 use crate::base::Timestamp;
 use crate::base::units::format_duration;
 use crate::engine::Scope;
@@ -35,14 +35,14 @@ pub(super) fn check(scope: &Scope, subject: &Subject<'_>) -> Vec<Finding> {
 }
 
 /// What could be restored now.
-pub(super) async fn check_window(scope: &Scope, log: &CommitLog) -> Vec<Finding> {
+pub(super) async fn check_window(scope: &Scope, log: &CommitLog, subject: &Subject<'_>) -> Vec<Finding> {
     match survey(scope, log).await {
-        Ok(survey) => window_findings(scope, &survey),
+        Ok(survey) => window_findings(scope, &survey, subject),
         Err(error) => vec![Finding::of_error(Level::Fault, "recovery window", &error)],
     }
 }
 
-fn window_findings(scope: &Scope, survey: &Survey) -> Vec<Finding> {
+fn window_findings(scope: &Scope, survey: &Survey, subject: &Subject<'_>) -> Vec<Finding> {
     const SUBJECT: &str = "recovery window";
     let verify = format!("lifeboat verify {}   names everything that is damaged", scope.source);
     let problem = |(key, why): &(String, String)| Finding::fault("commit log", format!("{key}: {why}")).hint(verify.clone());
@@ -60,14 +60,13 @@ fn window_findings(scope: &Scope, survey: &Survey) -> Vec<Finding> {
     findings.push(match latest {
         Some((timeline, interval)) => {
             let age = format_duration(Timestamp::now().since(interval.to));
-            Finding::ok(
-                SUBJECT,
-                format!(
-                    "{} to {} on timeline {timeline} ({age} ago)",
-                    interval.from.human_seconds(),
-                    interval.to.human_seconds()
-                ),
-            )
+            let (from, to) = (interval.from.human_seconds(), interval.to.human_seconds());
+            let shown = match subject.system {
+                System::Postgres(_) => format!("{from} to {to} on timeline {timeline} ({age} ago)"),
+                System::Sqlite(_) | System::Directory { .. } if interval.is_moment() => format!("the newest: {to} ({age} ago)"),
+                System::Sqlite(_) | System::Directory { .. } => format!("{from} to {to} ({age} ago)"),
+            };
+            Finding::ok(SUBJECT, shown)
         }
         None => Finding::warning(SUBJECT, "there is no backup yet: nothing can be restored")
             .hint(format!("lifeboat backup {}", scope.source)),

@@ -1,6 +1,6 @@
 //! The server: settings, rights, and whether this process can read its data directory.
 
-use super::{Finding, Level, Subject};
+use super::{Cluster, Finding, Level, Subject};
 use crate::base::units::format_duration;
 use crate::base::{Incarnation, Result, Timestamp};
 use crate::engine::Scope;
@@ -21,15 +21,15 @@ pub(super) struct Found {
     pub info: ServerInfo,
 }
 
-pub(super) async fn check(scope: &Scope, subject: &Subject<'_>) -> (Option<Found>, Vec<Finding>) {
+pub(super) async fn check(scope: &Scope, subject: &Subject<'_>, cluster: &Cluster<'_>) -> (Option<Found>, Vec<Finding>) {
     let asked = async {
-        let session = connect::connect(subject.conninfo).await?;
+        let session = connect::connect(cluster.conninfo).await?;
         let info = session.info().await?;
         Ok((session, info))
     };
     let (session, info) = match asked.await {
         Ok(asked) => asked,
-        Err(error) => return (None, vec![no_server(subject, &error)]),
+        Err(error) => return (None, vec![Finding::of_error(subject.level_of_absence(), "server", &error)]),
     };
     let role = if info.in_recovery { "standby" } else { "primary" };
     let mut findings = vec![Finding::ok("server", format!("PostgreSQL {}, {role}, timeline {}", info.version, info.timeline))];
@@ -37,27 +37,19 @@ pub(super) async fn check(scope: &Scope, subject: &Subject<'_>) -> (Option<Found
         Ok(()) => Finding::ok("rights", format!("{} may take backups", session.user())),
         Err(error) => Finding::of_error(Level::Fault, "rights", &error),
     });
-    findings.push(data_directory(subject, &info));
+    findings.push(data_directory(cluster, &info));
     findings.extend(settings(scope, subject, &info));
     findings.extend(archiver(&session).await);
-    findings.extend(slot(subject, &session, &info).await);
+    findings.extend(slot(subject, cluster, &session, &info).await);
     findings.extend(incarnation(scope, &info).await);
     findings.extend(clock(&session).await);
     (Some(Found { session, info }), findings)
 }
 
-/// A host that has the recovery key and no server is where one restores to, not one that is broken.
-fn no_server(subject: &Subject<'_>, error: &crate::base::Error) -> Finding {
-    let is_restore_host =
-        subject.identities.identities().is_ok_and(|identities| !identities.is_empty()) && subject.writing.is_err();
-    let level = if is_restore_host { Level::Warning } else { Level::Fault };
-    Finding::of_error(level, "server", error)
-}
-
 /// Lists the whole data directory as a backup would.
-fn data_directory(subject: &Subject<'_>, info: &ServerInfo) -> Finding {
+fn data_directory(cluster: &Cluster<'_>, info: &ServerInfo) -> Finding {
     const SUBJECT: &str = "data directory";
-    let directory = subject.data_directory.as_ref().unwrap_or(&info.data_directory);
+    let directory = cluster.data_directory.as_ref().unwrap_or(&info.data_directory);
     let look = || -> Result<(u64, u64)> {
         let control = ControlFile::read(directory)?;
         if control.system_identifier != info.system_identifier {
@@ -78,17 +70,17 @@ fn data_directory(subject: &Subject<'_>, info: &ServerInfo) -> Finding {
 }
 
 /// The slot of the source's stream, if there is one or should be.
-async fn slot(subject: &Subject<'_>, session: &Session, info: &ServerInfo) -> Vec<Finding> {
+async fn slot(subject: &Subject<'_>, cluster: &Cluster<'_>, session: &Session, info: &ServerInfo) -> Vec<Finding> {
     const SUBJECT: &str = "replication slot";
-    let Some((name, mode)) = subject.slot else { return Vec::new() };
+    let name = cluster.slot;
     let state = match session.slot(name).await {
         Ok(state) => state,
         Err(error) => return vec![Finding::of_error(Level::Warning, SUBJECT, &error)],
     };
-    let directory = subject.data_directory.as_ref().unwrap_or(&info.data_directory);
+    let directory = cluster.data_directory.as_ref().unwrap_or(&info.data_directory);
     let free_bytes = Slot::free_bytes(directory, info.system_identifier);
     let slot = Slot { name: name.to_owned(), state, free_bytes, size: info.wal_segment_size };
-    let threats = slot.judged(mode, Timestamp::now());
+    let threats = slot.judged(subject.log_mode, Timestamp::now());
     if let (true, Some(state)) = (threats.is_empty(), &slot.state) {
         let kept = crate::base::units::format_bytes(u64::try_from(state.retained_bytes.unwrap_or_default()).unwrap_or_default());
         return vec![Finding::ok(SUBJECT, format!("{name} is used by a stream, and keeps {kept} of log"))];

@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 use super::line::pieces_of;
 use crate::base::{BackupId, BackupType, Engine, Error, Incarnation, Result, Timestamp};
 use crate::codec::encrypt::Identity;
+use crate::engine::Scope;
 use crate::engine::backup::plan::{Choice, Decision, Wish, decide_by, unfit_chain};
 use crate::engine::backup::{auto, host_name};
 use crate::engine::chain::{self, Chain};
-use crate::engine::Scope;
 use crate::repo::base_cache::{BaseLine, BaseReader, BaseWriter, PageMarks, Place as HostPlace};
 use crate::repo::expiry::Marks;
 use crate::repo::manifest::resolve::Resolved;
-use crate::repo::{BackupSummary, CommitLog};
+use crate::repo::{BackupSummary, CommitLog, identity};
 use crate::source::directory::index::{Index, Place};
 
 /// The directory, at the moment when a backup of it starts.
@@ -64,8 +64,13 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Re
     let log = CommitLog::load(&scope.repository, &scope.source).await?;
     let backups: Vec<&BackupSummary> = log.backups().collect();
     let newest = backups.last().filter(|newest| newest.incarnation.engine() == Engine::Directory);
-    let incarnation =
-        newest.map_or_else(|| Incarnation::dated(Engine::Directory, moment.started), |newest| newest.incarnation.clone());
+    let known = match newest {
+        Some(newest) => Some(newest.incarnation.clone()),
+        // One that was put on record by a first backup that came to nothing is as good as new.
+        None if backups.is_empty() => on_record(scope).await?,
+        None => None,
+    };
+    let incarnation = known.unwrap_or_else(|| Incarnation::dated(Engine::Directory, moment.started));
     let raw_bytes = newest.map(|newest| newest.raw_bytes);
     let decision = decide(scope, wish, &backups, &incarnation, moment.started).await?;
     let mut chosen = Chosen { decision, incarnation, base: None, notes: Vec::new(), raw_bytes };
@@ -79,6 +84,13 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Re
         }
     }
     Ok(chosen)
+}
+
+/// The newest incarnation on record, if it is a directory's.
+async fn on_record(scope: &Scope) -> Result<Option<Incarnation>> {
+    let (known, _) = identity::survey(&scope.repository, &scope.source).await?;
+    let newest = known.last().map(|identity| identity.incarnation.clone());
+    Ok(newest.filter(|incarnation| incarnation.engine() == Engine::Directory))
 }
 
 async fn decide(
@@ -128,8 +140,9 @@ async fn open(
     let why = match scope.state.load_base(repository, &scope.source, &summary.id, summary.manifest_sha256) {
         Ok((facts, lines)) if facts.owners == owners => {
             let read_here = (facts.place == *moment.place).then_some(facts.started);
+            let note = read_here.is_none().then(|| format!("every file is read: {} was taken of another directory", summary.id));
             let lines = lines.path().to_owned();
-            return Ok((OpenBase { summary: summary.clone(), owners, lines, read_here }, None));
+            return Ok((OpenBase { summary: summary.clone(), owners, lines, read_here }, note));
         }
         Ok(_) => format!("what this host keeps of {} is of another chain", summary.id),
         Err(why) => why,

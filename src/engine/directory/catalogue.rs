@@ -89,12 +89,7 @@ impl Catalogue {
     ///
     /// # Errors
     /// When no identity opens them, or one is damaged.
-    pub async fn open(
-        scope: &Scope,
-        log: &CommitLog,
-        identities: &dyn IdentitySource,
-        backup: &BackupSummary,
-    ) -> Result<Self> {
+    pub async fn open(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, backup: &BackupSummary) -> Result<Self> {
         let unwrapped = if backup.encrypted { identities.identities()? } else { Vec::new() };
         let links = chain::links(scope, log, backup, &unwrapped).await?;
         let scratch = scope.state.scratch()?;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::line::{Content, entry_of, line_of};
-use super::store::{Storing, Worker};
+use super::store::{Pending, Storing, Worker};
 use super::trouble::Trouble;
 use crate::base::{BackupId, Error, ErrorKind, RelPath, Result};
 use crate::engine::backup::worker::Shared;
@@ -91,7 +91,8 @@ pub(super) fn base_entries(path: &Path) -> Result<BaseEntries<'static>> {
 pub(super) fn gather(job: &Job, shared: &Shared, index: &Index) -> Result<Gathered> {
     let base = job.base.as_ref().map(|(path, trust)| Ok::<_, Error>((base_entries(path)?, *trust))).transpose()?;
     let scan = Scan::new(Arc::clone(&job.root), job.walk.clone(), base)?;
-    let storing = Storing { root: &job.root, shared, index, owners: &job.owners };
+    let pending = Pending::default();
+    let storing = Storing { root: &job.root, shared, index, pending: &pending, owners: &job.owners };
     let (jobs, work) = sync_channel::<(u64, Entry)>(job.workers * 4);
     let (done, results) = channel();
     let work = Mutex::new(work);

@@ -4,10 +4,14 @@
 //! nothing, because the file changed or failed, stays in its pack and is forgotten; so whoever verifies a later backup finds
 //! every frame that it has of this one in this one's manifest.
 //!
+//! What one thread has stored and not yet noted in the index, another one that meets the same content uses all the same: then
+//! an entry of its own names the frame. Only two that meet the same chunk at one instant store it twice.
+//!
 //! Memory: the list of a file's chunks, about 100 bytes for 150 KiB of it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::line::Content;
 use crate::base::{BackupId, Error, Result};
@@ -21,6 +25,17 @@ use crate::source::directory::entry::Entry;
 use crate::source::directory::index::{Index, Place};
 use crate::source::directory::read::{Chunk, Hole, LONG_HOLE_BYTES, Reader, Reading, Sink};
 
+/// Frames of files that are being read, by their address.
+#[derive(Default)]
+pub(super) struct Pending(Mutex<HashMap<Address, FrameRef>>);
+
+impl Pending {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Address, FrameRef>> {
+        // Whole after every statement.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What all threads have in common.
 #[derive(Clone, Copy)]
 pub(super) struct Storing<'s> {
@@ -30,6 +45,8 @@ pub(super) struct Storing<'s> {
     pub shared: &'s Shared,
     /// Where chunks are.
     pub index: &'s Index,
+    /// What was stored and is not in the index yet.
+    pub pending: &'s Pending,
     /// This backup and its chain, as the manifest numbers them.
     pub owners: &'s [BackupId],
 }
@@ -70,7 +87,8 @@ impl<'s> Worker<'s> {
 struct Chunks<'w, 's> {
     storing: Storing<'s>,
     compressor: &'w mut Compressor,
-    /// Frames that were stored for this file, also in readings that were given up.
+    /// Frames of this backup that were stored for this file, also in readings that were given up, or for one that is being
+    /// read as well.
     fresh: HashMap<Address, FrameRef>,
     content: Content,
 }
@@ -80,6 +98,11 @@ impl Chunks<'_, '_> {
     fn frame(&mut self, address: &Address, bytes: &[u8]) -> Result<FrameRef> {
         if let Some(frame) = self.fresh.get(address).filter(|frame| frame.raw_len as usize == bytes.len()) {
             return Ok(*frame);
+        }
+        let pending = self.storing.pending.lock().get(address).copied();
+        if let Some(frame) = pending.filter(|frame| frame.raw_len as usize == bytes.len()) {
+            self.fresh.insert(*address, frame);
+            return Ok(frame);
         }
         let digest = FrameDigest::of(bytes);
         if let Some(place) = self.storing.index.find(address, bytes.len())?
@@ -94,11 +117,12 @@ impl Chunks<'_, '_> {
         let stored_len = u32::try_from(encoded.stored.len()).map_err(|_| Error::failed("a frame grew beyond 4 GiB"))?;
         let frame = FrameRef { owner: 0, pack, offset, stored_len, raw_len: encoded.raw_len, digest };
         self.fresh.insert(*address, frame);
+        self.storing.pending.lock().insert(*address, frame);
         Ok(frame)
     }
 
     /// Notes what was stored of the reading that stands.
-    fn finish(self) -> Result<Content> {
+    fn finish(&mut self) -> Result<Content> {
         let own = &self.storing.owners[0];
         let mut noted: HashSet<Address> = HashSet::new();
         for address in self.content.addresses.iter().map(|address| Address(address.0)) {
@@ -114,7 +138,15 @@ impl Chunks<'_, '_> {
                 self.storing.index.record(&address, &place)?;
             }
         }
-        Ok(self.content)
+        Ok(std::mem::take(&mut self.content))
+    }
+}
+
+impl Drop for Chunks<'_, '_> {
+    fn drop(&mut self) {
+        // In the index by now, or of a reading that came to nothing.
+        let mut pending = self.storing.pending.lock();
+        self.fresh.keys().for_each(|address| _ = pending.remove(address));
     }
 }
 

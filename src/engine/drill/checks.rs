@@ -5,21 +5,21 @@
 
 use std::time::Instant;
 
-use super::Stopwatch;
+use super::Noted;
 use super::judge::judge;
 use super::recovery::session_in;
 use super::run::{Fault, Job};
 use crate::base::{Error, Lsn, Result};
 use crate::engine::restore::plan::RecoveryStop;
 use crate::policy::SqlCheck;
-use crate::repo::evidence::{CheckResult, PhaseKind};
+use crate::repo::evidence::CheckResult;
 use crate::source::postgres::cluster_pages::{PageSurvey, survey_pages};
 use crate::source::postgres::connect::Session;
 use crate::source::postgres::scratch_checks::{ReplayState, Soundness};
 use crate::source::postgres::scratch_server::ScratchServer;
 
 /// How long a query of a check may take when the policy does not say.
-const STATEMENT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
+pub(super) const STATEMENT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(300);
 /// A record ends up to this much before the next one begins: a long page header.
 const PAGE_HEADER_BYTES: u64 = 64;
 
@@ -31,10 +31,7 @@ pub(super) struct Checker<'a, 'j> {
     pub job: &'a Job<'j>,
     pub server: &'a ScratchServer,
     pub session: &'a Session,
-    pub stopwatch: &'a mut Stopwatch,
-    pub results: Vec<CheckResult>,
-    /// When the first check of data passed, since the declaration.
-    pub rto_seconds: Option<f64>,
+    pub noted: Noted<'a>,
     /// What could not be checked.
     pub notes: Vec<String>,
 }
@@ -69,15 +66,7 @@ impl Checker<'_, '_> {
     }
 
     fn note(&mut self, name: &str, of_data: bool, began: Instant, judged: Result<String, String>) {
-        let passed = judged.is_ok();
-        let detail = judged.unwrap_or_else(|why| why);
-        let seconds = began.elapsed().as_secs_f64();
-        self.results.push(CheckResult { name: name.to_owned(), passed, of_data, detail, seconds });
-        let holds_so_far = self.results.iter().all(|result| result.passed);
-        if passed && of_data && holds_so_far && self.rto_seconds.is_none() {
-            self.stopwatch.lap(PhaseKind::FirstCheck, None);
-            self.rto_seconds = Some(self.stopwatch.seconds());
-        }
+        self.noted.note(name, of_data, began, judged);
     }
 
     /// Whether replay ended where the plan says, and nothing later than the target is there.

@@ -66,7 +66,7 @@ mod tests {
     fn statistics_are_kept_in_the_copy_where_the_server_knows_that_setting() {
         let (base, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let source = "orders".parse().unwrap();
-        let scene = Scene::make(base.path(), state.path(), &source, &Account::choose().unwrap(), None).unwrap();
+        let scene = Scene::make(base.path(), state.path(), &source, Some((&Account::choose().unwrap(), None))).unwrap();
         let own = ("stats_temp_directory".to_owned(), "pg_stat_tmp".to_owned());
         for (major, is_set) in [(13, true), (14, true), (15, false), (18, false)] {
             assert_eq!(settings(&scene, major, &[]).contains(&own), is_set, "PostgreSQL {major}");

@@ -9,6 +9,7 @@ use crate::base::units::format_bytes;
 use crate::base::{DrillLevel, Error, Result, Timestamp};
 use crate::engine::restore::plan::RestorePlan;
 use crate::engine::window::Interval;
+use crate::repo::BackupSummary;
 use crate::repo::evidence::Record;
 
 /// What a restored server writes besides: its log, temporary files, the first checkpoint.
@@ -19,7 +20,12 @@ pub fn needed_bytes(plan: &RestorePlan) -> u64 {
     let segment_bytes = plan.backup.segment_bytes.bytes();
     // One more is what `archive get` keeps of the segment before.
     let log_bytes = (plan.segments.len() as u64 + 3) * segment_bytes;
-    plan.backup.raw_bytes + plan.backup.raw_bytes / 20 + log_bytes + SLACK_BYTES
+    needed_for(&plan.backup, log_bytes)
+}
+
+/// The same of what has no server, with `log_bytes` of log.
+pub fn needed_for(backup: &BackupSummary, log_bytes: u64) -> u64 {
+    backup.raw_bytes + backup.raw_bytes / 20 + log_bytes + SLACK_BYTES
 }
 
 /// Refuses a scratch disk that is too small.

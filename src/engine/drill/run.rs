@@ -11,7 +11,7 @@ use super::evidence::outcome;
 use super::plan::{check_space, needed_bytes};
 use super::recovery::recover;
 use super::scene::Scene;
-use super::{Stopwatch, isolation};
+use super::{Noted, Stopwatch, isolation};
 use crate::base::progress::Progress;
 use crate::base::{Cancel, DrillLevel, Error, ErrorKind, Result, Timestamp, killpoint};
 use crate::engine::Scope;
@@ -156,7 +156,7 @@ pub async fn run(job: &Job<'_>, mut stopwatch: Stopwatch) -> Result<Drilled> {
     std::fs::create_dir_all(job.scratch).map_err(|error| Error::io("create", job.scratch, error))?;
     check_space(job.scratch, needed_bytes(&job.prepared.plan), free_bytes(job.scratch)?)?;
     require_access(&account, job)?;
-    let mut scene = Scene::make(job.scratch, job.state_dir, &job.scope.source, &account, job.secret)?;
+    let mut scene = Scene::make(job.scratch, job.state_dir, &job.scope.source, Some((&account, job.secret)))?;
     killpoint::reach("drill.scene-made");
     let mut drilled = Drilled::new(Vec::new());
     let outcome = act(job, &mut scene, (&installation, &account), &mut stopwatch, &mut drilled).await;
@@ -221,10 +221,9 @@ async fn act(
     drilled.user = Some(session.user().to_owned());
     let state = session.replay_state().await?;
     drilled.restored = Some(restored(job, Some(&state)));
-    let (results, notes) = (Vec::new(), Vec::new());
-    let mut checker = Checker { job, server, session: &session, stopwatch, results, rto_seconds: None, notes };
+    let mut checker = Checker { job, server, session: &session, noted: Noted::new(stopwatch), notes: Vec::new() };
     let checked = checker.run(&state).await;
-    (drilled.checks, drilled.rto_seconds) = (checker.results, checker.rto_seconds);
+    (drilled.checks, drilled.rto_seconds) = (checker.noted.results, checker.noted.rto_seconds);
     drilled.notes.extend(checker.notes);
     checked?;
     drilled.fault_planted |= job.fault == Some(Fault::WrongRow) && job.policy.spoil.is_some();
@@ -297,7 +296,7 @@ fn restored(job: &Job<'_>, state: Option<&ReplayState>) -> Restored {
     }
 }
 
-fn free_bytes(directory: &Path) -> Result<u64> {
+pub(super) fn free_bytes(directory: &Path) -> Result<u64> {
     let found = rustix::fs::statvfs(directory).map_err(|error| Error::io("look at the disk of", directory, error.into()))?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
@@ -310,7 +309,7 @@ fn complaints(log: &str) -> Vec<String> {
     all[all.len().saturating_sub(LOG_LINES)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
-fn kept(scene: &mut Scene, user: Option<&str>) -> Result<Kept> {
+pub(super) fn kept(scene: &mut Scene, user: Option<&str>) -> Result<Kept> {
     scene.keep();
     let word = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let quoted = |path: &Path| word(&path.display().to_string());

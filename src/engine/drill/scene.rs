@@ -67,48 +67,53 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// Makes a fresh directory below `base`, on record in `state_dir`; `secret` goes into a file that is gone with it.
+    /// Makes a fresh directory below `base`, on record in `state_dir`. A `server` needs the account that runs it, and
+    /// perhaps a secret, which goes into a file that is gone with it.
     ///
     /// # Errors
-    /// When a file cannot be made, or the path is too long for a socket.
-    pub fn make(base: &Path, state_dir: &Path, source: &SourceName, account: &Account, secret: Option<&str>) -> Result<Self> {
+    /// When a file cannot be made, or the path is too long for a server's socket.
+    pub fn make(base: &Path, state_dir: &Path, source: &SourceName, server: Option<(&Account, Option<&str>)>) -> Result<Self> {
         let id = hex::encode(rand::random::<[u8; 6]>());
         let directory = base.join(format!("lifeboat-drill-{id}"));
         let socket_bytes = directory.as_os_str().len() + SOCKET_NAME.len();
-        if socket_bytes > LONGEST_SOCKET_BYTES {
+        if server.is_some() && socket_bytes > LONGEST_SOCKET_BYTES {
             return Err(Error::usage(format!("{} is too deep: a socket's path has 107 bytes at most", base.display()))
                 .hint("add --scratch DIR   with a shorter path"));
         }
         let memory = Path::new(MEMORY);
         let place = if memory.is_dir() { memory } else { directory.as_path() };
-        let identity_file = secret.map(|_| place.join(format!("lifeboat-drill-{id}.key")));
+        let identity_file = server.and_then(|(_, secret)| secret).map(|_| place.join(format!("lifeboat-drill-{id}.key")));
         let pid = std::process::id();
         let started_ticks = started_ticks(pid).ok_or_else(|| Error::failed("cannot read this process's start from /proc"))?;
         let (source, boot) = (source.clone(), boot());
         let record = Record { id, source, directory: directory.clone(), identity_file, pid, started_ticks, boot };
         let record_file = records(state_dir).join(format!("{}.json", record.id));
         let scene = Self { directory, server: None, record_file, record, kept: false };
-        scene.create(account, secret)?;
+        scene.create()?;
+        if let Some((account, secret)) = server {
+            scene.make_room_for_server(account, secret)?;
+        }
         Ok(scene)
     }
 
-    fn create(&self, account: &Account, secret: Option<&str>) -> Result<()> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |error: io::Error| Error::io("write", &path, error)
-        };
+    fn create(&self) -> Result<()> {
         let parent = self.record_file.parent().unwrap_or(Path::new("/"));
         durable::create_dir_all(parent).map_err(failed(parent))?;
         let text = serde_json::to_vec(&self.record).map_err(|error| Error::failed("cannot write a record").caused_by(error))?;
         durable::write_file(&self.record_file, &text, 0o600).map_err(failed(&self.record_file))?;
         let base = self.directory.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(base).map_err(failed(base))?;
-        for directory in [self.directory.clone(), self.sockets(), self.tablespaces()] {
+        fs::DirBuilder::new().mode(0o700).create(&self.directory).map_err(failed(&self.directory))?;
+        let id_file = self.directory.join(ID_FILE);
+        fs::write(&id_file, &self.record.id).map_err(failed(&id_file))
+    }
+
+    fn make_room_for_server(&self, account: &Account, secret: Option<&str>) -> Result<()> {
+        account.give(&self.directory)?;
+        for directory in [self.sockets(), self.tablespaces()] {
             fs::DirBuilder::new().mode(0o700).create(&directory).map_err(failed(&directory))?;
             account.give(&directory)?;
         }
-        let id_file = self.directory.join(ID_FILE);
-        fs::write(&id_file, &self.record.id).map_err(failed(&id_file))?;
         for (file, content) in [(self.hba(), isolation::HBA), (self.ident(), "")] {
             private_file(&file, content).map_err(failed(&file))?;
             account.give(&file)?;
@@ -183,6 +188,11 @@ impl Scene {
     pub fn keep(&mut self) {
         self.kept = true;
     }
+}
+
+fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.to_owned();
+    move |error| Error::io("write", &path, error)
 }
 
 impl Drop for Scene {
@@ -317,7 +327,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let (base, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let account = Account::choose().unwrap();
-        let scene = Scene::make(base.path(), state.path(), &source(), &account, Some("AGE-SECRET-KEY-1X")).unwrap();
+        let scene = Scene::make(base.path(), state.path(), &source(), Some((&account, Some("AGE-SECRET-KEY-1X")))).unwrap();
         let (directory, key) = (scene.directory.clone(), scene.identity_file().unwrap().to_owned());
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&directory), mode(&scene.sockets()), mode(&key)), (0o700, 0o700, 0o600));
@@ -357,7 +367,7 @@ mod tests {
     fn after_another_start_of_the_system_nothing_of_a_drill_lives() {
         let (base, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let account = Account::choose().unwrap();
-        let mut scene = Scene::make(base.path(), state.path(), &source(), &account, None).unwrap();
+        let mut scene = Scene::make(base.path(), state.path(), &source(), Some((&account, None))).unwrap();
         assert!(sweep(state.path()).unwrap().is_empty(), "this process lives");
         scene.record.boot = Some("another".to_owned());
         fs::write(&scene.record_file, serde_json::to_vec(&scene.record).unwrap()).unwrap();
@@ -369,7 +379,7 @@ mod tests {
     fn a_path_too_long_for_a_socket_is_refused_before_anything_is_made() {
         let (base, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let deep = base.path().join("d".repeat(100));
-        let error = Scene::make(&deep, state.path(), &source(), &Account::choose().unwrap(), None).unwrap_err();
+        let error = Scene::make(&deep, state.path(), &source(), Some((&Account::choose().unwrap(), None))).unwrap_err();
         assert!(error.message().contains("107"), "{error:?}");
         assert!(!deep.exists());
     }

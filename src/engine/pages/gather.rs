@@ -21,9 +21,6 @@ use crate::repo::log::LogCatalog;
 use crate::source::postgres::touched::Touched;
 use crate::source::postgres::wal::{Carry, Fault, SegmentSummary, Stop, summarise, summarise_with};
 
-/// Memory that what is told may take; with more the backup reads.
-const MOST_BYTES: u64 = 64 << 20;
-
 /// Why a stretch of log does not tell what it touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hole(pub String);
@@ -90,8 +87,8 @@ pub fn gather(scope: &Scope, stretch: &Stretch) -> Result<Told, Hole> {
             return Err(Hole(format!("{name} does not tell which pages it touches: {why}")));
         }
         all.merge(&found);
-        if all.relations.values().map(|blocks| blocks.memory_bytes()).sum::<u64>() > MOST_BYTES {
-            return Err(Hole("more has changed than is worth telling".to_owned()));
+        if let Some(why) = all.unknown {
+            return Err(Hole(why));
         }
     }
     Ok(Told::new(all))

@@ -7,6 +7,9 @@ use crate::repo::page_index::{PageIndex, TouchedRelation};
 use crate::source::postgres::touched::{BlockSet, Touched};
 use crate::source::postgres::wal::Relation;
 
+/// So many runs of pages are kept of a segment, at most; one of the usual size never has as many.
+const MOST_RUNS: usize = 1 << 20;
+
 /// What a segment that passes touches.
 pub(in crate::engine) struct Kept {
     segment: Segment,
@@ -23,18 +26,28 @@ impl Kept {
         raw_sha256: Sha256Digest,
         touched: &Touched,
     ) -> Self {
-        let relations = touched.relations.iter().map(|(relation, blocks)| {
+        let (mut relations, mut unknown, mut count) = (Vec::new(), touched.unknown.clone(), 0);
+        for (relation, blocks) in touched.relations() {
             let (runs, from) = blocks.runs();
-            TouchedRelation { relation: (relation.tablespace, relation.database, relation.file_node), runs, from }
-        });
+            count += runs.len();
+            relations.push(TouchedRelation {
+                relation: (relation.tablespace, relation.database, relation.file_node),
+                runs,
+                from,
+            });
+            if count > MOST_RUNS {
+                (relations, unknown) = (Vec::new(), Some("more has changed than is worth keeping".to_owned()));
+                break;
+            }
+        }
         let index = PageIndex {
             version: PageIndex::VERSION,
             incarnation: incarnation.clone(),
             segment: segment.name(size),
             raw_sha256,
-            unknown: touched.unknown.clone(),
+            unknown,
             databases: touched.databases.iter().copied().collect(),
-            relations: relations.collect(),
+            relations,
         };
         Self { segment, size, index }
     }
@@ -52,9 +65,8 @@ pub(super) fn touched(index: &PageIndex) -> Option<Touched> {
         let (tablespace, database, file_node) = touched.relation;
         Some((Relation { tablespace, database, file_node }, BlockSet::from_runs(&touched.runs, touched.from)?))
     });
-    Some(Touched {
-        relations: relations.collect::<Option<_>>()?,
-        databases: index.databases.iter().copied().collect(),
-        unknown: index.unknown.clone(),
-    })
+    let mut touched = Touched::of(relations.collect::<Option<Vec<_>>>()?);
+    touched.databases.extend(&index.databases);
+    touched.unknown = index.unknown.clone().or(touched.unknown);
+    Some(touched)
 }

@@ -25,12 +25,12 @@ impl Told {
     pub fn touches(&self, relation: Relation, first_block: u32, size_bytes: u64) -> bool {
         let pages = u32::try_from(size_bytes.div_ceil(PAGE_BYTES as u64)).unwrap_or(u32::MAX);
         let end = first_block.saturating_add(pages);
-        self.0.relations.get(&relation).is_some_and(|blocks| blocks.touches(first_block, end))
+        self.0.relations().get(&relation).is_some_and(|blocks| blocks.touches(first_block, end))
     }
 
     /// Which of the 32 pages of `relation` from `first_block` on were touched, the first one in the lowest bit.
     pub fn pages(&self, relation: Relation, first_block: u32) -> PageSet {
-        lessened(self.0.relations.get(&relation).map_or(0, |blocks| blocks.pages(first_block)))
+        lessened(self.0.relations().get(&relation).map_or(0, |blocks| blocks.pages(first_block)))
     }
 }
 

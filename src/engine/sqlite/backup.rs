@@ -146,8 +146,7 @@ pub(super) async fn run_with(
 /// Those that a backup would meet before it begins.
 pub async fn preview(scope: &Scope, options: &BackupOptions) -> Result<Preview> {
     let header = examine(&options.path)?;
-    let wanted =
-        Wanted { wish: options.wish, page_bytes: header.page_size, started: Timestamp::now(), first_segment: None };
+    let wanted = Wanted { wish: options.wish, page_bytes: header.page_size, started: Timestamp::now(), first_segment: None };
     let Chosen { decision, .. } = base::choose(scope, &wanted).await?;
     let metadata = std::fs::metadata(&options.path).map_err(|error| Error::io("look at", &options.path, error))?;
     Ok(Preview {
@@ -329,7 +328,8 @@ impl Run<'_> {
             page_bytes: moment.at.page_size,
             complete_at: moment.complete_at,
             captured_at: moment.captured_at,
-            position: serde_json::to_value(moment.at).map_err(|error| Error::failed("cannot write a position").caused_by(error))?,
+            position: serde_json::to_value(moment.at)
+                .map_err(|error| Error::failed("cannot write a position").caused_by(error))?,
         };
         let header = self.draft.header(Facts::Sqlite(facts), owners);
         let path = self.scratch.path().join("manifest");
@@ -415,4 +415,3 @@ impl Run<'_> {
         state.remember_base(&facts, &assembled.lines.0, &keep.into_iter().collect::<Vec<_>>())
     }
 }
-

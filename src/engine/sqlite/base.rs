@@ -6,8 +6,8 @@ use std::io::Read;
 use super::{SIZE, TIMELINE, number};
 use crate::base::{BackupId, BackupType, Engine, Incarnation, Result, Timestamp};
 use crate::engine::Scope;
-use crate::engine::backup::plan::{Choice, Decision, Wish, decide_by, unfit_chain};
 use crate::engine::backup::auto;
+use crate::engine::backup::plan::{Choice, Decision, Wish, decide_by, unfit_chain};
 use crate::repo::base_cache::{BaseFacts, BaseLine};
 use crate::repo::expiry::Marks;
 use crate::repo::log::LogCatalog;
@@ -120,8 +120,7 @@ async fn decide(
 
 /// What this host remembers of `summary`; or why it cannot be used.
 fn open(scope: &Scope, summary: &BackupSummary) -> std::result::Result<OpenBase, String> {
-    let (facts, mut lines) =
-        scope.state.load_base(scope.repository.id(), &scope.source, &summary.id, summary.manifest_sha256)?;
+    let (facts, mut lines) = scope.state.load_base(scope.repository.id(), &scope.source, &summary.id, summary.manifest_sha256)?;
     let BaseFacts { owners, .. } = facts;
     let line = match (lines.next(), lines.next()) {
         (Some(Ok(line)), None) => line.shifted(),

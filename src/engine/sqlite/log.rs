@@ -245,7 +245,8 @@ impl Follower<'_> {
         let (place, needed) = ((self.surroundings, self.writing), self.options.needed);
         let stored = store::store(&mut self.to, place, &at.incarnation, pending, needed).await?;
         let what = if stored.count >= needed { "not everywhere" } else { "not" };
-        let told = stored.errors.iter().map(|(name, error)| format!("the log is {what} stored: repository {name}: {}", error.summary()));
+        let told =
+            stored.errors.iter().map(|(name, error)| format!("the log is {what} stored: repository {name}: {}", error.summary()));
         let told: Vec<String> = told.chain(stored.warnings).collect();
         if stored.count < needed {
             let first = stored.errors.into_iter().next().map(|(_, error)| error);
@@ -374,9 +375,8 @@ impl Follower<'_> {
         for (_, scope) in &others {
             newest = newest.max(listed(scope, &incarnation).await.unwrap_or(None));
         }
-        let is_later = |backup: &&BackupSummary, last: &Moment| {
-            backup.incarnation == incarnation && backup.stop_time > last.captured_at
-        };
+        let is_later =
+            |backup: &&BackupSummary, last: &Moment| backup.incarnation == incarnation && backup.stop_time > last.captured_at;
         let why = match &bookmark.last {
             None => None,
             Some(_) if newest > Some(own) => Some("another host stored a part of its log meanwhile"),
@@ -420,7 +420,7 @@ impl Follower<'_> {
 
 /// The newest backup of a database.
 fn newest(log: &CommitLog) -> Option<&BackupSummary> {
-    log.backups().filter(|backup| backup.incarnation.engine() == Engine::Sqlite).last()
+    log.backups().rfind(|backup| backup.incarnation.engine() == Engine::Sqlite)
 }
 
 /// The largest number in the log of `incarnation`.

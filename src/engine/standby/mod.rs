@@ -16,3 +16,4 @@
 pub mod marker;
 pub mod plan;
 pub mod promote;
+pub mod seen;

@@ -1,8 +1,9 @@
 //! What is known of a source at one moment: plain data, from which everything is judged.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::base::{BackupId, BackupType, Lsn, SourceName, TimelineId, Timestamp};
+use crate::base::{BackupId, BackupType, Engine, Lsn, SourceName, TimelineId, Timestamp};
 use crate::engine::archive::slot::Slot;
 use crate::engine::window::Interval;
 use crate::policy::Policy;
@@ -16,6 +17,8 @@ use super::rpo::{Coverage, Exposure};
 pub struct Facts {
     /// The source.
     pub source: SourceName,
+    /// What kind of system it is.
+    pub engine: Engine,
     /// The present moment: by the database's clock when it answers, else by this host's.
     pub now: Timestamp,
     /// The site that the source stands on, where it is declared.
@@ -26,8 +29,11 @@ pub struct Facts {
     pub policy_problem: Option<PolicyProblem>,
     /// How many repositories must hold a file of the log, and a backup.
     pub copies_wanted: CopiesWanted,
-    /// What the server says; why it says nothing.
-    pub server: Result<ServerFacts, String>,
+    /// What it says of itself.
+    pub system: SystemFacts,
+    /// The slot of the source's stream, or why it cannot be looked at; none when its server is the one that says nothing, and
+    /// of what has none.
+    pub slot: Option<Result<Slot, String>>,
     /// Each repository of the source, in the order of the configuration.
     pub repositories: Vec<RepositoryFacts>,
     /// Its warm standby, where one is declared.
@@ -60,6 +66,30 @@ pub struct CopiesWanted {
     pub backup: usize,
 }
 
+impl Facts {
+    /// What the server says; none when it says nothing, or there is no server.
+    pub fn server(&self) -> Option<&ServerFacts> {
+        match &self.system {
+            SystemFacts::Server(server) => server.as_ref().ok(),
+            SystemFacts::Path { .. } => None,
+        }
+    }
+}
+
+/// What the protected system says of itself.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SystemFacts {
+    /// A server; why it says nothing.
+    Server(Result<ServerFacts, String>),
+    /// A database file or a directory.
+    Path {
+        /// Where it lies on this host.
+        path: PathBuf,
+        /// Why it cannot be looked at.
+        problem: Option<String>,
+    },
+}
+
 /// What a server says of itself.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerFacts {
@@ -71,8 +101,6 @@ pub struct ServerFacts {
     pub in_recovery: bool,
     /// Its archiver; none when it does not archive.
     pub archiver: Option<ArchiverFacts>,
-    /// The slot of the source's stream; none when it was not looked for.
-    pub slot: Option<Slot>,
 }
 
 /// A warm standby.
@@ -181,7 +209,7 @@ pub struct Window {
 pub struct Frontier {
     /// The backup.
     pub backup: BackupId,
-    /// Version number of the server that it was taken from, `150018`.
+    /// Version number of the server that it was taken from, `150018`; 0 where there is none.
     pub server_version: u32,
     /// The timeline that a restore would follow.
     pub timeline: TimelineId,

@@ -1,7 +1,7 @@
-//! Everything that `status` reads: the server, its log, the repositories, the queues of this host and what it remembers.
+//! Everything that `status` reads: the protected system, the repositories, the queues of this host and what it remembers.
 //!
 //! What cannot be read becomes a sentence in the facts, never a missing fact that looks like a good one. The present
-//! moment is the database's: its clock wrote the commit times that it is compared with.
+//! moment is the database's where a server answers: its clock wrote the commit times that it is compared with.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,26 +9,30 @@ use std::time::Duration;
 
 use futures_util::future;
 
-use crate::base::{Error, Incarnation, Result, SourceName, Timestamp};
+use crate::base::{Engine, Error, Result, SourceName, Timestamp};
 use crate::engine::Scope;
-use crate::engine::archive::slot::{Slot, own_log};
 use crate::policy::Policy;
 use crate::repo::evidence::Kept;
 use crate::repo::queue::Queue;
-use crate::source::postgres::connect;
-use crate::source::postgres::server::{ArchiveMode, ServerInfo};
+use crate::source::sqlite::{Moment, probe};
 
-use super::facts::{ArchiverFacts, CopiesWanted, Facts, PolicyProblem, QueueFacts, RepositoryFacts, ServerFacts};
+use self::archive::{Beyond, Loaded};
+use self::database::Seen;
+use self::server::Asked;
+use super::facts::{CopiesWanted, Facts, PolicyProblem, QueueFacts, RepositoryFacts, SystemFacts};
 use super::history;
-use super::unarchived::{OwnLog, SilentLog};
+use super::unarchived::SilentLog;
 
 mod archive;
+mod database;
+mod server;
 mod standby;
 
+pub use server::Server;
 pub use standby::Standby;
 
-/// How long the server may take to answer.
-const SERVER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the protected system may take to answer.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What to gather of.
 pub struct Subject<'a> {
@@ -40,18 +44,32 @@ pub struct Subject<'a> {
     pub policy: Result<Option<Policy>, PolicyProblem>,
     /// How many repositories must hold what.
     pub copies_wanted: CopiesWanted,
-    /// How to connect to its primary: a standby does not know what that has committed.
-    pub conninfo: &'a str,
-    /// Where its data directory is, when not where the server says.
-    pub data_directory: Option<PathBuf>,
-    /// The slot of its stream; none when that is on another server than this one.
-    pub slot: Option<&'a str>,
-    /// Its warm standby, where one is declared.
-    pub standby: Option<Standby>,
+    /// What is protected.
+    pub system: System<'a>,
     /// Its repositories.
     pub repositories: Vec<Place>,
     /// Where this host keeps what it remembers.
     pub state_dir: &'a Path,
+}
+
+/// What is protected, and how it is looked at.
+pub enum System<'a> {
+    /// A PostgreSQL cluster, by its server.
+    Postgres(Server<'a>),
+    /// The SQLite database at this path.
+    Sqlite(&'a Path),
+    /// The directory at this path.
+    Directory(&'a Path),
+}
+
+impl System<'_> {
+    fn engine(&self) -> Engine {
+        match self {
+            Self::Postgres(_) => Engine::Postgres,
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Directory(_) => Engine::Directory,
+        }
+    }
 }
 
 /// A repository of the source.
@@ -70,33 +88,32 @@ pub struct Place {
 
 /// Gathers the facts of one source.
 pub async fn gather(subject: Subject<'_>) -> Facts {
-    let asked = tokio::time::timeout(SERVER_TIMEOUT, ask_server(&subject));
-    let server = asked.await.unwrap_or_else(|_| Err(Error::unreachable("the server does not answer")));
-    let running = server.as_ref().ok().map(|(info, _, _)| Incarnation::postgres(info.major, info.system_identifier));
+    let engine = subject.system.engine();
+    let (asked, slot) = match &subject.system {
+        System::Postgres(server) => server.ask(PATIENCE).await,
+        System::Sqlite(_) | System::Directory(_) => (None, None),
+    };
+    let running = asked.as_ref().and_then(|asked| asked.as_ref().ok()).map(Asked::incarnation);
     let loading = subject.repositories.iter().map(async |place| match &place.scope {
-        Ok(scope) => archive::load(scope, running.as_ref()).await.map_err(|error| told(&error)),
+        Ok(scope) => archive::load(scope, engine, running.as_ref()).await.map_err(|error| told(&error)),
         Err(error) => Err(told(error)),
     });
     let loaded = future::join_all(loading).await;
     let drills = drills(&loaded);
     let evidence_problems = loaded.iter().flatten().flat_map(|loaded| &loaded.record.problems);
     let evidence_problems = evidence_problems.map(|(key, why)| format!("{key}: {why}")).collect();
-    let own = server.as_ref().ok().map(|(info, facts, _)| OwnLog {
-        directory: own_log(data_directory(&subject, info), info.system_identifier),
-        system_identifier: info.system_identifier,
-        timeline: info.timeline,
-        // A standby's log ends before its primary's does.
-        end_lsn: Some(facts.wal_lsn).filter(|_| !info.in_recovery),
-        is_whole: !info.in_recovery,
-        size: info.wal_segment_size,
-    });
-    let silent = subject.data_directory.as_deref().filter(|_| own.is_none()).and_then(SilentLog::of);
-    let repositories = archive::measure(&loaded, own, silent).await;
-    let standby = match &subject.standby {
-        Some(standby) => Some(standby::ask(standby, &loaded, &repositories).await),
-        None => None,
+    let beyond = beyond(&subject, asked.as_ref(), &loaded).await;
+    let repositories = archive::measure(&loaded, &beyond).await;
+    let standby = match &subject.system {
+        System::Postgres(Server { standby: Some(standby), .. }) => Some(standby::ask(standby, &loaded, &repositories).await),
+        _ => None,
     };
-    let offset_micros = server.as_ref().map_or(0, |(_, _, offset_micros)| *offset_micros);
+    let offset_micros = asked.as_ref().and_then(|asked| asked.as_ref().ok()).map_or(0, |asked| asked.offset_micros);
+    let system = match (asked, &subject.system) {
+        (Some(asked), _) => SystemFacts::Server(asked.map(|asked| asked.facts).map_err(|error| told(&error))),
+        (None, System::Sqlite(path) | System::Directory(path)) => look_at(path, engine).await,
+        (None, System::Postgres(_)) => SystemFacts::Server(Err("it was not asked".to_owned())),
+    };
     let here = Timestamp::now();
     let mut warnings: Vec<String> = loaded.iter().flatten().filter_map(|loaded| loaded.warning.clone()).collect();
     let history = history::load(&history::path(subject.state_dir, subject.source)).unwrap_or_else(|error| {
@@ -107,30 +124,18 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
         Ok(policy) => (policy, None),
         Err(problem) => (None, Some(problem)),
     };
+    let places = subject.repositories.into_iter().zip(loaded.iter().zip(repositories));
     Facts {
         source: subject.source.clone(),
+        engine,
         now: Timestamp::from_unix_micros(here.unix_micros() + offset_micros).unwrap_or(here),
         site: subject.site,
         policy,
         policy_problem,
         copies_wanted: subject.copies_wanted,
-        server: server.map(|(_, facts, _)| facts).map_err(|error| told(&error)),
-        repositories: subject
-            .repositories
-            .into_iter()
-            .zip(loaded.iter().zip(repositories))
-            .map(|(place, (loaded, held))| {
-                let guard = loaded.as_ref().ok().and_then(|loaded| loaded.probe.as_ref());
-                RepositoryFacts {
-                    protected_by: archive::protected_by(guard, place.lock_mode.as_deref()),
-                    clock_skew_seconds: guard.and_then(|report| report.clock_skew_seconds),
-                    queue: queue(&place.queue),
-                    name: place.name,
-                    site: place.site,
-                    held,
-                }
-            })
-            .collect(),
+        system,
+        slot: slot.map(|slot| slot.map_err(|error| told(&error))),
+        repositories: places.map(|(place, (loaded, held))| repository(place, loaded.as_ref().ok(), held)).collect(),
         standby,
         drills,
         evidence_problems,
@@ -139,46 +144,58 @@ pub async fn gather(subject: Subject<'_>) -> Facts {
     }
 }
 
+fn repository(place: Place, loaded: Option<&Loaded>, held: Result<super::facts::Held, String>) -> RepositoryFacts {
+    let guard = loaded.and_then(|loaded| loaded.probe.as_ref());
+    RepositoryFacts {
+        protected_by: archive::protected_by(guard, place.lock_mode.as_deref()),
+        clock_skew_seconds: guard.and_then(|report| report.clock_skew_seconds),
+        queue: queue(&place.queue),
+        name: place.name,
+        site: place.site,
+        held,
+    }
+}
+
 /// An error in one sentence.
 fn told(error: &Error) -> String {
     error.summary()
 }
 
-/// The server's identity, what it says, and its clock minus this host's in microseconds.
-async fn ask_server(subject: &Subject<'_>) -> Result<(ServerInfo, ServerFacts, i64)> {
-    let session = connect::connect(subject.conninfo).await?;
-    let info = session.info().await?;
-    let wal_lsn = session.log_end().await?;
-    let before = Timestamp::now();
-    let clock = session.clock().await?;
-    let after = Timestamp::now();
-    let middle = before.unix_micros() + (after.unix_micros() - before.unix_micros()) / 2;
-    let offset_micros = if clock < before || clock > after { clock.unix_micros() - middle } else { 0 };
-    let archives = info.archive_mode == ArchiveMode::Always || (info.archive_mode == ArchiveMode::On && !info.in_recovery);
-    let status = session.archiver_status().await?;
-    let archiver = archives.then(|| ArchiverFacts {
-        failing: status.is_failing(),
-        failed_count: status.failed_count,
-        last_failed_file: status.last_failed_file,
-        last_failed_time: status.last_failed_time,
-    });
-    let in_recovery = info.in_recovery;
-    let slot = match subject.slot {
-        Some(name) => Some(Slot {
-            name: name.to_owned(),
-            state: session.slot(name).await?,
-            free_bytes: Slot::free_bytes(data_directory(subject, &info), info.system_identifier),
-            size: info.wal_segment_size,
-        }),
-        None => None,
-    };
-    let facts = ServerFacts { wal_lsn, clock_skew_seconds: offset_micros as f64 / 1e6, in_recovery, archiver, slot };
-    Ok((info, facts, offset_micros))
+/// What the source's own log tells of what lies beyond the archive.
+async fn beyond(subject: &Subject<'_>, asked: Option<&Result<Asked>>, loaded: &[Result<Loaded, String>]) -> Beyond {
+    match &subject.system {
+        System::Directory(_) => Beyond::Nothing,
+        System::Sqlite(path) => Beyond::Database(Seen::look(path, stored_last(loaded), PATIENCE).await),
+        System::Postgres(server) => {
+            let own = asked.and_then(|asked| asked.as_ref().ok()).map(|asked| asked.own_log(server));
+            let data_directory = server.data_directory.as_deref().filter(|_| own.is_none());
+            Beyond::Server { own, silent: data_directory.and_then(SilentLog::of) }
+        }
+    }
 }
 
-/// Where the server's data directory should be.
-fn data_directory<'a>(subject: &'a Subject<'_>, info: &'a ServerInfo) -> &'a Path {
-    subject.data_directory.as_ref().unwrap_or(&info.data_directory)
+/// What this host remembers to have stored last of a database: the newest that is noted beside any of its repositories.
+fn stored_last(loaded: &[Result<Loaded, String>]) -> Option<Moment> {
+    let noted = loaded.iter().flatten().filter_map(Loaded::stored_moment);
+    noted.max_by_key(|moment| moment.captured_at)
+}
+
+/// Whether there is something at `path` that can be backed up, as far as looking tells.
+async fn look_at(path: &Path, engine: Engine) -> SystemFacts {
+    let own = path.to_owned();
+    let looking = tokio::task::spawn_blocking(move || match engine {
+        Engine::Directory => std::fs::read_dir(&own).err().map(|error| Error::io("read", &own, error)),
+        _ => match probe(&own) {
+            Ok(probe) => probe.refusal(&own),
+            Err(error) => Some(error),
+        },
+    });
+    let problem = match tokio::time::timeout(PATIENCE, looking).await {
+        Ok(Ok(problem)) => problem.map(|error| told(&error)),
+        Ok(Err(_)) => Some("looking at it was broken off".to_owned()),
+        Err(_) => Some("its file system does not answer".to_owned()),
+    };
+    SystemFacts::Path { path: PathBuf::from(path), problem }
 }
 
 fn queue(queue: &Queue) -> Result<QueueFacts, String> {
@@ -193,7 +210,7 @@ fn queue(queue: &Queue) -> Result<QueueFacts, String> {
 }
 
 /// The evidence of all repositories: the same drill is counted once.
-fn drills(loaded: &[Result<archive::Loaded, String>]) -> Vec<Kept> {
+fn drills(loaded: &[Result<Loaded, String>]) -> Vec<Kept> {
     let kept = loaded.iter().flatten().flat_map(|loaded| &loaded.record.kept);
     let distinct: BTreeMap<_, _> =
         kept.map(|kept| ((kept.evidence.declared, kept.evidence.host.clone()), kept.clone())).collect();

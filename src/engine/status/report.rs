@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::facts::{BackupPoint, Facts, Frontier, RepositoryFacts};
+use super::facts::{BackupPoint, Facts, Frontier, Held, RepositoryFacts, SystemFacts};
 use super::forecast::{self, Size};
 use super::history::Sample;
 use super::rpo::{self, Exposure, Scope, ScopeFacts, Survival};
@@ -13,7 +13,7 @@ use super::rto::{self, Declared, Prediction, Work};
 use super::schedule::{self, Standing};
 use super::standby::{self, StandbyReport};
 use super::verdict::{self, Findings, Reason, Verdict};
-use crate::base::{BackupId, Timestamp};
+use crate::base::{BackupId, Engine, Timestamp};
 use crate::engine::archive::slot::Slot;
 use crate::repo::evidence::Evidence;
 
@@ -22,6 +22,8 @@ use crate::repo::evidence::Evidence;
 pub struct StatusReport {
     /// The source.
     pub source: String,
+    /// What kind of system it is.
+    pub kind: Engine,
     /// The moment of which it speaks, by the database's clock where that answers.
     pub time: Timestamp,
     /// Whether the source would survive.
@@ -46,8 +48,11 @@ pub struct StatusReport {
     pub copies: CopiesHeld,
     /// The repositories.
     pub repositories: Vec<RepositoryReport>,
-    /// The server.
-    pub server: ServerReport,
+    /// The server; none where there is none.
+    pub server: Option<ServerReport>,
+    /// The database file or directory, where it is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathReport>,
     /// When growth breaks the RTO; none when that is not to be seen.
     pub forecast: Option<ForecastReport>,
 }
@@ -143,8 +148,9 @@ pub struct IntervalReport {
     pub from: Timestamp,
     /// Last moment that is certain.
     pub to: Timestamp,
-    /// The segment that is missing after it.
-    pub missing: String,
+    /// The segment that is missing after it, of a cluster's log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 /// The drills.
@@ -252,6 +258,15 @@ pub struct ServerReport {
     pub slot: Option<SlotReport>,
 }
 
+/// A database file or a directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct PathReport {
+    /// Where it lies on this host.
+    pub path: String,
+    /// Why it cannot be looked at.
+    pub error: Option<String>,
+}
+
 /// A replication slot.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlotReport {
@@ -307,6 +322,7 @@ impl StatusReport {
         let reasons = verdict::reasons(facts, &findings);
         Self {
             source: facts.source.to_string(),
+            kind: facts.engine,
             time: facts.now,
             verdict: reasons.iter().map(|reason| reason.verdict).max().unwrap_or(Verdict::Ok),
             objectives: facts.policy.as_ref().map(|policy| ObjectivesReport {
@@ -323,8 +339,9 @@ impl StatusReport {
             drills: drills(facts),
             backups: schedule.iter().map(|standing| backup_report(standing, facts.now)).collect(),
             copies,
-            repositories: facts.repositories.iter().map(|repository| repository_report(repository, facts.now)).collect(),
+            repositories: facts.repositories.iter().map(|repository| repository_report(facts, repository)).collect(),
             server: server(facts),
+            path: path(facts),
             reasons,
         }
     }
@@ -392,7 +409,8 @@ fn copies(facts: &Facts) -> CopiesHeld {
     CopiesHeld {
         backup_held: held().filter(|held| holds(&held.backups)).count(),
         backup_wanted: facts.copies_wanted.backup,
-        log_held: frontiers().filter(|frontier| in_time(frontier)).count(),
+        // Where none is wanted there is no log.
+        log_held: if facts.copies_wanted.log == 0 { 0 } else { frontiers().filter(|frontier| in_time(frontier)).count() },
         log_wanted: facts.copies_wanted.log,
     }
 }
@@ -474,10 +492,11 @@ fn rto_report(facts: &Facts, fastest: Fastest, best: Option<&Frontier>) -> RtoRe
 fn window(facts: &Facts, scopes: &[ScopeFacts]) -> Vec<IntervalReport> {
     let held = best_repository(facts, scopes).and_then(|repository| repository.held.as_ref().ok());
     let stretches = held.iter().flat_map(|held| &held.window);
+    let missing = |stretch: &super::facts::Window| (facts.engine == Engine::Postgres).then(|| stretch.missing.clone());
     let shown = |stretch: &super::facts::Window| IntervalReport {
         from: stretch.interval.from,
         to: stretch.interval.to,
-        missing: stretch.missing.clone(),
+        missing: missing(stretch),
     };
     stretches.map(shown).collect()
 }
@@ -506,7 +525,7 @@ fn backup_report(standing: &Standing, now: Timestamp) -> BackupReport {
     }
 }
 
-fn repository_report(repository: &RepositoryFacts, now: Timestamp) -> RepositoryReport {
+fn repository_report(facts: &Facts, repository: &RepositoryFacts) -> RepositoryReport {
     let held = repository.held.as_ref().ok();
     let frontier = held.and_then(|held| held.frontier.as_ref());
     let queue = repository.queue.as_ref().ok();
@@ -516,30 +535,45 @@ fn repository_report(repository: &RepositoryFacts, now: Timestamp) -> Repository
         error: repository.held.as_ref().err().cloned(),
         protected_by: repository.protected_by.clone(),
         backup: frontier.map(|frontier| frontier.backup.clone()),
-        frontier_lsn: frontier.map(|frontier| frontier.end_lsn.to_string()),
+        frontier_lsn: frontier.filter(|_| facts.engine == Engine::Postgres).map(|frontier| frontier.end_lsn.to_string()),
         frontier_time: frontier.map(|frontier| frontier.reaches),
-        gaps: held.map_or(0, |held| held.window.len().saturating_sub(1)),
+        gaps: held.map_or(0, |held| gaps(facts.engine, held)),
         queue_items: queue.map(|queue| queue.waiting),
         queue_given_up: queue.map(|queue| queue.given_up),
-        queue_oldest_seconds: queue.and_then(|queue| queue.oldest).map(|oldest| now.since(oldest).as_secs_f64()),
+        queue_oldest_seconds: queue.and_then(|queue| queue.oldest).map(|oldest| facts.now.since(oldest).as_secs_f64()),
         queue_last_error: queue.and_then(|queue| queue.last_error.clone()),
         clock_skew_seconds: repository.clock_skew_seconds,
     }
 }
 
-fn server(facts: &Facts) -> ServerReport {
-    let server = facts.server.as_ref().ok();
+/// What lies between the stretches of the window and should not be missing: a directory has moments only.
+fn gaps(engine: Engine, held: &Held) -> usize {
+    match engine {
+        Engine::Postgres => held.window.len().saturating_sub(1),
+        Engine::Sqlite => held.window.windows(2).filter(|pair| !pair[0].interval.is_moment()).count(),
+        Engine::Directory => 0,
+    }
+}
+
+fn path(facts: &Facts) -> Option<PathReport> {
+    let SystemFacts::Path { path, problem } = &facts.system else { return None };
+    Some(PathReport { path: path.display().to_string(), error: problem.clone() })
+}
+
+fn server(facts: &Facts) -> Option<ServerReport> {
+    let SystemFacts::Server(asked) = &facts.system else { return None };
+    let server = asked.as_ref().ok();
     let archiver = server.and_then(|server| server.archiver.as_ref());
-    ServerReport {
-        error: facts.server.as_ref().err().cloned(),
+    Some(ServerReport {
+        error: asked.as_ref().err().cloned(),
         wal_lsn: server.map(|server| server.wal_lsn.to_string()),
         clock_skew_seconds: server.map(|server| server.clock_skew_seconds),
         archiver_failing: archiver.map(|archiver| archiver.failing),
         archiver_failed_count: archiver.map(|archiver| archiver.failed_count),
         archiver_last_failed_file: archiver.and_then(|archiver| archiver.last_failed_file.clone()),
         archiver_last_failed_time: archiver.and_then(|archiver| archiver.last_failed_time),
-        slot: server.and_then(|server| slot(server.slot.as_ref()?)),
-    }
+        slot: facts.slot.as_ref().and_then(|seen| slot(seen.as_ref().ok()?)),
+    })
 }
 
 fn slot(slot: &Slot) -> Option<SlotReport> {

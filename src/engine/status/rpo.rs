@@ -3,7 +3,8 @@
 //! Exposure is counted from the first commit that is not in the archive, never from a backup's age. With the archived log
 //! in order, a commit in segment s was safe from the moment on at which everything from some backup's start up to s had
 //! arrived, or a later backup was committed. With c(s) the earliest such moment over the repositories and f(s) the first
-//! commit in s, the exposure rose to c(s) − f(s) before it fell: the worst of a stretch is the largest of those.
+//! commit in s, the exposure rose to c(s) − f(s) before it fell: the worst of a stretch is the largest of those. Where there is no log, what
+//! is told is the most that it can have been; where the log does not tell when its commits were made, nothing is.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -229,6 +230,20 @@ pub struct Coverage {
     pub let_go: Vec<Range<u64>>,
     /// The backups, in the order of the log.
     pub backups: Vec<BackupCover>,
+    /// What of this tells when commits were made.
+    pub witness: Witness,
+}
+
+/// What tells when something was committed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Witness {
+    /// The segments of the log, commit by commit.
+    #[default]
+    Log,
+    /// Nothing: the log tells when its segments were captured, and a commit may be any time older.
+    Nobody,
+    /// There is no log: what was changed between two backups may have been changed at once.
+    Backups,
 }
 
 impl Coverage {
@@ -275,6 +290,8 @@ pub struct BackupCover {
     pub first_segment: u64,
     /// Number of the last segment that it needs to be consistent.
     pub last_segment: u64,
+    /// When it began: it holds what was there by then.
+    pub started: Timestamp,
     /// When it ended.
     pub stopped: Timestamp,
     /// When its commit entry was written.
@@ -290,8 +307,14 @@ pub fn worst(coverages: &[&Coverage], from: Timestamp, now: Timestamp) -> Option
 }
 
 /// Every exposure that ended, or was still open, by `now`: the moment and how long it was, in the order of the log. None
-/// before there was a backup.
+/// before there was a backup, and where nobody tells.
 pub fn exposures(coverages: &[&Coverage], now: Timestamp) -> Option<Vec<(Timestamp, Duration)>> {
+    // One that holds nothing yet knows of no kind.
+    match coverages.iter().map(|coverage| coverage.witness).max() {
+        Some(Witness::Backups) => return between_backups(coverages),
+        Some(Witness::Nobody) => return None,
+        Some(Witness::Log) | None => {}
+    }
     let first_backup = coverages.iter().flat_map(|coverage| &coverage.backups).min_by_key(|backup| backup.committed)?;
     let mut exposures = Vec::new();
     // A commit of unknown time is not older than the latest one before it.
@@ -308,6 +331,18 @@ pub fn exposures(coverages: &[&Coverage], now: Timestamp) -> Option<Vec<(Timesta
         latest = latest.max(points.iter().filter_map(|point| point.last).max().unwrap_or(latest));
     }
     Some(exposures)
+}
+
+/// Without a log: from the beginning of each backup until the next one was there, as if something had changed at once.
+fn between_backups(coverages: &[&Coverage]) -> Option<Vec<(Timestamp, Duration)>> {
+    let mut backups: BTreeMap<Timestamp, Timestamp> = BTreeMap::new();
+    for backup in coverages.iter().flat_map(|coverage| &coverage.backups) {
+        let committed = backups.entry(backup.started).or_insert(backup.committed);
+        *committed = backup.committed.min(*committed);
+    }
+    let next = backups.iter().skip(1);
+    let exposures = backups.keys().zip(next).map(|(started, (_, committed))| (*committed, committed.since(*started)));
+    (!backups.is_empty()).then(|| exposures.collect())
 }
 
 /// Of a segment as the repositories name it: none when that is not known, else the first commit if there is one.

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::Timestamp;
 use crate::base::units::format_duration;
+use crate::base::{Engine, Timestamp};
 use crate::engine::archive::slot::Threat;
 use crate::policy::{LogMode, Objectives};
 use crate::repo::evidence::{DrillOutcome, Evidence, KeyUse};
 
-use super::facts::{Facts, Held, PolicyProblem, RepositoryFacts};
+use super::facts::{Facts, Held, PolicyProblem, RepositoryFacts, Window};
 use super::report::CopiesHeld;
 use super::rpo::{Scope, ScopeFacts, Survival};
 use super::rto::{self, Declared, Prediction};
@@ -188,7 +188,12 @@ impl Judge<'_> {
     }
 
     fn rpo(&self, scope: &ScopeFacts) -> Option<Reason> {
-        let check = || self.command("check SOURCE", "   tests the way from the server to the repository");
+        let check = || match self.facts.engine {
+            Engine::Postgres => self.command("check SOURCE", "   tests the way from the server to the repository"),
+            Engine::Sqlite => self.command("check SOURCE", "   tests the way from the database to the repository"),
+            // Only another backup knows of what was changed since.
+            Engine::Directory => self.command("backup SOURCE", "   holds what was changed since"),
+        };
         let mut reason = match &scope.survival {
             Survival::NotAssessed(_) => return None,
             Survival::Unknown(repositories) => {
@@ -315,7 +320,7 @@ impl Judge<'_> {
     }
 
     fn archiver(&self) -> Option<Reason> {
-        let server = self.facts.server.as_ref().ok()?;
+        let server = self.facts.server()?;
         let wants_log = self.facts.policy.as_ref().is_some_and(|policy| policy.log.mode == LogMode::Segments);
         if server.archiver.is_none() && !server.in_recovery && wants_log {
             let message = "the server does not archive its log: archive_mode is off";
@@ -330,9 +335,16 @@ impl Judge<'_> {
     }
 
     fn slot(&self) -> Vec<Reason> {
-        let slot = self.facts.server.as_ref().ok().and_then(|server| server.slot.as_ref());
         let mode = self.facts.policy.as_ref().map(|policy| policy.log.mode);
-        let threats = slot.map(|slot| slot.judged(mode, self.facts.now)).unwrap_or_default();
+        let threats = match &self.facts.slot {
+            Some(Ok(slot)) => slot.judged(mode, self.facts.now),
+            // What nobody streams from is not missed.
+            Some(Err(why)) if mode == Some(LogMode::Stream) => {
+                let message = format!("the slot of the stream cannot be looked at: {why}");
+                return vec![self.reason(Verdict::AtRisk, Class::Slot, message, self.command("check SOURCE", ""))];
+            }
+            Some(Err(_)) | None => Vec::new(),
+        };
         let source = self.facts.source.to_string();
         let reason = |threat: Threat| {
             let command = threat.command.replacen("SOURCE", &source, 1);
@@ -383,19 +395,25 @@ impl Judge<'_> {
             let message = format!("in repository {name} something is not used: {problem}");
             reasons.push(self.reason(Verdict::AtRisk, Class::Repository, message, verify()));
         }
+        reasons.extend(held.window.windows(2).filter_map(|pair| self.gap(name, &pair[0], &pair[1])));
+        reasons
+    }
+
+    /// What lies between two stretches of the window, where it should not be missing.
+    fn gap(&self, repository: &str, before: &Window, after: &Window) -> Option<Reason> {
         let window = self.facts.policy.as_ref().map(|policy| policy.retention.window);
         let begins = window.map(|window| self.facts.now.minus(window));
-        for pair in held.window.windows(2) {
-            if begins.is_none_or(|begins| pair[1].interval.from > begins) {
-                let (to, from) = (pair[0].interval.to.human_seconds(), pair[1].interval.from.human_seconds());
-                let message = format!(
-                    "in repository {name} nothing between {to} and {from} can be restored: {} is missing",
-                    pair[0].missing
-                );
-                reasons.push(self.reason(Verdict::AtRisk, Class::Gap, message, self.command("list SOURCE", "")));
-            }
-        }
-        reasons
+        let is_inside = begins.is_none_or(|begins| after.interval.from > begins);
+        let why = match self.facts.engine {
+            Engine::Postgres => format!("{} is missing", before.missing),
+            // Snapshots that nobody followed are moments: nothing is missing between them.
+            Engine::Sqlite if before.interval.is_moment() && window.is_none() => return None,
+            Engine::Sqlite => "its commits were not followed without a break".to_owned(),
+            Engine::Directory => return None,
+        };
+        let (to, from) = (before.interval.to.human_seconds(), after.interval.from.human_seconds());
+        let message = format!("in repository {repository} nothing between {to} and {from} can be restored: {why}");
+        is_inside.then(|| self.reason(Verdict::AtRisk, Class::Gap, message, self.command("list SOURCE", "")))
     }
 
     fn copies(&self, copies: CopiesHeld) -> Vec<Reason> {

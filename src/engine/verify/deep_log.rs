@@ -7,12 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::task::JoinHandle;
 
+use super::deep_database::{self, Ended};
 use super::fetch;
 use super::finding::Finding;
 use super::log::Signed;
 use super::plan::{LogKind, LogObject, Stored};
 use super::run::Run;
-use crate::base::{ErrorKind, Result, Segment, SegmentSize, TimelineId};
+use crate::base::{Engine, ErrorKind, Result, Segment, SegmentSize, TimelineId};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::Opener;
 use crate::engine::archive::contents;
@@ -45,12 +46,14 @@ struct Carries {
     switches: BTreeSet<Segment>,
     kept: HashMap<Segment, Carry>,
     next: Option<(Segment, Carry)>,
+    /// Of a database's log, in which nothing straddles.
+    ended: Ended,
 }
 
 impl Carries {
     fn new(histories: &[HistoryName], size: SegmentSize) -> Self {
         let switch = |history: &HistoryName| Segment::containing(history.parent, history.switch_lsn, size);
-        Self { switches: histories.iter().map(switch).collect(), kept: HashMap::new(), next: None }
+        Self { switches: histories.iter().map(switch).collect(), kept: HashMap::new(), next: None, ended: Ended::default() }
     }
 
     /// What is carried into `segment`.
@@ -83,6 +86,7 @@ impl Run<'_> {
     /// When the repository does not answer; damage is reported.
     pub(super) async fn deep_log(
         &mut self,
+        engine: Engine,
         size: SegmentSize,
         mut objects: Vec<Signed<'_>>,
         histories: &[HistoryName],
@@ -93,6 +97,7 @@ impl Run<'_> {
         let total = objects.iter().map(|signed| signed.object.stored_bytes).sum();
         self.progress.phase(&format!("reading the log of {}", self.source()), Some(total));
         let ahead = if size.bytes() <= SMALL_SEGMENT_BYTES { 2 } else { 1 };
+        let limit_bytes = if engine == Engine::Sqlite { deep_database::LIMIT_BYTES } else { size.bytes() };
         let mut carries = Carries::new(histories, size);
         let mut waiting: VecDeque<(&Signed<'_>, JoinHandle<Result<Decoded>>)> = VecDeque::new();
         let mut coming = objects.iter();
@@ -101,7 +106,7 @@ impl Run<'_> {
             while waiting.len() < ahead
                 && let Some(signed) = coming.next()
             {
-                let fetching = decode(self.scope.repository.shared_store(), signed.object.clone(), opener.clone(), size.bytes());
+                let fetching = decode(self.scope.repository.shared_store(), signed.object.clone(), opener.clone(), limit_bytes);
                 waiting.push_back((signed, tokio::spawn(fetching)));
             }
             let Some((signed, task)) = waiting.pop_front() else { return Ok(()) };
@@ -110,7 +115,7 @@ impl Run<'_> {
                 continue;
             }
             let judged = match raw {
-                Ok(raw) => self.content(signed, raw, size, histories, &mut carries).await?,
+                Ok(raw) => self.content(engine, signed, raw, size, histories, &mut carries).await?,
                 Err(Unread::Broken(what)) => Some(what),
                 Err(Unread::NoKey) if !all_keys => None,
                 Err(Unread::NoKey) => {
@@ -126,6 +131,7 @@ impl Run<'_> {
     /// What is wrong with the content of one object, if anything is.
     async fn content(
         &self,
+        engine: Engine,
         signed: &Signed<'_>,
         raw: Vec<u8>,
         size: SegmentSize,
@@ -139,6 +145,16 @@ impl Run<'_> {
         match &signed.object.kind {
             LogKind::Auxiliary => Ok(None),
             LogKind::History(name) => Ok(judge_history(name, &raw)),
+            LogKind::Segment(name) if engine == Engine::Sqlite => {
+                let (name, mut ended) = (name.clone(), std::mem::take(&mut carries.ended));
+                let reading = tokio::task::spawn_blocking(move || {
+                    let wrong = ended.read(&name, &raw);
+                    Ok((ended, wrong))
+                });
+                let wrong;
+                (carries.ended, wrong) = joined(reading.await)?;
+                Ok(wrong)
+            }
             LogKind::Segment(name) => {
                 let carry = carries.before(name.segment, histories);
                 let name = name.clone();

@@ -82,7 +82,7 @@ impl Run<'_> {
             Some(opener) => {
                 let keys = openers.stretches.get(incarnation).map_or(0, BTreeSet::len);
                 let all_keys = matches!(opener, Opener::Age(unwrapped) if unwrapped.len() >= keys);
-                self.deep_log(size, signed, &histories, opener, all_keys).await
+                self.deep_log(incarnation.engine(), size, signed, &histories, opener, all_keys).await
             }
             None => {
                 let signed: Vec<Signed<'_>> = signed.into_iter().filter(|signed| !signed.lines.is_empty()).collect();

@@ -67,11 +67,7 @@ impl Run<'_> {
     ///
     /// # Errors
     /// When the repository or the scratch directory fails; damage is reported.
-    pub(super) async fn manifest(
-        &mut self,
-        summary: &BackupSummary,
-        opener: &Opener,
-    ) -> Result<Option<SortedFrames>> {
+    pub(super) async fn manifest(&mut self, summary: &BackupSummary, opener: &Opener) -> Result<Option<SortedFrames>> {
         let check = plan::manifest_check(self.source(), summary);
         let link = Link { summary: summary.clone(), opener: opener.clone() };
         let copy = ManifestCopy { link, path: self.manifests.place(&self.scope.state, &summary.id)? };

@@ -12,6 +12,7 @@
 //! are streamed, those of one chain side by side, and two packs or two segments are held at one time.
 
 mod deep_backup;
+mod deep_database;
 mod deep_log;
 mod expired;
 mod fetch;

@@ -179,7 +179,13 @@ pub(super) fn match_index<'l>(objects: &[LogObject], lines: &'l [IndexLine]) -> 
 /// Numbers of the segments without which a backup cannot be restored.
 pub(super) fn needed(summary: &BackupSummary) -> RangeInclusive<u64> {
     let (timeline, size) = (summary.timeline, summary.segment_bytes);
-    Segment::containing(timeline, summary.start_lsn, size).number..=Segment::ending_at(timeline, summary.stop_lsn, size).number
+    let first = Segment::containing(timeline, summary.start_lsn, size).number;
+    match summary.needs_log() {
+        true => first..=Segment::ending_at(timeline, summary.stop_lsn, size).number,
+        // None, and yet the number from which on its log would go on.
+        #[allow(clippy::reversed_empty_ranges)]
+        false => first..=first.saturating_sub(1),
+    }
 }
 
 /// The segments a backup needs that are not there. A standby may have followed its primary to a later timeline.
@@ -270,6 +276,19 @@ mod tests {
         );
         assert_eq!(found(&[(1, 3), (1, 6)], &[], 5), [("000000010000000000000005".to_owned(), 1)]);
         assert_eq!(found(&[(1, 3), (1, 6)], &[], 6), []);
+    }
+
+    #[test]
+    fn what_has_no_log_of_its_own_needs_no_segment() {
+        use crate::base::{Engine, Incarnation};
+        let id = "20261120T030000Z-full-aaaa";
+        let (start, taken) = (id.parse::<BackupId>().unwrap().start(), std::time::Duration::from_secs(3600));
+        let directory = (Lsn::of_moment(start), Lsn::of_moment(start.plus(taken)));
+        for (engine, positions) in [(Engine::Directory, directory), (Engine::Sqlite, (Lsn(7 << 24), Lsn(7 << 24)))] {
+            let backup = BackupSummary::sample_of(Incarnation::dated(engine, start), id, positions);
+            assert_eq!((missing_for(&backup, &BTreeSet::new()), needed(&backup).count()), (vec![], 0), "{engine}");
+            assert_eq!(*needed(&backup).start(), positions.0.0 >> 24);
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl Root {
             let failed = Error::io("open the directory", location, error.into());
             match error {
                 Errno::NOTDIR => failed.hint("name the directory to protect, not a file in it"),
+                Errno::NOENT => failed.hint("correct its path, or mount what belongs there"),
                 Errno::ACCESS => failed.hint("run lifeboat as a user who may read it, for example: sudo lifeboat …"),
                 _ => failed,
             }

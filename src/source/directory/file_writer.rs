@@ -112,12 +112,7 @@ impl Drop for FileWriter {
 ///
 /// # Errors
 /// Damaged, when the bytes are not those of the address or lie beyond the end; or the disk's.
-pub fn write_chunk(
-    file: impl AsFd,
-    (path, size_bytes): (&RelPath, u64),
-    holes: &[Hole],
-    chunk: &Chunk<'_>,
-) -> Result<()> {
+pub fn write_chunk(file: impl AsFd, (path, size_bytes): (&RelPath, u64), holes: &[Hole], chunk: &Chunk<'_>) -> Result<()> {
     let failed = |error: io::Error| {
         let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let failed = Error::failed(format!("cannot write {path}")).caused_by(error);

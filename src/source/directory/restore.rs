@@ -80,8 +80,7 @@ pub struct Shortfalls {
 pub const MOST_SHORTFALLS: usize = 1000;
 
 /// For a file that must not be there yet.
-const NEW_FILE: OFlags =
-    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const NEW_FILE: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A restore under way. Threads may share it.
 #[derive(Debug)]

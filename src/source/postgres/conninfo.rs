@@ -76,6 +76,11 @@ pub fn parse(text: &str, environment: Environment) -> Result<Conninfo> {
     Ok(Conninfo { config, verification })
 }
 
+/// The user that the connection string `text` names, itself or by the environment; none when it cannot be read.
+pub fn user(text: &str) -> Option<String> {
+    parse(text, &process_environment).ok()?.config.get_user().map(str::to_owned)
+}
+
 /// A one-line description of where `config` leads, without secrets: `user postgres at /tmp:5432, database postgres`.
 pub fn describe(config: &Config) -> String {
     let ports = config.get_ports();

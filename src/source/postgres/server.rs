@@ -203,6 +203,13 @@ impl Session {
         })
     }
 
+    /// The files of the log that the server has still to hand over to be archived. Needs the role `pg_monitor`.
+    pub async fn awaiting_archive(&self) -> Result<Vec<String>> {
+        let sql = "SELECT substr(name, 1, length(name) - 6) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'";
+        let rows = self.rows("list what is not archived on", sql, &[]).await?;
+        rows.iter().map(|row| column(row, 0)).collect()
+    }
+
     /// Ends the current WAL segment, so that it is archived; returns the log's end. Only on a primary.
     ///
     /// An idle server that has just switched does nothing.

@@ -19,9 +19,13 @@ use super::filenames::parse_relation_file;
 use super::wal::{Body, Change, Event, Record, Relation, WalLevel, resource_manager as manager};
 use crate::source::Fork;
 
-/// Pages in a chunk of a [`BlockSet`]: 256 MiB of a relation in 4 KiB.
+/// Memory that what a stretch touches may take, in bytes: with more, nothing is known of it.
+pub const MOST_BYTES: u64 = 64 << 20;
+/// What a relation takes, and each of its chunks beside its words, about, in bytes.
+const ENTRY_BYTES: u64 = 96;
+/// Pages in a chunk of a [`BlockSet`]: 32 MiB of a relation in 512 bytes.
 const CHUNK_PAGES: u32 = CHUNK_WORDS as u32 * PageSet::BITS;
-const CHUNK_WORDS: usize = 1024;
+const CHUNK_WORDS: usize = 128;
 /// A record that changes files in a way that its block references do not tell.
 const SPECIAL_UPDATE: u8 = 0x01;
 /// In the lower half of the info: the only flags known.
@@ -110,44 +114,84 @@ impl BlockSet {
         (runs, self.from)
     }
 
-    /// Undoes [`BlockSet::runs`]; none when a run goes beyond the last page that there can be.
+    /// Undoes [`BlockSet::runs`]; none when a run goes beyond the last page that there can be, or the set would take more
+    /// than [`MOST_BYTES`].
     pub fn from_runs(runs: &[(u32, u32)], from: Option<u32>) -> Option<Self> {
         let mut set = Self { chunks: BTreeMap::new(), from };
+        let pages: u64 = runs.iter().map(|(_, count)| u64::from(*count)).sum();
+        if pages > MOST_BYTES * 8 {
+            return None;
+        }
         for (first, count) in runs {
             (*first..first.checked_add(*count)?).for_each(|block| set.insert(block));
         }
         Some(set)
     }
 
-    /// Bytes of memory that it takes.
-    pub fn memory_bytes(&self) -> u64 {
-        self.chunks.len() as u64 * (CHUNK_WORDS * size_of::<PageSet>()) as u64
+    /// Bytes of memory that its chunks take.
+    fn chunk_bytes(&self) -> u64 {
+        self.chunks.len() as u64 * ((CHUNK_WORDS * size_of::<PageSet>()) as u64 + ENTRY_BYTES)
     }
 }
 
-/// What a stretch of log touches.
+/// What a stretch of log touches; in no more memory than [`MOST_BYTES`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
     /// Pages of main forks.
-    pub relations: BTreeMap<Relation, BlockSet>,
+    relations: BTreeMap<Relation, BlockSet>,
     /// Tablespace and id of databases that were made or dropped: nothing is known of their files.
     pub databases: BTreeSet<(u32, u32)>,
     /// Why nothing at all is known; none when the rest holds.
     pub unknown: Option<String>,
+    /// Memory that the relations take, about.
+    bytes: u64,
 }
 
 impl Touched {
+    /// With these pages of relations' main forks.
+    pub fn of(relations: impl IntoIterator<Item = (Relation, BlockSet)>) -> Self {
+        let mut touched = Self::default();
+        relations.into_iter().for_each(|(relation, blocks)| touched.change(relation, |own| own.merge(&blocks)));
+        touched
+    }
+
+    /// Pages of main forks.
+    pub fn relations(&self) -> &BTreeMap<Relation, BlockSet> {
+        &self.relations
+    }
+
     /// Adds what one record touches.
     pub fn note(&mut self, record: &Record<'_>) {
-        if self.unknown.is_none() {
-            self.unknown = self.try_note(record).err();
+        if self.unknown.is_some() {
+            return;
+        }
+        if let Err(why) = self.try_note(record) {
+            self.unknown = Some(why);
+        }
+    }
+
+    /// Adds to what is known of `relation`, unless that takes too much.
+    fn change(&mut self, relation: Relation, add: impl FnOnce(&mut BlockSet)) {
+        if self.unknown.is_some() {
+            return;
+        }
+        let Self { relations, bytes, .. } = self;
+        let blocks = relations.entry(relation).or_insert_with(|| {
+            *bytes += ENTRY_BYTES;
+            BlockSet::default()
+        });
+        let before = blocks.chunk_bytes();
+        add(blocks);
+        *bytes += blocks.chunk_bytes() - before;
+        if *bytes > MOST_BYTES {
+            *self = Self { unknown: Some("more has changed than is worth telling".to_owned()), ..Self::default() };
         }
     }
 
     fn try_note(&mut self, record: &Record<'_>) -> Result<(), String> {
         let body = record.parts().map_err(|error| error.to_string())?;
         for block in body.blocks().filter(|block| block.fork == Fork::Main) {
-            self.relations.entry(block.relation).or_default().insert(block.block);
+            self.change(block.relation, |blocks| blocks.insert(block.block));
         }
         let strange = |what: &str| Err(format!("the record at {} {what}", record.start));
         if record.resource_manager > manager::LAST_BUILT_IN {
@@ -179,10 +223,10 @@ impl Touched {
             }
         }
         match Change::decode(record, body).map_err(|error| told(&error))? {
-            Change::RelationCreated { relation, fork: Fork::Main } => self.relations.entry(relation).or_default().insert_from(0),
+            Change::RelationCreated { relation, fork: Fork::Main } => self.change(relation, |blocks| blocks.insert_from(0)),
             // What it grows to again may be zeros that no record tells.
             Change::RelationCut { relation, blocks, forks } if forks.main => {
-                self.relations.entry(relation).or_default().insert_from(blocks);
+                self.change(relation, |own| own.insert_from(blocks));
             }
             Change::DatabaseCreated { database, tablespace, .. } => drop(self.databases.insert((tablespace, database))),
             Change::DatabaseDropped { database, tablespaces } => {
@@ -194,10 +238,10 @@ impl Touched {
         Ok(())
     }
 
-    /// Adds all that `other` touches.
+    /// Adds all that `other` touches; nothing where all of it is unknown.
     pub fn merge(&mut self, other: &Self) {
         for (relation, blocks) in &other.relations {
-            self.relations.entry(*relation).or_default().merge(blocks);
+            self.change(*relation, |own| own.merge(blocks));
         }
         self.databases.extend(&other.databases);
         if self.unknown.is_none() {

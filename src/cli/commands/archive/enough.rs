@@ -1,25 +1,16 @@
 //! One file of the log in as many repositories as must hold it, and in the queues of the others.
 
 use std::path::Path;
-use std::time::Duration;
-
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::Instant;
 
 use super::joined;
 use crate::base::{Error, ErrorKind, Result};
 use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
 use crate::cli::scope;
 use crate::codec::Sha256Digest;
-use crate::engine::archive::handover::{Archived, Durable};
+use crate::engine::archive::handover::{Archived, Durable, Under};
 use crate::engine::archive::push::Pushed;
+use crate::engine::enough;
 use crate::repo::queue::{Item, Queue};
-
-/// Once enough repositories have the file, the others have as long again, and at least this.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// A repository and what became of the file there.
-type Attempt<'a> = (&'a RepositorySettings, Result<Pushed>);
 
 /// Where a source's log goes.
 pub(in crate::cli::commands) struct Wanted<'a> {
@@ -42,6 +33,12 @@ impl<'a> Wanted<'a> {
         let copies = settings.log_copies(source);
         let needed = copies.repositories.min(repositories.len());
         Ok(Self { settings, source, repositories, needed, doubt: copies.doubt })
+    }
+
+    /// What whoever asks another process for a file's archiving must be able to rely on.
+    pub fn under(&self) -> Under {
+        let repositories = self.repositories.iter().map(|chosen| chosen.name.clone()).collect();
+        Under { config_sha256: self.settings.config_sha256, repositories, needed: self.needed }
     }
 
     /// Archives `file`, each time by `push`; with the digest of what was stored.
@@ -103,47 +100,23 @@ impl<'a> Wanted<'a> {
             self.repositories.iter().copied().partition(|chosen| spare && state(chosen).had_trouble());
         let attempt = |chosen: &'a RepositorySettings| {
             let pushing = push(chosen);
-            async move {
-                let outcome: Attempt<'a> = (chosen, pushing.await);
-                outcome
-            }
+            async move { (chosen, pushing.await) }
         };
-        let mut pushing: FuturesUnordered<_> = well.into_iter().map(attempt).collect();
-        let (mut troubled, mut archived, mut errors) = (Some(troubled), Vec::new(), Vec::new());
-        let (began, mut deadline) = (Instant::now(), None);
-        loop {
-            let waited = async {
-                match deadline {
-                    Some(deadline) => tokio::time::sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                next = pushing.next() => match next {
-                    Some((chosen, Ok(pushed))) => {
-                        if spare {
-                            state(chosen).note_trouble(false);
-                        }
-                        archived.push((chosen, pushed));
-                        if archived.len() >= needed && deadline.is_none() {
-                            deadline = Some(Instant::now() + began.elapsed().max(GRACE));
-                        }
-                    }
-                    Some((chosen, Err(error))) => {
-                        if spare {
-                            state(chosen).note_trouble(error.kind() != ErrorKind::Contradicted);
-                        }
-                        errors.push((chosen.name.clone(), error));
-                    }
-                    None if archived.len() >= needed => break,
-                    None => match troubled.take() {
-                        Some(more) => pushing.extend(more.into_iter().map(attempt)),
-                        None => break,
-                    },
-                },
-                () = waited => break,
+        let attempts = |chosen: Vec<&'a RepositorySettings>| chosen.into_iter().map(&attempt).collect::<Vec<_>>();
+        let (mut archived, mut errors) = (Vec::new(), Vec::new());
+        let note = |(chosen, outcome): (&'a RepositorySettings, Result<Pushed>)| {
+            if spare {
+                let is_trouble = outcome.as_ref().is_err_and(|error| error.kind() != ErrorKind::Contradicted);
+                state(chosen).note_trouble(is_trouble);
             }
-        }
+            let succeeded = outcome.is_ok();
+            match outcome {
+                Ok(pushed) => archived.push((chosen, pushed)),
+                Err(error) => errors.push((chosen.name.clone(), error)),
+            }
+            succeeded
+        };
+        enough::collect(needed, attempts(well), attempts(troubled), note).await;
         (archived, errors)
     }
 

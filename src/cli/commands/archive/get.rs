@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustix::process::{Pid, getppid};
 
 use super::prefetch::Ahead;
 use super::{joined, prefetch};
@@ -18,6 +19,7 @@ use crate::cli::scope::{self, Use};
 use crate::engine::Scope;
 use crate::engine::archive::get::{self, Got, Look, Part, Pieces};
 use crate::engine::archive::rehearsal::Rehearsal;
+use crate::engine::archive::spool;
 use crate::engine::list;
 
 /// How long a repository is waited for alone, before the next is asked as well.
@@ -28,7 +30,7 @@ const WAIT: Duration = Duration::from_secs(2);
 
 /// Fetches one file from the first repository that gives it, unless it was fetched ahead.
 ///
-/// With `--wait` a repository that does not answer is waited for, until PostgreSQL ends this process.
+/// With `--wait` a repository that does not answer is waited for, until PostgreSQL ends this process, or is gone itself.
 ///
 /// # Errors
 /// Whenever it is not certain that the file is not archived.
@@ -51,9 +53,26 @@ pub fn run(args: &ArchiveGetArgs, context: &Context) -> Result<Outcome> {
     Ok(outcome)
 }
 
+/// Whoever wants the file: a process of PostgreSQL's, or a shell that it started.
+struct Asker {
+    parent: Option<Pid>,
+    is_recovery: bool,
+}
+
+impl Asker {
+    fn now() -> Self {
+        Self { parent: getppid(), is_recovery: spool::is_recovering() }
+    }
+
+    /// Whether nobody wants it any more: a server that is killed leaves behind what it has started.
+    fn is_gone(&self) -> bool {
+        getppid() != self.parent || self.is_recovery && !spool::is_recovering()
+    }
+}
+
 /// Fetches the file, with `--wait` as soon as a repository answers.
 async fn patiently(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
-    let (args, mut was_told) = (asking.args, false);
+    let (args, asker, mut was_told) = (asking.args, Asker::now(), false);
     loop {
         match fetch(asking).await {
             // All are asked again, also those that did not have it: a standby goes on with what arrives meanwhile.
@@ -63,6 +82,9 @@ async fn patiently(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
                     was_told = true;
                 }
                 tokio::time::sleep(WAIT).await;
+                if asker.is_gone() {
+                    return Err(Error::interrupted());
+                }
             }
             outcome => return outcome,
         }
@@ -104,7 +126,10 @@ impl<'a> Asking<'a> {
     pub(super) fn new(args: &'a ArchiveGetArgs, context: &'a Context, settings: &'a Settings) -> Result<Self> {
         let wanted = context.global.repository.as_deref();
         let (repositories, undeclared) = match settings.source(&args.source) {
-            Ok(source) => (settings.repositories_of(source, wanted)?, false),
+            Ok(source) => {
+                source.postgres("archive get")?;
+                (settings.repositories_of(source, wanted)?, false)
+            }
             Err(_) if wanted.is_none() => (settings.repositories.values().collect(), true),
             Err(_) => (vec![settings.repository(wanted)?], true),
         };

@@ -2,8 +2,8 @@
 //! on a split brain.
 
 pub(super) mod enough;
-pub mod get;
 mod follow;
+pub mod get;
 mod prefetch;
 pub mod push;
 pub mod resolve;

@@ -46,7 +46,8 @@ struct Shown {
 pub fn run(args: &ArchivePushArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
-    let durable = match ask(args, context, &settings) {
+    source.postgres("archive push")?;
+    let durable = match ask(args, context, &settings, source) {
         Said::Durable(durable) => durable,
         Said::Nothing => brief(&context.cancel, store(args, context, &settings, source, false))?,
         Said::StillAtIt => brief(&context.cancel, store(args, context, &settings, source, true))?,
@@ -66,12 +67,14 @@ enum Said {
     StillAtIt,
 }
 
-fn ask(args: &ArchivePushArgs, context: &Context, settings: &Settings) -> Said {
+fn ask(args: &ArchivePushArgs, context: &Context, settings: &Settings, source: &SourceSettings) -> Said {
     // It stores in all of a source's repositories, as its configuration says.
     if context.global.repository.is_some() {
         return Said::Nothing;
     }
-    let Ok(file) = std::path::absolute(&args.file) else { return Said::Nothing };
+    let (Ok(file), Ok(wanted)) = (std::path::absolute(&args.file), Wanted::new(settings, source, None)) else {
+        return Said::Nothing;
+    };
     let request = Request {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         source: args.source.clone(),
@@ -81,7 +84,14 @@ fn ask(args: &ArchivePushArgs, context: &Context, settings: &Settings) -> Said {
     };
     let path = super::handover_socket(&settings.state_dir, &args.source);
     match (Line { path, cancel: &context.cancel, longest_wait: LONGEST_WAIT }).ask(&request) {
-        Ok(Answer::Durable(durable)) => Said::Durable(durable),
+        Ok(Answer::Durable(assurance)) => match assurance.objection(&request, &wanted.under()) {
+            None => Said::Durable(assurance.durable),
+            Some(why) => {
+                let file = args.file.display();
+                context.progress.warn(&format!("lifeboat run says that {file} is archived, and is not believed: {why}"));
+                Said::Nothing
+            }
+        },
         Ok(Answer::Yourself { .. }) | Err(Unanswered::Nobody) => Said::Nothing,
         Err(Unanswered::StillAtIt) => Said::StillAtIt,
     }

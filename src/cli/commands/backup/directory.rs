@@ -181,10 +181,14 @@ fn refuse_what_only_clusters_have(args: &BackupArgs) -> Result<()> {
 }
 
 fn options(args: &BackupArgs, context: &Context, settings: &Settings, directory: &DirectorySettings) -> BackupOptions {
-    let identities = settings.encryption.identities().unwrap_or_else(|error| {
-        context.progress.warn(&format!("the identity is not used: {}", error.summary()));
-        Vec::new()
-    });
+    // Most hosts have none, which is as it should be.
+    let identities = match settings.encryption.identity_files.is_empty() {
+        true => Vec::new(),
+        false => settings.encryption.identities().unwrap_or_else(|error| {
+            context.progress.warn(&format!("the identity is not used: {}", error.summary()));
+            Vec::new()
+        }),
+    };
     let local = settings.repositories.values().filter_map(|repository| repository.url.strip_prefix("file://"));
     let own_places = local.map(PathBuf::from).chain([settings.state_dir.clone()]).collect();
     BackupOptions {

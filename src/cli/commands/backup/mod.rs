@@ -21,6 +21,7 @@ use crate::engine::lease::Terms;
 use crate::engine::{Scope, head};
 use crate::policy::{BackupPolicy, ChangedPages, LogMode};
 use crate::repo::BackupSummary;
+use crate::repo::queue::Queue;
 use crate::store::layer::metrics::{Metrics, Requests};
 
 use self::copies::Copied;
@@ -125,6 +126,7 @@ pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let (chosen, scope, metrics) = first_that_answers(args, context, &settings, &repositories).await?;
     let in_repository = |error: Error| error.context(format!("repository {}", chosen.name));
     options.wish = by_policy(options.wish, &settings, source, &scope).await?;
+    options.queue = Some(Queue::new(&settings.state_dir, &source.name, &chosen.name));
     let seen = head::look(&scope).await.map_err(in_repository)?;
     if let Some(warning) = &seen.warning {
         context.progress.warn(warning);
@@ -217,6 +219,7 @@ fn options(
         archive_timeout: postgres.archive_timeout,
         // Without a policy that can be used nothing is said of a stream.
         log_is_streamed: settings.policy_of(source).ok().flatten().is_some_and(|policy| policy.log.mode == LogMode::Stream),
+        queue: None,
         admit_in: Vec::new(),
         lease: (!args.no_lease).then(|| Terms { wait: args.wait.unwrap_or_default(), ..Terms::new(settings.backup.lease_ttl) }),
     }
@@ -256,6 +259,7 @@ async fn dry_run(
     scope::writing(settings)?;
     let (chosen, scope, _) = first_that_answers(args, context, settings, repositories).await?;
     options.wish = by_policy(options.wish, settings, source, &scope).await?;
+    options.queue = Some(Queue::new(&settings.state_dir, &source.name, &chosen.name));
     let preview = tokio::select! {
         preview = backup::preview(&scope, &options) => preview?,
         () = context.cancel.cancelled() => return Err(Error::interrupted()),

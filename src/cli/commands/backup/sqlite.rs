@@ -188,10 +188,7 @@ fn plan_text(document: &Plans) -> String {
         let mut lines = vec![("repository", plan.repository.clone())];
         lines.extend(plan.base.iter().map(|base| ("builds on", base.to_string())));
         let journal = if plan.is_wal { "a write-ahead log" } else { "a rollback journal: its commits cannot be followed" };
-        lines.extend([
-            ("reads", format!("{}, {}", plan.path, format_bytes(plan.raw_bytes))),
-            ("journal", journal.to_owned()),
-        ]);
+        lines.extend([("reads", format!("{}, {}", plan.path, format_bytes(plan.raw_bytes))), ("journal", journal.to_owned())]);
         lines.extend(document.copied_to.iter().map(|other| ("copied to", other.clone())));
         lines.extend(plan.reason.clone().map(|reason| ("note", reason)));
         let article = if plan.backup_type == BackupType::Incr { "an" } else { "a" };

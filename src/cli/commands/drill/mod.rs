@@ -3,6 +3,7 @@
 //! What says something about the backups is a drill's outcome and becomes evidence; what only says that this host cannot
 //! drill (no room, no such PostgreSQL, no key, no answer from the repository) is an error and leaves the record alone.
 
+mod files;
 mod identity;
 mod junit;
 mod list;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use self::identity::Key;
 use self::production::{Production, loss};
 use self::report::Document;
-use crate::base::{DrillLevel, Error, ErrorKind, Result, TimelineId, Timestamp, durable};
+use crate::base::{DrillLevel, Engine, Error, ErrorKind, Result, TimelineId, Timestamp, durable};
 use crate::cli::args::{DrillArgs, DrillMoment, RestoreMoment};
 use crate::cli::config::{RepositorySettings, Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
@@ -55,7 +56,7 @@ pub fn run(args: &DrillArgs, context: &Context) -> Result<Outcome> {
         for told in scene::sweep(&settings.state_dir)? {
             context.progress.note(&told);
         }
-        if args.self_test { self_test::run(&drill).await } else { drill.run().await }
+        if args.self_test { drill.self_test().await } else { drill.run().await }
     })
 }
 
@@ -115,10 +116,22 @@ impl<'a> Drill<'a> {
     }
 
     async fn run(&self) -> Result<Outcome> {
-        match self.level().await {
-            DrillLevel::Verify => self.verify().await,
-            level => self.restore(level).await,
+        let level = self.level().await;
+        if level == DrillLevel::Verify {
+            return self.verify().await;
         }
+        let engine = self.engine().await?;
+        self.refuse_for_kind(engine, level)?;
+        match engine {
+            Engine::Postgres => self.restore(level).await,
+            Engine::Sqlite | Engine::Directory => self.restore_files(engine, level).await,
+        }
+    }
+
+    /// Whether the drill would notice.
+    async fn self_test(&self) -> Result<Outcome> {
+        self.refuse_for_kind(self.engine().await?, DrillLevel::Component)?;
+        self_test::run(self).await
     }
 
     /// The level asked for, else the policy's that was drilled the longest ago.

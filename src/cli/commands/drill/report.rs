@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::base::SourceName;
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, SourceName};
 use crate::cli::output::wrapped;
 use crate::engine::Scope;
 use crate::engine::drill::evidence::Standing;
@@ -114,7 +114,11 @@ impl Document {
     fn restored(&self) -> Vec<String> {
         let Some(restored) = &self.evidence.restored else { return Vec::new() };
         let mut lines = vec![format!("  target       {}", self.evidence.target), format!("  backup       {}", restored.backup)];
-        lines.extend(restored.last_commit.map(|time| format!("  last commit  {}", time.human())));
+        let reached = match restored.incarnation.engine() {
+            Engine::Postgres => "last commit",
+            Engine::Sqlite | Engine::Directory => "moment",
+        };
+        lines.extend(restored.last_commit.map(|time| format!("  {reached:11}  {}", time.human())));
         lines.extend(self.evidence.seed.map(|seed| format!("  seed         {seed}")));
         lines
     }

@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{Error, ErrorKind, Result, Timestamp};
+use crate::base::{Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::config::{RepositorySettings, Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::scope::{self, Use};
@@ -24,7 +24,8 @@ const LEAST: f64 = 2.0;
 /// What is told.
 pub(super) struct Happened {
     repository: String,
-    timeline: u32,
+    /// Of a cluster.
+    timeline: Option<u32>,
     from: Timestamp,
     to: Timestamp,
     axis: Axis,
@@ -54,12 +55,12 @@ async fn look(context: &Context, settings: &Settings, source: &SourceSettings, c
     let scope = scope::open(context, settings, chosen, &source.name, &layers).await?;
     let seen = head::look(&scope).await?;
     let archive = run::look(&scope, &seen.log, None, None).await?;
-    let (from, to) = archive.track.span().ok_or_else(|| Error::failed("no time is known of what is archived"))?;
+    let (from, to) = archive.span().ok_or_else(|| Error::failed("no time is known of what is archived"))?;
     let axis = plan::axis(&archive.track, &archive.backups_on_path(), from, to, plan::round_interval(from, to));
     let others = plan::elsewhere(&archive.path, &archive.catalog, from, to);
     Ok(Happened {
         repository: chosen.name.clone(),
-        timeline: archive.path.timeline().0,
+        timeline: (archive.engine() == Engine::Postgres).then(|| archive.path.timeline().0),
         from,
         to,
         axis,
@@ -71,6 +72,9 @@ async fn look(context: &Context, settings: &Settings, source: &SourceSettings, c
 fn gaps(archive: &Archive) -> Vec<String> {
     let size = archive.segment_size();
     let told = archive.track.gaps.iter().map(|gap| {
+        if archive.engine() == Engine::Sqlite && gap.reason == GapReason::Missing {
+            return "commits that were not followed without a break".to_owned();
+        }
         let why = match gap.reason {
             GapReason::Missing => "missing",
             GapReason::Expired => "expired",
@@ -95,7 +99,7 @@ impl Happened {
             figure {
                 figcaption {
                     "Commits in each " (interval) ", from " (self.from.human_seconds()) " to " (self.to.human_seconds())
-                    " (timeline " (self.timeline) ", repository " (self.repository) ")"
+                    " (" @if let Some(timeline) = self.timeline { "timeline " (timeline) ", " } "repository " (self.repository) ")"
                 }
                 (self.picture())
             }
@@ -190,7 +194,7 @@ mod tests {
         let gaps = vec!["000000010000000000000003 <missing>".to_owned()];
         Happened {
             repository: "main".to_owned(),
-            timeline: 1,
+            timeline: Some(1),
             from: at(0),
             to: at(commits.len()),
             axis,

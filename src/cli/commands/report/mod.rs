@@ -7,14 +7,14 @@ mod plot;
 use std::time::Duration;
 
 use crate::base::units::{format_bytes, format_duration};
-use crate::base::{Result, Timestamp};
+use crate::base::{Engine, Result, Timestamp};
 use crate::cli::args::ReportArgs;
 use crate::cli::commands::status;
 use crate::cli::config::{Settings, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
-use crate::engine::status::facts::{Facts, RepositoryFacts};
+use crate::engine::status::facts::{Facts, RepositoryFacts, Window};
 use crate::engine::status::report::{Kind, ScopeReport};
 use crate::engine::status::rpo::{self, Coverage};
 use crate::engine::status::{StatusReport, Verdict};
@@ -69,29 +69,38 @@ async fn section(context: &Context, settings: &Settings, source: &SourceSettings
         objectives: objectives(&facts, &report),
         phases: report.rto.parts.iter().map(|part| (part.part, part.seconds)).collect(),
         plots: plots(&facts, &report)?,
-        happened: happened::happened(context, settings, source).await,
+        happened: match facts.engine {
+            Engine::Postgres | Engine::Sqlite => Some(happened::happened(context, settings, source).await),
+            Engine::Directory => None,
+        },
         standby: report.standby.clone(),
-        repositories: facts.repositories.iter().map(place).collect(),
+        repositories: facts.repositories.iter().map(|repository| place(facts.engine, repository)).collect(),
         problems: facts.evidence_problems.clone(),
         drills,
     })
 }
 
-fn place(repository: &RepositoryFacts) -> Place {
+fn place(kind: Engine, repository: &RepositoryFacts) -> Place {
     let name = repository.name.clone();
     let held = match &repository.held {
         Ok(held) => held,
-        Err(why) => return Place { name, problem: Some(why.clone()), backups: 0, newest: None, window: Vec::new() },
+        Err(why) => return Place { name, problem: Some(why.clone()), backups: 0, newest: None, kind, window: Vec::new() },
     };
     let kept = || held.backups.iter().filter(|backup| !backup.expired);
-    let window = held.window.iter().map(|window| (window.interval.from, window.interval.to, window.missing.clone()));
-    Place {
-        name,
-        problem: None,
-        backups: kept().count(),
-        newest: kept().map(|backup| backup.stopped).max(),
-        window: window.collect(),
-    }
+    let mut window: Vec<_> = held.window.iter().map(|window| stretch(kind, window)).collect();
+    // After the last one nothing is missing yet.
+    window.last_mut().into_iter().for_each(|(_, _, missing)| *missing = None);
+    Place { name, kind, problem: None, backups: kept().count(), newest: kept().map(|backup| backup.stopped).max(), window }
+}
+
+/// From when to when, and what is missing after it.
+fn stretch(kind: Engine, Window { interval, missing }: &Window) -> (Timestamp, Timestamp, Option<String>) {
+    let missing = match kind {
+        Engine::Postgres => Some(missing.clone()),
+        Engine::Sqlite => (!interval.is_moment()).then(|| "commits that were not followed without a break".to_owned()),
+        Engine::Directory => None,
+    };
+    (interval.from, interval.to, missing)
 }
 
 /// RTO first, then what would be lost in each scope.
@@ -185,13 +194,19 @@ fn plots(facts: &Facts, report: &StatusReport) -> Result<Vec<(String, String)>> 
             objective: objectives.map(|objectives| objectives.rto.as_secs_f64()),
         },
         Plot {
-            title: "What losing the host would have lost, as each part of the log arrived",
+            title: match facts.engine {
+                Engine::Postgres | Engine::Sqlite => "What losing the host would have lost, as each part of the log arrived",
+                Engine::Directory => "What losing the host would have lost at most, until each backup was there",
+            },
             unit: Unit::Seconds,
             series: vec![series("exposure", exposures, true)],
             objective: objectives.map(|objectives| objectives.rpo.as_secs_f64()),
         },
         Plot {
-            title: "Size of the database in its backups",
+            title: match facts.engine {
+                Engine::Postgres | Engine::Sqlite => "Size of the database in its backups",
+                Engine::Directory => "Size of the files in its backups",
+            },
             unit: Unit::Bytes,
             series: vec![series("size", sizes, true)],
             objective: None,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::happened::Happened;
-use crate::base::Timestamp;
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, Timestamp};
 use crate::engine::status::Verdict;
 use crate::engine::status::standby::StandbyReport;
 use crate::engine::status::verdict::Reason;
@@ -25,8 +25,8 @@ pub(super) struct Section {
     pub phases: Vec<(&'static str, f64)>,
     /// Titles and plots.
     pub plots: Vec<(String, String)>,
-    /// What was committed when; why that is not known.
-    pub happened: Result<Happened, String>,
+    /// What was committed when, where there is a log; why that is not known.
+    pub happened: Option<Result<Happened, String>>,
     pub standby: Option<StandbyReport>,
     pub repositories: Vec<Place>,
     pub drills: Vec<Kept>,
@@ -50,8 +50,10 @@ pub(super) struct Place {
     pub problem: Option<String>,
     pub backups: usize,
     pub newest: Option<Timestamp>,
-    /// Stretches of the recovery window: from, to, and the segment that is missing after it.
-    pub window: Vec<(Timestamp, Timestamp, String)>,
+    /// Of what kind of system.
+    pub kind: Engine,
+    /// Stretches of the recovery window: from, to, and what is missing after it, if anything is.
+    pub window: Vec<(Timestamp, Timestamp, Option<String>)>,
 }
 
 /// The whole page.
@@ -96,10 +98,12 @@ fn source(section: &Section) -> Markup {
             (objectives(section))
             @for (title, plot) in &section.plots { figure { figcaption { (title) } (PreEscaped(plot)) } }
             @if let Some(standby) = &section.standby { (warm_standby(standby)) }
-            h3 { "What happened when" }
-            @match &section.happened {
-                Ok(happened) => (happened.markup()),
-                Err(why) => p class="problem" { "Not known: " (why) "." },
+            @if let Some(happened) = &section.happened {
+                h3 { "What happened when" }
+                @match happened {
+                    Ok(happened) => (happened.markup()),
+                    Err(why) => p class="problem" { "Not known: " (why) "." },
+                }
             }
             h3 { "What can be restored" }
             @for place in &section.repositories { (repository(place)) }
@@ -163,15 +167,29 @@ fn repository(place: &Place) -> Markup {
                 @if let Some(newest) = place.newest { ", the newest of " (newest.human_seconds()) }
                 "."
             }
-            @if place.window.is_empty() { p class="problem" { "Nothing can be restored." } } @else {
-                table {
-                    thead { tr { th { "from" } th { "to" } th { "missing after it" } } }
-                    tbody {
-                        @for (number, (from, to, missing)) in place.window.iter().enumerate() {
-                            @let last = number + 1 == place.window.len();
-                            tr {
-                                td { (from.human_seconds()) } td { (to.human_seconds()) }
-                                td { @if last { "the segment being written" } @else { span class="problem" { (missing) } } }
+            @if place.window.is_empty() { p class="problem" { "Nothing can be restored." } } @else { (window(place)) }
+        }
+    }
+}
+
+fn window(place: &Place) -> Markup {
+    html! {
+        @if place.kind == Engine::Directory {
+            table {
+                thead { tr { th { "moments" } } }
+                tbody { @for (_, moment, _) in &place.window { tr { td { (moment.human_seconds()) } } } }
+            }
+        } @else {
+            table {
+                thead { tr { th { "from" } th { "to" } th { "missing after it" } } }
+                tbody {
+                    @for (number, (from, to, missing)) in place.window.iter().enumerate() {
+                        @let is_last = number + 1 == place.window.len();
+                        tr {
+                            td { (from.human_seconds()) } td { (to.human_seconds()) }
+                            td {
+                                @if is_last && place.kind == Engine::Postgres { "the segment being written" }
+                                @else if let Some(missing) = missing { span class="problem" { (missing) } }
                             }
                         }
                     }
@@ -223,7 +241,8 @@ fn drill(kept: &Kept) -> Markup {
             } }
         } @else if let Some(restored) = &evidence.restored {
             tr class="detail" { td colspan="6" {
-                (restored.backup) ": " (format_bytes(restored.raw_bytes)) " and " (format_bytes(restored.replay_bytes)) " of log"
+                (restored.backup) ": " (format_bytes(restored.raw_bytes))
+                @if restored.incarnation.engine() != Engine::Directory { " and " (format_bytes(restored.replay_bytes)) " of log" }
                 @if let Some(commit) = restored.last_commit { ", to " (commit.human_seconds()) }
                 "; " (evidence.checks.len()) " checks passed"
             } }

@@ -110,12 +110,7 @@ fn refuse_what_only_databases_have(args: &RestoreArgs) -> Result<()> {
 }
 
 /// The plan whose moment is the latest; the first refusal when no repository has one.
-async fn plan(
-    args: &RestoreArgs,
-    context: &Context,
-    settings: &Settings,
-    repositories: &[&RepositorySettings],
-) -> Result<Plan> {
+async fn plan(args: &RestoreArgs, context: &Context, settings: &Settings, repositories: &[&RepositorySettings]) -> Result<Plan> {
     let (mut best, mut failures): (Option<Plan>, Vec<(&str, Error)>) = (None, Vec::new());
     for chosen in repositories {
         let planning = plan_from(args, context, settings, chosen);
@@ -141,12 +136,7 @@ async fn plan(
     best.ok_or_else(|| first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
 }
 
-async fn plan_from(
-    args: &RestoreArgs,
-    context: &Context,
-    settings: &Settings,
-    chosen: &RepositorySettings,
-) -> Result<Plan> {
+async fn plan_from(args: &RestoreArgs, context: &Context, settings: &Settings, chosen: &RepositorySettings) -> Result<Plan> {
     let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
     let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
     let seen = head::look(&scope).await?;
@@ -205,10 +195,7 @@ fn lines(document: &Document, prepared: &Prepared) -> String {
 
 fn plan_text(document: &Document, prepared: &Prepared) -> String {
     let Document { source, target, into, repository, .. } = document;
-    format!(
-        "would restore {source} to {target} into {into}\n  repository   {repository}\n{}",
-        lines(document, prepared)
-    )
+    format!("would restore {source} to {target} into {into}\n  repository   {repository}\n{}", lines(document, prepared))
 }
 
 fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport) -> String {

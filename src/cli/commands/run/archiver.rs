@@ -22,14 +22,15 @@ use tokio::sync::watch;
 
 use super::Config;
 use super::log::{Level, Log};
-use crate::base::{Error, Result, SourceName};
+use crate::base::{Engine, Error, Result, SourceName};
 use crate::cli::background;
 use crate::cli::commands::archive::enough::Wanted;
 use crate::cli::commands::archive::handover_socket;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
 use crate::cli::scope::{self, Use};
-use crate::engine::archive::handover::{self, Answer, Ledger, Request, Stored, Under};
+use crate::codec::FrameDigest;
+use crate::engine::archive::handover::{self, Answer, Ledger, Request, Stored};
 use crate::engine::archive::push::{self, Company, Pushed};
 use crate::engine::archive::socket;
 use crate::engine::{Scope, Writing};
@@ -65,7 +66,7 @@ impl Archivers {
         Self { context: Arc::new(context), config, log, running: BTreeMap::new(), refused: BTreeSet::new(), seen: None }
     }
 
-    /// One for each source of the configuration. Where one cannot be started, pushes store their files themselves.
+    /// One for each cluster of the configuration. Where one cannot be started, pushes store their files themselves.
     pub(super) fn start_missing(&mut self) {
         // The others of a source's repositories would be lacking, and nobody would know.
         if self.context.global.repository.is_some() {
@@ -77,7 +78,8 @@ impl Archivers {
             self.seen = Some(Arc::clone(&config));
         }
         self.forget_ended();
-        for source in config.settings.sources.keys() {
+        let clusters = config.settings.sources.values().filter(|source| source.kind.engine() == Engine::Postgres);
+        for source in clusters.map(|source| &source.name) {
             if self.running.contains_key(source) || self.refused.contains(source) {
                 continue;
             }
@@ -204,7 +206,7 @@ impl Desk {
         }
         // The policy is read again each time: it may ask for more copies than when the file was stored.
         let under = match Wanted::new(settings, source, None) {
-            Ok(wanted) => under(&wanted),
+            Ok(wanted) => wanted.under(),
             Err(error) => return Some(Answer::yourself(error.summary())),
         };
         let answer = self.ledger.ask(&request.file, &under, patience);
@@ -229,12 +231,6 @@ impl Desk {
     fn told(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What whoever asks must be able to rely on.
-fn under(wanted: &Wanted<'_>) -> Under {
-    let repositories = wanted.repositories.iter().map(|chosen| chosen.name.clone()).collect();
-    Under { config_sha256: wanted.settings.config_sha256, repositories, needed: wanted.needed }
 }
 
 /// Who stores.
@@ -336,6 +332,7 @@ impl Archiver {
         let wanted = Wanted::new(settings, source, None)?;
         let unreadable = |error| Error::io("read", file, error);
         let (began, before) = (SystemTime::now(), handover::stamp(file).map_err(unreadable)?);
+        let content = content_of(file).await.map_err(unreadable)?;
         let ids = RefCell::default();
         let push = |chosen| self.push(generation, chosen, file, &ids);
         let (durable, raw_sha256) = wanted.store(file, push).await?;
@@ -348,7 +345,7 @@ impl Archiver {
         }
         let (settled, since) = (handover::is_settled(&before, began), Instant::now());
         let (config_sha256, repository_ids) = (settings.config_sha256, ids.into_inner());
-        Ok(Stored { stamp: before, settled, raw_sha256, durable, config_sha256, repository_ids, since })
+        Ok(Stored { stamp: before, settled, raw_sha256, content, durable, config_sha256, repository_ids, since })
     }
 
     /// Notes in `ids` which repository it was.
@@ -382,6 +379,13 @@ impl Archiver {
         ids.borrow_mut().insert(chosen.name.clone(), open.scope.repository.id().to_owned());
         push::beside(&open.scope, &open.writing, file, &open.company).await
     }
+}
+
+/// What whoever asks compares with the file that it has.
+async fn content_of(file: &Path) -> io::Result<FrameDigest> {
+    let file = file.to_owned();
+    let reading = tokio::task::spawn_blocking(move || FrameDigest::of_reader(fs::File::open(file)?));
+    reading.await.map_err(io::Error::other)?
 }
 
 /// Bytes of the files that are being stored.

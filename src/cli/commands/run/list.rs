@@ -36,7 +36,9 @@ struct Document {
 #[derive(Serialize)]
 struct StreamRow {
     source: SourceName,
-    slot: String,
+    /// The replication slot of a cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slot: Option<String>,
     /// Whether a scheduler's stream is at work on this host.
     running: bool,
 }
@@ -97,9 +99,12 @@ pub(super) fn run(context: &Context) -> Result<Outcome> {
 fn streams(settings: &Settings, policies: &BTreeMap<SourceName, Policy>) -> Vec<StreamRow> {
     let streamed = policies.iter().filter(|(_, policy)| policy.log.mode == LogMode::Stream);
     let row = |(source, _): (&SourceName, &Policy)| {
-        let SourceKind::Postgres(postgres) = &settings.sources.get(source)?.kind else { return None };
-        let running = is_streaming(&settings.state_dir, source);
-        Some(StreamRow { source: source.clone(), slot: postgres.slot.clone(), running })
+        let slot = match &settings.sources.get(source)?.kind {
+            SourceKind::Postgres(postgres) => Some(postgres.slot.clone()),
+            SourceKind::Sqlite(_) => None,
+            SourceKind::Directory(_) => return None,
+        };
+        Some(StreamRow { source: source.clone(), slot, running: is_streaming(&settings.state_dir, source) })
     };
     streamed.filter_map(row).collect()
 }
@@ -177,7 +182,8 @@ fn text(document: &Document) -> String {
     text += "times are UTC\n";
     for StreamRow { source, slot, running } in &document.streams {
         let what = if *running { "is streamed" } else { "is not streamed by this host now" };
-        text += &format!("the log of {source} {what} (slot {slot})\n");
+        let slot = slot.as_ref().map(|slot| format!(" (slot {slot})")).unwrap_or_default();
+        text += &format!("the log of {source} {what}{slot}\n");
     }
     for Refused { source, error } in &document.refused {
         text += &format!("not scheduled: {source}: {error}\n");

@@ -11,15 +11,15 @@ use std::time::Duration;
 use futures_util::future;
 use serde::Serialize;
 
-use crate::base::{Error, Result};
+use crate::base::{Engine, Error, Result};
 use crate::cli::args::{OutputFormat, StatusArgs, StatusFormat};
-use crate::cli::config::{PostgresSettings, Settings, SourceSettings, StandbyPlace};
+use crate::cli::config::{PostgresSettings, Settings, SourceKind, SourceSettings, StandbyPlace};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
 use crate::cli::scope::{self, Use};
 use crate::engine::status::facts::{CopiesWanted, Facts, PolicyProblem};
-use crate::engine::status::gather::{self, Place, Subject};
+use crate::engine::status::gather::{self, Place, Server, Subject, System};
 use crate::engine::status::{StatusReport, Verdict, history};
 use crate::repo::queue::Queue;
 use crate::source::postgres::conninfo;
@@ -95,19 +95,19 @@ async fn report(context: &Context, settings: &Settings, source: &SourceSettings)
 /// # Errors
 /// As [`reports`].
 pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettings) -> Result<Facts> {
-    let postgres = source.postgres("status")?;
     let chosen = settings.repositories_of(source, context.global.repository.as_deref())?;
     // Only looked at: a policy that contradicts itself still has objectives, and the facts tell whether they are met.
     let policy = source
         .policy
         .as_deref()
         .map(|name| settings.policy(name).map_err(|error| PolicyProblem { name: name.to_owned(), why: error.summary() }));
+    let has_log = source.kind.engine() != Engine::Directory;
     let copies_wanted = match context.global.repository {
         // Of the others nothing is asked, so nothing is missed there.
-        Some(_) => CopiesWanted { log: 1, backup: 1 },
+        Some(_) => CopiesWanted { log: usize::from(has_log), backup: 1 },
         None => {
             let (log, backup) = (settings.log_copies(source), settings.backup_copies(source));
-            CopiesWanted { log: log.repositories, backup: backup.repositories }
+            CopiesWanted { log: if has_log { log.repositories } else { 0 }, backup: backup.repositories }
         }
     };
     let places = chosen.into_iter().map(async |chosen| {
@@ -125,11 +125,11 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
         site: source.site.clone(),
         policy: policy.transpose(),
         copies_wanted,
-        conninfo: postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo),
-        // That of the server that is backed up, which is then a standby.
-        data_directory: postgres.data_directory.clone().filter(|_| postgres.primary_conninfo.is_none()),
-        slot: Some(postgres.slot.as_str()).filter(|_| postgres.primary_conninfo.is_none()),
-        standby: standby(postgres),
+        system: match &source.kind {
+            SourceKind::Postgres(postgres) => System::Postgres(server(postgres)),
+            SourceKind::Sqlite(sqlite) => System::Sqlite(&sqlite.path),
+            SourceKind::Directory(directory) => System::Directory(&directory.path),
+        },
         repositories: future::join_all(places).await,
         state_dir: &settings.state_dir,
     };
@@ -138,16 +138,23 @@ pub async fn facts(context: &Context, settings: &Settings, source: &SourceSettin
     Ok(facts)
 }
 
+fn server(postgres: &PostgresSettings) -> Server<'_> {
+    Server {
+        conninfo: postgres.primary_conninfo.as_ref().unwrap_or(&postgres.conninfo),
+        // That of the server that is backed up, which is then a standby.
+        data_directory: postgres.data_directory.clone().filter(|_| postgres.primary_conninfo.is_none()),
+        slot: &postgres.slot,
+        streamed_from: postgres.primary_conninfo.as_ref().map(|_| postgres.conninfo.as_str()),
+        standby: standby(postgres),
+    }
+}
+
 /// Where the standby is, with whoever may be let in.
 fn standby(postgres: &PostgresSettings) -> Option<gather::Standby> {
-    let user = |text: &str| {
-        let parsed = conninfo::parse(text, &conninfo::process_environment).ok()?;
-        parsed.config.get_user().map(str::to_owned)
-    };
     Some(match postgres.standby.as_ref()? {
         StandbyPlace::Server(conninfo) => gather::Standby::Server(conninfo.clone()),
         StandbyPlace::Directory(directory) => {
-            let users = user(&postgres.conninfo).into_iter().chain(["postgres".to_owned()]);
+            let users = conninfo::user(&postgres.conninfo).into_iter().chain(["postgres".to_owned()]);
             gather::Standby::Directory(directory.clone(), users.collect())
         }
     })

@@ -162,7 +162,9 @@ fn backups(out: &mut Exposition, reports: &[StatusReport]) {
         reports.iter().flat_map(move |report| {
             let (backup, log) = pick(report);
             let sample = |what, count: usize| (vec![("source", report.source.as_str()), ("what", what)], count as f64);
-            [sample("backup", backup), sample("log", log)]
+            // Where no log is wanted there is none.
+            let of_log = (report.copies.log_wanted > 0).then(|| sample("log", log));
+            std::iter::once(sample("backup", backup)).chain(of_log)
         })
     };
     let held = counts(|report| (report.copies.backup_held, report.copies.log_held));
@@ -198,24 +200,29 @@ fn repositories(out: &mut Exposition, reports: &[StatusReport]) {
 
 fn server(out: &mut Exposition, reports: &[StatusReport]) {
     let mut gauge = |name: &str, help: &str, value: fn(&StatusReport) -> Option<f64>| out.gauge(name, help, each(reports, value));
-    gauge("lifeboat_server_up", "Whether the server answers.", |report| Some(truth(report.server.error.is_none())));
-    gauge("lifeboat_server_clock_skew_seconds", "Its clock minus this host's.", |report| report.server.clock_skew_seconds);
+    gauge("lifeboat_server_up", "Whether the server answers.", |report| Some(truth(report.server.as_ref()?.error.is_none())));
+    gauge("lifeboat_path_readable", "Whether the database file or directory can be looked at.", |report| {
+        Some(truth(report.path.as_ref()?.error.is_none()))
+    });
+    gauge("lifeboat_server_clock_skew_seconds", "Its clock minus this host's.", |report| {
+        report.server.as_ref()?.clock_skew_seconds
+    });
     gauge("lifeboat_slot_active", "Whether a stream uses the slot of the source.", |report| {
-        report.server.slot.as_ref().map(|slot| truth(slot.active))
+        report.server.as_ref()?.slot.as_ref().map(|slot| truth(slot.active))
     });
     gauge("lifeboat_slot_lost", "Whether the server has removed log that the slot kept.", |report| {
-        report.server.slot.as_ref().map(|slot| truth(slot.lost))
+        report.server.as_ref()?.slot.as_ref().map(|slot| truth(slot.lost))
     });
     gauge("lifeboat_slot_retained_bytes", "Bytes of log that the server keeps for the slot.", |report| {
-        Some(report.server.slot.as_ref()?.retained_bytes? as f64)
+        Some(report.server.as_ref()?.slot.as_ref()?.retained_bytes? as f64)
     });
     gauge("lifeboat_slot_safe_bytes", "Bytes that may be written before the slot is lost.", |report| {
-        Some(report.server.slot.as_ref()?.safe_bytes? as f64)
+        Some(report.server.as_ref()?.slot.as_ref()?.safe_bytes? as f64)
     });
     gauge("lifeboat_archiver_failing", "Whether the latest attempt of its archiver failed.", |report| {
-        report.server.archiver_failing.map(truth)
+        report.server.as_ref()?.archiver_failing.map(truth)
     });
     gauge("lifeboat_archiver_failures", "Failures of its archiver since its statistics were reset.", |report| {
-        report.server.archiver_failed_count.map(|count| count as f64)
+        report.server.as_ref()?.archiver_failed_count.map(|count| count as f64)
     });
 }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use crate::base::Engine;
 use crate::base::units::{format_bytes, format_duration};
 use crate::cli::output::wrapped;
-use crate::engine::status::report::{DrillReport, Kind, RepositoryReport, ScopeReport};
+use crate::engine::status::report::{DrillReport, IntervalReport, Kind, PathReport, RepositoryReport, ScopeReport, ServerReport};
 use crate::engine::status::standby::StandbyReport;
 use crate::engine::status::{StatusReport, Verdict};
 use crate::repo::evidence::DrillOutcome;
@@ -32,18 +33,12 @@ fn one(report: &StatusReport) -> String {
     text += &row("window", &window(report));
     text += &row("last drill", &drills(report));
     text += &row("backups", &backups(report));
-    let copies = report.copies;
-    text += &row(
-        "copies",
-        &format!(
-            "newest backup in {} of {} repositories, newest log in {} of {}",
-            copies.backup_held, copies.backup_wanted, copies.log_held, copies.log_wanted
-        ),
-    );
+    text += &row("copies", &copies(report));
     for repository in &report.repositories {
-        text += &row(&format!("in {}", repository.repository), &standing(repository));
+        text += &row(&format!("in {}", repository.repository), &standing(repository, report.kind));
     }
-    text += &row("server", &server(report));
+    text += &report.server.as_ref().map(|found| row("server", &server(found))).unwrap_or_default();
+    text += &report.path.as_ref().map(|found| row(report.kind.noun(), &path(found))).unwrap_or_default();
     if let Some(forecast) = &report.forecast {
         let objective = report.objectives.as_ref().map_or(0.0, |objectives| objectives.rto_seconds);
         let growth = format_bytes(forecast.growth_bytes_per_day as u64);
@@ -95,7 +90,8 @@ fn exposure(scope: &ScopeReport, report: &StatusReport) -> String {
         told += &format!(", RPO {}", span(objectives.rpo_seconds));
     }
     if let (Some(of_day), Some(of_month)) = (scope.worst_24h_seconds, scope.worst_30d_seconds) {
-        told += &format!("; worst in 24 h {}, in 30 d {}", span(of_day), span(of_month));
+        let most = if report.kind == Engine::Directory { "at most " } else { "" };
+        told += &format!("; worst in 24 h {most}{}, in 30 d {}", span(of_day), span(of_month));
     }
     told
 }
@@ -115,8 +111,11 @@ fn recovery(report: &StatusReport) -> String {
         told += &format!(", RTO {}", span(objectives.rto_seconds));
     }
     told += &rto.measured_seconds.map(|seconds| format!("; the last drill took {}", span(seconds))).unwrap_or_default();
-    if let (Some(write), Some(replay)) = (rto.write_bytes, rto.replay_bytes) {
-        told += &format!("; writes {}, replays {}", format_bytes(write), format_bytes(replay));
+    if let Some(write) = rto.write_bytes {
+        told += &format!("; writes {}", format_bytes(write));
+    }
+    if let Some(replay) = rto.replay_bytes.filter(|_| report.kind != Engine::Directory) {
+        told += &format!(", replays {}", format_bytes(replay));
     }
     told
 }
@@ -142,7 +141,16 @@ fn window(report: &StatusReport) -> String {
     let (Some(first), Some(last)) = (report.window.first(), report.window.last()) else {
         return "nothing can be restored".to_owned();
     };
-    let gaps = match report.window.len() - 1 {
+    if report.kind == Engine::Directory {
+        let (first, last) = (first.from.human_seconds(), last.to.human_seconds());
+        return match report.window.len() {
+            1 => format!("the moment of 1 backup: {last}"),
+            moments => format!("the moments of {moments} backups, {} to {last}", first.trim_end_matches(" UTC")),
+        };
+    }
+    // A snapshot that nobody followed is a moment: nothing is missing after it.
+    let is_gap = |pair: &&[IntervalReport]| report.kind == Engine::Postgres || pair[0].from < pair[0].to;
+    let gaps = match report.window.windows(2).filter(is_gap).count() {
         0 => String::new(),
         1 => ", 1 gap".to_owned(),
         gaps => format!(", {gaps} gaps"),
@@ -177,9 +185,19 @@ fn backups(report: &StatusReport) -> String {
     if told.is_empty() { "none".to_owned() } else { told.join(", ") }
 }
 
-fn standing(repository: &RepositoryReport) -> String {
+fn copies(report: &StatusReport) -> String {
+    let copies = report.copies;
+    let log = match copies.log_wanted {
+        0 => String::new(),
+        wanted => format!(", newest log in {} of {wanted}", copies.log_held),
+    };
+    format!("newest backup in {} of {} repositories{log}", copies.backup_held, copies.backup_wanted)
+}
+
+fn standing(repository: &RepositoryReport, kind: Engine) -> String {
     let mut told = match (&repository.error, repository.frontier_time) {
         (Some(why), _) => format!("no answer: {why}"),
+        (None, Some(time)) if kind == Engine::Directory => format!("newest backup begun {}", time.human_seconds()),
         (None, Some(time)) => format!("log up to {}", time.human_seconds()),
         (None, None) => "nothing to restore".to_owned(),
     };
@@ -201,8 +219,14 @@ fn standing(repository: &RepositoryReport) -> String {
     told + &skew("its clock", repository.clock_skew_seconds)
 }
 
-fn server(report: &StatusReport) -> String {
-    let server = &report.server;
+fn path(found: &PathReport) -> String {
+    match &found.error {
+        Some(why) => format!("cannot be looked at: {why}"),
+        None => found.path.clone(),
+    }
+}
+
+fn server(server: &ServerReport) -> String {
     if let Some(why) = &server.error {
         return format!("no answer: {why}");
     }
@@ -270,9 +294,9 @@ mod tests {
             queue_last_error: None,
             clock_skew_seconds: None,
         };
-        assert_eq!(standing(&found), "nothing to restore, queue not known");
+        assert_eq!(standing(&found, Engine::Postgres), "nothing to restore, queue not known");
         (found.queue_items, found.queue_given_up) = (Some(0), Some(0));
-        assert_eq!(standing(&found), "nothing to restore");
+        assert_eq!(standing(&found, Engine::Postgres), "nothing to restore");
     }
 
     #[test]

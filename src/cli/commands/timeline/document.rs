@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::names::Naming;
-use crate::base::Timestamp;
+use crate::base::{Engine, Timestamp};
 use crate::cli::config::RepositorySettings;
 use crate::engine::activity::acts::{Act, ActKind};
 use crate::engine::activity::around::Listing;
@@ -18,7 +18,11 @@ pub struct Document {
     pub source: String,
     pub repository: String,
     pub incarnation: String,
-    pub timeline: u32,
+    /// `postgres`, `sqlite` or `directory`.
+    pub kind: Engine,
+    /// Of a cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeline: Option<u32>,
     /// Timelines off the way to it that have this time, too, when none was chosen.
     pub other_timelines: Vec<OtherTimeline>,
     /// What was asked for.
@@ -240,7 +244,8 @@ impl Document {
             source: source.to_owned(),
             repository: chosen.name.clone(),
             incarnation: archive.identity.incarnation.to_string(),
-            timeline: archive.path.timeline().0,
+            kind: archive.engine(),
+            timeline: (archive.engine() == Engine::Postgres).then(|| archive.path.timeline().0),
             other_timelines: Vec::new(),
             from,
             to,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::document::{Document, RestoreCommand};
-use crate::base::{Error, ErrorKind, Result, Timestamp};
+use crate::base::{Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::args::TimelineArgs;
 use crate::cli::config::{RepositorySettings, Settings};
 use crate::cli::context::Context;
@@ -33,6 +33,7 @@ pub async fn run(args: &TimelineArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let (chosen, scope, archive) = open(args, context, &settings).await?;
     let source = args.source.to_string();
+    refuse_for_kind(args, archive.engine())?;
     let (from, to) = interval(args, &archive)?;
     let elsewhere = elsewhere(args, &archive, (from, to));
     archive.check_interval(&source, from, to, &elsewhere)?;
@@ -122,13 +123,28 @@ async fn open_one(
     }
 }
 
+/// What only the log of a PostgreSQL cluster tells.
+fn refuse_for_kind(args: &TimelineArgs, engine: Engine) -> Result<()> {
+    let asked = [("--around", args.around.is_some()), ("--detail", args.detail), ("--timeline", args.timeline.is_some())];
+    let Some((option, _)) = asked.into_iter().find(|(_, is_asked)| *is_asked) else { return Ok(()) };
+    let source = &args.source;
+    let why = match engine {
+        Engine::Postgres => return Ok(()),
+        Engine::Sqlite => "its log holds changed pages, which tell neither rows nor transactions apart",
+        Engine::Directory => "it has no log: what is known are the moments of its backups",
+    };
+    Err(Error::usage(format!("{option} is not for {source}, {}", engine.with_article()))
+        .detail("why", why)
+        .hint(format!("lifeboat timeline {source}   shows what was stored when")))
+}
+
 /// What is asked for: `--from` and `--to`, or the time around `--around`; all of the archived log when neither is given.
 fn interval(args: &TimelineArgs, archive: &Archive) -> Result<(Timestamp, Timestamp)> {
     if let Some(time) = args.around {
         let within = args.within.unwrap_or(WITHIN);
         return Ok((time.minus(within), time.plus(within)));
     }
-    let (first, last) = archive.track.span().unwrap_or_else(|| (Timestamp::now(), Timestamp::now()));
+    let (first, last) = archive.span().unwrap_or_else(|| (Timestamp::now(), Timestamp::now()));
     let (from, to) = (args.from.unwrap_or(first), args.to.unwrap_or(last));
     match (args.from, args.to) {
         (Some(from), Some(to)) if from > to => Err(Error::usage(format!("--from ({from}) lies after --to ({to})"))

@@ -3,8 +3,8 @@
 use super::document::{
     ActPart, AroundPart, DetailPart, Document, Event, Gap, Listed, RelationPart, RestoreCommand, Row, Written,
 };
-use crate::base::Timestamp;
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, Timestamp};
 use crate::cli::output::{Align, table};
 use crate::engine::activity::acts::ActKind;
 
@@ -21,13 +21,16 @@ impl Document {
     /// For people.
     pub fn text(&self) -> String {
         let Self { source, repository, incarnation, timeline, .. } = self;
-        let mut text = format!("{source} in repository {repository} ({incarnation}), timeline {timeline}\n");
+        let timeline = timeline.map(|timeline| format!(", timeline {timeline}")).unwrap_or_default();
+        let mut text = format!("{source} in repository {repository} ({incarnation}){timeline}\n");
         for other in &self.other_timelines {
             let until = other.last.map(|last| format!(", until {}", last.human_seconds())).unwrap_or_default();
             text += &format!("  timeline {0} went on beside it{until}: --timeline {0}\n", other.timeline);
         }
-        if let Some(seconds) = self.interval_seconds {
-            text += &self.histogram(seconds);
+        match (self.interval_seconds, self.kind) {
+            (Some(seconds), Engine::Directory) => text += &self.moments(seconds),
+            (Some(seconds), _) => text += &self.histogram(seconds),
+            (None, _) => {}
         }
         if self.detail.is_some() || self.around.is_some() {
             text += &self.shortcomings();
@@ -41,12 +44,30 @@ impl Document {
         text
     }
 
-    fn histogram(&self, interval_seconds: f64) -> String {
+    /// What is shown, and in rows of which length.
+    fn head(&self, interval_seconds: f64) -> String {
         let length = match interval_seconds {
             ..60.0 => format!("{interval_seconds} s"),
             _ => format_duration(std::time::Duration::from_secs_f64(interval_seconds)),
         };
-        let mut text = format!("  {} to {}, {length} a row\n", seconds(self.from), self.to.human_seconds());
+        format!("  {} to {}, {length} a row\n", seconds(self.from), self.to.human_seconds())
+    }
+
+    /// The backups alone, where nothing is known of what happens between them.
+    fn moments(&self, interval_seconds: f64) -> String {
+        let mut text = self.head(interval_seconds);
+        text += &format!("  {:19}  backups\n", "from (UTC)");
+        for row in &self.rows {
+            let line = format!("  {}  {:>7}  {}", seconds(row.from), row.backups.len(), "#".repeat(row.backups.len()));
+            text += line.trim_end();
+            text.push('\n');
+            row.backups.iter().for_each(|id| text += &format!("      backup {id}\n"));
+        }
+        text + &format!("what changed between two of them: lifeboat diff {} OLD NEW\n", self.source)
+    }
+
+    fn histogram(&self, interval_seconds: f64) -> String {
+        let mut text = self.head(interval_seconds);
         let most = self.rows.iter().map(|row| row.commits).max().unwrap_or(0).max(1);
         let numbers = self.rows.iter().map(|row| commits(row).len()).max().unwrap_or(0).max("commits".len());
         text += &format!("  {:19}  {:>numbers$}  {:>9}\n", "from (UTC)", "commits", "stored");
@@ -57,7 +78,7 @@ impl Document {
             text += line.trim_end();
             text.push('\n');
             row.backups.iter().for_each(|id| text += &format!("      backup {id}\n"));
-            row.gaps.iter().for_each(|at| text += &format!("      {}\n", gap_text(&self.gaps[*at])));
+            row.gaps.iter().for_each(|at| text += &format!("      {}\n", self.gap_text(&self.gaps[*at])));
         }
         if self.rows.iter().any(|row| row.unknown_segments > 0) {
             text += "  +: not all commits are known: the names of some segments do not tell\n";
@@ -72,7 +93,7 @@ impl Document {
         let mut text = String::new();
         // The histogram has told them.
         if self.interval_seconds.is_none() {
-            self.gaps_inside().for_each(|gap| text += &format!("  {}\n", gap_text(gap)));
+            self.gaps_inside().for_each(|gap| text += &format!("  {}\n", self.gap_text(gap)));
         }
         self.unread.iter().for_each(|unread| text += &format!("  damaged: {}: {}\n", unread.segment, unread.why));
         if self.unattributed_rows > 0 {
@@ -82,6 +103,14 @@ impl Document {
             text += &format!("  {} records of a kind that is not known\n", self.unknown_records);
         }
         text
+    }
+
+    fn gap_text(&self, gap: &Gap) -> String {
+        match (self.kind, gap.reason) {
+            // A number is left out where commits were not followed; no piece of that name ever was.
+            (Engine::Sqlite, "missing") => "gap: its commits were not followed without a break".to_owned(),
+            _ => gap_text(gap),
+        }
     }
 }
 

@@ -119,6 +119,19 @@ fn the_log_goes_on_on_the_next_timeline() {
     assert_eq!(stage.ask(&name(2, 5), 5), Some(true));
 }
 
+/// Another content of the same name may have come to light since it was fetched.
+#[test]
+fn what_was_fetched_long_ago_is_fetched_again() {
+    let stage = Stage::new();
+    for (number, age, is_handed_over) in [(2, HELD_FOR * 2, false), (3, HELD_FOR / 2, true)] {
+        let mut task = stage.spool.next().unwrap();
+        task.began = Instant::now().checked_sub(age).expect("up for minutes");
+        task.done(Fetched::Whole(name(1, number), vec![number as u8; size().bytes() as usize]));
+        assert_eq!(stage.ask(&name(1, number), number as u8), Some(is_handed_over), "{age:?}");
+    }
+    assert_eq!(fs::read_dir(stage.dir.path()).unwrap().count(), 0, "nothing is left of either");
+}
+
 #[test]
 fn strangers_are_sent_away() {
     let stage = Stage::new();

@@ -464,47 +464,80 @@ mod tests {
         }
     }
 
+    /// A segment of sound log that is received, and a repository that counts its calls.
+    struct Scene {
+        dir: tempfile::TempDir,
+        store: Arc<FaultyStore>,
+        here: Here,
+        writing: Writing,
+        trust: Trust,
+        size: SegmentSize,
+        segment: Segment,
+        raw: Vec<u8>,
+    }
+
+    impl Scene {
+        async fn new() -> Self {
+            let (dir, signer, log) = (tempfile::tempdir().unwrap(), Signer::generate(), sample());
+            let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
+            let store = Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new())));
+            let repository = Repository::create("main", store.clone(), vec![entry], &signer).await.unwrap();
+            let here = Here(Scope::new(repository, "orders".parse().unwrap(), dir.path()));
+            let (writing, trust) = (Writing { signer, recipients: None, compression_level: 1 }, Trust::default());
+            let (segment, raw) = log.segments().pop().unwrap();
+            Self { dir, store, here, writing, trust, size: log.size, segment, raw }
+        }
+
+        fn world(&self) -> World<'_> {
+            World {
+                surroundings: &self.here,
+                writing: &self.writing,
+                progress: &Silent,
+                needed: 1,
+                trust: &self.trust,
+                identity: identity_of(15, SYSTEM_IDENTIFIER, self.size),
+                written: None,
+                first_file: self.segment.name(self.size),
+            }
+        }
+
+        fn destination(&self) -> Destination {
+            Destination::new("main".into(), Queue::new(self.dir.path(), &self.here.0.source, "main"))
+        }
+
+        /// Nothing of the segment yet.
+        fn growing(&self) -> Growing {
+            Growing::new(self.segment, self.size, Carry::Unknown, 0)
+        }
+
+        /// What is stored of the segment.
+        async fn pieces(&self) -> Vec<Piece> {
+            let (scope, incarnation) = (&self.here.0, self.world().identity.incarnation);
+            tail::load_segment(&scope.repository, &scope.source, &incarnation, self.segment, self.size).await.unwrap()
+        }
+    }
+
     /// A segment that stays open: nobody reads a hundred pieces, and none goes before those who list have seen the larger.
     #[tokio::test(start_paused = true)]
     async fn small_pieces_are_put_together_and_go_later() {
-        let (dir, signer, log) = (tempfile::tempdir().unwrap(), Signer::generate(), sample());
-        let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
-        let store = Arc::new(FaultyStore::counting(Arc::new(MemoryStore::new())));
-        let repository = Repository::create("main", store.clone(), vec![entry], &signer).await.unwrap();
-        let here = Here(Scope::new(repository, "orders".parse().unwrap(), dir.path()));
-        let (writing, trust) = (Writing { signer, recipients: None, compression_level: 1 }, Trust::default());
-        let (segment, raw) = log.segments().pop().unwrap();
-        let world = World {
-            surroundings: &here,
-            writing: &writing,
-            progress: &Silent,
-            needed: 1,
-            trust: &trust,
-            identity: identity_of(15, SYSTEM_IDENTIFIER, log.size),
-            written: None,
-            first_file: segment.name(log.size),
-        };
-        let mut growing = Growing::new(segment, log.size, Carry::Unknown, 0);
-        let mut to = Destination::new("main".into(), Queue::new(dir.path(), &here.0.source, "main"));
-        let pieces = async || {
-            let scope = here.0.clone();
-            tail::load_segment(&scope.repository, &scope.source, &world.identity.incarnation, segment, log.size).await.unwrap()
-        };
+        let scene = Scene::new().await;
+        let (world, raw) = (scene.world(), &scene.raw);
+        let (mut growing, mut to) = (scene.growing(), scene.destination());
         let mut most = 0;
         for at in (0..10_000).step_by(50) {
             growing.append(growing.position(), Bytes::copy_from_slice(&raw[at..at + 50])).unwrap();
             to.store_pieces(&world, &growing.snapshot(), all(&growing)).await.unwrap();
             to.settled().await;
-            let there = pieces().await;
+            let there = scene.pieces().await;
             assert_eq!(tail::reach(&there), at as u64 + 50);
             most = most.max(tail::cover(&there).len());
             tokio::time::advance(Duration::from_secs(20)).await;
         }
         assert!(most <= 20, "{most} pieces to read");
         // Those that a listing may still show, and what they are part of.
-        let there = pieces().await;
+        let there = scene.pieces().await;
         assert!(there.len() < 60, "{} pieces", there.len());
-        let puts = store.calls().iter().filter(|call| call.starts_with("put_if_absent orders/tail/")).count();
+        let puts = scene.store.calls().iter().filter(|call| call.starts_with("put_if_absent orders/tail/")).count();
         assert!((200..240).contains(&puts), "{puts} puts of 200 pieces");
         // What they tell of their commits together is what each told.
         let one = growing.snapshot().piece(0, 10_000).0;
@@ -519,44 +552,26 @@ mod tests {
     /// What is no log is in pieces of its own, and stays out of those that are put together.
     #[tokio::test]
     async fn log_and_what_is_none_are_never_in_one_piece() {
-        let (dir, signer, log) = (tempfile::tempdir().unwrap(), Signer::generate(), sample());
-        let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
-        let repository = Repository::create("main", Arc::new(MemoryStore::new()), vec![entry], &signer).await.unwrap();
-        let here = Here(Scope::new(repository, "orders".parse().unwrap(), dir.path()));
-        let (writing, trust) = (Writing { signer, recipients: None, compression_level: 1 }, Trust::default());
-        let (segment, raw) = log.segments().pop().unwrap();
-        let mut world = World {
-            surroundings: &here,
-            writing: &writing,
-            progress: &Silent,
-            needed: 1,
-            trust: &trust,
-            identity: identity_of(15, SYSTEM_IDENTIFIER, log.size),
-            written: None,
-            first_file: segment.name(log.size),
-        };
-        let queue = || Queue::new(dir.path(), &here.0.source, "main");
-        let (mut growing, mut to) =
-            (Growing::new(segment, log.size, Carry::Unknown, 0), Destination::new("main".into(), queue()));
+        let scene = Scene::new().await;
+        let (mut world, raw, segment) = (scene.world(), &scene.raw, scene.segment);
+        let (mut growing, mut to) = (scene.growing(), scene.destination());
         for at in (0..3000).step_by(100) {
             growing.append(growing.position(), Bytes::copy_from_slice(&raw[at..at + 100])).unwrap();
             let extent = Extent { until: growing.received(), sound: growing.received().min(1250) };
             to.store_pieces(&world, &growing.snapshot(), extent).await.unwrap();
             to.settled().await;
         }
-        let incarnation = world.identity.incarnation.clone();
-        let scope = &here.0;
-        let pieces = tail::load_segment(&scope.repository, &scope.source, &incarnation, segment, log.size).await.unwrap();
+        let pieces = scene.pieces().await;
         let spans: Vec<_> = pieces.iter().map(|piece| (piece.name.from, piece.name.to)).collect();
         assert!(spans.iter().all(|(from, to)| *to <= 1250 || *from >= 1250), "{spans:?}");
         assert!(spans.iter().any(|(from, to)| to - from > 500 && *to <= 1250), "put together: {spans:?}");
         assert!(spans.iter().all(|(from, to)| *from < 1250 || to - from <= 100), "and nothing of the rest: {spans:?}");
 
         // Another stream receives it anew: before all of a piece was, nothing is stored, and nothing is safe.
-        let start = segment.start(log.size);
-        let mut again = Growing::new(segment, log.size, Carry::Unknown, 0);
+        let start = segment.start(scene.size);
+        let mut again = scene.growing();
         again.append(start, Bytes::copy_from_slice(&raw[..60])).unwrap();
-        let mut to = Destination::new("main".into(), queue());
+        let mut to = scene.destination();
         to.store_pieces(&world, &again.snapshot(), all(&again)).await.unwrap();
         assert_eq!(to.reached(), start);
         again.append(again.position(), Bytes::copy_from_slice(&raw[60..3000])).unwrap();
@@ -564,11 +579,11 @@ mod tests {
         assert_eq!(to.reached(), start.plus(3000));
 
         // A disk that was rolled back: the server has not written what is stored in its name.
-        let mut behind = Growing::new(segment, log.size, Carry::Unknown, 0);
+        let mut behind = scene.growing();
         behind.append(start, Bytes::copy_from_slice(&raw[..60])).unwrap();
         for (written, is_behind) in [(start.plus(3000), false), (start.plus(2999), true)] {
             world.written = Some((segment.timeline, written));
-            let mut to = Destination::new("main".into(), queue());
+            let mut to = scene.destination();
             let stored = to.store_pieces(&world, &behind.snapshot(), all(&behind)).await;
             assert_eq!(stored.is_err_and(|error| error.kind() == ErrorKind::Contradicted), is_behind, "{written}");
             assert_eq!(to.reached(), if is_behind { Lsn(0) } else { start }, "{written}");

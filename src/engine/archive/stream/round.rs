@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::Instant;
 
 use super::destination::Destination;
@@ -13,12 +12,11 @@ use super::run::World;
 use super::trust::{Examined, Extent};
 use crate::base::{Error, ErrorKind, Result};
 use crate::engine::archive::push::Pushed;
+use crate::engine::enough;
 use crate::repo::queue::Item;
 use crate::source::postgres::history::History;
 use crate::source::postgres::replication::Failure;
 
-/// Once enough repositories have it, the others have as long again, and at least this.
-const GRACE: Duration = Duration::from_millis(500);
 /// A repository that failed is left alone so long while the others are enough.
 const REST: Duration = Duration::from_secs(30);
 
@@ -99,7 +97,7 @@ async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job, is_there:
         }
     }
     let mut pushed: Vec<Option<Pushed>> = vec![None; count];
-    let mut storing: FuturesUnordered<_> = to
+    let storing = to
         .iter_mut()
         .enumerate()
         .filter(|(_, one)| rested < needed || one.rests_until.is_none_or(|until| until <= now))
@@ -109,31 +107,20 @@ async fn attempt(to: &mut [Destination], world: &World<'_>, job: &Job, is_there:
             (at, one.name.clone(), stored)
         })
         .collect();
-    let mut deadline = None;
-    loop {
-        let waited = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
+    let note = |(at, name, stored): (usize, String, Result<Option<Pushed>>)| {
+        let succeeded = stored.is_ok();
+        match stored {
+            Ok(stored) => {
+                let warnings = stored.iter().flat_map(|stored| &stored.warnings);
+                outcome.warnings.extend(warnings.map(|why| format!("repository {name}: {why}")));
+                outcome.stored.push(name);
+                pushed[at] = stored;
             }
-        };
-        tokio::select! {
-            next = storing.next() => match next {
-                Some((at, name, Ok(stored))) => {
-                    outcome.warnings.extend(stored.iter().flat_map(|stored| &stored.warnings).map(|why| format!("repository {name}: {why}")));
-                    outcome.stored.push(name);
-                    pushed[at] = stored;
-                    if outcome.stored.len() >= needed && deadline.is_none() {
-                        deadline = Some(Instant::now() + now.elapsed().max(GRACE));
-                    }
-                }
-                Some((_, name, Err(error))) => outcome.errors.push((name, error)),
-                None => break,
-            },
-            () = waited => break,
+            Err(error) => outcome.errors.push((name, error)),
         }
-    }
-    drop(storing);
+        succeeded
+    };
+    enough::collect(needed, storing, Vec::new(), note).await;
     if let Some(at) = outcome.errors.iter().position(|(_, error)| error.kind() == ErrorKind::Contradicted) {
         let (name, error) = outcome.errors.swap_remove(at);
         return Err(error.context(format!("repository {name}")));

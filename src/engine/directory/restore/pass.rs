@@ -158,7 +158,9 @@ fn place(line: &FileLine, entry: &Entry, spill: &mut Spill) -> Result<()> {
 /// What a damaged chunk means for the whole.
 pub(super) fn explained(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::Damaged => error.hint("lifeboat verify --deep   shows what else is damaged; an older backup may be whole"),
+        ErrorKind::Damaged if error.hints().is_empty() => {
+            error.hint("lifeboat verify --deep   shows what else is damaged; an older backup may be whole")
+        }
         _ => error,
     }
 }

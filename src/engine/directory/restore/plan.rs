@@ -61,9 +61,11 @@ fn asked_for<'a>(
             .hint(format!("lifeboat list {source}   shows what there is"))
     })?;
     match until {
-        Some(until) if found.stop_time > until => Err(Error::failed(format!("backup {id} of {source} ended after {}", until.human()))
-            .detail("ended", found.stop_time.human())
-            .hint("leave --backup out: then the newest backup that had ended by then is taken")),
+        Some(until) if found.stop_time > until => {
+            Err(Error::failed(format!("backup {id} of {source} ended after {}", until.human()))
+                .detail("ended", found.stop_time.human())
+                .hint("leave --backup out: then the newest backup that had ended by then is taken"))
+        }
         _ => Ok(found),
     }
 }

@@ -28,9 +28,7 @@ use crate::source::directory::chunk::Address;
 use crate::source::directory::file_writer::write_chunk;
 use crate::source::directory::owners::OwnerMap;
 use crate::source::directory::read::{Chunk, Hole};
-use crate::source::directory::restore::{
-    Existing, RestoreOptions as RestorerOptions, Restorer, Shortfall, Shortfalls,
-};
+use crate::source::directory::restore::{Existing, RestoreOptions as RestorerOptions, Restorer, Shortfall, Shortfalls};
 
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;

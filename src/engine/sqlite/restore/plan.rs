@@ -67,7 +67,7 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
             plans.extend(ways(situation, backup, until, with_log));
         }
     }
-    plans.sort_by(|a, b| (b.reaches, b.backup.stop_time).cmp(&(a.reaches, a.backup.stop_time)));
+    plans.sort_by_key(|plan| std::cmp::Reverse((plan.reaches, plan.backup.stop_time)));
     let Some(best) = plans.first() else { return Err(out_of_reach(situation, until, only)) };
     if let Some(until) = until {
         if let Some(gap) = gap(situation, best, until) {
@@ -120,9 +120,10 @@ fn run<'a>(situation: &'a Situation<'_>, backup: &BackupSummary) -> impl Iterato
 fn next_beyond(situation: &Situation<'_>, best: &Plan, after: Timestamp) -> Option<Timestamp> {
     let follows = number(best.backup.start_lsn) + run(situation, &best.backup).count() as u64;
     // What begins right where the run ends may go on from it: no number was left out.
-    let backups = situation.backups.iter().filter(|backup| {
-        backup.incarnation != best.backup.incarnation || number(backup.start_lsn) > follows
-    });
+    let backups = situation
+        .backups
+        .iter()
+        .filter(|backup| backup.incarnation != best.backup.incarnation || number(backup.start_lsn) > follows);
     backups.map(|backup| backup.stop_time).filter(|moment| *moment > after).min()
 }
 
@@ -140,7 +141,10 @@ fn gap(situation: &Situation<'_>, best: &Plan, until: Timestamp) -> Option<Error
             .detail("followed up to", best.reaches.to_string())
             .detail("goes on from", next.to_string())
             .detail("missing", missing(situation, best))
-            .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the last moment before it", best.reaches.rfc3339()))
+            .hint(format!(
+                "lifeboat restore {source} --to '{}' --into FILE   is the last moment before it",
+                best.reaches.rfc3339()
+            ))
             .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the first after it", next.rfc3339())),
     )
 }
@@ -167,7 +171,8 @@ fn notes(situation: &Situation<'_>, best: &Plan, until: Timestamp) -> Vec<String
 
 fn out_of_reach(situation: &Situation<'_>, until: Option<Timestamp>, only: Option<&BackupId>) -> Error {
     let source = situation.source;
-    let first = situation.backups.iter().filter(|backup| only.is_none_or(|id| backup.id == *id)).map(|backup| backup.stop_time).min();
+    let first =
+        situation.backups.iter().filter(|backup| only.is_none_or(|id| backup.id == *id)).map(|backup| backup.stop_time).min();
     match (only, first, until) {
         (Some(id), None, _) => Error::failed(format!("{source} has no backup {id} that can be restored"))
             .hint(format!("lifeboat list {source}   shows what there is")),
@@ -322,7 +327,8 @@ mod tests {
             let (logs, summaries) = (world.logs(), world.summaries());
             let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
             let error = plans(&situation, &Target::Time(at(second)), None).unwrap_err();
-            let sides = [("followed up to", at(20)), ("goes on from", at(40))].map(|(label, time)| (label.to_owned(), time.to_string()));
+            let sides =
+                [("followed up to", at(20)), ("goes on from", at(40))].map(|(label, time)| (label.to_owned(), time.to_string()));
             assert_eq!(error.details()[..2], sides, "{second}");
         }
         assert_eq!(reached(500), Ok(at(50)));

@@ -87,7 +87,8 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
             }
             if reached.holds(&moment) != Some(true) {
                 let id = &plan.backup.id;
-                refusals.push(format!("{} was captured while backup {id} was taken, and is not told from it", reached.captured_at));
+                refusals
+                    .push(format!("{} was captured while backup {id} was taken, and is not told from it", reached.captured_at));
                 continue;
             }
         }
@@ -132,7 +133,9 @@ fn moment_of(backup: &BackupSummary, facts: &SqliteFacts) -> Result<Moment> {
     let at = serde_json::from_value(facts.position.clone())
         .map_err(|error| Error::damaged(format!("the manifest of {} names no position", backup.id)).caused_by(error))?;
     let moment = Moment { complete_at: facts.complete_at, captured_at: facts.captured_at, at };
-    if (moment.complete_at, moment.captured_at) != (backup.start_time, backup.stop_time) || moment.at.page_size != facts.page_bytes {
+    if (moment.complete_at, moment.captured_at) != (backup.start_time, backup.stop_time)
+        || moment.at.page_size != facts.page_bytes
+    {
         return Err(Error::damaged(format!("the manifest of {} is of another moment than its commit entry", backup.id)));
     }
     Ok(moment)

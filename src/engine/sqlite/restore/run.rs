@@ -48,7 +48,9 @@ pub fn check(prepared: &Prepared, into: &Path) -> Result<PathBuf> {
     let target = target_file(prepared, into)?;
     let parent = durable::directory_of(&target);
     if !parent.is_dir() {
-        return Err(Error::failed(format!("{} is no directory", parent.display())).hint(format!("mkdir -p '{}'", parent.display())));
+        return Err(
+            Error::failed(format!("{} is no directory", parent.display())).hint(format!("mkdir -p '{}'", parent.display()))
+        );
     }
     Restore::check(&target)?;
     Ok(target)

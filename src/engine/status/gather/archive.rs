@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::base::{Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
+use crate::base::{Engine, Incarnation, Lsn, Result, Segment, SegmentSize, TimelineId, Timestamp};
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;
-use crate::engine::{Scope, chain, head};
+use crate::engine::{Scope, chain, head, sqlite};
 use crate::repo::evidence::Record;
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::name::{CommitTime, SegmentName};
@@ -16,10 +16,12 @@ use crate::repo::log::{LogCatalog, Piece, index, listing, tail};
 use crate::repo::probe::{self, LockSeen, ProbeReport};
 use crate::repo::{BackupSummary, CommitLog};
 use crate::source::postgres::wal::Carry;
+use crate::source::sqlite::Moment;
 
 use super::super::facts::{BackupPoint, Frontier, Held, Window};
-use super::super::rpo::{BackupCover, Coverage, Exposure, FirstCommit, SegmentPoint};
+use super::super::rpo::{BackupCover, Coverage, Exposure, FirstCommit, SegmentPoint, Witness};
 use super::super::unarchived::{self, Known, Named, OwnLog, Reached, SilentLog};
+use super::database::Seen;
 
 /// So far back the signed index is asked for arrivals; what came before by the store's clock. It is read object by object,
 /// and its times are better than the store's by less than a second or two.
@@ -32,7 +34,7 @@ pub(super) struct Loaded {
     problems: Vec<String>,
     /// What this host could not look up or remember.
     pub(super) warning: Option<String>,
-    /// The cluster that is protected now, if this repository knows it.
+    /// What is protected now, if this repository knows it.
     identity: Option<Identity>,
     catalog: LogCatalog,
     /// When segments arrived, by the signed index.
@@ -44,11 +46,21 @@ pub(super) struct Loaded {
     pub(super) probe: Option<ProbeReport>,
 }
 
+/// What is known of the source's own log beyond what is archived of it.
+pub(super) enum Beyond {
+    /// Of a cluster: its log when the server answers, what is known of it when it does not.
+    Server { own: Option<OwnLog>, silent: Option<SilentLog> },
+    /// Of a database.
+    Database(Seen),
+    /// A directory has no log.
+    Nothing,
+}
+
 /// Reads everything that is needed of one repository. `running` is the cluster that the server says it is.
 ///
 /// # Errors
 /// When the repository does not answer.
-pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result<Loaded> {
+pub(super) async fn load(scope: &Scope, engine: Engine, running: Option<&Incarnation>) -> Result<Loaded> {
     let seen = head::look(scope).await?;
     let (identities, damaged) = identity::survey(&scope.repository, &scope.source).await?;
     let log = seen.log;
@@ -59,10 +71,10 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
     problems.extend(seen.wound_back.map(|wound_back| wound_back.text()));
     let identity = match running {
         Some(running) => identities.into_iter().find(|identity| identity.incarnation == *running),
-        None => identities.into_iter().next_back(),
+        None => identities.into_iter().rfind(|identity| identity.engine == engine.as_str()),
     };
     let (mut catalog, mut arrivals, mut streamed) = (LogCatalog::default(), BTreeMap::new(), BTreeMap::new());
-    if let Some(identity) = &identity {
+    if let Some(identity) = identity.as_ref().filter(|_| engine != Engine::Directory) {
         let place = listing::Place {
             repository: &scope.repository,
             state: &scope.state,
@@ -97,17 +109,12 @@ pub(super) async fn load(scope: &Scope, running: Option<&Incarnation>) -> Result
     Ok(Loaded { scope, log, problems, warning, identity, catalog, arrivals, streamed, record, probe })
 }
 
-/// What each repository holds, with what would be lost beyond it. `own` is the server's log when it answers, `silent` what is
-/// known of it when it does not.
-pub(super) async fn measure(
-    loaded: &[Result<Loaded, String>],
-    own: Option<OwnLog>,
-    silent: Option<SilentLog>,
-) -> Vec<Result<Held, String>> {
+/// What each repository holds, with what would be lost beyond it.
+pub(super) async fn measure(loaded: &[Result<Loaded, String>], beyond: &Beyond) -> Vec<Result<Held, String>> {
     let mut held = Vec::new();
     for one in loaded {
         held.push(match one {
-            Ok(one) => Ok(one.held(loaded, own.as_ref(), silent.as_ref()).await),
+            Ok(one) => Ok(one.held(loaded, beyond).await),
             Err(why) => Err(why.clone()),
         });
     }
@@ -130,7 +137,12 @@ pub(super) fn protected_by(probe: Option<&ProbeReport>, lock_mode: Option<&str>)
 }
 
 impl Loaded {
-    async fn held(&self, all: &[Result<Loaded, String>], own: Option<&OwnLog>, silent: Option<&SilentLog>) -> Held {
+    /// What this host remembers to have stored last of a database that is protected now.
+    pub(super) fn stored_moment(&self) -> Option<Moment> {
+        sqlite::stored_moment(&self.scope, &self.identity.as_ref()?.incarnation)
+    }
+
+    async fn held(&self, all: &[Result<Loaded, String>], beyond: &Beyond) -> Held {
         let mut held = Held {
             backups: self.backup_points(),
             split_brains: self.catalog.split_brains.iter().map(|split| split.file.clone()).collect(),
@@ -138,7 +150,10 @@ impl Loaded {
             ..Held::default()
         };
         let Some(identity) = &self.identity else {
-            held.no_frontier = Some("the cluster that runs now has no backup".to_owned());
+            held.no_frontier = Some(match beyond {
+                Beyond::Server { .. } => "the cluster that runs now has no backup".to_owned(),
+                Beyond::Database(_) | Beyond::Nothing => "there is no backup".to_owned(),
+            });
             return held;
         };
         let size = identity.segment_bytes;
@@ -164,8 +179,7 @@ impl Loaded {
         held.coverage = self.coverage(&serving, &path);
         match serving.last() {
             Some(newest) => {
-                let own = own.cloned().unwrap_or_else(|| own_log(identity, &path, silent));
-                held.frontier = Some(self.frontier(newest, &path, own, all).await);
+                held.frontier = Some(self.frontier(identity, newest, &path, beyond, all).await);
             }
             None if backups.is_empty() => held.no_frontier = Some("there is no backup".to_owned()),
             None => held.no_frontier = Some("the log that the backups need is not archived".to_owned()),
@@ -187,16 +201,65 @@ impl Loaded {
 
     async fn frontier(
         &self,
+        identity: &Identity,
         backup: &BackupSummary,
         path: &TimelinePath,
-        own: OwnLog,
+        beyond: &Beyond,
         all: &[Result<Loaded, String>],
     ) -> Frontier {
         let reach = Runs::on(path, &self.catalog).from(backup.start_lsn);
-        // A standby's clock is no witness of what the primary had committed by then.
-        let stopped = if backup.from_standby { backup.start_time } else { backup.stop_time };
+        // A standby's clock is no witness of what the primary had committed by then. Files are read from the start on, and
+        // of a database everything is there that was committed by then.
+        let is_told_by_end = matches!(beyond, Beyond::Server { .. }) && !backup.from_standby;
+        let stopped = if is_told_by_end { backup.stop_time } else { backup.start_time };
         let time = reach.latest_end.max(Some(stopped)).unwrap_or(stopped);
         let reached = Reached { timeline: path.timeline(), end_lsn: reach.end_lsn, time };
+        let exposure = match beyond {
+            Beyond::Server { own, silent } => {
+                let own = own.clone().unwrap_or_else(|| own_log(identity, path, silent.as_ref()));
+                self.exposure(backup, path, own, reached, all).await
+            }
+            Beyond::Database(seen) => seen.exposure(time),
+            Beyond::Nothing => {
+                Exposure::AtMostSince { frontier: time, why: "changes since then are not looked for".to_owned(), lost: None }
+            }
+        };
+        let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
+        let replay_bytes = match beyond {
+            Beyond::Server { .. } => reach.end_lsn.bytes_since(backup.start_lsn),
+            Beyond::Database(_) | Beyond::Nothing => self.stored_log_bytes(path, backup.start_lsn, reach.end_lsn),
+        };
+        Frontier {
+            backup: backup.id.clone(),
+            server_version: backup.server_version,
+            timeline: path.timeline(),
+            end_lsn: reach.end_lsn,
+            reaches: time,
+            exposure,
+            replay_bytes,
+            fetch_bytes: chain.iter().map(|summary| summary.stored_bytes).sum(),
+            write_bytes: backup.raw_bytes,
+        }
+    }
+
+    /// Stored bytes of the segments on `path` between two positions: what is known of the size of a log whose positions
+    /// count its segments.
+    fn stored_log_bytes(&self, path: &TimelinePath, from: Lsn, to: Lsn) -> u64 {
+        let size = path.segment_size();
+        let between = |segment: &Segment| segment.start(size) >= from && segment.start(size) < to;
+        let on_path = self.catalog.segments.iter().filter(|(segment, _)| path.segment(segment.number) == **segment);
+        on_path.filter(|(segment, _)| between(segment)).map(|(_, object)| object.stored_bytes).sum()
+    }
+
+    /// What would be lost with a cluster beyond what was `reached`.
+    async fn exposure(
+        &self,
+        backup: &BackupSummary,
+        path: &TimelinePath,
+        own: OwnLog,
+        reached: Reached,
+        all: &[Result<Loaded, String>],
+    ) -> Exposure {
         let same = |other: &&Loaded| other.identity.as_ref().map(|identity| &identity.incarnation) == Some(&backup.incarnation);
         let named: Vec<(u64, Named)> = all.iter().flatten().filter(same).flat_map(|other| other.named(path)).collect();
         let (unknown, known): (Vec<_>, Vec<_>) = named.into_iter().partition(|(_, named)| named.first == FirstCommit::Unknown);
@@ -206,23 +269,11 @@ impl Loaded {
         };
         let known = Known { named: unknown.into_iter().chain(known).collect(), carry_into };
         let looking = tokio::task::spawn_blocking(move || unarchived::exposure(&own, reached, &known));
-        let exposure = looking.await.unwrap_or_else(|_| Exposure::AtMostSince {
-            frontier: time,
+        looking.await.unwrap_or_else(|_| Exposure::AtMostSince {
+            frontier: reached.time,
             why: "reading the server's log was broken off".to_owned(),
             lost: None,
-        });
-        let chain = chain::summaries(&self.scope, &self.log, backup).unwrap_or_else(|_| vec![backup]);
-        Frontier {
-            backup: backup.id.clone(),
-            server_version: backup.server_version,
-            timeline: path.timeline(),
-            end_lsn: reach.end_lsn,
-            reaches: time,
-            exposure,
-            replay_bytes: reach.end_lsn.bytes_since(backup.start_lsn),
-            fetch_bytes: chain.iter().map(|summary| summary.stored_bytes).sum(),
-            write_bytes: backup.raw_bytes,
-        }
+        })
     }
 
     /// What the names of the segments on `path` tell of their commits; what was streamed of the last one tells nothing of
@@ -255,10 +306,16 @@ impl Loaded {
         let backups = serving.iter().map(|backup| BackupCover {
             first_segment: backup.start_lsn.0 / size.bytes(),
             last_segment: backup.stop_lsn.0.saturating_sub(1) / size.bytes(),
+            started: backup.start_time,
             stopped: backup.stop_time,
             committed: committed(backup),
         });
-        Coverage { segments: segments.collect(), let_go: self.let_go(path), backups: backups.collect() }
+        let witness = match serving.first().map(|backup| backup.incarnation.engine()) {
+            Some(Engine::Postgres) | None => Witness::Log,
+            Some(Engine::Sqlite) => Witness::Nobody,
+            Some(Engine::Directory) => Witness::Backups,
+        };
+        Coverage { segments: segments.collect(), let_go: self.let_go(path), backups: backups.collect(), witness }
     }
 
     /// Numbers of the segments on `path` that were let go.

@@ -9,11 +9,13 @@ fn point(first: i64, last: i64, arrived: i64) -> SegmentPoint {
 }
 
 fn backup(first_segment: u64, last_segment: u64, committed: i64) -> BackupCover {
-    BackupCover { first_segment, last_segment, stopped: at(committed - 1), committed: at(committed) }
+    let (started, stopped) = (at(committed - 2), at(committed - 1));
+    BackupCover { first_segment, last_segment, started, stopped, committed: at(committed) }
 }
 
 fn coverage(segments: &[(u64, SegmentPoint)], backups: &[BackupCover]) -> Coverage {
-    Coverage { segments: segments.iter().copied().collect(), let_go: Vec::new(), backups: backups.to_vec() }
+    let segments = segments.iter().copied().collect();
+    Coverage { segments, let_go: Vec::new(), backups: backups.to_vec(), witness: Witness::Log }
 }
 
 fn worst_seconds(coverages: &[&Coverage], from: i64, now: i64) -> Option<u64> {
@@ -100,6 +102,22 @@ fn unknown_times_are_bounded_by_the_commits_before_them() {
     let log = [(1, point(1, 5, 6)), (2, point(10, 15, 16)), (3, idle(90)), (4, unknown(40))];
     let archive = coverage(&log, &[backup(1, 1, 8)]);
     assert_eq!(worst_seconds(&[&archive], 0, 100), Some(75), "at most since the last commit of segment 2");
+}
+
+#[test]
+fn without_a_log_everything_is_at_stake_from_the_beginning_of_a_backup_to_the_end_of_the_next() {
+    let of = |backups: &[BackupCover]| Coverage { witness: Witness::Backups, ..coverage(&[], backups) };
+    let taken = |started, committed| BackupCover { started: at(started), ..backup(0, 0, committed) };
+    let near = of(&[taken(0, 10), taken(100, 130), taken(200, 205)]);
+    assert_eq!(worst_seconds(&[&near], 0, 1000), Some(130), "what is open is told apart");
+    assert_eq!(worst_seconds(&[&near], 131, 1000), Some(105));
+    assert_eq!(worst_seconds(&[&of(&[])], 0, 1000), None);
+    assert_eq!(worst_seconds(&[&of(&[taken(0, 10)])], 0, 1000), Some(0), "there was nothing before the first");
+    // The other repository had the second one sooner, and lacks the third.
+    let far = of(&[taken(0, 12), taken(100, 120)]);
+    assert_eq!(worst_seconds(&[&near, &far], 0, 1000), Some(120));
+    let silent = Coverage { witness: Witness::Nobody, ..near };
+    assert_eq!(worst_seconds(&[&silent], 0, 1000), None);
 }
 
 #[test]

@@ -2,7 +2,7 @@ use super::*;
 use crate::base::{BackupType, DrillLevel, Lsn, Segment, TimelineId};
 use crate::codec::Sha256Digest;
 use crate::engine::status::StatusReport;
-use crate::engine::status::facts::{ArchiverFacts, BackupPoint, CopiesWanted, Frontier, QueueFacts, ServerFacts, Window};
+use crate::engine::status::facts::{ArchiverFacts, BackupPoint, CopiesWanted, Frontier, QueueFacts, ServerFacts, SystemFacts};
 use crate::engine::status::report::Kind;
 use crate::engine::status::rpo::{BackupCover, Exposure};
 use crate::engine::status::rto::tests::drill;
@@ -74,24 +74,32 @@ pub fn facts() -> Facts {
     let archiver = ArchiverFacts { failing: false, failed_count: 0, last_failed_file: None, last_failed_time: None };
     Facts {
         source: "orders".parse().unwrap(),
+        engine: Engine::Postgres,
         now: now(),
         site: None,
         policy: Some(policy("")),
         policy_problem: None,
         copies_wanted: CopiesWanted { log: 2, backup: 2 },
-        server: Ok(ServerFacts {
+        system: SystemFacts::Server(Ok(ServerFacts {
             wal_lsn: Lsn(5 << 24),
             clock_skew_seconds: 0.0,
             in_recovery: false,
             archiver: Some(archiver),
-            slot: None,
-        }),
+        })),
+        slot: None,
         repositories: vec![repository("main"), repository("far")],
         standby: None,
         drills: vec![passed(50.0, DAY)],
         evidence_problems: Vec::new(),
         history: Vec::new(),
         warnings: Vec::new(),
+    }
+}
+
+fn server(facts: &mut Facts) -> &mut ServerFacts {
+    match &mut facts.system {
+        SystemFacts::Server(Ok(server)) => server,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -201,13 +209,13 @@ fn only_drills_that_restored_and_passed_lately_prove_anything() {
 #[test]
 fn what_keeps_the_objectives_is_looked_after() {
     use Class::{Archiver, Backup, Copies, Gap, Policy, Repository};
-    let archiver = |facts: &mut Facts| facts.server.as_mut().unwrap().archiver.as_mut().unwrap().failing = true;
+    let archiver = |facts: &mut Facts| server(facts).archiver.as_mut().unwrap().failing = true;
     assert_eq!(after(archiver), (Verdict::AtRisk, vec![Archiver]));
-    let off = |facts: &mut Facts| facts.server.as_mut().unwrap().archiver = None;
+    let off = |facts: &mut Facts| server(facts).archiver = None;
     assert_eq!(after(off), (Verdict::AtRisk, vec![Archiver]), "nothing reaches the repositories");
     let standby = |facts: &mut Facts| {
         off(facts);
-        facts.server.as_mut().unwrap().in_recovery = true;
+        server(facts).in_recovery = true;
     };
     assert_eq!(after(standby), (Verdict::Ok, vec![]));
     let no_log = |facts: &mut Facts| {
@@ -215,7 +223,8 @@ fn what_keeps_the_objectives_is_looked_after() {
         facts.policy.as_mut().unwrap().log.mode = LogMode::None;
     };
     assert_eq!(after(no_log), (Verdict::Ok, vec![]));
-    assert_eq!(after(|facts| facts.server = Err("it is away".to_owned())), (Verdict::Ok, vec![]), "what is known is enough");
+    let silent = |facts: &mut Facts| facts.system = SystemFacts::Server(Err("it is away".to_owned()));
+    assert_eq!(after(silent), (Verdict::Ok, vec![]), "what is known is enough");
     let away = |facts: &mut Facts| facts.repositories[1].held = Err("no route".to_owned());
     assert_eq!(after(away), (Verdict::AtRisk, vec![Repository, Copies, Copies]));
     let all_away = |facts: &mut Facts| facts.repositories.iter_mut().for_each(|one| one.held = Err("no route".to_owned()));
@@ -263,6 +272,21 @@ fn a_gap_counts_inside_the_window_that_was_declared() {
     assert_eq!(after(gap), (Verdict::AtRisk, vec![Class::Gap]), "the window is seven days by default");
     let before = |facts: &mut Facts| held(facts, 0).window = vec![stretch(9 * DAY, 8 * DAY), stretch(7 * DAY + 1, 0)];
     assert_eq!(after(before), (Verdict::Ok, vec![]));
+
+    let of = |engine, window: Vec<Window>| {
+        move |facts: &mut Facts| {
+            (facts.engine, facts.system) = (engine, SystemFacts::Path { path: "/srv".into(), problem: None });
+            held(facts, 0).window = window.clone();
+        }
+    };
+    let moments = vec![stretch(3 * DAY, 3 * DAY), stretch(2 * DAY, 2 * DAY), stretch(DAY, 0)];
+    assert_eq!(after(of(Engine::Directory, moments.clone())), (Verdict::Ok, vec![]), "its backups are moments");
+    assert_eq!(after(of(Engine::Sqlite, moments.clone())), (Verdict::AtRisk, vec![Class::Gap; 2]));
+    let undeclared = |facts: &mut Facts| {
+        of(Engine::Sqlite, moments)(facts);
+        facts.policy = None;
+    };
+    assert_eq!(after(undeclared), (Verdict::Unproven, vec![Class::Policy]), "nobody said that it is followed");
 }
 
 #[test]
@@ -319,7 +343,8 @@ fn the_history_keeps_and_counts_only_what_all_repositories_bear_out() {
     };
     facts.history = vec![seen(ago(2 * DAY), 900.0), seen(ago(60), 70.0), seen(now().plus(Duration::from_secs(DAY)), 800.0)];
     for repository in 0..2 {
-        let covered = BackupCover { first_segment: 1, last_segment: 1, stopped: ago(DAY), committed: ago(DAY) };
+        let covered =
+            BackupCover { first_segment: 1, last_segment: 1, started: ago(DAY), stopped: ago(DAY), committed: ago(DAY) };
         held(&mut facts, repository).coverage.backups = vec![covered];
     }
     assert_eq!(StatusReport::of(&facts).scopes[0].worst_24h_seconds, Some(70.0), "what is said of the future is not of the past");

@@ -94,6 +94,30 @@ fn what_cannot_be_interpreted_makes_everything_unknown() {
     assert!(merged.unknown.is_some() && pages(&merged, TABLE) == [(3, 1)]);
 }
 
+/// As of a restore of a hundred thousand tables, or of updates all over many large ones.
+#[test]
+fn what_would_take_too_much_memory_is_unknown() {
+    type Add = fn(&mut BlockSet, u32);
+    let adds: [Add; 3] =
+        [|blocks, _| blocks.insert(0), |blocks, _| blocks.insert_from(0), |blocks, n| blocks.insert(n.wrapping_mul(CHUNK_PAGES))];
+    for (kind, add) in adds.into_iter().enumerate() {
+        let (mut touched, mut added) = (Touched::default(), 0);
+        while touched.unknown.is_none() {
+            let file_node = if kind == 2 { 16384 + added % 7 } else { 16384 + added };
+            touched.change(Relation { file_node, ..TABLE }, |blocks| add(blocks, added));
+            assert!(touched.bytes <= MOST_BYTES && added < 1_000_000, "{kind}: {added}");
+            added += 1;
+        }
+        assert!(added > 90_000, "{kind}: {added}");
+        assert!(touched.unknown.as_ref().is_some_and(|why| why.contains("worth telling")), "{touched:?}");
+        assert!(touched.relations.is_empty() && touched.bytes == 0, "{kind}");
+        // It stays so, whatever comes.
+        touched.merge(&Touched::of([(TABLE, BlockSet::from_runs(&[(3, 2)], None).unwrap())]));
+        assert!(touched.relations.is_empty() && touched.unknown.is_some(), "{kind}");
+    }
+    assert_eq!(BlockSet::from_runs(&[(0, u32::MAX)], None), None);
+}
+
 #[test]
 fn only_files_of_main_forks_are_found_by_their_paths() {
     let relation = |tablespace, database, file_node| Some(Relation { tablespace, database, file_node });

@@ -2,15 +2,17 @@
 //!
 //! Nothing in it is a guess: a duration stands there when drills measured it, and where nothing did it says so.
 
+mod files;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::base::Result;
 use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Engine, Result};
 use crate::cli::args::RunbookArgs;
 use crate::cli::commands::status;
-use crate::cli::config::{Settings, SourceSettings};
+use crate::cli::config::{Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::output;
@@ -52,19 +54,15 @@ struct Book<'a> {
 
 impl Book<'_> {
     fn markdown(&self) -> String {
-        let parts = [
-            self.head(),
-            self.objectives(),
-            self.contacts(),
-            self.prerequisites(),
-            self.decide(),
-            self.promote(),
-            self.restore(),
-            self.verify(),
-            self.go_live(),
-            self.rollback(),
-        ];
-        let parts = parts.into_iter().filter(|part| !part.is_empty());
+        let common = [self.head(), self.objectives(), self.contacts(), self.prerequisites()];
+        let own = match &self.source.kind {
+            SourceKind::Postgres(_) => {
+                vec![self.decide(), self.promote(), self.restore(), self.verify(), self.go_live(), self.rollback()]
+            }
+            SourceKind::Sqlite(sqlite) => self.of_database(&sqlite.path),
+            SourceKind::Directory(directory) => self.of_directory(&directory.path),
+        };
+        let parts = common.into_iter().chain(own).filter(|part| !part.is_empty());
         parts.collect::<Vec<_>>().join("\n")
     }
 
@@ -119,12 +117,14 @@ impl Book<'_> {
             Some(Policy { objectives, .. }) => {
                 let rto = format_duration(objectives.rto);
                 let rpo = format_duration(objectives.rpo);
-                let _ = write!(text, "- Service is back within **{rto}** (RTO)");
+                let what = if self.facts.engine == Engine::Directory { "The files are" } else { "Service is" };
+                let _ = write!(text, "- {what} back within **{rto}** (RTO)");
                 text += &match objectives.detection {
                     Duration::ZERO => ".\n".to_owned(),
                     detection => format!(", {} of it until somebody begins.\n", format_duration(detection)),
                 };
-                let _ = writeln!(text, "- At most **{rpo}** of commits are lost (RPO).");
+                let what = if self.facts.engine == Engine::Directory { "changes" } else { "commits" };
+                let _ = writeln!(text, "- At most **{rpo}** of {what} are lost (RPO).");
             }
             None => text += "- No objectives are declared.\n",
         }
@@ -163,20 +163,31 @@ impl Book<'_> {
             (false, _) => "- One of the recovery keys (age identities) that the recipients belong to.\n",
         };
         if let Some((_, frontier)) = self.frontier() {
-            let _ = writeln!(
-                text,
-                "- Free disk: {} for the data, {} for the log.",
-                format_bytes(frontier.write_bytes),
-                format_bytes(frontier.replay_bytes)
-            );
+            let _ = match self.facts.engine {
+                Engine::Postgres => writeln!(
+                    text,
+                    "- Free disk: {} for the data, {} for the log.",
+                    format_bytes(frontier.write_bytes),
+                    format_bytes(frontier.replay_bytes)
+                ),
+                Engine::Sqlite | Engine::Directory => {
+                    writeln!(text, "- Free disk: {}.", format_bytes(frontier.write_bytes + frontier.replay_bytes))
+                }
+            };
         }
-        match self.major() {
-            Some(major) => {
-                let _ = writeln!(text, "- PostgreSQL {major}, the same major version; extensions as on the source.");
+        text + &self.programs()
+    }
+
+    /// What must be installed beside lifeboat.
+    fn programs(&self) -> String {
+        match (self.facts.engine, self.major()) {
+            (Engine::Postgres, Some(major)) => {
+                format!("- PostgreSQL {major}, the same major version; extensions as on the source.\n")
             }
-            None => text += "- PostgreSQL of the source's major version; `lifeboat list` shows it.\n",
+            (Engine::Postgres, None) => "- PostgreSQL of the source's major version; `lifeboat list` shows it.\n".to_owned(),
+            (Engine::Sqlite, _) => "- The programs that use the database; `sqlite3` for a look.\n".to_owned(),
+            (Engine::Directory, _) => "- To give files their owners again: root.\n".to_owned(),
         }
-        text
     }
 
     fn major(&self) -> Option<u32> {
@@ -285,13 +296,17 @@ impl Book<'_> {
         )
     }
 
-    fn rollback(&self) -> String {
-        let (name, lifeboat) = (self.name(), &self.lifeboat);
-        let others = if self.source.repositories.len() > 1 {
+    /// Where else the data is.
+    fn other_repositories(&self) -> String {
+        if self.source.repositories.len() > 1 {
             format!("2. A repository is damaged or away: `--repository NAME`, one of {}.\n", self.source.repositories.join(", "))
         } else {
             "2. The only repository is away: nothing can be restored until it is back.\n".to_owned()
-        };
+        }
+    }
+
+    fn rollback(&self) -> String {
+        let (name, lifeboat, others) = (self.name(), &self.lifeboat, self.other_repositories());
         format!(
             "## If it goes wrong\n\n\
              1. The wrong moment was restored: stop it, and restore again into another\n   \

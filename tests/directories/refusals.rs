@@ -1,0 +1,68 @@
+//! What cannot be, refused in plain words before anything is touched.
+
+use lifeboat::base::Timestamp;
+
+use crate::stage::{SOURCE, Stage, id, section};
+
+#[test]
+fn a_directory_that_is_not_there_is_no_empty_one() {
+    let stage = Stage::as_root("");
+    let configured = |path: &str, keys: &str| {
+        let text = stage.protected.configuration();
+        let at = text.find("[source.").expect("a source");
+        let (head, rest) = text.split_at(at);
+        let signing = rest.find("[signing]").map(|at| &rest[at..]).unwrap_or_default();
+        let head = if head.contains("[signing]") { head.to_owned() } else { format!("{head}{signing}\n") };
+        stage.protected.configure_text(&format!("{head}{}", section(&stage.tree.join(path), keys)));
+    };
+    configured("nothing", "");
+    let gone = stage.run(&stage.protected, &["backup", SOURCE]).exits(1);
+    assert!(gone.stderr.contains("hint: correct its path"), "{gone}");
+    stage.write("file", b"");
+    configured("file", "");
+    stage.run(&stage.protected, &["backup", SOURCE]).refuses(1, &["file", "Not a directory"]);
+    configured("", "exclude = [\"a{b\"]");
+    stage.run(&stage.protected, &["backup", SOURCE]).refuses(2, &["a{b", "not a pattern"]);
+    assert_eq!(stage.repository.path().join(SOURCE).exists(), false, "nothing was begun");
+}
+
+#[test]
+fn moments_that_a_directory_does_not_have_are_refused_or_told() {
+    let stage = Stage::as_root("");
+    stage.write("a", b"1");
+    let before = Timestamp::now();
+    let first = id(&stage.backup("full"));
+    let between = Timestamp::now();
+    stage.write("a", b"2");
+    stage.backup("incr");
+    // A host that only restores need not know the source.
+    let text = stage.rescue.configuration();
+    stage.rescue.configure_text(&text[..text.find("[source.").expect("a source")]);
+    let into = stage.restored.join("x").display().to_string();
+    let restore = |more: &[&str]| stage.run(&stage.rescue, &[&["restore", SOURCE, "--into", &into], more].concat());
+
+    restore(&["--to", &before.rfc3339()]).refuses(1, &["no backup had ended by then", "first moment", "lifeboat list docs"]);
+    for more in [["--to-lsn", "0/1"], ["--to-xid", "7"], ["--to-name", "x"]] {
+        restore(&more).refuses(2, &["is a directory", "moments of its backups"]);
+    }
+    for more in [&["--standby"][..], &["--delta"], &["--clone"], &["--tablespace", "/a=/b"], &["--action", "pause"]] {
+        restore(more).refuses(2, &["is a directory", "PostgreSQL"]);
+    }
+    assert!(!std::path::Path::new(&into).exists(), "nothing was touched");
+    let told = stage.json(&stage.rescue, &["restore", SOURCE, "--into", &into, "--to", &between.rfc3339()]);
+    assert_eq!(told["backup"], first.as_str());
+    let note = told["notes"][0].as_str().expect("a note");
+    assert!(note.contains("only the moments of its backups") && note.contains("the next moment is"), "{note}");
+    assert_eq!(std::fs::read(format!("{into}/a")).expect("restored"), b"1");
+    // It is there now.
+    restore(&[]).refuses(1, &["is not empty"]);
+
+    for more in [&["--audit"][..], &["--checkpoint", "spread"]] {
+        stage.run(&stage.protected, &[&["backup", SOURCE], more].concat()).refuses(2, &["is a directory"]);
+    }
+    let planned = stage.run(&stage.protected, &["backup", SOURCE, "--type", "incr", "--dry-run"]).success();
+    assert!(planned.stdout.starts_with("would take an incr backup of docs\n"), "{planned}");
+    let planned = stage.run(&stage.rescue, &["restore", SOURCE, "--into", &format!("{into}2"), "--dry-run"]).success();
+    assert!(planned.stdout.starts_with("would restore docs to its newest backup"), "{planned}");
+    assert!(!std::path::Path::new(&format!("{into}2")).exists());
+}
