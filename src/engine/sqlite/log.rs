@@ -8,6 +8,7 @@
 //! - A repository that is away stops nothing else: the database is polled meanwhile, so that its log is guarded, and let go
 //!   when it grows too large.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -101,8 +102,8 @@ struct Follower<'a> {
     at: Option<At>,
     /// Why a backup is due.
     due: Option<String>,
-    /// What the operator was told last, so that it is told once.
-    said: Option<String>,
+    /// What the operator was told since all was well last, so that it is told once.
+    said: BTreeSet<String>,
     followed: Followed,
     _lock: File,
 }
@@ -133,7 +134,7 @@ pub async fn run(
         watch,
         at: None,
         due: None,
-        said: None,
+        said: BTreeSet::new(),
         followed: Followed::default(),
         _lock: lock,
     };
@@ -149,8 +150,11 @@ impl Follower<'_> {
             let is_last = self.cancel.is_cancelled();
             let round = self.round().await;
             let wait = match round {
-                Ok(()) => {
-                    (self.said, pause) = (self.said.take().filter(|_| self.due.is_some()), PAUSE);
+                Ok(is_followed) => {
+                    if is_followed && !self.to.iter().any(Destination::has_failed) {
+                        self.said.clear();
+                    }
+                    pause = PAUSE;
                     self.options.flush
                 }
                 Err(error) if matches!(error.kind(), ErrorKind::Contradicted | ErrorKind::Usage) => return Err(error),
@@ -173,15 +177,15 @@ impl Follower<'_> {
         Ok(self.followed)
     }
 
-    /// Looks what was committed, and stores it.
-    async fn round(&mut self) -> Result<()> {
+    /// Looks what was committed, and stores it; whether the database can be followed now.
+    async fn round(&mut self) -> Result<bool> {
         let polled = self.watch.with(|watch| watch.poll()).await;
         match polled? {
             Poll::Unready(probe) => {
                 if let Some(refusal) = probe.refusal(&self.options.path) {
                     self.say(&format!("{} is not followed for now: {}", self.options.source, refusal.summary()));
                 }
-                return self.store_pending().await;
+                return self.store_pending().await.map(|()| false);
             }
             Poll::SnapshotOnly { .. } => {
                 self.lose()?;
@@ -190,7 +194,7 @@ impl Follower<'_> {
                      PRAGMA journal_mode = WAL   changes that",
                     self.options.path.display()
                 ));
-                return self.store_pending().await;
+                return self.store_pending().await.map(|()| false);
             }
             Poll::SnapshotNeeded(reason) => {
                 self.lose()?;
@@ -212,8 +216,9 @@ impl Follower<'_> {
         // Fails without harm, and is tried again.
         if let Err(error) = self.watch.with(|watch| watch.maintain()).await {
             self.say(&format!("the write-ahead log of {} is not made small: {}", self.options.source, error.summary()));
+            return Ok(false);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes a segment of `batch`, unless another is on its way.
@@ -278,7 +283,9 @@ impl Follower<'_> {
 
     /// Takes the backup from which the log goes on, and tells why.
     async fn back_up(&mut self, why: &str) -> Result<()> {
-        let (home, others) = self.open_all().await?;
+        let (name, others) = self.open_all().await?;
+        // Packs are larger than segments, and nobody waits for one of them.
+        let home = self.surroundings.open_for_backup(&name).await?;
         let first_segment = self.first_segment(&home, &others).await?;
         let source = &self.options.source;
         match first_segment {
@@ -318,8 +325,8 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// The first repository that answers, and the others that do.
-    async fn open_all(&mut self) -> Result<(Scope, Vec<(String, Scope)>)> {
+    /// The name of the first repository that answers, and the others that do.
+    async fn open_all(&mut self) -> Result<(String, Vec<(String, Scope)>)> {
         let (mut open, mut failures) = (Vec::new(), Vec::new());
         for one in &mut self.to {
             match one.open(self.surroundings, self.writing).await {
@@ -331,7 +338,7 @@ impl Follower<'_> {
             let first = failures.into_iter().next().map(|(_, error)| error);
             return Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", self.options.source))));
         }
-        let (_, home) = open.remove(0);
+        let (home, _) = open.remove(0);
         Ok((home, open))
     }
 
@@ -358,6 +365,7 @@ impl Follower<'_> {
     /// Goes on from what an earlier process stored.
     async fn take_up(&mut self) -> Result<()> {
         let (home, others) = self.open_all().await?;
+        let home = self.surroundings.open(&home).await?;
         let log = CommitLog::load(&home.repository, &home.source).await?;
         let Some(incarnation) = newest(&log).map(|backup| backup.incarnation.clone()) else { return Ok(()) };
         let Some(bookmark) = Bookmark::load(&self.dir, &incarnation)? else { return Ok(()) };
@@ -404,9 +412,8 @@ impl Follower<'_> {
 
     /// Tells the operator, once.
     fn say(&mut self, text: &str) {
-        if self.said.as_deref() != Some(text) {
+        if self.said.insert(text.to_owned()) {
             self.progress.warn(text);
-            self.said = Some(text.to_owned());
         }
     }
 }
