@@ -50,7 +50,7 @@ pub async fn preview(scope: &Scope, options: &BackupOptions, cancel: &Cancel) ->
     let work = tokio::task::spawn_blocking(move || {
         let mut scan = Scan::new(Arc::new(root), walk, base)?;
         let (mut read_bytes, mut trouble) = (0, Trouble::default());
-        while let Some(task) = scan.next() {
+        for task in scan.by_ref() {
             cancel.check()?;
             match task? {
                 Task::Read(entry) => read_bytes += entry.node.size_bytes,

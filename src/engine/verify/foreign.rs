@@ -64,7 +64,7 @@ impl Foreign {
             for owner in owners {
                 let Some(Some(known)) = theirs.get_mut(owner as usize - 1) else { continue };
                 let known = known.of_pack(pack).map_err(|error| error.to_string())?;
-                let known: HashSet<_> = known.iter().map(|named| key(named)).collect();
+                let known: HashSet<_> = known.iter().map(key).collect();
                 if let Some(stranger) = wanted.iter().find(|named| named.frame.owner == owner && !known.contains(&key(named))) {
                     let FrameRef { offset, .. } = stranger.frame;
                     let id = ids.get(owner as usize).map(ToString::to_string).unwrap_or_default();

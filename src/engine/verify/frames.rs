@@ -157,7 +157,7 @@ mod tests {
                 raw_len: 1 << 31,
                 digest: FrameDigest::of(&offset.to_le_bytes()),
             },
-            address: (pack % 2 == 0).then(|| Sha256Digest::of(&offset.to_le_bytes())),
+            address: (pack.is_multiple_of(2)).then(|| Sha256Digest::of(&offset.to_le_bytes())),
         };
         let mut frames: Vec<Named> = (0..600).map(|n| frame(n * 7 % 200 + 1, u64::from(n) << 33)).collect();
         let mut sorter = FrameSorter::new(dir.path(), 199).unwrap();
