@@ -146,7 +146,9 @@ impl Drop for Chunks<'_, '_> {
     fn drop(&mut self) {
         // In the index by now, or of a reading that came to nothing.
         let mut pending = self.storing.pending.lock();
-        self.fresh.keys().for_each(|address| _ = pending.remove(address));
+        for address in self.fresh.keys() {
+            pending.remove(address);
+        }
     }
 }
 
