@@ -82,7 +82,7 @@ async fn act(narrator: &Narrator, stage: &Stage, cancel: &Cancel) -> Result<Told
     let transactions = load.stop()?;
     let (before, last_booked) = (ledger::count(&database)?, Timestamp::now());
     narrator.say(&format!("{transactions} transactions, {} entries, sum {}", before.entries, before.sum))?;
-    let moment = captured_after(stage, &mut following, last_booked, cancel).await?;
+    let moment = all_captured(stage, &mut following, last_booked, cancel).await?;
 
     ledger::execute(&database, "DROP TABLE ledger")?;
     drop(following);
@@ -135,14 +135,11 @@ fn set(stage: &Stage, database: &Path) -> Result<()> {
     stage.init(&format!("kind = \"sqlite\"\npath = \"{}\"\nflush = \"500ms\"\npolicy = \"{SOURCE}\"\n", database.display()))
 }
 
-/// The latest moment to which a restore is possible, once everything is in it that was committed by `time`.
+/// The latest moment to which a restore is possible, once there is one after `time`.
 async fn captured_after(stage: &Stage, following: &mut Beside, time: Timestamp, cancel: &Cancel) -> Result<Timestamp> {
     let began = Instant::now();
     loop {
-        // In this order: what is stored in between is in the list.
-        let is_all_stored = lost_with_host(&stage.ask(&["status", SOURCE])?) == Some(0.0);
-        let last = newest_moment(&stage.ask(&["list", SOURCE])?).filter(|last| *last > time);
-        if let (true, Some(last)) = (is_all_stored, last) {
+        if let Some(last) = newest_moment(&stage.ask(&["list", SOURCE])?).filter(|last| *last > time) {
             return Ok(last);
         }
         following.still_runs()?;
@@ -152,6 +149,20 @@ async fn captured_after(stage: &Stage, following: &mut Beside, time: Timestamp, 
         }
         pause(POLL, cancel).await?;
     }
+}
+
+/// The latest moment to which a restore is possible, once everything is stored that was committed by `time`.
+async fn all_captured(stage: &Stage, following: &mut Beside, time: Timestamp, cancel: &Cancel) -> Result<Timestamp> {
+    let began = Instant::now();
+    // Of what is captured at a moment the last commits before it may be missing: the database's own log tells.
+    while lost_with_host(&stage.ask(&["status", SOURCE])?) != Some(0.0) {
+        if began.elapsed() > PATIENCE {
+            return Err(Error::failed("the last commits were not stored within a minute"));
+        }
+        following.still_runs()?;
+        pause(POLL, cancel).await?;
+    }
+    captured_after(stage, following, time, cancel).await
 }
 
 /// The end of the recovery window, by the document `list`.
