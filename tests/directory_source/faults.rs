@@ -106,11 +106,11 @@ fn a_link_or_pipe_is_not_lost_when_its_first_name_goes_away() {
     let mode = rustix::fs::Mode::RUSR;
     rustix::fs::mknodat(rustix::fs::CWD, source.join("a-pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
     for (first, others) in [("a-link", ["b-link", "c-link"]), ("a-pipe", ["b-pipe", "c-pipe"])] {
-        others.map(|other| fs::hard_link(source.join(first), source.join(other)).unwrap());
+        others.iter().for_each(|other| fs::hard_link(source.join(first), source.join(other)).unwrap());
     }
     let mut meddle = |path: &RelPath| {
         if path.as_bytes() == b"0" {
-            ["a-link", "a-pipe"].map(|first| fs::remove_file(source.join(first)).unwrap());
+            ["a-link", "a-pipe"].iter().for_each(|first| fs::remove_file(source.join(first)).unwrap());
         }
     };
     let mut vault = Vault::default();
@@ -128,7 +128,7 @@ fn no_name_of_a_file_is_kept_while_its_first_one_is_read_again() {
         let source = place.source();
         fs::write(source.join("a"), "the content").unwrap();
         fs::write(source.join("0"), "kept").unwrap();
-        ["b", "c"].map(|other| fs::hard_link(source.join("a"), source.join(other)).unwrap());
+        ["b", "c"].iter().for_each(|other| fs::hard_link(source.join("a"), source.join(other)).unwrap());
         let mut vault = Vault::default();
         let mut full = vault.backup(&source, Plan::default());
         let at = full.stored.iter().position(|stored| stored.entry.path.as_bytes() == b"a").unwrap();
@@ -154,7 +154,7 @@ fn no_name_of_a_file_is_kept_while_its_first_one_is_read_again() {
 fn further_names_of_what_is_not_there_are_told() {
     let place = Place::new();
     let source = place.source();
-    ["file", "device"].map(|name| fs::write(source.join(name), name).unwrap());
+    ["file", "device"].iter().for_each(|name| fs::write(source.join(name), name).unwrap());
     let options = RestoreOptions { existing: Existing::Refuse, owners: None, scratch: place.dir.path().to_owned() };
     let restorer = Restorer::new(&place.path("target"), options).unwrap();
     let mut device = walked(&source, "device");
