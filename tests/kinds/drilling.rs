@@ -34,7 +34,7 @@ fn scratch(world: &World) -> Vec<PathBuf> {
 fn a_directory_is_rehearsed_timed_and_counts_for_its_objectives() {
     let policy = "policy = \"own\"\n";
     let world = drillable(policy);
-    let text = "[objectives]\nrto = '1h'\nrpo = '1h'\n[schedule]\nfull = '@yearly'\n[log]\nmode = 'none'\n[retention]\nkeep_for = '2y'\n\
+    let text = "[objectives]\nrto = '1h'\nrpo = '4h'\n[schedule]\nfull = '@hourly'\n[log]\nmode = 'none'\n[retention]\nkeep_for = '2d'\n\
                 [copies]\nbackup = 1\n";
     world.policy("own", text);
     let report = world.host.json(&["drill", DOCS, "--repository", "main"]);
