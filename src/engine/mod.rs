@@ -23,6 +23,7 @@ mod reread;
 pub mod restore;
 pub mod retention;
 pub mod slots;
+pub mod sqlite;
 pub mod standby;
 pub mod status;
 pub mod timeline;

@@ -261,6 +261,71 @@ impl HostState {
     }
 }
 
+impl HostState {
+    /// Keeps the file `digests`, which is moved, beside the record of `backup`: digests of all that is in it, in order, and
+    /// behind them what [`seal_digests`] says.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub fn remember_digests(&self, source: &SourceName, backup: &BackupId, digests: &Path) -> Result<()> {
+        let dir = self.base_dir(source);
+        let path = dir.join(format!("{backup}.digests"));
+        let remember = || {
+            durable::create_dir_all(&dir)?;
+            fs::rename(digests, &path)?;
+            durable::sync_parent(&path)
+        };
+        remember().map_err(|error| Error::io("write", &path, error))
+    }
+
+    /// The digests that this host kept of `backup`, after theirs was compared.
+    ///
+    /// # Errors
+    /// As [`HostState::load_base`].
+    pub fn load_digests(
+        &self,
+        source: &SourceName,
+        backup: &BackupId,
+        manifest_sha256: Sha256Digest,
+    ) -> std::result::Result<impl Read + Send + use<>, String> {
+        let path = self.base_dir(source).join(format!("{backup}.digests"));
+        let unreadable = |error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
+        let mut file = File::open(&path).map_err(|error| unreadable(&error))?;
+        let length = file.metadata().map_err(|error| unreadable(&error))?.len();
+        let Some(content) = length.checked_sub(2 * 32) else { return Err(unreadable(&"it is cut off")) };
+        let mut digesting = DigestingWriter::new(io::sink());
+        io::copy(&mut (&mut file).take(content), &mut digesting).map_err(|error| unreadable(&error))?;
+        let mut seal = [[0; 32]; 2];
+        seal.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(|error| unreadable(&error))?;
+        if seal[0] != manifest_sha256.0 {
+            return Err(format!("{} is the record of another backup", path.display()));
+        }
+        digesting.write_all(&seal[0]).map_err(|error| unreadable(&error))?;
+        if digesting.finish().1.0 != seal[1] {
+            return Err(format!("{} is damaged", path.display()));
+        }
+        let file = File::open(&path).map_err(|error| unreadable(&error))?;
+        Ok(BufReader::with_capacity(256 << 10, file).take(content))
+    }
+}
+
+/// Writes behind the digests in the file at `path` of which backup they are, and the digest of it all; durably.
+///
+/// # Errors
+/// When the file cannot be read or written.
+pub fn seal_digests(path: &Path, manifest_sha256: Sha256Digest) -> Result<()> {
+    let seal = || {
+        let mut digesting = DigestingWriter::new(io::sink());
+        io::copy(&mut File::open(path)?, &mut digesting)?;
+        digesting.write_all(&manifest_sha256.0)?;
+        let (_, sha256, _) = digesting.finish();
+        let mut file = File::options().append(true).open(path)?;
+        file.write_all(&[manifest_sha256.0, sha256.0].concat())?;
+        file.sync_all()
+    };
+    seal().map_err(|error| Error::io("write", path, error))
+}
+
 impl BaseFacts {
     /// The version that this program writes.
     pub const VERSION: u32 = VERSION;
@@ -344,6 +409,33 @@ mod tests {
         assert!(load("r", b"manifest").is_ok());
         fs::remove_file(&lines_path).unwrap();
         assert!(load("r", b"manifest").is_err());
+    }
+
+    #[test]
+    fn digests_are_those_of_one_backup_or_of_no_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = HostState::new(dir.path(), "r");
+        let (source, backup): (SourceName, BackupId) = ("app".parse().unwrap(), "20261120T214002Z-full-k3fq".parse().unwrap());
+        let (path, own) = (dir.path().join("digests"), Sha256Digest::of(b"manifest"));
+        fs::write(&path, [7; 48]).unwrap();
+        seal_digests(&path, own).unwrap();
+        state.remember_digests(&source, &backup, &path).unwrap();
+        let load = |manifest| {
+            let mut found = Vec::new();
+            state.load_digests(&source, &backup, manifest).map(|mut digests| digests.read_to_end(&mut found).map(|_| found))
+        };
+        assert_eq!(load(own).unwrap().unwrap(), [7; 48]);
+        assert!(load(Sha256Digest::of(b"other")).unwrap_err().contains("another backup"));
+        let kept = state.base_dir(&source).join(format!("{backup}.digests"));
+        let good = fs::read(&kept).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1;
+            fs::write(&kept, &bad).unwrap();
+            assert!(load(own).is_err(), "byte {at}");
+            fs::write(&kept, &good[..at]).unwrap();
+            assert!(load(own).is_err(), "cut at {at}");
+        }
     }
 
     #[test]

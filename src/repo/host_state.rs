@@ -65,6 +65,11 @@ impl HostState {
         self.dir.join(source.to_string())
     }
 
+    /// Where what this host remembers of following `source` lies, whatever repository it goes to.
+    pub fn follow_dir(&self, source: &SourceName) -> PathBuf {
+        self.dir.parent().unwrap_or(&self.dir).join("follow").join(source.to_string())
+    }
+
     pub(super) fn log_dir(&self, source: &SourceName, incarnation: &Incarnation) -> PathBuf {
         self.of_source(source).join(incarnation.to_string())
     }

@@ -1,6 +1,7 @@
 //! `lifeboat restore SOURCE --into DIR`: the plan, and unless `--dry-run` its execution.
 
 mod directory;
+mod sqlite;
 
 use std::path::Path;
 use std::time::Duration;
@@ -63,10 +64,14 @@ pub async fn run(args: &RestoreArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let repositories = restoring::repositories(&args.source, context, &settings)?;
     let named = (args.incarnation.as_ref(), args.backup.as_ref());
-    if restoring::engine(&args.source, named, context, &settings, &repositories).await? == Engine::Directory {
-        return directory::run(args, context, &settings, &repositories).await;
+    match restoring::engine(&args.source, named, context, &settings, &repositories).await? {
+        Engine::Directory => return directory::run(args, context, &settings, &repositories).await,
+        Engine::Sqlite => {
+            refuse_a_part(args)?;
+            return sqlite::run(args, context, &settings, &repositories).await;
+        }
+        Engine::Postgres => refuse_a_part(args)?,
     }
-    refuse_a_part(args)?;
     refuse_a_moment_to_follow(args)?;
     let into = std::path::absolute(&args.into).map_err(|error| Error::io("find", &args.into, error))?;
     if !args.delta {

@@ -14,13 +14,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::{Mutex, OnceCell};
 
-use crate::base::{Error, Incarnation, Result, Timestamp, killpoint};
+use crate::base::{Error, Incarnation, Result, SegmentSize, Timestamp, killpoint};
 use crate::codec::Sha256Digest;
 use crate::codec::encrypt::{Recipient, Seal};
 use crate::engine::pages::{self, Kept};
 use crate::engine::{Scope, Writing};
 use crate::repo::Role;
 use crate::repo::host_state::Stretch;
+use crate::repo::log::SegmentName;
 use crate::repo::log::keys::{STRETCH_DAYS, begin_stretch};
 use crate::store::PutOutcome;
 
@@ -146,6 +147,20 @@ pub(super) async fn received(scope: &Scope, writing: &Writing, file: LogFile) ->
     scope.repository.keyring().require(&writing.signer, Role::Write)?;
     file.named.require_known(scope, writing, file.identity.as_ref()).await?;
     store_all(scope, writing, vec![file]).await
+}
+
+/// Archives a segment of a log that Lifeboat keeps itself; `name` lacks nothing but the digest of `raw`.
+///
+/// # Errors
+/// As [`run`].
+pub(in crate::engine) async fn own(
+    scope: &Scope,
+    writing: &Writing,
+    incarnation: Incarnation,
+    (name, size): (SegmentName, SegmentSize),
+    raw: Bytes,
+) -> Result<Pushed> {
+    received(scope, writing, LogFile::of_own(scope, writing, incarnation, (name, size), raw)?).await
 }
 
 /// Stores files at the same time, and remembers them in their order. What becomes of the first is the outcome.

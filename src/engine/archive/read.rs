@@ -104,6 +104,34 @@ impl LogFile {
         Self::new(scope, segment(Path::new(name), name, &raw, |_, _, _| carry.clone())?, compressing)
     }
 
+    /// A segment of a log that Lifeboat keeps itself, `name` but for its digest.
+    ///
+    /// # Errors
+    /// When the name is none.
+    pub fn of_own(
+        scope: &Scope,
+        writing: &Writing,
+        incarnation: Incarnation,
+        (name, size): (SegmentName, SegmentSize),
+        raw: Bytes,
+    ) -> Result<Self> {
+        let (digest, file) = (Sha256Digest::of(&raw), name.segment.name(size));
+        let compressing = Compressing::start(raw, writing.compression_level);
+        let name = SegmentName { digest: digest.short(), ..name };
+        let described = Described {
+            file,
+            digest,
+            incarnation,
+            object: Box::new(move |suffix| name.text(size, suffix)),
+            carry: None,
+            warnings: Vec::new(),
+            identity: None,
+            unfinished: None,
+            pages: None,
+        };
+        Self::new(scope, described, compressing)
+    }
+
     /// The history of `timeline`, received from the cluster with this identity.
     ///
     /// # Errors

@@ -122,7 +122,7 @@ impl Collector {
 
 /// The line for `entry` with what was stored of it, the rest being what `base` has; held by the manifest that has it
 /// already when nothing of it changed.
-pub(super) fn base_line(entry: &Entry, stored: Stored, base: Option<&BaseLine>) -> BaseLine {
+pub(in crate::engine) fn base_line(entry: &Entry, stored: Stored, base: Option<&BaseLine>) -> BaseLine {
     let mut line = FileLine {
         path: entry.path.clone(),
         kind: kind(&entry.kind),

@@ -5,7 +5,7 @@ mod audit;
 pub mod auto;
 mod base;
 mod begin;
-mod collect;
+pub(in crate::engine) mod collect;
 mod compare;
 mod copy;
 pub(in crate::engine) mod draft;

@@ -108,7 +108,7 @@ impl Stored {
 
 /// Pages of one file that are stored together.
 #[derive(Default)]
-pub(super) struct PatchBuffer {
+pub(in crate::engine) struct PatchBuffer {
     raw: Vec<u8>,
     runs: Vec<(u32, u32)>,
 }
@@ -214,7 +214,7 @@ impl<'a> Worker<'a> {
     }
 
     /// Adds `pages` of `raw`, which lies at `offset` of its file, to `patch`; stores it when it is full.
-    pub(super) fn patch(
+    pub(in crate::engine) fn patch(
         &mut self,
         patch: &mut PatchBuffer,
         patches: &mut Vec<Patch>,
@@ -234,7 +234,8 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    fn flush_patch(&mut self, patch: &mut PatchBuffer, patches: &mut Vec<Patch>) -> Result<()> {
+    /// Stores what is left in `patch`.
+    pub fn flush_patch(&mut self, patch: &mut PatchBuffer, patches: &mut Vec<Patch>) -> Result<()> {
         let PatchBuffer { raw, runs } = std::mem::take(patch);
         if !raw.is_empty() {
             patches.push(Patch { frame: self.frame(&raw, FrameDigest::of(&raw))?, runs });

@@ -72,6 +72,9 @@ pub struct SqliteFacts {
     pub complete_at: Timestamp,
     /// Nothing is in it that was committed later.
     pub captured_at: Timestamp,
+    /// Which point of its write-ahead log that is, in the form that the log's segments have.
+    #[serde(default)]
+    pub position: serde_json::Value,
 }
 
 /// What a restore of a directory must know.

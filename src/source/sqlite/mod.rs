@@ -53,12 +53,10 @@
 //!
 //! # In the repository, format 1
 //!
-//! A backup's header has a member `sqlite` in place of `postgres`, with the [`position::Moment`] of its snapshot; full,
-//! diff and incr hold pages in frames as other files do, chosen by [`digests`] beside the digests of the base. An
-//! incarnation is named by the moment of a snapshot that does not go on from anything (`sqlite-20261120T214002.123456Z`):
-//! a fresh snapshot begins a new one, so that a gap is visible in names. Log objects lie below it, named
-//! `<captured_at of from>_<captured_at of to>_<transactions>_<digest>`; each holds one [`segment`], and that `from`
-//! equals the `to` before it is seen in the listing, before any of them is decrypted.
+//! `docs/FORMAT.md` has it. A backup's header has a member `sqlite` in place of `postgres`, with the [`position::Moment`] of
+//! its snapshot; full, diff and incr hold its image in frames and patches as other files do, chosen by [`digests`] beside the
+//! digests of the base. Each object of the log holds one [`segment`]; they are numbered, and a number is left out where
+//! nothing goes on. The engine knows the rest (`engine/sqlite/`).
 
 pub mod attach;
 pub mod capture;

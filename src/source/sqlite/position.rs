@@ -81,6 +81,24 @@ pub struct Moment {
     pub at: Position,
 }
 
+impl Moment {
+    /// Whether everything is in this state that is in `other`'s; `None` when nobody can tell.
+    ///
+    /// Within one generation of one file's log the frames tell. Between two the times do, where they do not overlap: what had
+    /// been committed by `complete_at` is in a state, and what was committed after `captured_at` is not.
+    pub fn holds(&self, other: &Self) -> Option<bool> {
+        let (own, its) = (&self.at, &other.at);
+        let is_one_generation = (own.file, own.salts) == (its.file, its.salts) && own.frame > 0 && its.frame > 0;
+        if is_one_generation {
+            return Some(own.frame >= its.frame);
+        }
+        if self.complete_at >= other.captured_at {
+            return Some(true);
+        }
+        (self.captured_at <= other.complete_at).then_some(false)
+    }
+}
+
 /// Why what comes next cannot be told from what was stored last, so that only a fresh snapshot goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discontinuity {
@@ -120,5 +138,30 @@ impl fmt::Display for Discontinuity {
             Self::LetGo => "its write-ahead log grew too large while nothing could be stored, and was let go",
             Self::OtherMode => "it was not in WAL mode all the time",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn moment(complete: i64, captured: i64, salts: u64, frame: u32) -> Moment {
+        let time = |micros| Timestamp::from_unix_micros(micros).unwrap();
+        let file = FileId { device: 1, inode: 2, born_nanos: None };
+        let at = Position { file, salts: Salts(salts), frame, checksum: [0; 2], change_counter: 0, page_size: 512, pages: 1 };
+        Moment { complete_at: time(complete), captured_at: time(captured), at }
+    }
+
+    #[test]
+    fn frames_tell_within_a_generation_and_times_between_two() {
+        assert_eq!(moment(5, 9, 1, 7).holds(&moment(6, 8, 1, 7)), Some(true), "the same state, looked at in the same instant");
+        assert_eq!(moment(5, 9, 1, 6).holds(&moment(1, 2, 1, 7)), Some(false), "whatever the clocks say");
+        assert_eq!(moment(9, 10, 2, 1).holds(&moment(5, 9, 1, 7)), Some(true));
+        assert_eq!(moment(4, 5, 2, 1).holds(&moment(5, 9, 1, 7)), Some(false));
+        assert_eq!(moment(6, 7, 2, 1).holds(&moment(5, 9, 1, 7)), None, "they overlap");
+        assert_eq!(moment(6, 7, 1, 0).holds(&moment(5, 9, 1, 0)), None, "an empty log has no identity");
+        let mut other = moment(9, 9, 1, 7);
+        other.at.file.inode = 3;
+        assert_eq!(moment(5, 5, 1, 9).holds(&other), Some(false), "another file");
     }
 }

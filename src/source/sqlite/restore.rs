@@ -1,4 +1,8 @@
-//! A database file from a snapshot and the batches after it.
+//! A database file from a snapshot, or the image of a backup, and the batches after it.
+//!
+//! **An image.** A page of a batch is its last version, so batches may be applied to an image that lies somewhere between the
+//! moments that they lead from and to. What that makes is a state of the database again once a batch has led to one that
+//! holds all of the image; whatever lies in between is never handed out.
 //!
 //! Write order: a new file beside the target, pages in place, its length, fsync, SQLite's own check of the whole file,
 //! then the name (never over an existing file), then the directory. Whatever fails, nothing has the target's name.
@@ -23,6 +27,8 @@ pub struct Restore {
     temporary: PathBuf,
     file: File,
     at: Option<Moment>,
+    /// The image's moment, until a batch has led to one that holds it.
+    image: Option<Moment>,
 }
 
 /// A database that was restored and checked.
@@ -35,8 +41,8 @@ pub struct Restored {
 }
 
 impl Restore {
-    /// Begins; refuses a target that exists, or beside which a log or journal lies that SQLite would apply to it.
-    pub fn begin(target: &Path) -> Result<Self> {
+    /// Refuses a target that exists, or beside which a log or journal lies that SQLite would apply to it. Touches nothing.
+    pub fn check(target: &Path) -> Result<()> {
         for suffix in ["", "-wal", "-shm", "-journal"] {
             let path = beside(target, suffix);
             match std::fs::symlink_metadata(&path) {
@@ -48,10 +54,41 @@ impl Restore {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Begins, unless [`Restore::check`] refuses.
+    pub fn begin(target: &Path) -> Result<Self> {
+        Self::check(target)?;
         let temporary = durable::temporary_beside(target);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&temporary);
         let file = file.map_err(|error| Error::io("create", &temporary, error))?;
-        Ok(Self { target: target.to_owned(), temporary, file, at: None })
+        Ok(Self { target: target.to_owned(), temporary, file, at: None, image: None })
+    }
+
+    /// The file that is being written, for whoever writes the image of a backup into it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The name that the file will have.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// Tells that the file holds, page by page, the state of `moment`; nothing was applied before.
+    ///
+    /// # Errors
+    /// When the file has another length.
+    pub fn hold_image(&mut self, moment: Moment) -> Result<()> {
+        let bytes = u64::from(moment.at.pages) * u64::from(moment.at.page_size);
+        let length = self.file.metadata().map_err(|error| Error::io("look at", &self.temporary, error))?.len();
+        if length != bytes {
+            let message = format!("cannot restore {}: its image has {length} bytes instead of {bytes}", self.target.display());
+            return Err(Error::damaged(message));
+        }
+        (self.at, self.image) = (Some(moment), Some(moment));
+        Ok(())
     }
 
     /// Writes a segment's pages: a snapshot first, then what goes on from it, without a gap.
@@ -63,6 +100,8 @@ impl Restore {
         let header = *reader.header();
         let fits = match (&before, &header.from) {
             (None, None) => true,
+            // The first one after an image: it must not lead from beyond it.
+            (Some(before), Some(from)) if self.image == Some(*before) => before == from || before.holds(from) != Some(false),
             (Some(before), Some(from)) => before == from && before.captured_at < header.to.captured_at,
             _ => false,
         };
@@ -85,6 +124,8 @@ impl Restore {
         let bytes = u64::from(at.pages) * u64::from(at.page_size);
         self.file.set_len(bytes).map_err(|error| Error::io("set the size of", &self.temporary, error))?;
         self.at = Some(header.to);
+        // Not held by `to`, it stays: then this state is none.
+        self.image = self.image.filter(|image| header.to.holds(image) != Some(true));
         Ok(())
     }
 
@@ -102,6 +143,12 @@ impl Restore {
     pub fn finish(self) -> Result<Restored> {
         let missing = || Error::failed(format!("cannot restore {}: there is no snapshot", self.target.display()));
         let moment = self.at.ok_or_else(missing)?;
+        if let Some(image) = self.image.filter(|image| *image != moment) {
+            let message = format!("cannot restore {}: the log does not lead beyond the backup", self.target.display());
+            return Err(Error::damaged(message)
+                .detail("backup", image.captured_at.to_string())
+                .detail("log", format!("up to {}", moment.captured_at)));
+        }
         let bytes = u64::from(moment.at.pages) * u64::from(moment.at.page_size);
         self.check_header(&moment.at)?;
         self.file.sync_all().map_err(|error| Error::io("write", &self.temporary, error))?;

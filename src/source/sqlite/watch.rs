@@ -341,6 +341,14 @@ impl Watch {
         self.is_guarded |= self.attachment.as_ref().is_some_and(|attachment| attachment.guards(&moment.at));
     }
 
+    /// Lets the database go, when nothing is stored that could be gone on from: others of this process may open it then.
+    pub fn let_go(&mut self) {
+        if self.stored.is_none() {
+            self.still = None;
+            self.detach(self.lost);
+        }
+    }
+
     /// Moves the guard on to what is stored, and makes a large log small again.
     pub fn maintain(&mut self) -> Result<()> {
         let (Some(attachment), Some(stored)) = (&mut self.attachment, self.stored) else { return Ok(()) };

@@ -3,6 +3,7 @@
 
 pub(super) mod enough;
 pub mod get;
+mod follow;
 mod prefetch;
 pub mod push;
 pub mod resolve;

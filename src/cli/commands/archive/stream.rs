@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::base::{Cancel, Error, Lsn, Result};
 use crate::cli::args::ArchiveStreamArgs;
 use crate::cli::background;
-use crate::cli::config::{Settings, SourceSettings};
+use crate::cli::config::{Settings, SourceKind, SourceSettings};
 use crate::cli::context::Context;
 use crate::cli::exit::Outcome;
 use crate::cli::scope::{self, Use};
@@ -32,6 +32,9 @@ struct Document {
 pub async fn run(args: &ArchiveStreamArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
+    if let SourceKind::Sqlite(sqlite) = &source.kind {
+        return super::follow::run(args, context, &settings, source, sqlite).await;
+    }
     let postgres = source.postgres("archive stream")?;
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let copies = settings.log_copies(source);
@@ -71,10 +74,10 @@ fn text(document: &Document) -> String {
 }
 
 /// This process's repositories.
-struct Here<'a> {
-    context: &'a Context,
-    settings: &'a Settings,
-    source: &'a SourceSettings,
+pub(super) struct Here<'a> {
+    pub context: &'a Context,
+    pub settings: &'a Settings,
+    pub source: &'a SourceSettings,
 }
 
 #[async_trait]

@@ -2,6 +2,7 @@
 
 mod copies;
 mod directory;
+mod sqlite;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,8 +111,10 @@ struct Planned {
 pub async fn run(args: &BackupArgs, context: &Context) -> Result<Outcome> {
     let settings = context.settings()?;
     let source = settings.source(&args.source)?;
-    if let SourceKind::Directory(directory) = &source.kind {
-        return directory::run(args, context, &settings, source, directory).await;
+    match &source.kind {
+        SourceKind::Directory(directory) => return directory::run(args, context, &settings, source, directory).await,
+        SourceKind::Sqlite(sqlite) => return sqlite::run(args, context, &settings, source, sqlite).await,
+        SourceKind::Postgres(_) => {}
     }
     let repositories = settings.repositories_of(source, context.global.repository.as_deref())?;
     let mut options = options(args, context, &settings, source, source.postgres("backup")?);

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use super::lock::{self, Lock};
 use super::log::Level;
 use super::{Config, Shared, child, pause};
-use crate::base::{Cancel, Result, SourceName};
+use crate::base::{Cancel, Error, Result, SourceName};
+use crate::cli::config::SourceKind;
 use crate::cli::exit::BUSY;
 use crate::policy::{LogMode, Policy};
 
@@ -97,7 +98,11 @@ impl Lane<'_, '_> {
     /// When it cannot be started.
     async fn stream(&mut self, config: &Arc<Config>, policy: &Policy, watched: &mut watch::Receiver<Arc<Config>>) -> Result<Ran> {
         let settings = config.settings.source(self.source)?;
-        let postgres = settings.postgres("a stream of WAL")?;
+        let (flush, what) = match &settings.kind {
+            SourceKind::Postgres(postgres) => (postgres.flush, format!("streaming the log through slot {}", postgres.slot)),
+            SourceKind::Sqlite(sqlite) => (sqlite.flush, format!("following {}", sqlite.path.display())),
+            SourceKind::Directory(_) => return Err(Error::usage(format!("{} is a directory: it has no log", self.source))),
+        };
         let state_dir = &config.settings.state_dir;
         let mut lock = lock::of_stream(state_dir, self.source)?;
         if matches!(lock, Lock::Busy) {
@@ -115,7 +120,7 @@ impl Lane<'_, '_> {
             ));
             return Ok(Ran::Left);
         };
-        if postgres.flush > policy.log.max_lag {
+        if flush > policy.log.max_lag {
             self.tell_once("flush is longer than the policy's [log] max_lag: a commit may wait longer than was declared");
         }
         let source = self.source.to_string();
@@ -129,7 +134,7 @@ impl Lane<'_, '_> {
             }
         };
         shared.board.stream_started(self.source);
-        self.say(Level::Info, &format!("streaming the log through slot {}", postgres.slot));
+        self.say(Level::Info, &what);
         let mut running = std::pin::pin!(child::follow(&config.settings.config_file, &words, lock, &stop, noted, said));
         let (ended, is_stopped) = tokio::select! {
             ended = &mut running => (ended, false),

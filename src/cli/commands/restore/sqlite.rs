@@ -1,0 +1,205 @@
+//! `lifeboat restore` of a SQLite database.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::with_a_way_out;
+use crate::base::units::{format_bytes, format_duration};
+use crate::base::{Error, ErrorKind, Result, Timestamp};
+use crate::cli::args::{RecoveryAction, RestoreArgs};
+use crate::cli::config::{RepositorySettings, Settings};
+use crate::cli::context::Context;
+use crate::cli::exit::Outcome;
+use crate::cli::restoring;
+use crate::cli::scope::{self, Use};
+use crate::engine::sqlite::restore::{self, Prepared, Request, RestoreOptions, RestoreReport};
+use crate::engine::{Scope, head};
+use crate::store::layer::metrics::{Metrics, Requests};
+
+/// The document `restore`, version 1, of a SQLite database; also of a dry run, without what only a restore knows.
+#[derive(Serialize)]
+struct Document {
+    source: String,
+    repository: String,
+    /// The file that is made.
+    into: String,
+    target: String,
+    backup: String,
+    because: String,
+    /// The moment that comes back: nothing is in it that was committed later.
+    captured_at: Timestamp,
+    /// Everything whose commit had returned by then is in it.
+    complete_at: Option<Timestamp>,
+    /// The backup and what it builds on.
+    chain: Vec<String>,
+    packs: u32,
+    fetch_bytes: u64,
+    segments: usize,
+    log_stored_bytes: u64,
+    notes: Vec<String>,
+    done: bool,
+    written_bytes: Option<u64>,
+    duration_seconds: Option<f64>,
+    /// What was asked of the repository, planning included.
+    requests: Option<Requests>,
+}
+
+/// A plan, and the repository that it is of.
+struct Plan {
+    scope: Scope,
+    prepared: Prepared,
+    metrics: Arc<Metrics>,
+}
+
+/// Restores from the repository of the source that has the latest moment up to the target.
+///
+/// # Errors
+/// The plan's or the restore's.
+pub(super) async fn run(
+    args: &RestoreArgs,
+    context: &Context,
+    settings: &Settings,
+    repositories: &[&RepositorySettings],
+) -> Result<Outcome> {
+    refuse_what_only_clusters_have(args)?;
+    let into = std::path::absolute(&args.into).map_err(|error| Error::io("find", &args.into, error))?;
+    let into: PathBuf = into.components().collect();
+    let Plan { scope, prepared, metrics } = plan(args, context, settings, repositories).await?;
+    let target = restore::check(&prepared, &into)?;
+    let mut document = document(args, &scope, &target, &prepared);
+    if args.dry_run {
+        context.result("restore", 1, &document, || plan_text(&document, &prepared))?;
+        return Ok(Outcome::Done);
+    }
+    let scope = restoring::with_others(args.limit_rate, context, repositories, scope, &metrics)?;
+    let options = RestoreOptions { into, workers: settings.backup.workers };
+    let report = restore::run(&scope, &prepared, &options, context.progress.clone(), context.cancel.clone()).await;
+    let report = report.map_err(|error| with_a_way_out(error, repositories, &scope))?;
+    document.done = true;
+    document.written_bytes = Some(report.raw_bytes);
+    (document.complete_at, document.captured_at) = (Some(report.complete_at), report.captured_at);
+    document.duration_seconds = Some(report.duration.as_secs_f64());
+    document.requests = Some(metrics.requests());
+    document.notes.extend(report.notes.iter().cloned());
+    context.result("restore", 1, &document, || done_text(&document, &prepared, &report))?;
+    Ok(Outcome::Done)
+}
+
+/// Options that a database file has no use for.
+fn refuse_what_only_clusters_have(args: &RestoreArgs) -> Result<()> {
+    let named = [
+        ("--standby", args.standby),
+        ("--delta", args.delta),
+        ("--tablespace", !args.tablespaces.is_empty()),
+        ("--timeline", args.timeline.is_some()),
+        ("--action", args.action != RecoveryAction::Promote),
+        ("--clone", args.clone),
+    ];
+    match named.iter().find(|(_, given)| *given) {
+        None => Ok(()),
+        Some((option, _)) => Err(Error::usage(format!("{} is a SQLite database", args.source))
+            .detail("not for it", format!("{option} is for PostgreSQL clusters"))
+            .hint(format!("lifeboat restore {} --to TIME --into FILE   brings the database back", args.source))),
+    }
+}
+
+/// The plan whose moment is the latest; the first refusal when no repository has one.
+async fn plan(
+    args: &RestoreArgs,
+    context: &Context,
+    settings: &Settings,
+    repositories: &[&RepositorySettings],
+) -> Result<Plan> {
+    let (mut best, mut failures): (Option<Plan>, Vec<(&str, Error)>) = (None, Vec::new());
+    for chosen in repositories {
+        let planning = plan_from(args, context, settings, chosen);
+        let planned = tokio::select! {
+            planned = planning => planned,
+            () = context.cancel.cancelled() => return Err(Error::interrupted()),
+        };
+        match planned {
+            Ok(found) => {
+                let reaches = |plan: &Plan| plan.prepared.plan.reaches;
+                if best.as_ref().is_none_or(|best| reaches(&found) > reaches(best)) {
+                    best = Some(found);
+                }
+            }
+            Err(error) => failures.push((&chosen.name, error)),
+        }
+    }
+    // An answer is worth more than an outage.
+    failures.sort_by_key(|(_, error)| error.kind() == ErrorKind::Unreachable);
+    let mut failures = failures.into_iter();
+    let first = if best.is_none() { failures.next().map(|(_, error)| error) } else { None };
+    for (name, error) in failures {
+        let unknown = if error.kind() == ErrorKind::Unreachable { "; it may hold newer log" } else { "" };
+        context.progress.warn(&format!("repository {name} was not taken into account{unknown}: {}", error.summary()));
+    }
+    best.ok_or_else(|| first.unwrap_or_else(|| Error::usage(format!("{} names no repository", args.source))))
+}
+
+async fn plan_from(
+    args: &RestoreArgs,
+    context: &Context,
+    settings: &Settings,
+    chosen: &RepositorySettings,
+) -> Result<Plan> {
+    let layers = scope::layers(context, chosen, Use::Long { limit_rate_bytes: args.limit_rate });
+    let scope = scope::open(context, settings, chosen, &args.source, &layers).await?;
+    let seen = head::look(&scope).await?;
+    seen.warning.iter().for_each(|warning| context.progress.warn(warning));
+    // Whoever restores takes what there is; but is told.
+    if let Some(wound_back) = &seen.wound_back {
+        context.progress.warn(&format!("repository {}: {}", chosen.name, wound_back.text()));
+    }
+    let request = Request { target: args.target(), incarnation: args.incarnation.clone(), backup: args.backup.clone() };
+    let prepared = restore::prepare(&scope, &seen.log, &settings.encryption, &request).await?;
+    Ok(Plan { scope, prepared, metrics: layers.metrics })
+}
+
+fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared) -> Document {
+    let plan = &prepared.plan;
+    Document {
+        source: args.source.to_string(),
+        repository: scope.repository.name().to_owned(),
+        into: into.display().to_string(),
+        target: args.target().to_string(),
+        backup: plan.backup.id.to_string(),
+        because: plan.because.clone(),
+        captured_at: plan.reaches,
+        complete_at: None,
+        chain: prepared.links.iter().map(|link| link.summary.id.to_string()).collect(),
+        packs: prepared.links.iter().map(|link| link.summary.packs).sum(),
+        fetch_bytes: prepared.fetch_bytes(),
+        segments: plan.segments.len(),
+        log_stored_bytes: plan.log_stored_bytes(),
+        notes: plan.notes.clone(),
+        done: false,
+        written_bytes: None,
+        duration_seconds: None,
+        requests: None,
+    }
+}
+
+fn lines(document: &Document, prepared: &Prepared) -> String {
+    let mut lines = restore::describe(prepared);
+    if let Some(complete_at) = document.complete_at {
+        lines.push(("complete", format!("every commit acknowledged by {} is in it", complete_at.human())));
+    }
+    lines.extend(document.notes.iter().map(|note| ("note", note.clone())));
+    lines.iter().map(|(label, value)| format!("  {label:11}  {value}\n")).collect()
+}
+
+fn plan_text(document: &Document, prepared: &Prepared) -> String {
+    let Document { source, target, into, repository, .. } = document;
+    format!("would restore {source} to {target} as {into}\n  repository   {repository}\n{}", lines(document, prepared))
+}
+
+fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport) -> String {
+    let Document { source, into, .. } = document;
+    let size = format_bytes(report.raw_bytes);
+    let took = format_duration(report.duration);
+    format!("restored {source} as {into}: {size} in {took}, and SQLite finds it whole\n{}", lines(document, prepared))
+}

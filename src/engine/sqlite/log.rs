@@ -1,0 +1,433 @@
+//! Following a database: each batch of commits becomes the next segment of its log.
+//!
+//! Invariants:
+//! - The database's own log is let go only behind what is durable in as many repositories as must hold it.
+//! - A segment goes on from the one before it, or a number is left out and a backup taken, and the operator told why.
+//! - What is remembered on this host is written in the order that [`super::bookmark`] says; that nothing goes on any more,
+//!   before anything is done about it.
+//! - A repository that is away stops nothing else: the database is polled meanwhile, so that its log is guarded, and let go
+//!   when it grows too large.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use serde::Serialize;
+
+use super::backup::{self, BackupOptions, Shared};
+use super::base::newest_segment;
+use super::bookmark::{self, Bookmark, Pending};
+use super::store::{self, Destination};
+use super::{SIZE, number};
+use crate::base::progress::Progress;
+use crate::base::units::format_bytes;
+use crate::base::{Cancel, Engine, Error, ErrorKind, Incarnation, Result, SourceName, Timestamp, killpoint};
+use crate::engine::archive::push::flush_index;
+use crate::engine::archive::stream::Surroundings;
+use crate::engine::backup::Wish;
+use crate::engine::lease::Terms;
+use crate::engine::{Scope, Writing};
+use crate::repo::log::LogCatalog;
+use crate::repo::queue::{Item, Queue};
+use crate::repo::{BackupSummary, CommitLog};
+use crate::source::sqlite::{Batch, Moment, Options as WatchOptions, Poll, SegmentHeader, SegmentWriter, Watch};
+
+/// Pages of a batch that one segment may hold, in bytes; what is larger is stored as a backup, a pack at a time.
+const LARGEST_SEGMENT_BYTES: u64 = 128 << 20;
+/// First wait after a failure, and the longest.
+const PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is followed, and how.
+pub struct Options {
+    /// The source.
+    pub source: SourceName,
+    /// The database file.
+    pub path: PathBuf,
+    /// Where this host remembers things.
+    pub state_dir: PathBuf,
+    /// Longest time that a commit waits before it is stored.
+    pub flush: Duration,
+    /// The repositories by name, each with the queue of what it lacks.
+    pub repositories: Vec<(String, Queue)>,
+    /// How many of them must hold the log.
+    pub needed: usize,
+    /// Longest pause after a failure: a part of what may be lost.
+    pub longest_pause: Duration,
+    /// Threads that compress a backup.
+    pub workers: usize,
+    /// Bytes of frames in a pack of a backup; none leaves the choice to the size of the database.
+    pub pack_bytes: Option<u64>,
+    /// How the lease is taken for a backup.
+    pub lease: Option<Terms>,
+    /// When the database's log is made small.
+    pub watch: WatchOptions,
+}
+
+/// What following came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Followed {
+    /// Everything whose commit had returned by then is durable in the repositories; none when nothing is known.
+    pub complete_at: Option<Timestamp>,
+    /// Segments stored.
+    pub segments: u64,
+    /// Transactions in them.
+    pub transactions: u64,
+    /// Backups that were taken because the log did not go on.
+    pub backups: u64,
+}
+
+/// Where the log of the database stands.
+struct At {
+    incarnation: Incarnation,
+    /// The segment that was stored last, or that before the first.
+    segment: u64,
+    /// The moment that the next one goes on from; none when none does.
+    last: Option<Moment>,
+    pending: Option<Pending>,
+}
+
+struct Follower<'a> {
+    options: &'a Options,
+    surroundings: &'a dyn Surroundings,
+    writing: &'a Writing,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+    dir: PathBuf,
+    to: Vec<Destination>,
+    watch: Shared,
+    at: Option<At>,
+    /// Why a backup is due.
+    due: Option<String>,
+    /// What the operator was told last, so that it is told once.
+    said: Option<String>,
+    followed: Followed,
+    _lock: File,
+}
+
+/// Follows the database until somebody asks to stop; then stores what was committed, and ends.
+///
+/// # Errors
+/// When another process of this host follows it; when no repository answers at first; when somebody else stores its log, too.
+pub async fn run(
+    options: &Options,
+    surroundings: &dyn Surroundings,
+    writing: &Writing,
+    progress: Arc<dyn Progress>,
+    cancel: Cancel,
+) -> Result<Followed> {
+    let dir = options.state_dir.join("follow").join(options.source.to_string());
+    let lock = bookmark::lock(&dir, &options.source)?;
+    let to = options.repositories.iter().map(|(name, queue)| Destination::new(name.clone(), queue.clone())).collect();
+    let watch = Shared::new(Watch::new(&options.path, options.watch));
+    let mut follower = Follower {
+        options,
+        surroundings,
+        writing,
+        progress,
+        cancel,
+        dir,
+        to,
+        watch,
+        at: None,
+        due: None,
+        said: None,
+        followed: Followed::default(),
+        _lock: lock,
+    };
+    follower.take_up().await?;
+    follower.follow().await
+}
+
+impl Follower<'_> {
+    async fn follow(mut self) -> Result<Followed> {
+        let longest_pause = self.options.longest_pause.clamp(PAUSE, LONGEST_PAUSE);
+        let mut pause = PAUSE;
+        loop {
+            let is_last = self.cancel.is_cancelled();
+            let round = self.round().await;
+            let wait = match round {
+                Ok(()) => {
+                    (self.said, pause) = (self.said.take().filter(|_| self.due.is_some()), PAUSE);
+                    self.options.flush
+                }
+                Err(error) if matches!(error.kind(), ErrorKind::Contradicted | ErrorKind::Usage) => return Err(error),
+                Err(error) if error.kind() == ErrorKind::Interrupted => self.options.flush,
+                Err(error) => {
+                    self.say(&format!("{} is not followed for now: {}", self.options.source, error.summary()));
+                    pause = (pause * 2).min(longest_pause);
+                    pause.mul_f64(rand::rng().random_range(0.75..1.25))
+                }
+            };
+            if is_last {
+                break;
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        self.sign().await;
+        Ok(self.followed)
+    }
+
+    /// Looks what was committed, and stores it.
+    async fn round(&mut self) -> Result<()> {
+        let polled = self.watch.with(|watch| watch.poll()).await;
+        match polled? {
+            Poll::Unready(probe) => {
+                if let Some(refusal) = probe.refusal(&self.options.path) {
+                    self.say(&format!("{} is not followed for now: {}", self.options.source, refusal.summary()));
+                }
+                return self.store_pending().await;
+            }
+            Poll::SnapshotOnly { .. } => {
+                self.lose()?;
+                self.say(&format!(
+                    "{} keeps a rollback journal: its commits cannot be followed, only backups be taken; \
+                     PRAGMA journal_mode = WAL   changes that",
+                    self.options.path.display()
+                ));
+                return self.store_pending().await;
+            }
+            Poll::SnapshotNeeded(reason) => {
+                self.lose()?;
+                self.due = Some(reason.to_string());
+            }
+            Poll::Unchanged { complete_at } => {
+                if self.at.as_ref().is_some_and(|at| at.pending.is_none()) {
+                    self.followed.complete_at = Some(complete_at);
+                }
+            }
+            Poll::Batch(batch) => self.take(batch).await?,
+        }
+        self.store_pending().await?;
+        if let Some(why) = self.due.clone() {
+            self.cancel.check()?;
+            self.back_up(&why).await?;
+            self.due = None;
+        }
+        // Fails without harm, and is tried again.
+        if let Err(error) = self.watch.with(|watch| watch.maintain()).await {
+            self.say(&format!("the write-ahead log of {} is not made small: {}", self.options.source, error.summary()));
+        }
+        Ok(())
+    }
+
+    /// Makes a segment of `batch`, unless another is on its way.
+    async fn take(&mut self, batch: Arc<Batch>) -> Result<()> {
+        let Some(at) = self.at.as_mut().filter(|at| at.pending.is_none()) else { return Ok(()) };
+        let bytes = batch.pages() as u64 * u64::from(batch.to.at.page_size);
+        if bytes > LARGEST_SEGMENT_BYTES {
+            self.lose()?;
+            self.due = Some(format!("{} changed at once, more than a segment of its log holds", format_bytes(bytes)));
+            return Ok(());
+        }
+        let segment = at.segment + 1;
+        let pending = self.watch.with(move |watch| pending(watch, &batch, segment)).await?;
+        pending.remember(&self.dir, &at.incarnation)?;
+        killpoint::reach("follow.segment-kept");
+        at.pending = Some(pending);
+        Ok(())
+    }
+
+    /// Stores the segment that is on its way, if there is one.
+    async fn store_pending(&mut self) -> Result<()> {
+        let Some(at) = &mut self.at else { return Ok(()) };
+        let Some(pending) = &at.pending else { return Ok(()) };
+        let (place, needed) = ((self.surroundings, self.writing), self.options.needed);
+        let stored = store::store(&mut self.to, place, &at.incarnation, pending, needed).await?;
+        let what = if stored.count >= needed { "not everywhere" } else { "not" };
+        let told = stored.errors.iter().map(|(name, error)| format!("the log is {what} stored: repository {name}: {}", error.summary()));
+        let told: Vec<String> = told.chain(stored.warnings).collect();
+        if stored.count < needed {
+            let first = stored.errors.into_iter().next().map(|(_, error)| error);
+            return Err(first.unwrap_or_else(|| Error::unreachable("too few repositories took the log")));
+        }
+        let Pending { segment, commits, from, to, .. } = pending.clone();
+        let last = (at.last == Some(from)).then_some(to);
+        Bookmark::new(&at.incarnation, segment, last).remember(&self.dir)?;
+        killpoint::reach("follow.segment-noted");
+        (at.segment, at.last, at.pending) = (segment, last, None);
+        let incarnation = at.incarnation.clone();
+        {
+            let mut watch = self.watch.lock();
+            if watch.stored_moment() == Some(&from) {
+                watch.stored(&to);
+            }
+        }
+        Pending::forget(&self.dir, &incarnation)?;
+        self.followed.segments += 1;
+        self.followed.transactions += u64::from(commits);
+        self.followed.complete_at = Some(to.complete_at);
+        told.iter().for_each(|text| self.say(text));
+        Ok(())
+    }
+
+    /// Nothing goes on from what was stored: remembered before anything is done about it.
+    fn lose(&mut self) -> Result<()> {
+        let Some(at) = self.at.as_mut().filter(|at| at.last.is_some()) else { return Ok(()) };
+        Bookmark::new(&at.incarnation, at.segment, None).remember(&self.dir)?;
+        at.last = None;
+        killpoint::reach("follow.lost");
+        Ok(())
+    }
+
+    /// Takes the backup from which the log goes on, and tells why.
+    async fn back_up(&mut self, why: &str) -> Result<()> {
+        let (home, others) = self.open_all().await?;
+        let first_segment = self.first_segment(&home, &others).await?;
+        let source = &self.options.source;
+        match first_segment {
+            1 => self.say(&format!("{source}: {why}; a backup is taken, and its log goes on from there")),
+            _ => self.say(&format!("{source}: {why}; its log has a gap here, and goes on from a backup that is taken now")),
+        }
+        let options = BackupOptions {
+            wish: Wish::Auto,
+            path: self.options.path.clone(),
+            workers: self.options.workers,
+            pack_bytes: self.options.pack_bytes,
+            lease: self.options.lease,
+            admit_in: others.iter().map(|(_, scope)| scope.clone()).collect(),
+        };
+        let watch = (&self.watch, Some(first_segment));
+        let taken = backup::run_with(&home, self.writing, &options, watch, Arc::clone(&self.progress), self.cancel.clone()).await;
+        let report = taken.map_err(|error| error.context(format!("repository {}", home.repository.name())))?;
+        report.warnings.iter().for_each(|warning| self.progress.warn(warning));
+        let (incarnation, segment) = (report.summary.incarnation.clone(), number(report.summary.start_lsn) - 1);
+        let last = report.is_wal.then_some(report.moment);
+        Bookmark::new(&incarnation, segment, last).remember(&self.dir)?;
+        killpoint::reach("follow.backup-noted");
+        self.at = Some(At { incarnation, segment, last, pending: None });
+        if last.is_some() {
+            self.watch.lock().stored(&report.moment);
+        }
+        self.followed.backups += 1;
+        self.followed.complete_at = Some(report.moment.complete_at);
+        let item = Item::Backup { id: report.summary.id };
+        let elsewhere: Vec<&Destination> = self.to.iter().filter(|one| one.name != home.repository.name()).collect();
+        for one in &elsewhere {
+            one.queue.add(&item)?;
+        }
+        if !elsewhere.is_empty() {
+            self.surroundings.deliver();
+        }
+        Ok(())
+    }
+
+    /// The first repository that answers, and the others that do.
+    async fn open_all(&mut self) -> Result<(Scope, Vec<(String, Scope)>)> {
+        let (mut open, mut failures) = (Vec::new(), Vec::new());
+        for one in &mut self.to {
+            match one.open(self.surroundings, self.writing).await {
+                Ok(scope) => open.push((one.name.clone(), scope)),
+                Err(error) => failures.push((one.name.clone(), error)),
+            }
+        }
+        if open.is_empty() {
+            let first = failures.into_iter().next().map(|(_, error)| error);
+            return Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", self.options.source))));
+        }
+        let (_, home) = open.remove(0);
+        Ok((home, open))
+    }
+
+    /// The number for what goes on from a backup that is taken now: a number behind all that were given, to segments and to
+    /// what follows backups, is left out.
+    async fn first_segment(&self, home: &Scope, others: &[(String, Scope)]) -> Result<u64> {
+        let log = CommitLog::load(&home.repository, &home.source).await?;
+        let newest = newest(&log).map(|backup| backup.incarnation.clone());
+        let Some(incarnation) = newest.or_else(|| self.at.as_ref().map(|at| at.incarnation.clone())) else { return Ok(1) };
+        let told = log.backups().filter(|backup| backup.incarnation == incarnation).map(|backup| number(backup.start_lsn)).max();
+        let mut given = told.unwrap_or(0);
+        let at = self.at.as_ref().filter(|at| at.incarnation == incarnation);
+        given = given.max(at.map_or(0, |at| at.segment + 1 + u64::from(at.pending.is_some())));
+        given = given.max(listed(home, &incarnation).await?.map_or(0, |newest| newest + 1));
+        for (name, scope) in others {
+            match listed(scope, &incarnation).await {
+                Ok(newest) => given = given.max(newest.map_or(0, |newest| newest + 1)),
+                Err(error) => self.progress.warn(&format!("repository {name}: {}", error.summary())),
+            }
+        }
+        Ok(given + 1)
+    }
+
+    /// Goes on from what an earlier process stored.
+    async fn take_up(&mut self) -> Result<()> {
+        let (home, others) = self.open_all().await?;
+        let log = CommitLog::load(&home.repository, &home.source).await?;
+        let Some(incarnation) = newest(&log).map(|backup| backup.incarnation.clone()) else { return Ok(()) };
+        let Some(bookmark) = Bookmark::load(&self.dir, &incarnation)? else { return Ok(()) };
+        let pending = Pending::load(&self.dir, &incarnation)?.filter(|pending| pending.segment == bookmark.segment + 1);
+        let own = bookmark.segment + u64::from(pending.is_some());
+        let mut newest = listed(&home, &incarnation).await?;
+        for (_, scope) in &others {
+            newest = newest.max(listed(scope, &incarnation).await.unwrap_or(None));
+        }
+        let is_later = |backup: &&BackupSummary, last: &Moment| {
+            backup.incarnation == incarnation && backup.stop_time > last.captured_at
+        };
+        let why = match &bookmark.last {
+            None => None,
+            Some(_) if newest > Some(own) => Some("another host stored a part of its log meanwhile"),
+            Some(last) if !bookmark.is_of_this_boot() && log.backups().any(|backup| is_later(&backup, last)) => {
+                Some("this machine was started anew since its last backup, and its log may have lost what that holds")
+            }
+            Some(_) => None,
+        };
+        let last = bookmark.last.filter(|_| why.is_none());
+        let segment = bookmark.segment;
+        if let Some(why) = why {
+            Bookmark::new(&incarnation, segment, None).remember(&self.dir)?;
+            self.say(&format!("{}: {why}", self.options.source));
+        }
+        if let Some(last) = last {
+            self.watch.lock().resume(last);
+        }
+        self.at = Some(At { incarnation, segment, last, pending });
+        Ok(())
+    }
+
+    /// Has the digests signed that wait on this host, as far as repositories answer.
+    async fn sign(&mut self) {
+        let Some(at) = &self.at else { return };
+        for one in &mut self.to {
+            if let Ok(scope) = one.open(self.surroundings, self.writing).await
+                && let Err(error) = flush_index(&scope, self.writing, &at.incarnation).await
+            {
+                self.progress.warn(&format!("digests of the newest segments are not signed yet: {}", error.summary()));
+            }
+        }
+    }
+
+    /// Tells the operator, once.
+    fn say(&mut self, text: &str) {
+        if self.said.as_deref() != Some(text) {
+            self.progress.warn(text);
+            self.said = Some(text.to_owned());
+        }
+    }
+}
+
+/// The newest backup of a database.
+fn newest(log: &CommitLog) -> Option<&BackupSummary> {
+    log.backups().filter(|backup| backup.incarnation.engine() == Engine::Sqlite).last()
+}
+
+/// The largest number in the log of `incarnation`.
+async fn listed(scope: &Scope, incarnation: &Incarnation) -> Result<Option<u64>> {
+    let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, SIZE).await?;
+    Ok(newest_segment(&catalog))
+}
+
+/// `batch` as segment number `segment`.
+fn pending(watch: &Watch, batch: &Batch, segment: u64) -> Result<Pending> {
+    let failed = |error: std::io::Error| Error::failed("cannot make a segment").caused_by(error);
+    let header = SegmentHeader { from: Some(batch.from), to: batch.to };
+    let mut writer = SegmentWriter::begin(Vec::new(), &header).map_err(failed)?;
+    watch.copy_batch(batch, |page, content| writer.page(page, content).map_err(failed))?;
+    let raw = writer.finish().map_err(failed)?.into();
+    Ok(Pending { segment, commits: batch.commits, from: batch.from, to: batch.to, raw })
+}

@@ -1,0 +1,150 @@
+//! From what the operator asked to a plan and the keys that open it. Reads the repository, touches nothing else.
+//!
+//! Names tell when a moment was captured, and a segment's own header which state of the database that is: a way is taken only
+//! when the state at its end holds all of the backup it begins with.
+
+use std::collections::BTreeMap;
+
+use super::plan::{Plan, Situation, plans};
+use crate::base::{BackupId, Engine, Error, Incarnation, Result};
+use crate::codec::encrypt::Opener;
+use crate::engine::archive::get::{fetch, opener};
+use crate::engine::chain::{self, Chain, Link};
+use crate::engine::restore::Target;
+use crate::engine::sqlite::SIZE;
+use crate::engine::{IdentitySource, Scope};
+use crate::repo::log::{LogCatalog, SegmentObject};
+use crate::repo::manifest::{Facts, SqliteFacts};
+use crate::repo::{BackupSummary, CommitLog};
+use crate::source::sqlite::{Moment, SegmentReader};
+
+/// The largest segment that is read.
+const LARGEST_BYTES: u64 = 1 << 30;
+
+/// What to restore.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Which moment.
+    pub target: Target,
+    /// Of which life of the database; of any when none is given.
+    pub incarnation: Option<Incarnation>,
+    /// The backup; the best when none is given.
+    pub backup: Option<BackupId>,
+}
+
+/// A plan and what opens the data it names.
+pub struct Prepared {
+    /// The plan.
+    pub plan: Plan,
+    /// The backup and what it builds on, itself first.
+    pub links: Vec<Link>,
+    /// Opens the segments.
+    pub(super) log: Opener,
+    /// The state that is in the backup.
+    pub(super) moment: Moment,
+    /// What the database was called on the protected host.
+    pub(super) facts: SqliteFacts,
+}
+
+impl Prepared {
+    /// Stored bytes of all packs, manifests and segments that a restore may have to fetch.
+    pub fn fetch_bytes(&self) -> u64 {
+        self.links.iter().map(|link| link.summary.stored_bytes).sum::<u64>() + self.plan.log_stored_bytes()
+    }
+}
+
+/// Makes the plan for `request` from the backups in `log` and unwraps the keys it needs.
+///
+/// # Errors
+/// When the target cannot be reached, no identity fits, or the repository is damaged where it matters.
+pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySource, request: &Request) -> Result<Prepared> {
+    if let Some(backup) = request.backup.as_ref().and_then(|id| log.find(id)) {
+        // Why its chain is broken, rather than that it is.
+        chain::summaries(scope, log, backup)?;
+    }
+    let is_wanted = |backup: &&BackupSummary| match &request.incarnation {
+        Some(incarnation) => backup.incarnation == *incarnation,
+        None => backup.incarnation.engine() == Engine::Sqlite,
+    };
+    let backups: Vec<&BackupSummary> = log.restorable().filter(is_wanted).collect();
+    let logs = logs(scope, &backups).await?;
+    let source = scope.source.to_string();
+    let situation = Situation { source: &source, backups, logs: &logs };
+    let mut refusals = Vec::new();
+    for mut plan in plans(&situation, &request.target, request.backup.as_ref())? {
+        let unwrapped = if plan.backup.encrypted { identities.identities()? } else { Vec::new() };
+        let links = chain::links(scope, log, &plan.backup, &unwrapped).await?;
+        let facts = facts(scope, &links).await?;
+        let moment = moment_of(&plan.backup, &facts)?;
+        let incarnation = &plan.backup.incarnation;
+        let sample = plan.segments.iter().map(|segment| segment.key.clone()).find(|key| key.ends_with(".age"));
+        let opener = opener(scope, identities, incarnation, &sample.unwrap_or_default()).await?;
+        if let Some(last) = plan.segments.last() {
+            let reached = header_of(scope, last, &opener).await?;
+            if reached.captured_at != plan.reaches {
+                return Err(Error::damaged(format!("{} leads to another moment than its name says", last.key))
+                    .detail("content", reached.captured_at.to_string()));
+            }
+            if reached.holds(&moment) != Some(true) {
+                let id = &plan.backup.id;
+                refusals.push(format!("{} was captured while backup {id} was taken, and is not told from it", reached.captured_at));
+                continue;
+            }
+        }
+        plan.notes.extend(refusals);
+        plan.notes.extend(log.problems.iter().map(|(key, problem)| format!("{key} is not used: {problem}")));
+        plan.notes.extend(log.broken().map(|(backup, broken)| format!("{} is not used: {broken}", backup.id)));
+        let splits = logs.get(incarnation).into_iter().flat_map(|log| &log.split_brains);
+        plan.notes.extend(splits.map(|split| {
+            format!("{} is not used: it was stored with different contents ({})", split.file, split.digests.join(", "))
+        }));
+        return Ok(Prepared { plan, links, log: opener, moment, facts });
+    }
+    // A backup's own moment is always among the ways.
+    Err(Error::failed(format!("no way to a moment of {source} holds: this is a bug")))
+}
+
+/// The log of each incarnation that has backups.
+async fn logs(scope: &Scope, backups: &[&BackupSummary]) -> Result<BTreeMap<Incarnation, LogCatalog>> {
+    let mut logs = BTreeMap::new();
+    for incarnation in backups.iter().map(|backup| &backup.incarnation) {
+        if !logs.contains_key(incarnation) {
+            let catalog = LogCatalog::load(&scope.repository, &scope.source, incarnation, SIZE).await?;
+            logs.insert(incarnation.clone(), catalog);
+        }
+    }
+    Ok(logs)
+}
+
+/// What the backup's manifest says of the database.
+async fn facts(scope: &Scope, links: &[Link]) -> Result<SqliteFacts> {
+    let scratch = scope.state.scratch()?;
+    let chain = Chain::fetch(scope, links, scratch.path()).await?;
+    let entries = chain.entries()?;
+    match &entries.header().facts {
+        Facts::Sqlite(facts) => Ok(facts.clone()),
+        _ => Err(Error::damaged(format!("backup {} is not of a SQLite database", links[0].summary.id))),
+    }
+}
+
+/// The state that is in a backup.
+fn moment_of(backup: &BackupSummary, facts: &SqliteFacts) -> Result<Moment> {
+    let at = serde_json::from_value(facts.position.clone())
+        .map_err(|error| Error::damaged(format!("the manifest of {} names no position", backup.id)).caused_by(error))?;
+    let moment = Moment { complete_at: facts.complete_at, captured_at: facts.captured_at, at };
+    if (moment.complete_at, moment.captured_at) != (backup.start_time, backup.stop_time) || moment.at.page_size != facts.page_bytes {
+        return Err(Error::damaged(format!("the manifest of {} is of another moment than its commit entry", backup.id)));
+    }
+    Ok(moment)
+}
+
+/// The moment that a segment leads to.
+async fn header_of(scope: &Scope, segment: &SegmentObject, opener: &Opener) -> Result<Moment> {
+    let raw = read(scope, segment, opener).await?;
+    Ok(SegmentReader::begin(raw.as_slice()).map_err(|error| error.context(&segment.key))?.header().to)
+}
+
+/// A segment's content.
+pub(super) async fn read(scope: &Scope, segment: &SegmentObject, opener: &Opener) -> Result<Vec<u8>> {
+    fetch(scope, &segment.key, opener, &segment.name.digest, LARGEST_BYTES).await
+}
