@@ -9,12 +9,13 @@ use crate::base::{DrillLevel, Engine, Error, ErrorKind, Result, Timestamp};
 use crate::cli::exit::Outcome;
 use crate::cli::restoring;
 use crate::cli::scope::{self, Use};
-use crate::engine::directory::restore::{self as directory, Prepared, Request, RestoreOptions};
+use crate::engine::directory::restore as directory;
 use crate::engine::drill::Stopwatch;
 use crate::engine::drill::evidence::{Circumstances, Loss};
 use crate::engine::drill::files::{self, Job, Written};
 use crate::engine::drill::run::Drilled;
 use crate::engine::restore::Target;
+use crate::engine::sqlite::restore as sqlite;
 use crate::engine::{IdentitySource, Scope, head};
 use crate::policy::DrillPolicy;
 use crate::repo::evidence::PhaseKind;
@@ -28,7 +29,8 @@ struct Planned {
 
 /// A restore that was planned, by kind.
 enum Restore {
-    Directory(Prepared),
+    Sqlite(Box<sqlite::Prepared>),
+    Directory(directory::Prepared),
 }
 
 impl Restore {
@@ -45,13 +47,13 @@ impl Restore {
     ) -> Result<Self> {
         match engine {
             Engine::Directory => {
-                let request = Request { target: target.clone(), incarnation: None, backup: None };
+                let request = directory::Request { target: target.clone(), incarnation: None, backup: None };
                 directory::prepare(scope, log, identities, &request).await.map(Self::Directory)
             }
+            // A cluster has a drill of its own, and never comes here.
             Engine::Sqlite | Engine::Postgres => {
-                let (source, what) = (&scope.source, engine.with_article());
-                Err(Error::usage(format!("{source} is {what}, which this version does not drill by a restore"))
-                    .hint(format!("lifeboat drill {source} --level verify   reads everything that is stored of it")))
+                let request = sqlite::Request { target: target.clone(), incarnation: None, backup: None };
+                sqlite::prepare(scope, log, identities, &request).await.map(|prepared| Self::Sqlite(Box::new(prepared)))
             }
         }
     }
@@ -59,6 +61,7 @@ impl Restore {
     /// The backup with which it begins.
     fn backup(&self) -> &BackupSummary {
         match self {
+            Self::Sqlite(prepared) => &prepared.plan.backup,
             Self::Directory(prepared) => &prepared.plan.backup,
         }
     }
@@ -66,6 +69,7 @@ impl Restore {
     /// The moment that comes back.
     fn moment(&self) -> Timestamp {
         match self {
+            Self::Sqlite(prepared) => prepared.plan.reaches,
             Self::Directory(prepared) => prepared.plan.moment,
         }
     }
@@ -73,6 +77,7 @@ impl Restore {
     /// Bytes of log to apply.
     fn log_bytes(&self) -> u64 {
         match self {
+            Self::Sqlite(prepared) => prepared.plan.log_stored_bytes(),
             Self::Directory(_) => 0,
         }
     }
@@ -80,13 +85,18 @@ impl Restore {
     /// Carries it out, into `into`, which does not exist.
     async fn run(&self, drill: &Drill<'_>, scope: &Scope, into: &Path) -> Result<Written> {
         let (progress, cancel) = (drill.context.progress.clone(), drill.context.cancel.clone());
+        let (into, workers) = (into.to_owned(), drill.settings.backup.workers);
         match self {
+            Self::Sqlite(prepared) => {
+                let options = sqlite::RestoreOptions { into, workers };
+                let report = sqlite::run(scope, prepared, &options, progress, cancel).await?;
+                Ok(Written { path: report.path, reaches: report.captured_at, notes: report.notes })
+            }
             Self::Directory(prepared) => {
-                let workers = drill.settings.backup.workers;
-                let options = RestoreOptions { into: into.to_owned(), paths: Vec::new(), workers };
+                let options = directory::RestoreOptions { into: into.clone(), paths: Vec::new(), workers };
                 let report = directory::run(scope, prepared, &options, progress, cancel).await?;
                 let notes = report.notes.into_iter().chain(report.first_shortfalls).collect();
-                Ok(Written { path: into.to_owned(), reaches: self.moment(), notes })
+                Ok(Written { path: into, reaches: self.moment(), notes })
             }
         }
     }

@@ -8,7 +8,7 @@ use crate::base::{Engine, Incarnation, Lsn, Result, Segment, SegmentSize, Timeli
 use crate::engine::restore::plan::newest_timeline;
 use crate::engine::timeline::{Runs, TimelinePath};
 use crate::engine::window::window;
-use crate::engine::{Scope, chain, head};
+use crate::engine::{Scope, chain, head, sqlite};
 use crate::repo::evidence::Record;
 use crate::repo::identity::{self, Identity};
 use crate::repo::log::name::{CommitTime, SegmentName};
@@ -21,7 +21,7 @@ use crate::source::sqlite::Moment;
 use super::super::facts::{BackupPoint, Frontier, Held, Window};
 use super::super::rpo::{BackupCover, Coverage, Exposure, FirstCommit, SegmentPoint, Witness};
 use super::super::unarchived::{self, Known, Named, OwnLog, Reached, SilentLog};
-use super::database::{self, Seen};
+use super::database::Seen;
 
 /// So far back the signed index is asked for arrivals; what came before by the store's clock. It is read object by object,
 /// and its times are better than the store's by less than a second or two.
@@ -139,7 +139,7 @@ pub(super) fn protected_by(probe: Option<&ProbeReport>, lock_mode: Option<&str>)
 impl Loaded {
     /// What this host remembers to have stored last of a database that is protected now.
     pub(super) fn stored_moment(&self) -> Option<Moment> {
-        database::stored_moment(&self.scope, &self.identity.as_ref()?.incarnation)
+        sqlite::stored_moment(&self.scope, &self.identity.as_ref()?.incarnation)
     }
 
     async fn held(&self, all: &[Result<Loaded, String>], beyond: &Beyond) -> Held {

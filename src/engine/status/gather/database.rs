@@ -7,8 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::base::{FileStamp, Incarnation, Result, Timestamp};
-use crate::engine::Scope;
+use crate::base::{FileStamp, Result, Timestamp};
 use crate::source::sqlite::connection::beside;
 use crate::source::sqlite::header::Header;
 use crate::source::sqlite::position::{FileId, Salts};
@@ -68,13 +67,6 @@ impl Seen {
             (Found::Unknown(why), _) => bound(frontier, why.clone(), None),
         }
     }
-}
-
-/// What this host remembers to have stored last of the database called `incarnation`.
-pub(super) fn stored_moment(scope: &Scope, incarnation: &Incarnation) -> Option<Moment> {
-    // WIRE: engine::sqlite's memory of the last stored moment.
-    let _ = (scope, incarnation);
-    None
 }
 
 /// The one look: it begins no checkpoint, and makes no file.
