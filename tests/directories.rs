@@ -19,6 +19,8 @@ mod oracle;
 mod parts;
 #[path = "faults/plant.rs"]
 mod plant;
+#[path = "directories/races.rs"]
+mod races;
 #[path = "directories/refusals.rs"]
 mod refusals;
 #[path = "directories/scale.rs"]

@@ -66,6 +66,7 @@ pub const ALL: &[&str] = &[
     "copy.objects-copied",
     "copy.committed",
     "store.temporary-written",
+    "tree.read",
 ];
 
 /// Dies here, by SIGKILL or by panic, or stops, when a test asked for it.

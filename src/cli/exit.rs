@@ -27,7 +27,7 @@ pub enum Outcome {
     NotInArchive,
     /// `verify`, `check` and `timeline`: stored data is damaged, and the result said which.
     Damaged,
-    /// `check` and `drill`: something does not work, and the result said what.
+    /// `check` and `drill`: something does not work; `restore` of a directory: something is not there. The result said what.
     Faults,
     /// An objective is breached.
     Breached,

@@ -162,7 +162,7 @@ impl ManifestCopy {
     /// Opens it, to be read from the start.
     ///
     /// # Errors
-    /// Damaged when it cannot be decrypted or does not begin like a manifest.
+    /// Damaged when it cannot be decrypted, does not begin like a manifest, or is one of another kind of source.
     pub fn open(&self, source: &SourceName) -> Result<ManifestReader<Box<dyn BufRead>>> {
         let key = self.key(source);
         let file = File::open(&self.path).map_err(|error| Error::io("read", &self.path, error))?;
@@ -170,7 +170,12 @@ impl ManifestCopy {
         let plain =
             compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(|error| read_error(&key, error))?;
         let lines: Box<dyn BufRead> = Box::new(BufReader::with_capacity(64 << 10, plain));
-        ManifestReader::new(lines).map_err(|why| Error::damaged(format!("{key}: {why}")))
+        let reader = ManifestReader::new(lines).map_err(|why| Error::damaged(format!("{key}: {why}")))?;
+        // How its lines are read, and what of them is checked, must not be the manifest's own choice.
+        match reader.header().facts.engine() == self.link.summary.incarnation.engine() {
+            true => Ok(reader),
+            false => Err(Error::damaged(format!("{key} is not of the kind of source that {} is of", self.link.summary.id))),
+        }
     }
 }
 

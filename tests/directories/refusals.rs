@@ -2,6 +2,7 @@
 
 use lifeboat::base::Timestamp;
 
+use crate::oracle::snapshot;
 use crate::stage::{SOURCE, Stage, id, section};
 
 #[test]
@@ -65,4 +66,54 @@ fn moments_that_a_directory_does_not_have_are_refused_or_told() {
     let planned = stage.run(&stage.rescue, &["restore", SOURCE, "--into", &format!("{into}2"), "--dry-run"]).success();
     assert!(planned.stdout.starts_with("would restore docs to its newest backup"), "{planned}");
     assert!(!std::path::Path::new(&format!("{into}2")).exists());
+}
+
+/// A disk that is not mounted leaves an empty directory.
+#[test]
+fn an_emptied_directory_is_not_backed_up_by_itself() {
+    let stage = Stage::as_root("");
+    stage.backup("full");
+    stage.backup("incr");
+    let path = stage.write("a", b"1");
+    stage.backup("incr");
+    std::fs::remove_file(path).expect("own file");
+    let before = stage.listed();
+    for more in [&["--type", "incr"][..], &["--type", "full"], &["--dry-run"]] {
+        let refused = stage.run(&stage.protected, &[&["backup", SOURCE], more].concat());
+        refused.refuses(1, &["there is nothing in", "no backup of that is kept", before[2].as_str(), "mounted?", "touch"]);
+    }
+    assert_eq!(stage.listed(), before);
+    stage.write("EMPTIED", b"");
+    let taken = stage.backup("incr");
+    stage.assert_restores(&id(&taken), &snapshot(&stage.tree), "emptied on purpose");
+}
+
+/// What is printed as a moment leads back to the backup of that moment.
+#[test]
+fn a_moment_that_was_printed_brings_that_backup_back() {
+    let stage = Stage::as_root("");
+    for content in [b"1", b"2", b"3"] {
+        stage.write("a", content);
+        let told = stage.run(&stage.protected, &["backup", SOURCE]).success().stdout;
+        let label = "restores to";
+        let line = told.lines().find_map(|line| line.trim().strip_prefix(label)).unwrap_or_else(|| panic!("{told}"));
+        let newest = stage.listed().pop().expect("a backup");
+        leads_to(&stage, line.trim(), &newest);
+    }
+    let text = stage.run(&stage.rescue, &["list", SOURCE]).success().stdout;
+    for id in stage.listed() {
+        let line = text.lines().find(|line| line.contains(&id)).unwrap_or_else(|| panic!("{text}"));
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| word.len() == 10 && word.matches('-').count() == 2).expect("a date");
+        leads_to(&stage, &format!("{} {} UTC", words[at], words[at + 1]), &id);
+    }
+    let last = text.lines().rev().find_map(|line| Some(line.split_once(" to ")?.1)).expect("an interval");
+    leads_to(&stage, last, stage.listed().last().expect("a backup"));
+}
+
+#[track_caller]
+fn leads_to(stage: &Stage, moment: &str, id: &str) {
+    let into = stage.restored.join("nothing").display().to_string();
+    let planned = stage.json(&stage.rescue, &["restore", SOURCE, "--into", &into, "--to", moment, "--dry-run"]);
+    assert_eq!(planned["backup"], id, "{moment}");
 }

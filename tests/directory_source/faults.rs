@@ -96,6 +96,95 @@ fn a_file_is_not_lost_when_its_first_name_goes_away_or_becomes_another_file() {
     }
 }
 
+/// The same of what is no file, and is looked at once more by the walk itself.
+#[test]
+fn a_link_or_pipe_is_not_lost_when_its_first_name_goes_away() {
+    let place = Place::new();
+    let source = place.source();
+    fs::write(source.join("0"), "read before the others").unwrap();
+    symlink("somewhere", source.join("a-link")).unwrap();
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, source.join("a-pipe"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    for (first, others) in [("a-link", ["b-link", "c-link"]), ("a-pipe", ["b-pipe", "c-pipe"])] {
+        others.iter().for_each(|other| fs::hard_link(source.join(first), source.join(other)).unwrap());
+    }
+    let mut meddle = |path: &RelPath| {
+        if path.as_bytes() == b"0" {
+            ["a-link", "a-pipe"].iter().for_each(|first| fs::remove_file(source.join(first)).unwrap());
+        }
+    };
+    let mut vault = Vault::default();
+    let backup = vault.backup(&source, Plan { before_read: Some(&mut meddle), ..Plan::default() });
+    assert_eq!(left(&backup), ["a-link", "a-pipe"].map(|path| (path.to_owned(), Reason::Vanished)));
+    vault.restore(&backup, &place.path("target"), &[], Existing::Refuse).unwrap();
+    assert_same(&without_top(snapshot(&source)), &without_top(snapshot(&place.path("target"))), "restore");
+}
+
+/// The base's first name is not believed and is read again; the others must not hold on to it.
+#[test]
+fn no_name_of_a_file_is_kept_while_its_first_one_is_read_again() {
+    for replaced in [false, true] {
+        let place = Place::new();
+        let source = place.source();
+        fs::write(source.join("a"), "the content").unwrap();
+        fs::write(source.join("0"), "kept").unwrap();
+        ["b", "c"].iter().for_each(|other| fs::hard_link(source.join("a"), source.join(other)).unwrap());
+        let mut vault = Vault::default();
+        let mut full = vault.backup(&source, Plan::default());
+        let at = full.stored.iter().position(|stored| stored.entry.path.as_bytes() == b"a").unwrap();
+        full.stored[at].entry.marks.push(Mark::Unsteady);
+        let unchanged = vault.backup(&source, Plan { base: Some(&full), ..Plan::default() });
+        assert_eq!((unchanged.tally.kept, unchanged.tally.read, unchanged.tally.linked), (1, 1, 2));
+        let mut meddle = |path: &RelPath| {
+            if path.as_bytes() == b"a" {
+                fs::remove_file(source.join("a")).unwrap();
+                if replaced {
+                    fs::write(source.join("a"), "quite another").unwrap();
+                }
+            }
+        };
+        let incr = vault.backup(&source, Plan { base: Some(&full), before_read: Some(&mut meddle), ..Plan::default() });
+        vault.restore(&incr, &place.path("target"), &[], Existing::Refuse).unwrap();
+        assert_same(&without_top(snapshot(&source)), &without_top(snapshot(&place.path("target"))), "restore");
+    }
+}
+
+/// What could not be made has no further names either: that is told, and the rest is restored.
+#[test]
+fn further_names_of_what_is_not_there_are_told() {
+    let place = Place::new();
+    let source = place.source();
+    ["file", "device"].iter().for_each(|name| fs::write(source.join(name), name).unwrap());
+    let options = RestoreOptions { existing: Existing::Refuse, owners: None, scratch: place.dir.path().to_owned() };
+    let restorer = Restorer::new(&place.path("target"), options).unwrap();
+    let mut device = walked(&source, "device");
+    device.node.kind = lifeboat::source::directory::entry::Kind::CharacterDevice { major: 1, minor: 3 };
+    restorer.link(&walked(&source, "file"), &RelPath::new("not/there").unwrap()).unwrap();
+    restorer.link(&device, &RelPath::new("neither").unwrap()).unwrap();
+    let shortfalls = restorer.finish(None).unwrap();
+    let told: Vec<What> = shortfalls.first.iter().map(|shortfall| shortfall.what).collect();
+    assert_eq!((shortfalls.count, shortfalls.missing, told), (2, 2, vec![What::Content, What::Device]));
+}
+
+/// It may have been moved to where the walk has been already.
+#[test]
+fn a_directory_that_is_gone_when_its_turn_comes_is_told() {
+    let place = Place::new();
+    let source = place.source();
+    for n in 0..200 {
+        fs::create_dir(source.join(format!("d{n:03}"))).unwrap();
+    }
+    let root = Arc::new(Root::open(&source).unwrap());
+    let mut walk = Walk::new(root, walk_options(place.dir.path())).unwrap();
+    assert!(matches!(walk.next(), Some(Ok(Step::Found(_)))));
+    fs::rename(source.join("d199"), source.join("aaa")).unwrap();
+    let rest: Vec<Step> = walk.map(Result::unwrap).collect();
+    let left: Vec<&Left> = rest.iter().filter_map(|step| if let Step::Left(left) = step { Some(left) } else { None }).collect();
+    let expected = Left { path: RelPath::new("d199").unwrap(), why: Reason::Moved };
+    assert_eq!(left, [&expected]);
+    assert!(expected.why.is_trouble());
+}
+
 /// The top's time is from before the meddling.
 fn without_top<T>(
     mut tree: std::collections::BTreeMap<std::path::PathBuf, T>,

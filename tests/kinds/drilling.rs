@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::support::dirs;
-use crate::world::{DOCS, World};
+use crate::world::{APP, DOCS, World};
 
 /// A world whose directory holds a little of everything, with one backup of it.
 fn drillable(docs: &str) -> World {
@@ -34,7 +34,7 @@ fn scratch(world: &World) -> Vec<PathBuf> {
 fn a_directory_is_rehearsed_timed_and_counts_for_its_objectives() {
     let policy = "policy = \"own\"\n";
     let world = drillable(policy);
-    let text = "[objectives]\nrto = '1h'\nrpo = '1h'\n[schedule]\nfull = '@yearly'\n[log]\nmode = 'none'\n[retention]\nkeep_for = '2y'\n\
+    let text = "[objectives]\nrto = '1h'\nrpo = '4h'\n[schedule]\nfull = '@hourly'\n[log]\nmode = 'none'\n[retention]\nkeep_for = '2d'\n\
                 [copies]\nbackup = 1\n";
     world.policy("own", text);
     let report = world.host.json(&["drill", DOCS, "--repository", "main"]);
@@ -108,4 +108,24 @@ fn what_a_killed_drill_left_is_removed_by_the_next() {
     let next = world.host.ok(&["drill", DOCS, "--repository", "main"]);
     assert!(next.stderr.contains("which a drill of docs left when it was killed"), "{next}");
     assert_eq!(scratch(&world), [PathBuf::new(); 0]);
+}
+
+#[test]
+fn a_database_is_restored_asked_and_timed() {
+    let world = World::new("policy = \"own\"\n", "");
+    let text = "[objectives]\nrto = '1h'\nrpo = '1h'\n[schedule]\nfull = '@hourly'\n[log]\nmode = 'none'\n[retention]\nkeep_for = '2d'\n\
+                [copies]\nbackup = 1\n[[drill.check]]\nname = 'users'\nsql = 'SELECT count(*) FROM user'\nat_least = 1\n";
+    world.policy("own", text);
+    world.host.ok(&["backup", APP, "--type", "full", "--repository", "main"]);
+    let report = world.host.json(&["drill", APP, "--repository", "main"]);
+    let names: Vec<&str> =
+        report["evidence"]["checks"].as_array().expect("a list").iter().filter_map(|check| check["name"].as_str()).collect();
+    assert_eq!(
+        (&report["evidence"]["outcome"], names.as_slice()),
+        (&"passed".into(), &["integrity_check", "users"][..]),
+        "{report:#}"
+    );
+    assert_eq!(scratch(&world), [PathBuf::new(); 0]);
+    world.policy("own", &text.replace("at_least = 1", "at_least = 2"));
+    world.host.run(&["drill", APP, "--repository", "main"]).exits(1);
 }

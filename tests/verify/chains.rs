@@ -4,10 +4,10 @@
 use std::fs;
 use std::path::Path;
 
-use lifeboat::base::{Lsn, RelPath};
+use lifeboat::base::{Lsn, RelPath, Timestamp};
 use lifeboat::codec::FrameDigest;
 use lifeboat::repo::layout;
-use lifeboat::repo::manifest::{FileKind, FileLine};
+use lifeboat::repo::manifest::{Facts, FileKind, FileLine, SqliteFacts};
 use lifeboat::repo::pack::FrameRef;
 use serde_json::Value;
 
@@ -183,6 +183,10 @@ const LIES: [(&str, Lie); 14] = [
     }),
     ("owners in another order", |draft, _| draft.header.owners.swap(1, 2)),
     ("an owner twice", |draft, _| draft.header.owners.push(draft.header.owners[1].clone())),
+    ("another kind of source", |draft, _| {
+        let (path, moment) = ("/var/lib/orders.db".to_owned(), Timestamp::now());
+        draft.header.facts = Facts::Sqlite(SqliteFacts { path, page_bytes: 4096, complete_at: moment, captured_at: moment });
+    }),
     ("a stranger's name", |draft, _| draft.header.backup = draft.header.owners[2].clone()),
 ];
 

@@ -39,7 +39,7 @@ Examples:
 pub struct RestoreArgs {
     /// The source to restore
     pub source: SourceName,
-    /// The directory to restore into; must be empty or missing, but for --delta
+    /// The directory to restore into, empty or missing but for --delta; or a SQLite file
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub into: PathBuf,
     /// How far to go

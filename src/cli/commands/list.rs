@@ -263,7 +263,7 @@ fn row(backup: &Backup) -> Vec<String> {
         (count, Engine::Directory) => state.push(format!("{count} not whole")),
         (count, _) => state.push(format!("{count} bad pages")),
     }
-    let ended = summary.stop_time.human_seconds();
+    let ended = moment(summary.stop_time, summary.incarnation.engine());
     vec![
         summary.id.to_string(),
         base(summary).to_owned(),
@@ -293,20 +293,26 @@ fn window_text(incarnation: &Incarnation) -> String {
     }
 }
 
-/// Stretches and moments, with what is not there between them.
+/// Stretches and moments, told exactly, with what is not there between them.
 fn stretches(all: &[&Interval]) -> String {
     let mut text = String::new();
     for (index, Interval { from, to, .. }) in all.iter().enumerate() {
         let is_moment = from == to;
         text += &match is_moment {
-            true => format!("    {}\n", from.human_seconds()),
-            false => format!("    {} to {}\n", from.human_seconds().trim_end_matches(" UTC"), to.human_seconds()),
+            true => format!("    {}\n", from.human()),
+            false => format!("    {} to {}\n", from.human().trim_end_matches(" UTC"), to.human()),
         };
         if !is_moment && index + 1 < all.len() {
             text += "    gap: its commits were not followed without a break\n";
         }
     }
     text
+}
+
+/// A moment as it may be typed after `--to`. What has no server's log comes back at captured moments alone, which are told
+/// exactly.
+fn moment(time: Timestamp, engine: Engine) -> String {
+    if engine == Engine::Postgres { time.human_seconds() } else { time.human() }
 }
 
 fn timeline_text(timeline: &Timeline) -> String {

@@ -6,6 +6,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::gather::{SpillReader, Spilled};
+use super::line::entry_of;
 use crate::base::{Error, RelPath, Result};
 use crate::codec::Sha256Digest;
 use crate::codec::compress;
@@ -13,6 +14,7 @@ use crate::codec::digest::DigestingWriter;
 use crate::codec::encrypt::Seal;
 use crate::repo::base_cache::{BaseLine, BaseReader, BaseWriter, PageMarks};
 use crate::repo::manifest::{Header, ManifestWriter};
+use crate::source::directory::links::LinkCheck;
 
 /// The manifest as it will be stored, and what the next backup needs of it.
 pub(super) struct Assembled {
@@ -70,8 +72,10 @@ pub(super) fn assemble(
     let mut lines = BaseWriter::create(&lines_path)?;
     let mut base = Base::open(base)?;
     let (mut entries, mut raw_bytes, mut flaws) = (0, 0, 0);
+    let mut links = LinkCheck::new(scratch);
     for spilled in SpillReader::open(spill)? {
         let line = resolve(spilled?, &mut base)?;
+        links.check(&entry_of(&line.line)?)?;
         entries += 1;
         raw_bytes += line.line.size_bytes;
         flaws += line.line.flaws();

@@ -6,8 +6,11 @@
 //! space or time, never data: an index without this backup's chunks has them stored again, a host without its lines takes a
 //! full.
 //!
-//! Everything that changed before the start is in the backup, and nothing that changed after its end; of what changed in
-//! between each file is as it was at one moment, or marked.
+//! Of what changed before the start everything is in the backup, and nothing of what changed after its end. What changes in
+//! between may be in it or not, each file as it was at one moment, or marked; the tree as a whole is of no single moment.
+//! What is moved meanwhile from where the walk has not been to where it has is not met at all (`mv z a`): a directory that is
+//! gone when its turn comes counts as trouble for that, a file does not, for files come and go. Who cannot have that backs up
+//! a snapshot of the file system.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -40,6 +43,7 @@ use crate::source::directory::beneath::Root;
 use crate::source::directory::compare::Trust;
 use crate::source::directory::exclude::Excludes;
 use crate::source::directory::index::Index;
+use crate::source::directory::read::FRESH_NANOS;
 use crate::source::directory::scan::Tally;
 use crate::source::directory::walk::WalkOptions;
 
@@ -97,6 +101,7 @@ struct Run<'a> {
     /// This host's clock before anything was looked at.
     started: Timestamp,
     base: Option<OpenBase>,
+    newest: Option<BackupSummary>,
     pack_bytes: u64,
 }
 
@@ -127,20 +132,26 @@ pub async fn run(
 pub(super) fn examine(options: &BackupOptions) -> Result<(Root, Vec<String>)> {
     let root = Root::open(&options.path)?;
     let mut excludes = options.exclude.clone();
-    excludes.extend(own_rules(&options.path, &options.own_places));
+    excludes.extend(own_rules(&options.path, &options.own_places)?);
     Excludes::new(&excludes)?;
     Ok((root, excludes))
 }
 
 /// Rules that leave out those of `places` that lie below `path`.
-fn own_rules(path: &Path, places: &[PathBuf]) -> Vec<String> {
-    let Ok(top) = path.canonicalize() else { return Vec::new() };
-    let below = |place: &PathBuf| {
-        let place = place.canonicalize().ok()?;
-        let relative = place.strip_prefix(&top).ok()?.to_str()?.to_owned();
-        (!relative.is_empty()).then(|| format!("/{}", escaped(&relative)))
-    };
-    places.iter().filter_map(below).collect()
+fn own_rules(path: &Path, places: &[PathBuf]) -> Result<Vec<String>> {
+    let Ok(top) = path.canonicalize() else { return Ok(Vec::new()) };
+    let mut rules = Vec::new();
+    for place in places {
+        let Ok(place) = place.canonicalize() else { continue };
+        let Some(relative) = place.strip_prefix(&top).ok().filter(|relative| !relative.as_os_str().is_empty()) else { continue };
+        let relative = relative.to_str().ok_or_else(|| {
+            Error::failed(format!("{} lies in the directory to back up, and its name is not UTF-8", place.display()))
+                .detail("why", "lifeboat leaves out its own files by a rule, and rules are text")
+                .hint("give that directory another name, or put it elsewhere")
+        })?;
+        rules.push(format!("/{}", escaped(relative)));
+    }
+    Ok(rules)
 }
 
 /// `path` as a gitignore line that means nothing else.
@@ -162,14 +173,15 @@ async fn under_lease(
     let scratch = scope.state.scratch()?;
     let (started, place) = (Timestamp::now(), base::place(&options.path)?);
     let moment = Moment { place: &place, started, identities: &options.identities, scratch: scratch.path() };
-    let Chosen { decision, incarnation, base, notes, raw_bytes } = base::choose(scope, options.wish, &moment).await?;
+    let Chosen { decision, incarnation, base, notes, newest } = base::choose(scope, options.wish, &moment).await?;
     admit(scope, writing, options, &incarnation, progress.as_ref()).await?;
     let log_start = LogFloor { incarnation, lsn: Lsn::of_moment(started) };
     let mut draft = Draft::begin((scope, writing, held), decision, log_start, started, (progress, cancel)).await?;
     draft.warnings.extend(notes);
     // Of a source that was never seen the usual size of packs is as good a guess as any.
-    let pack_bytes = pack_bytes(options.pack_bytes, raw_bytes.unwrap_or(u64::from(u32::MAX) * 4));
-    let run = Run { draft, options, scratch, excludes, place, started, base, pack_bytes };
+    let raw_bytes = newest.as_ref().map_or(u64::from(u32::MAX) * 4, |newest| newest.raw_bytes);
+    let pack_bytes = pack_bytes(options.pack_bytes, raw_bytes);
+    let run = Run { draft, options, scratch, excludes, place, started, base, newest, pack_bytes };
     run.take(root).await
 }
 
@@ -209,6 +221,7 @@ impl Run<'_> {
         let (gathered, index, read_bytes, packs) = self.gather_and_store(root, index).await?;
         let stop_time = Timestamp::now();
         killpoint::reach("backup.copied");
+        base::refuse_emptied(&self.options.path, self.newest.as_ref(), gathered.lines, gathered.tally.left)?;
         self.judge(&gathered, &index)?;
         let assembled = self.assemble(&gathered).await?;
         self.draft.progress.phase("committing", None);
@@ -369,7 +382,9 @@ impl Run<'_> {
 /// How far a base is believed.
 pub(super) fn trust(base: &OpenBase, started: Timestamp) -> Trust {
     let started = file_time(started);
-    Trust { base_started: base.read_here.map_or(started, file_time), started, is_same_place: base.read_here.is_some() }
+    let fresh_nanos = killpoint::shortened("LIFEBOAT_FRESH_MILLIS").map_or(FRESH_NANOS, |time| time.as_nanos() as i128);
+    let base_started = base.read_here.map_or(started, file_time);
+    Trust { base_started, started, is_same_place: base.read_here.is_some(), fresh_nanos }
 }
 
 /// `1 thing`, `7 things`.
@@ -387,7 +402,7 @@ mod tests {
         let odd = dir.path().join("a [b]*!#/st\\ate ");
         std::fs::create_dir_all(odd.join("deep")).unwrap();
         let outside = tempfile::tempdir().unwrap();
-        let rules = own_rules(dir.path(), &[odd.clone(), outside.path().to_owned(), dir.path().to_owned()]);
+        let rules = own_rules(dir.path(), &[odd.clone(), outside.path().to_owned(), dir.path().to_owned()]).unwrap();
         assert_eq!(rules.len(), 1, "{rules:?}");
         let excludes = Excludes::new(&rules).unwrap();
         let relative = odd.strip_prefix(dir.path()).unwrap();
@@ -395,5 +410,8 @@ mod tests {
         for other in ["a [b]*!#", "a b", "a [b]*!#/state", "st\\ate "] {
             assert!(!excludes.leave_out(Path::new(other), true), "{other}");
         }
+        let unnamed = dir.path().join(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"st\xff"));
+        std::fs::create_dir(&unnamed).unwrap();
+        assert!(own_rules(dir.path(), &[unnamed]).unwrap_err().message().contains("not UTF-8"));
     }
 }

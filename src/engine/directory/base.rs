@@ -41,8 +41,25 @@ pub(super) struct Chosen {
     pub base: Option<OpenBase>,
     /// What the operator should know.
     pub notes: Vec<String>,
-    /// Bytes in the newest backup; none when there is none.
-    pub raw_bytes: Option<u64>,
+    /// The newest backup, if there is one.
+    pub newest: Option<BackupSummary>,
+}
+
+/// Refuses a backup that finds nothing where the newest backup has something: a disk that is not mounted looks like that, and
+/// would be taken for a directory that everything was deleted from.
+///
+/// # Errors
+/// When it is so.
+pub(super) fn refuse_emptied(path: &Path, newest: Option<&BackupSummary>, found: u64, left: u64) -> Result<()> {
+    let Some(newest) = newest.filter(|newest| found == 0 && newest.entries > 0) else { return Ok(()) };
+    let path = path.display();
+    let error = Error::failed(format!("there is nothing in {path}, and no backup of that is kept"))
+        .detail("newest backup", format!("{}, of {} files and directories", newest.id, newest.entries));
+    let error =
+        if left > 0 { error.detail("left out", format!("{left}, by the exclude rules or as they are gone")) } else { error };
+    Err(error
+        .hint(format!("is its disk mounted? findmnt --target '{path}'"))
+        .hint(format!("if it was emptied on purpose, leave a word there, and back that up: touch '{path}/EMPTIED'")))
 }
 
 /// A base with its lines at hand.
@@ -71,9 +88,9 @@ pub(super) async fn choose(scope: &Scope, wish: Wish, moment: &Moment<'_>) -> Re
         None => None,
     };
     let incarnation = known.unwrap_or_else(|| Incarnation::dated(Engine::Directory, moment.started));
-    let raw_bytes = newest.map(|newest| newest.raw_bytes);
+    let newest = newest.map(|newest| (*newest).clone());
     let decision = decide(scope, wish, &backups, &incarnation, moment.started).await?;
-    let mut chosen = Chosen { decision, incarnation, base: None, notes: Vec::new(), raw_bytes };
+    let mut chosen = Chosen { decision, incarnation, base: None, notes: Vec::new(), newest };
     if let Some(summary) = chosen.decision.base.clone() {
         match open(scope, &log, &summary, moment).await {
             Ok((base, note)) => {

@@ -15,7 +15,7 @@ use crate::source::directory::entry::Entry;
 /// Which backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// The newest.
+    /// The one that was committed last.
     Latest,
     /// This one.
     Backup(BackupId),
@@ -63,9 +63,10 @@ pub struct Item {
 pub fn choose<'l>(scope: &Scope, log: &'l CommitLog, which: &Which) -> Result<&'l BackupSummary> {
     let source = &scope.source;
     let mut backups: Vec<&BackupSummary> = log.restorable().collect();
+    let last = backups.last().copied();
     backups.sort_by_key(|backup| (backup.stop_time, backup.start_time));
     let found = match which {
-        Which::Latest => backups.last(),
+        Which::Latest => last.as_ref(),
         Which::Backup(id) => backups.iter().find(|backup| backup.id == *id),
         Which::Time(time) => backups.iter().rfind(|backup| backup.stop_time <= *time),
     };

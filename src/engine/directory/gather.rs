@@ -3,7 +3,8 @@
 //!
 //! Invariants:
 //! - Every task of the walk has its place in a window; what is done at its lower end is written. The window has
-//!   [`WINDOW`] places, so memory does not grow with the tree.
+//!   [`WINDOW`] places and room for [`WINDOW_CHUNKS`], so memory does not grow with the tree; with the largest file it does,
+//!   by about 100 bytes for 150 KiB.
 //! - Each reading is [settled](Scan::settle) by the thread that walks, before it walks on. A further name of a file that is
 //!   being read waits for that: when it came to nothing, the next name is read in its place and the others wait for that one.
 //! - The window's lower end always moves: whatever a place waits for is being read, and was handed out before.
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::line::{Content, entry_of, line_of};
 use super::store::{Pending, Storing, Worker};
 use super::trouble::Trouble;
-use crate::base::{BackupId, Error, ErrorKind, RelPath, Result};
+use crate::base::{BackupId, Error, ErrorKind, RelPath, Result, killpoint};
 use crate::engine::backup::worker::Shared;
 use crate::repo::base_cache::BaseReader;
 use crate::repo::manifest::FileLine;
@@ -35,6 +36,9 @@ use crate::source::directory::walk::WalkOptions;
 
 /// Tasks at hand at one time.
 const WINDOW: usize = 8192;
+/// Chunks of files that were read and wait for an earlier one, at one time: about 30 MiB of lines for 40 GB of files. One
+/// file's may be more: 1 TB has seven million.
+const WINDOW_CHUNKS: usize = 1 << 18;
 
 /// What is to be read, and beside what.
 pub(super) struct Job {
@@ -74,6 +78,15 @@ pub(super) enum Spilled {
     Kept(RelPath),
     /// This one does.
     Line(Box<FileLine>),
+}
+
+impl Spilled {
+    fn chunks(&self) -> usize {
+        match self {
+            Self::Kept(_) => 0,
+            Self::Line(line) => line.frames.len(),
+        }
+    }
 }
 
 /// Entries of the base whose lines are in the file `path`.
@@ -137,6 +150,7 @@ fn read_all(storing: Storing<'_>, work: &Mutex<Receiver<(u64, Entry)>>, done: &S
         loop {
             let next = work.lock().map_err(|_| Error::interrupted())?.recv();
             let Ok((sequence, walked)) = next else { return Ok(()) };
+            killpoint::reach("tree.read");
             let (reading, content) = worker.read(walked.clone())?;
             // Nobody is there to hear of it any more: the walk says why.
             let _ = done.send(Ok(Done { sequence, walked, reading, content }));
@@ -169,6 +183,8 @@ struct Gathering<'b> {
     /// Places from number `written` on.
     window: VecDeque<Slot>,
     written: u64,
+    /// Chunks in the lines of the window.
+    chunks: usize,
     reading: usize,
     /// Files with several names that are being read, and the places of names that wait for them.
     firsts: BTreeMap<RelPath, Vec<u64>>,
@@ -188,6 +204,7 @@ impl<'b> Gathering<'b> {
             spill: spill.to_owned(),
             window: VecDeque::new(),
             written: 0,
+            chunks: 0,
             reading: 0,
             firsts: BTreeMap::new(),
             lines: 0,
@@ -222,7 +239,7 @@ impl<'b> Gathering<'b> {
         loop {
             let done = match self.results.try_recv() {
                 Ok(done) => done?,
-                Err(TryRecvError::Empty) if self.window.len() < WINDOW => return Ok(()),
+                Err(TryRecvError::Empty) if self.window.len() < WINDOW && self.chunks < WINDOW_CHUNKS => return Ok(()),
                 Err(_) => self.wait()?,
             };
             self.settle(done)?;
@@ -277,7 +294,11 @@ impl<'b> Gathering<'b> {
         self.reading -= 1;
         let is_whole = self.scan.settle(&walked, &reading)?;
         let spilled = match reading {
-            Reading::Read(entry) | Reading::Unread(entry) => Some(self.line(entry, content)),
+            Reading::Read(mut entry) | Reading::Unread(mut entry) => {
+                // Names that the walk saw link to it, although they may be gone by now.
+                entry.node.links = entry.node.links.max(walked.node.links);
+                Some(self.line(entry, content))
+            }
             Reading::Left(left) => {
                 self.trouble.note_left(&left);
                 None
@@ -320,8 +341,10 @@ impl<'b> Gathering<'b> {
     }
 
     fn place(&mut self, sequence: u64, slot: Slot) {
+        let chunks = if let Slot::Done(Some(spilled)) = &slot { spilled.chunks() } else { 0 };
         if let Some(place) = self.slot(sequence) {
             *place = slot;
+            self.chunks += chunks;
         }
     }
 
@@ -334,6 +357,7 @@ impl<'b> Gathering<'b> {
     fn write_done(&mut self) -> Result<()> {
         while let Some(Slot::Done(spilled)) = self.window.front_mut() {
             if let Some(spilled) = spilled.take() {
+                self.chunks -= spilled.chunks();
                 let written = serde_json::to_writer(&mut self.out, &spilled).map_err(Into::into);
                 written.and_then(|()| self.out.write_all(b"\n")).map_err(|error| Error::io("write", &self.spill, error))?;
                 self.lines += 1;

@@ -85,7 +85,7 @@ pub(super) fn line_of(entry: Entry, content: Content) -> FileLine {
 ///
 /// # Errors
 /// Damaged when it is none of a directory.
-pub(super) fn entry_of(line: &FileLine) -> Result<Entry> {
+pub(in crate::engine) fn entry_of(line: &FileLine) -> Result<Entry> {
     let foreign = || Error::damaged(format!("{} is no entry of a directory", line.path));
     let tree = line.tree.as_deref().ok_or_else(foreign)?;
     let kind = match &line.kind {

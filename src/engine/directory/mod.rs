@@ -15,6 +15,7 @@ pub mod restore;
 mod store;
 mod trouble;
 
+pub(in crate::engine) use line::entry_of;
 pub use preview::{Preview, preview};
 pub use trouble::Trouble;
 

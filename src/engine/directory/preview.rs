@@ -38,7 +38,7 @@ pub async fn preview(scope: &Scope, options: &BackupOptions, cancel: &Cancel) ->
     let scratch = scope.state.scratch()?;
     let (started, place) = (Timestamp::now(), base::place(&options.path)?);
     let moment = Moment { place: &place, started, identities: &options.identities, scratch: scratch.path() };
-    let Chosen { decision, base, notes, .. } = base::choose(scope, options.wish, &moment).await?;
+    let Chosen { decision, base, notes, newest, .. } = base::choose(scope, options.wish, &moment).await?;
     let walk = WalkOptions {
         excludes: Excludes::new(&excludes)?,
         one_file_system: options.one_file_system,
@@ -62,5 +62,7 @@ pub async fn preview(scope: &Scope, options: &BackupOptions, cancel: &Cancel) ->
         Ok((scan.tally(), read_bytes, trouble))
     });
     let (tally, read_bytes, trouble) = joined(work.await)?;
+    let Tally { kept, read, linked, stored, left, .. } = tally;
+    base::refuse_emptied(&options.path, newest.as_ref(), kept + read + linked + stored, left)?;
     Ok(Preview { decision, notes, tally, read_bytes, trouble })
 }

@@ -5,13 +5,13 @@
 //! every frame that it has of this one in this one's manifest.
 //!
 //! What one thread has stored and not yet noted in the index, another one that meets the same content uses all the same: then
-//! an entry of its own names the frame. Only two that meet the same chunk at one instant store it twice.
+//! an entry of its own names the frame.
 //!
 //! Memory: the list of a file's chunks, about 100 bytes for 150 KiB of it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::line::Content;
 use crate::base::{BackupId, Error, Result};
@@ -25,14 +25,51 @@ use crate::source::directory::entry::Entry;
 use crate::source::directory::index::{Index, Place};
 use crate::source::directory::read::{Chunk, Hole, LONG_HOLE_BYTES, Reader, Reading, Sink};
 
-/// Frames of files that are being read, by their address.
+/// Chunks of files that are being read, by their address: the frame, or none while it is being stored.
+///
+/// Nobody waits forever: whoever stores a chunk waits for no other one meanwhile, and says so in the end whatever comes of it.
 #[derive(Default)]
-pub(super) struct Pending(Mutex<HashMap<Address, FrameRef>>);
+pub(super) struct Pending {
+    frames: Mutex<HashMap<Address, Option<FrameRef>>>,
+    changed: Condvar,
+}
 
 impl Pending {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Address, FrameRef>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Address, Option<FrameRef>>> {
         // Whole after every statement.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The frame of another file that is being read; or the claim to store the chunk, for which all others wait.
+    fn claim(&self, address: &Address) -> Result<FrameRef, Claim<'_>> {
+        let mut frames = self.lock();
+        loop {
+            match frames.get(address) {
+                Some(Some(frame)) => return Ok(*frame),
+                Some(None) => frames = self.changed.wait(frames).unwrap_or_else(PoisonError::into_inner),
+                None => break,
+            }
+        }
+        frames.insert(*address, None);
+        Err(Claim { pending: self, address: *address, frame: None })
+    }
+}
+
+/// The claim to store a chunk, given back when it is dropped.
+struct Claim<'p> {
+    pending: &'p Pending,
+    address: Address,
+    frame: Option<FrameRef>,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        let mut frames = self.pending.lock();
+        match self.frame {
+            Some(frame) => frames.insert(self.address, Some(frame)),
+            None => frames.remove(&self.address),
+        };
+        self.pending.changed.notify_all();
     }
 }
 
@@ -99,11 +136,13 @@ impl Chunks<'_, '_> {
         if let Some(frame) = self.fresh.get(address).filter(|frame| frame.raw_len as usize == bytes.len()) {
             return Ok(*frame);
         }
-        let pending = self.storing.pending.lock().get(address).copied();
-        if let Some(frame) = pending.filter(|frame| frame.raw_len as usize == bytes.len()) {
-            self.fresh.insert(*address, frame);
-            return Ok(frame);
-        }
+        let mut claim = match self.storing.pending.claim(address) {
+            Err(claim) => claim,
+            Ok(frame) => {
+                self.fresh.insert(*address, frame);
+                return Ok(frame);
+            }
+        };
         let digest = FrameDigest::of(bytes);
         if let Some(place) = self.storing.index.find(address, bytes.len())?
             && let Some(owner) = self.storing.owners.iter().position(|id| *id == place.owner)
@@ -117,7 +156,7 @@ impl Chunks<'_, '_> {
         let stored_len = u32::try_from(encoded.stored.len()).map_err(|_| Error::failed("a frame grew beyond 4 GiB"))?;
         let frame = FrameRef { owner: 0, pack, offset, stored_len, raw_len: encoded.raw_len, digest };
         self.fresh.insert(*address, frame);
-        self.storing.pending.lock().insert(*address, frame);
+        claim.frame = Some(frame);
         Ok(frame)
     }
 
@@ -146,7 +185,9 @@ impl Drop for Chunks<'_, '_> {
     fn drop(&mut self) {
         // In the index by now, or of a reading that came to nothing.
         let mut pending = self.storing.pending.lock();
-        self.fresh.keys().for_each(|address| _ = pending.remove(address));
+        for address in self.fresh.keys() {
+            pending.remove(address);
+        }
     }
 }
 

@@ -217,6 +217,7 @@ impl<T: Target> Decoder<'_, T> {
         for places in pack.frames.chunk_by(|one, next| one.frame == next.frame) {
             shared.cancel.check()?;
             let frame = places[0].frame;
+            check_places(places, key)?;
             if frame.offset < position {
                 return Err(Error::damaged(format!("two frames overlap in {key}")));
             }
@@ -234,6 +235,16 @@ impl<T: Target> Decoder<'_, T> {
             }
         }
         Ok(())
+    }
+}
+
+/// Only a frame that is found by what it holds may belong to several places: its bytes are compared with the address of each.
+fn check_places(places: &[Placed], key: &str) -> Result<()> {
+    match places {
+        [first, _, ..] if places.iter().any(|place| place.address.is_none()) => {
+            Err(Error::damaged(format!("two places have the frame at {} in {key}", first.frame.offset)))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -294,7 +305,28 @@ fn write_error(root: &Path, path: &RelPath, error: std::io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::spread;
+    use super::*;
+    use crate::codec::{FrameDigest, Sha256Digest};
+    use crate::repo::pack::FrameRef;
+
+    #[test]
+    fn one_frame_in_two_places_is_damage_unless_both_say_what_it_holds() {
+        let digest = FrameDigest::of(b"");
+        let placed = |address: Option<Sha256Digest>| Placed {
+            frame: FrameRef { owner: 0, pack: 1, offset: 7, stored_len: 5, raw_len: 9, digest },
+            path: RelPath::new("a").unwrap(),
+            file_bytes: 9,
+            stretches: Vec::new(),
+            address,
+            holes: Vec::new(),
+        };
+        let (with, without) = (placed(Some(Sha256Digest::of(b"chunk"))), placed(None));
+        assert!(check_places(&[without.clone()], "p").is_ok());
+        assert!(check_places(&[with.clone(), with.clone()], "p").is_ok());
+        for places in [[without.clone(), without.clone()], [with.clone(), without.clone()], [without, with]] {
+            assert!(check_places(&places, "p").unwrap_err().message().contains("two places have the frame at 7 in p"));
+        }
+    }
 
     #[test]
     fn packs_that_are_decoded_together_lie_far_apart() {

@@ -223,7 +223,9 @@ async fn under_lease(
 pub(super) fn go_on_from(watch: &Shared, latest: Timestamp) -> Option<String> {
     watch.lock().only_later_than(latest);
     (latest > Timestamp::now()).then(|| {
-        format!("what is stored goes up to {latest}, which this host's clock has not reached: times go on from there until it has")
+        format!(
+            "what is stored goes up to {latest}, which this host's clock has not reached: times go on from there until it has"
+        )
     })
 }
 

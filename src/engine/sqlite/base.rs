@@ -73,14 +73,16 @@ pub(super) async fn choose(scope: &Scope, wanted: &Wanted) -> Result<Chosen> {
     Ok(chosen)
 }
 
-/// The incarnation of the newest backup, if its pages are as large as those now.
+/// The incarnation of the newest backup, or one that came on record since with a backup that came to nothing, if its pages are
+/// as large as those now.
 async fn current(scope: &Scope, backups: &[&BackupSummary], page_bytes: u32) -> Result<Option<Incarnation>> {
-    let newest =
-        backups.iter().rev().map(|backup| &backup.incarnation).find(|incarnation| incarnation.engine() == Engine::Sqlite);
-    let Some(newest) = newest else { return Ok(None) };
     let (known, _) = identity::survey(&scope.repository, &scope.source).await?;
-    let is_same = |identity: &identity::Identity| identity.incarnation == *newest && identity.block_bytes == page_bytes;
-    Ok(known.iter().any(is_same).then(|| newest.clone()))
+    let is_own = |incarnation: &Incarnation| incarnation.engine() == Engine::Sqlite;
+    let newest = backups.iter().rev().map(|backup| &backup.incarnation).find(|incarnation| is_own(incarnation));
+    let from = newest.and_then(|newest| known.iter().position(|identity| identity.incarnation == *newest));
+    let later = &known[from.unwrap_or(0)..];
+    let found = later.iter().rfind(|identity| is_own(&identity.incarnation) && identity.block_bytes == page_bytes);
+    Ok(found.map(|identity| identity.incarnation.clone()))
 }
 
 /// The segment that a backup can be followed by whose snapshot is taken after this: behind all that are there, and never

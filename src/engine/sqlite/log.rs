@@ -8,6 +8,7 @@
 //! - A repository that is away stops nothing else: the database is polled meanwhile, so that its log is guarded, and let go
 //!   when it grows too large. That is so from the beginning: what this host remembers is enough to guard it.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,6 +90,19 @@ struct At {
     pending: Option<Pending>,
 }
 
+/// What a look at the database came to.
+struct Round {
+    /// Whether everything is stored that was committed before it, as far as anybody can follow it.
+    is_all: bool,
+    /// Whether the database can be followed now: then what the operator was told is over.
+    is_followed: bool,
+}
+
+impl Round {
+    /// There is nothing to follow.
+    const UNFOLLOWED: Self = Self { is_all: true, is_followed: false };
+}
+
 struct Follower<'a> {
     options: &'a Options,
     surroundings: &'a dyn Surroundings,
@@ -103,8 +117,8 @@ struct Follower<'a> {
     is_taken_up: bool,
     /// Why a backup is due.
     due: Option<String>,
-    /// What the operator was told last, so that it is told once.
-    said: Option<String>,
+    /// What the operator was told since all was well last, so that it is told once.
+    said: BTreeSet<String>,
     followed: Followed,
     _lock: File,
 }
@@ -137,7 +151,7 @@ pub async fn run(
         at: None,
         is_taken_up: false,
         due: None,
-        said: None,
+        said: BTreeSet::new(),
         followed: Followed::default(),
         _lock: lock,
     };
@@ -154,11 +168,14 @@ impl Follower<'_> {
                 stopped = Some(Timestamp::now());
             }
             let wait = match (self.round().await, stopped) {
-                (Ok(is_all), Some(stopped)) if is_all || self.followed.complete_at >= Some(stopped) => break,
+                (Ok(round), Some(stopped)) if round.is_all || self.followed.complete_at >= Some(stopped) => break,
                 // What was committed before the stop is stored before the end.
                 (Ok(_), Some(_)) => continue,
-                (Ok(_), None) => {
-                    (self.said, pause) = (self.said.take().filter(|_| self.due.is_some()), PAUSE);
+                (Ok(round), None) => {
+                    if round.is_followed && !self.to.iter().any(Destination::has_failed) {
+                        self.said.clear();
+                    }
+                    pause = PAUSE;
                     self.options.flush
                 }
                 (Err(error), None) if self.is_passing(&error) => {
@@ -191,8 +208,8 @@ impl Follower<'_> {
         }
     }
 
-    /// Looks what was committed, and stores it; whether that was all.
-    async fn round(&mut self) -> Result<bool> {
+    /// Looks what was committed, and stores it.
+    async fn round(&mut self) -> Result<Round> {
         if !self.is_taken_up {
             // Guards the log while no repository answers; what else it finds, and fails with, is found again below.
             let looked = self.watch.with(|watch| watch.poll()).await;
@@ -216,7 +233,7 @@ impl Follower<'_> {
                 if let Some(refusal) = probe.refusal(&self.options.path) {
                     self.say(&format!("{} is not followed for now: {}", self.options.source, refusal.summary()));
                 }
-                return self.store_pending().await.map(|()| true);
+                return self.store_pending().await.map(|()| Round::UNFOLLOWED);
             }
             Poll::SnapshotOnly { .. } => {
                 self.lose()?;
@@ -225,7 +242,7 @@ impl Follower<'_> {
                      PRAGMA journal_mode = WAL   changes that",
                     self.options.path.display()
                 ));
-                return self.store_pending().await.map(|()| true);
+                return self.store_pending().await.map(|()| Round::UNFOLLOWED);
             }
             Poll::SnapshotNeeded(reason) => {
                 self.lose()?;
@@ -248,8 +265,9 @@ impl Follower<'_> {
         // Fails without harm, and is tried again.
         if let Err(error) = self.watch.with(|watch| watch.maintain()).await {
             self.say(&format!("the write-ahead log of {} is not made small: {}", self.options.source, error.summary()));
+            return Ok(Round { is_all, is_followed: false });
         }
-        Ok(is_all && self.due.is_none())
+        Ok(Round { is_all, is_followed: true })
     }
 
     /// Makes a segment of `batch`, unless another is on its way.
@@ -314,7 +332,9 @@ impl Follower<'_> {
 
     /// Takes the backup from which the log goes on, and tells why.
     async fn back_up(&mut self, why: &str) -> Result<()> {
-        let (home, others) = self.open_all().await?;
+        let (name, others) = self.open_all().await?;
+        // Packs are larger than segments, and nobody waits for one of them.
+        let home = self.surroundings.open_for_backup(&name).await?;
         // Nothing is built on a repository that was wound back: it may lack what this host's database goes on from.
         let seen = head::look(&home).await?;
         seen.warning.iter().for_each(|warning| self.progress.warn(warning));
@@ -358,8 +378,8 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// The first repository that answers, and the others that do.
-    async fn open_all(&mut self) -> Result<(Scope, Vec<(String, Scope)>)> {
+    /// The name of the first repository that answers, and the others that do.
+    async fn open_all(&mut self) -> Result<(String, Vec<(String, Scope)>)> {
         let (mut open, mut failures) = (Vec::new(), Vec::new());
         for one in &mut self.to {
             match one.open(self.surroundings, self.writing).await {
@@ -371,7 +391,7 @@ impl Follower<'_> {
             let first = failures.into_iter().next().map(|(_, error)| error);
             return Err(first.unwrap_or_else(|| Error::usage(format!("{} names no repository", self.options.source))));
         }
-        let (_, home) = open.remove(0);
+        let (home, _) = open.remove(0);
         Ok((home, open))
     }
 
@@ -410,6 +430,7 @@ impl Follower<'_> {
     /// Goes on from what an earlier process stored, as far as the repositories have nothing against it.
     async fn take_up(&mut self) -> Result<()> {
         let (home, others) = self.open_all().await?;
+        let home = self.surroundings.open(&home).await?;
         let log = CommitLog::load(&home.repository, &home.source).await?;
         let incarnation = newest(&log).map(|backup| backup.incarnation.clone());
         let bookmark = match &incarnation {
@@ -433,9 +454,8 @@ impl Follower<'_> {
             asked.extend(CommitLog::load(&scope.repository, &scope.source).await.ok());
         }
         latest = asked.iter().filter_map(base::latest_backup).max().max(latest);
-        let is_later = |backup: &BackupSummary, last: &Moment| {
-            backup.incarnation == incarnation && backup.stop_time > last.captured_at
-        };
+        let is_later =
+            |backup: &BackupSummary, last: &Moment| backup.incarnation == incarnation && backup.stop_time > last.captured_at;
         let why = match &bookmark.last {
             Some(_) if newest > Some(own) => Some("another host stored a part of its log meanwhile"),
             Some(last) if !bookmark.is_of_this_boot() => {
@@ -478,9 +498,8 @@ impl Follower<'_> {
 
     /// Tells the operator, once.
     fn say(&mut self, text: &str) {
-        if self.said.as_deref() != Some(text) {
+        if self.said.insert(text.to_owned()) {
             self.progress.warn(text);
-            self.said = Some(text.to_owned());
         }
     }
 }
@@ -500,9 +519,9 @@ async fn listed(scope: &Scope, incarnation: &Incarnation) -> Result<LogCatalog> 
 fn unsure_after_boot(any_later: bool, all_asked: bool) -> Option<&'static str> {
     match (any_later, all_asked) {
         (true, _) => Some("this machine was started anew since its last backup, and its log may have lost what that holds"),
-        (false, false) => {
-            Some("this machine was started anew, and not every repository could be asked for a backup that holds more than its log")
-        }
+        (false, false) => Some(
+            "this machine was started anew, and not every repository could be asked for a backup that holds more than its log",
+        ),
         (false, true) => None,
     }
 }

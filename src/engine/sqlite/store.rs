@@ -63,6 +63,11 @@ impl Destination {
         Ok(self.scope.insert(scope).clone())
     }
 
+    /// Whether the last attempt to store something there failed.
+    pub fn has_failed(&self) -> bool {
+        self.rests_until.is_some()
+    }
+
     async fn store(
         &mut self,
         surroundings: &dyn Surroundings,

@@ -14,11 +14,13 @@ use super::run::Run;
 use crate::base::{BackupId, Engine, Error, Result, SourceName};
 use crate::codec::encrypt::Opener;
 use crate::engine::chain::{self, Link, ManifestCopy};
+use crate::engine::directory::entry_of;
 use crate::engine::joined;
 use crate::repo::BackupSummary;
 use crate::repo::host_state::{HostState, Scratch};
 use crate::repo::manifest::resolve::Resolved;
 use crate::repo::manifest::{FileLine, ManifestLine};
+use crate::source::directory::links::LinkCheck;
 
 /// Sound manifests of backups that later ones build on, as they are stored: each is fetched once a run.
 #[derive(Default)]
@@ -147,10 +149,15 @@ fn read_chain(
         true => Some(Foreign::new(&dir, packs).map_err(|error| error.to_string())?),
         false => None,
     };
+    // Beside the copies, which lie in a scratch directory.
+    let mut links = foreign.as_ref().map(|_| LinkCheck::new(dir.parent().unwrap_or(&dir)));
     let mut tally = Tally { bad_pages: resolver.header().not_stored(), ..Tally::default() };
     for resolved in resolver.with_origins() {
         let Resolved { line, holder } = resolved?;
         tally.count(&line);
+        if let Some(links) = &mut links {
+            entry_of(&line).and_then(|entry| links.check(&entry)).map_err(|error| error.summary())?;
+        }
         if holder == 0 {
             sort_own(&line, &mut sorter)?;
             foreign.as_mut().map_or(Ok(()), |foreign| foreign.add(&line))?;

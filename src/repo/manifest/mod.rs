@@ -14,7 +14,7 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::{BackupId, BackupType, Incarnation, RelPath, SourceName, Timestamp};
+use crate::base::{BackupId, BackupType, Engine, Incarnation, RelPath, SourceName, Timestamp};
 
 mod line;
 mod reader;
@@ -121,6 +121,17 @@ pub struct Footer {
     pub raw_bytes: u64,
     /// Pages that failed their checksum; of a directory, entries that are not whole.
     pub bad_pages: u64,
+}
+
+impl Facts {
+    /// The kind of source that they are of.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Postgres(_) => Engine::Postgres,
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Directory(_) => Engine::Directory,
+        }
+    }
 }
 
 impl Header {

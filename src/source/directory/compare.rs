@@ -3,18 +3,19 @@
 //! Pure. A file is left unread only when every one of these holds, and everything else is read:
 //! - the base was taken on this host, and the clock is not behind it;
 //! - kind, size, mtime and ctime to the nanosecond, inode and device are the base's, and so is birth where both know it;
-//! - mtime and ctime lie at least [`GRANULE`] before the base began: a change within the granularity of a file's times leaves
-//!   no trace in them, and a clock that runs ahead would hide one;
+//! - mtime and ctime lie at least [`GRANULE_NANOS`] before the base began, a file's
+//!   [`FRESH_NANOS`](super::read::FRESH_NANOS): a change within the granularity of times leaves no trace in them, and a clock
+//!   that runs ahead would hide one;
 //! - the base holds the content whole, without a mark.
 //!
 //! ctime is the witness: no program can set it, and every write, truncation, change of mode, owner, name or attribute moves it.
 //! Its one gap is a shared memory mapping: a page that was made writable before the base read the file, and was not written
-//! back since, takes further writes without moving ctime until the kernel writes it back (30 seconds by default; on tmpfs
-//! never). A full, or reading everything, sees those.
+//! back since, takes further writes without moving ctime until the kernel writes it back: after 30 seconds by default, hence
+//! a minute. On tmpfs, or where the kernel was told to wait longer, that never ends or later: a full sees such writes.
 
 use super::entry::{Entry, FileTime, Kind};
 
-/// What changed this shortly before the base began is read again: 2 seconds, the coarsest granularity in use (FAT).
+/// What changed this shortly before the base began is looked at again: 2 seconds, the coarsest granularity in use (FAT).
 pub const GRANULE_NANOS: i128 = 2_000_000_000;
 
 /// How far the base's word goes.
@@ -26,13 +27,16 @@ pub struct Trust {
     pub started: FileTime,
     /// Whether the base was taken on this host, of this directory.
     pub is_same_place: bool,
+    /// A file that changed this shortly before the base began is read: [`FRESH_NANOS`](super::read::FRESH_NANOS).
+    pub fresh_nanos: i128,
 }
 
 impl Trust {
     /// Whether nothing of `now` can have changed since it was stored as `base`.
     pub fn is_unchanged(&self, now: &Entry, base: &Entry) -> bool {
         let (node, then) = (&now.node, &base.node);
-        let is_old = |time: FileTime| self.base_started.nanos_since(time) >= GRANULE_NANOS;
+        let age = if now.node.kind == Kind::File { self.fresh_nanos.max(GRANULE_NANOS) } else { GRANULE_NANOS };
+        let is_old = |time: FileTime| self.base_started.nanos_since(time) >= age;
         let agree = |one: Option<FileTime>, other: Option<FileTime>| one.is_none() || other.is_none() || one == other;
         self.is_same_place
             && self.started >= self.base_started
@@ -60,6 +64,7 @@ fn holds_content(base: &Entry) -> bool {
 mod tests {
     use super::super::chunk::Address;
     use super::super::entry::{Mark, Node};
+    use super::super::read::FRESH_NANOS;
     use super::*;
     use crate::base::RelPath;
 
@@ -86,7 +91,12 @@ mod tests {
 
     #[test]
     fn each_single_difference_has_the_file_read() {
-        let trust = Trust { base_started: BEGAN, started: FileTime { seconds: 2000, nanos: 0 }, is_same_place: true };
+        let trust = Trust {
+            base_started: BEGAN,
+            started: FileTime { seconds: 2000, nanos: 0 },
+            is_same_place: true,
+            fresh_nanos: FRESH_NANOS,
+        };
         let base = entry();
         let now = Entry { content: None, ..entry() };
         assert!(trust.is_unchanged(&now, &base));
@@ -121,10 +131,15 @@ mod tests {
 
     #[test]
     fn what_changed_just_before_the_base_began_or_in_the_future_is_not_trusted() {
-        let trust = Trust { base_started: BEGAN, started: FileTime { seconds: 2000, nanos: 0 }, is_same_place: true };
+        let trust = Trust {
+            base_started: BEGAN,
+            started: FileTime { seconds: 2000, nanos: 0 },
+            is_same_place: true,
+            fresh_nanos: FRESH_NANOS,
+        };
         for (time, expected) in [
-            (FileTime { seconds: 998, nanos: 500 }, true),
-            (FileTime { seconds: 998, nanos: 501 }, false),
+            (FileTime { seconds: 940, nanos: 500 }, true),
+            (FileTime { seconds: 940, nanos: 501 }, false),
             (FileTime { seconds: 1000, nanos: 500 }, false),
             (FileTime { seconds: i64::MAX, nanos: 0 }, false),
             (FileTime { seconds: i64::MIN, nanos: 0 }, true),
@@ -133,6 +148,13 @@ mod tests {
             (modified.node.modified, changed.node.changed) = (time, time);
             assert_eq!(trust.is_unchanged(&modified, &modified), expected, "mtime {time:?}");
             assert_eq!(trust.is_unchanged(&changed, &changed), expected, "ctime {time:?}");
+        }
+        // What has no content cannot be written to.
+        for (nanos, expected) in [(500, true), (501, false)] {
+            let mut link = Entry { content: None, ..entry() };
+            link.node.kind = Kind::Symlink { target: b"x".to_vec() };
+            link.node.changed = FileTime { seconds: 998, nanos };
+            assert_eq!(trust.is_unchanged(&link, &link), expected, "a link, {nanos}");
         }
     }
 }

@@ -178,6 +178,9 @@ pub enum Reason {
     Excluded,
     /// A directory that is one of those it lies in, by a mount.
     Loop,
+    /// A directory that was gone when it was to be listed. It may have been moved to where the walk had been before: then what
+    /// it holds is not in the backup.
+    Moved,
     /// Became another kind of thing, or a directory moved away, while the backup was looking: not in the backup.
     Replaced,
     /// It could not even be looked at; the error number.
@@ -187,7 +190,7 @@ pub enum Reason {
 impl Reason {
     /// Whether something is missing in the backup that belongs there.
     pub fn is_trouble(self) -> bool {
-        matches!(self, Self::Replaced | Self::Unseen(_))
+        matches!(self, Self::Moved | Self::Replaced | Self::Unseen(_))
     }
 }
 
@@ -198,6 +201,7 @@ impl fmt::Display for Reason {
             Self::Socket => f.write_str("is a socket, which is not stored"),
             Self::Excluded => f.write_str("is excluded"),
             Self::Loop => f.write_str("is a directory that it lies in itself, by a mount"),
+            Self::Moved => f.write_str("was removed, or moved, while the backup ran"),
             Self::Replaced => f.write_str("was replaced or moved while it was being read"),
             Self::Unseen(errno) => write!(f, "cannot be looked at: {}", io::Error::from_raw_os_error(*errno)),
         }

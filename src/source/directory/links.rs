@@ -12,11 +12,13 @@ use std::path::{Path, PathBuf};
 use redb::backends::FileBackend;
 use redb::{Builder, Database, ReadableTable, TableDefinition, WriteTransaction};
 
-use super::entry::{FileTime, Kind, Node};
+use super::entry::{Entry, FileTime, Kind, Node};
 use crate::base::{Error, RelPath, Result};
 
 /// Device, inode, and its birth or ctime → first name.
 const FIRST: TableDefinition<(u64, u64, i64, u32), &[u8]> = TableDefinition::new("first");
+/// First name → what it is.
+const HELD: TableDefinition<&[u8], u8> = TableDefinition::new("held");
 /// Of the table held in memory.
 const CACHE_BYTES: usize = 8 << 20;
 
@@ -68,18 +70,72 @@ impl Links {
         &mut self,
         work: impl FnOnce(&mut redb::Table<'_, (u64, u64, i64, u32), &'static [u8]>) -> Result<T, redb::StorageError>,
     ) -> Result<T> {
-        let failed = |error: redb::Error| {
-            Error::failed(format!("the table of hard links in {} fails", self.scratch.display()))
-                .caused_by(error)
-                .hint("make room there, or name another state_dir")
-        };
-        let table = match &self.table {
-            Some(table) => table,
-            None => self.table.insert(Table::new(&self.scratch).map_err(failed)?),
-        };
-        let mut open = table.transaction.open_table(FIRST).map_err(|error| failed(error.into()))?;
-        work(&mut open).map_err(|error| failed(error.into()))
+        with(&mut self.table, &self.scratch, FIRST, work)
     }
+}
+
+/// Whether the entries of one backup, in their order, link to what they have.
+pub struct LinkCheck {
+    scratch: PathBuf,
+    table: Option<Table>,
+}
+
+impl LinkCheck {
+    /// Nothing seen yet; the table will lie in the directory `scratch`.
+    pub fn new(scratch: &Path) -> Self {
+        Self { scratch: scratch.to_owned(), table: None }
+    }
+
+    /// Takes note of the next entry. One that links must link to an entry before it, of the same kind, that has several names
+    /// and does not link itself.
+    ///
+    /// # Errors
+    /// Damaged when it does not; or when the scratch file fails.
+    pub fn check(&mut self, entry: &Entry) -> Result<()> {
+        let kind = kind_number(&entry.node.kind);
+        let Some(first) = &entry.first_link else {
+            if entry.node.links > 1 && entry.node.kind != Kind::Directory {
+                with(&mut self.table, &self.scratch, HELD, |table| table.insert(entry.path.as_bytes(), kind).map(drop))?;
+            }
+            return Ok(());
+        };
+        let held = with(&mut self.table, &self.scratch, HELD, |table| Ok(table.get(first.as_bytes())?.map(|kind| kind.value())))?;
+        match held == Some(kind) {
+            true => Ok(()),
+            false => Err(Error::damaged(format!("{} is said to be the same as {first}, which is no such entry", entry.path))),
+        }
+    }
+}
+
+fn kind_number(kind: &Kind) -> u8 {
+    match kind {
+        Kind::File => 0,
+        Kind::Symlink { .. } => 1,
+        Kind::Fifo => 2,
+        Kind::CharacterDevice { .. } => 3,
+        Kind::BlockDevice { .. } => 4,
+        Kind::Directory => 5,
+    }
+}
+
+/// Does `work` on a table in `scratch`, which is made when it is first needed.
+fn with<K: redb::Key + 'static, V: redb::Value + 'static, T>(
+    table: &mut Option<Table>,
+    scratch: &Path,
+    definition: TableDefinition<'_, K, V>,
+    work: impl FnOnce(&mut redb::Table<'_, K, V>) -> Result<T, redb::StorageError>,
+) -> Result<T> {
+    let failed = |error: redb::Error| {
+        Error::failed(format!("the table of hard links in {} fails", scratch.display()))
+            .caused_by(error)
+            .hint("make room there, or name another state_dir")
+    };
+    let table = match table {
+        Some(table) => table,
+        None => table.insert(Table::new(scratch).map_err(failed)?),
+    };
+    let mut open = table.transaction.open_table(definition).map_err(|error| failed(error.into()))?;
+    work(&mut open).map_err(|error| failed(error.into()))
 }
 
 impl Table {
@@ -136,5 +192,30 @@ mod tests {
         assert_eq!(first("i", &node(2, 9, None, 6)), None, "without a birth, a changed file is not proven the same");
         links.forget(&node(2, 7, Some(10), 1)).unwrap();
         assert_eq!(links.first(&RelPath::new("z").unwrap(), &node(2, 7, Some(10), 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_leads_to_an_earlier_entry_of_its_kind() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut check = LinkCheck::new(scratch.path());
+        let mut is_right = |path: &str, kind: Kind, links: u32, first: Option<&str>| {
+            let node = Node { kind, ..node(links, 7, None, 1) };
+            let first_link = first.map(|first| RelPath::new(first).unwrap());
+            let checked = check.check(&Entry { first_link, ..Entry::new(RelPath::new(path).unwrap(), node) });
+            assert!(
+                checked.as_ref().is_ok_and(|()| true) || checked.as_ref().unwrap_err().kind() == crate::base::ErrorKind::Damaged
+            );
+            checked.is_ok()
+        };
+        assert!(is_right("a", Kind::File, 2, None));
+        assert!(is_right("b", Kind::File, 2, Some("a")));
+        assert!(!is_right("c", Kind::File, 2, Some("b")), "a link to a link");
+        assert!(!is_right("d", Kind::Fifo, 2, Some("a")), "another kind");
+        assert!(!is_right("e", Kind::File, 2, Some("z")), "nothing");
+        assert!(is_right("f", Kind::File, 1, None));
+        assert!(!is_right("g", Kind::File, 2, Some("f")), "a file with one name");
+        assert!(!is_right("h", Kind::File, 2, Some("h")), "itself");
+        assert!(is_right("i", Kind::Symlink { target: vec![] }, 2, None));
+        assert!(is_right("j", Kind::Symlink { target: vec![] }, 2, Some("i")));
     }
 }

@@ -1,10 +1,19 @@
-//! Names of numeric owners: a backup keeps both, because another host may number its accounts otherwise.
+//! Names of numeric owners, also of those in access control lists: a backup keeps both, because another host may number its
+//! accounts otherwise.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
+use super::attributes::Attribute;
 use super::entry::Node;
+
+/// An access control list as an attribute: its version, and entries of tag, permissions and number, 2, 2 and 4 bytes,
+/// little-endian. Of these tags the number is an account's.
+const ACL_VERSION: [u8; 4] = [2, 0, 0, 0];
+const ACL_USER: u16 = 0x02;
+const ACL_GROUP: u16 = 0x08;
 
 /// The owners met in a backup; grows with the number of accounts, not of files.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +61,30 @@ impl OwnerMap {
         Self::default()
     }
 
+    /// `attribute` as it is to be set on this host: the accounts that an access control list names are mapped as owners are.
+    /// A list whose form is unknown stays as it is.
+    pub fn attribute<'a>(&self, attribute: &'a Attribute) -> Cow<'a, Attribute> {
+        let Some((version, entries)) = attribute.value.split_at_checked(4) else { return Cow::Borrowed(attribute) };
+        let is_list = attribute.name.starts_with(b"system.posix_acl_") && version == ACL_VERSION && entries.len() % 8 == 0;
+        if !is_list {
+            return Cow::Borrowed(attribute);
+        }
+        let mut mapped = attribute.clone();
+        for entry in mapped.value[4..].chunks_exact_mut(8) {
+            let (tag, id) =
+                (u16::from_le_bytes([entry[0], entry[1]]), u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]));
+            let here = match tag {
+                ACL_USER => self.uids.get(&id),
+                ACL_GROUP => self.gids.get(&id),
+                _ => None,
+            };
+            if let Some(here) = here {
+                entry[4..].copy_from_slice(&here.to_le_bytes());
+            }
+        }
+        Cow::Owned(mapped)
+    }
+
     /// Owner and group of `node` on this host.
     pub fn of(&self, node: &Node) -> (u32, u32) {
         (*self.uids.get(&node.uid).unwrap_or(&node.uid), *self.gids.get(&node.gid).unwrap_or(&node.gid))
@@ -61,6 +94,26 @@ impl OwnerMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn accounts_in_access_lists_are_mapped_as_owners_are() {
+        let map = OwnerMap { uids: BTreeMap::from([(1000, 2000)]), gids: BTreeMap::from([(1000, 3000)]) };
+        let list = |entries: &[(u16, u32)]| {
+            let entry = |(tag, id): &(u16, u32)| [&tag.to_le_bytes()[..], &[7, 0], &id.to_le_bytes()].concat();
+            [ACL_VERSION.to_vec(), entries.iter().flat_map(entry).collect()].concat()
+        };
+        let named = |name: &str, value: Vec<u8>| Attribute { name: name.into(), value };
+        let before = list(&[(0x01, u32::MAX), (0x02, 1000), (0x02, 1001), (0x08, 1000), (0x10, 1000)]);
+        let after = list(&[(0x01, u32::MAX), (0x02, 2000), (0x02, 1001), (0x08, 3000), (0x10, 1000)]);
+        for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+            assert_eq!(*map.attribute(&named(name, before.clone())), named(name, after.clone()));
+        }
+        let others = [named("user.a", before.clone()), named("system.posix_acl_access", vec![2]), named("user.b", vec![])];
+        let torn = named("system.posix_acl_access", before[..before.len() - 1].to_vec());
+        for other in others.iter().chain([&torn]) {
+            assert_eq!(&*map.attribute(other), other);
+        }
+    }
 
     #[test]
     fn names_lead_to_this_hosts_numbers_and_others_stay() {

@@ -72,6 +72,8 @@ pub struct Shortfall {
 pub struct Shortfalls {
     /// How many.
     pub count: u64,
+    /// Of these, how many are not there at all: files without content, devices.
+    pub missing: u64,
     /// At most [`MOST_SHORTFALLS`].
     pub first: Vec<Shortfall>,
 }
@@ -173,15 +175,22 @@ impl Restorer {
         self.take_up(Some(&entry.path), settled)
     }
 
-    /// Makes the file at `first`, which is complete, appear at `entry.path` as well.
+    /// Makes the file at `first`, which is complete, appear at `entry.path` as well. Where `first` could not be restored, a
+    /// shortfall: this name is missing with it.
     ///
     /// # Errors
-    /// When `first` is not there, or the disk's.
+    /// The disk's.
     pub fn link(&self, entry: &Entry, first: &RelPath) -> Result<()> {
-        let (from, name) = self.root.parent(first).map_err(|error| {
-            Error::io("find", &self.root.locate(first), error).detail("wanted by", format!("its hard link {}", entry.path))
-        })?;
-        self.make(entry, |parent, new_name| Ok(linkat(&from, name, parent, new_name, AtFlags::empty())?))
+        let linked = self.root.parent(first).and_then(|(from, name)| {
+            self.make_raw(entry, |parent, new_name| Ok(linkat(&from, name, parent, new_name, AtFlags::empty())?))
+        });
+        match linked {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.missing(entry);
+                Ok(())
+            }
+            linked => linked.map_err(|error| self.failed(Some(&entry.path), error)),
+        }
     }
 
     /// Makes a symbolic link, a pipe or a device, with all that belongs to it. A device that this user may not make is a
@@ -203,9 +212,10 @@ impl Restorer {
         self.take_up(Some(&entry.path), settled)
     }
 
-    /// Notes what a backup could not read: it is not there after the restore.
+    /// Notes what a backup could not read, or a further name of what could not be made: it is not there after the restore.
     pub fn missing(&self, entry: &Entry) {
-        self.fall_short(Some(&entry.path), What::Content, &Errno::NODATA.into());
+        let what = if is_device(&entry.node) { What::Device } else { What::Content };
+        self.fall_short(Some(&entry.path), what, &Errno::NODATA.into());
     }
 
     /// Sets what belongs to the directories, the lowest first, and to the target itself when `top` says how it was; then
@@ -252,6 +262,7 @@ impl Restorer {
     fn fall_short(&self, path: Option<&RelPath>, what: What, error: &io::Error) {
         let mut shortfalls = self.shortfalls.lock().unwrap_or_else(PoisonError::into_inner);
         shortfalls.count += 1;
+        shortfalls.missing += u64::from(matches!(what, What::Content | What::Device));
         if shortfalls.first.len() < MOST_SHORTFALLS {
             let errno = error.raw_os_error().unwrap_or(0);
             shortfalls.first.push(Shortfall { path: path.cloned(), what, errno });

@@ -26,7 +26,7 @@ pub type BaseEntries<'b> = Box<dyn Iterator<Item = Result<Entry>> + Send + 'b>;
 /// What to do with one thing.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Unchanged: the base's entry is this backup's.
+    /// Unchanged, and no further name of another: the base's entry is this backup's.
     Keep(Entry),
     /// A file whose content and attributes must be read ([`super::read`]).
     Read(Entry),
@@ -138,7 +138,9 @@ impl<'b> Scan<'b> {
         }
         let (base, gone) = self.base.as_mut().map_or(Ok((None, 0)), |base| base.at(&entry.path))?;
         self.tally.gone += gone;
+        // A further name is never kept: it must not hold when its first name, which is read again, comes to nothing.
         if let (Some(base), Some(then)) = (&self.base, base)
+            && entry.first_link.is_none()
             && base.trust.is_unchanged(&entry, &then)
         {
             self.tally.kept += 1;
@@ -157,6 +159,9 @@ impl<'b> Scan<'b> {
             Ok(attributes) => entry.node.attributes = attributes,
             Err(_) if entry.node.kind != Kind::Directory && is_gone(&parent, name) => {
                 self.tally.left += 1;
+                if entry.node.links > 1 {
+                    self.links.forget(&entry.node)?;
+                }
                 return Ok(Task::Left(Left { path: entry.path, why: Reason::Vanished }));
             }
             Err(error) => entry.marks.push(Mark::Bare(error.raw_os_error().unwrap_or(0))),

@@ -3,6 +3,7 @@
 //! Owner first: setting it clears set-uid bits and capabilities. Then attributes: what the new file inherited goes, what the
 //! old one had comes. Then the mode, which also is the mask of an access control list. Times last.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::io;
@@ -60,8 +61,8 @@ pub(super) fn open(file: impl AsFd, node: &Node, owners: Option<&OwnerMap>) -> V
             for extra in found.iter().filter(|found| is_inherited(found, node)) {
                 failures.check(What::Attributes, rustix::fs::fremovexattr(&file, extra.name.as_slice()));
             }
-            for attribute in node.attributes.iter().filter(|attribute| !found.contains(attribute)) {
-                failures.check_io(What::Attributes, attributes::set_open(&file, attribute));
+            for attribute in attributes_of(node, owners).filter(|attribute| !found.contains(attribute)) {
+                failures.check_io(What::Attributes, attributes::set_open(&file, &attribute));
             }
         }
         Err(error) => failures.0.push((What::Attributes, error)),
@@ -78,8 +79,8 @@ pub(super) fn by_name(parent: impl AsFd, name: &OsStr, node: &Node, owners: Opti
     let (uid, gid) = owner_of(node, owners);
     let no_follow = AtFlags::SYMLINK_NOFOLLOW;
     let owned = owners.is_some() && failures.check(What::Owner, chownat(&parent, name, uid, gid, no_follow));
-    for attribute in &node.attributes {
-        failures.check_io(What::Attributes, attributes::set_name(&parent, name, attribute));
+    for attribute in attributes_of(node, owners) {
+        failures.check_io(What::Attributes, attributes::set_name(&parent, name, &attribute));
     }
     // A link has no mode of its own.
     if !matches!(node.kind, Kind::Symlink { .. }) {
@@ -106,6 +107,10 @@ fn is_inherited(found: &Attribute, node: &Node) -> bool {
 fn owner_of(node: &Node, owners: Option<&OwnerMap>) -> (Option<Uid>, Option<Gid>) {
     let (uid, gid) = owners.map_or((node.uid, node.gid), |owners| owners.of(node));
     (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+}
+
+fn attributes_of<'n>(node: &'n Node, owners: Option<&'n OwnerMap>) -> impl Iterator<Item = Cow<'n, Attribute>> {
+    node.attributes.iter().map(move |attribute| owners.map_or(Cow::Borrowed(attribute), |owners| owners.attribute(attribute)))
 }
 
 fn times(node: &Node) -> Timestamps {

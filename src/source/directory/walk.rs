@@ -372,7 +372,7 @@ fn is_excluded(excludes: &Excludes, path: &[u8], looked: &io::Result<Look>) -> b
 /// A directory that could be looked at and not be listed.
 fn unlisted(path: RelPath, node: Node, error: &io::Error, parent: Arc<OwnedFd>) -> Step {
     match Errno::from_io_error(error) {
-        Some(Errno::NOENT) => Step::Left(Left { path, why: Reason::Vanished }),
+        Some(Errno::NOENT) => Step::Left(Left { path, why: Reason::Moved }),
         Some(Errno::LOOP | Errno::NOTDIR | Errno::STALE) => Step::Left(Left { path, why: Reason::Replaced }),
         other => {
             let mut entry = Entry::new(path, node);

@@ -165,7 +165,8 @@ mod tests {
             assert!(checked.unchecked[1].starts_with("table it's: ") && checked.unchecked[1].contains(why), "{checked:?}");
             // What can be looked at is: both tables.
             for table in ["it's", "plain"] {
-                let root = query(&path, &format!("SELECT rootpage FROM sqlite_schema WHERE name = '{}'", table.replace('\'', "''")));
+                let root =
+                    query(&path, &format!("SELECT rootpage FROM sqlite_schema WHERE name = '{}'", table.replace('\'', "''")));
                 let root: usize = root.unwrap()[0][0].as_ref().unwrap().parse().unwrap();
                 let good = std::fs::read(&path).unwrap();
                 let mut bad = good.clone();

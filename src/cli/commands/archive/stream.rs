@@ -91,6 +91,13 @@ impl Surroundings for Here<'_> {
         scope::open(self.context, self.settings, chosen, &self.source.name, &layers).await
     }
 
+    async fn open_for_backup(&self, repository: &str) -> Result<Scope> {
+        let chosen = self.settings.repositories.get(repository);
+        let chosen = chosen.ok_or_else(|| Error::usage(format!("there is no [repository.{repository}]")))?;
+        let layers = scope::layers(self.context, chosen, Use::Long { limit_rate_bytes: None });
+        scope::open(self.context, self.settings, chosen, &self.source.name, &layers).await
+    }
+
     fn deliver(&self) {
         background::deliver(self.context, self.settings, self.source);
     }

@@ -242,7 +242,7 @@ fn text(document: &Document) -> String {
         let mut lines = vec![("repository", repository.clone())];
         lines.extend(summary.base.iter().map(|base| ("builds on", base.to_string())));
         lines.extend([
-            ("restores to", summary.stop_time.human_seconds()),
+            ("restores to", summary.stop_time.human()),
             ("holds", format!("{} in {} files and directories", format_bytes(summary.raw_bytes), summary.entries)),
             ("files", format!("{}; {} read", files.line(), format_bytes(*read_bytes))),
             ("stored", if summary.encrypted { stored } else { format!("{stored}, not encrypted") }),

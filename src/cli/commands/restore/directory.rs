@@ -41,6 +41,8 @@ struct Document {
     written_bytes: Option<u64>,
     /// How much is not as it was, and the first of it.
     shortfalls: Option<u64>,
+    /// Of this, what is not there at all.
+    missing: Option<u64>,
     first_shortfalls: Vec<String>,
     duration_seconds: Option<f64>,
     /// What was asked of the repository, planning included.
@@ -54,7 +56,8 @@ struct Plan {
     metrics: Arc<Metrics>,
 }
 
-/// Restores from the repository of the source that has the latest moment up to the target.
+/// Restores from the repository of the source that has the latest moment up to the target. [`Outcome::Faults`] when something
+/// is not there afterwards, although everything else is.
 ///
 /// # Errors
 /// The plan's or the restore's.
@@ -83,12 +86,13 @@ pub(super) async fn run(
     document.entries = Some(report.entries);
     document.written_bytes = Some(report.raw_bytes);
     document.shortfalls = Some(report.shortfalls);
+    document.missing = Some(report.missing);
     document.first_shortfalls.clone_from(&report.first_shortfalls);
     document.duration_seconds = Some(report.duration.as_secs_f64());
     document.requests = Some(metrics.requests());
     document.notes.extend(report.notes.iter().cloned());
     context.result("restore", 1, &document, || done_text(&document, &prepared, &report))?;
-    Ok(Outcome::Done)
+    Ok(if report.missing > 0 { Outcome::Faults } else { Outcome::Done })
 }
 
 /// Options that a directory has no use for.
@@ -180,6 +184,7 @@ fn document(args: &RestoreArgs, scope: &Scope, into: &Path, prepared: &Prepared)
         entries: None,
         written_bytes: None,
         shortfalls: None,
+        missing: None,
         first_shortfalls: Vec::new(),
         duration_seconds: None,
         requests: None,
@@ -206,9 +211,10 @@ fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport) -
         report.entries,
         format_duration(report.duration)
     );
-    let short = match report.shortfalls {
-        0 => String::new(),
-        count => format!("  not as it was  {count}, named above\n"),
+    let short = match (report.shortfalls, report.missing) {
+        (0, _) => String::new(),
+        (count, 0) => format!("  not as it was  {count}, named above\n"),
+        (count, missing) => format!("  not as it was  {count}, named above; {missing} of them are not there at all\n"),
     };
     format!("{heading}{}{short}", lines(document, prepared))
 }

@@ -49,6 +49,14 @@ pub trait Surroundings: Sync {
     /// When it cannot be opened now.
     async fn open(&self, repository: &str) -> Result<Scope>;
 
+    /// The same for a backup, for which more time is taken.
+    ///
+    /// # Errors
+    /// As [`Surroundings::open`].
+    async fn open_for_backup(&self, repository: &str) -> Result<Scope> {
+        self.open(repository).await
+    }
+
     /// Something was queued for a repository.
     fn deliver(&self);
 }

@@ -38,6 +38,8 @@ pub struct RestoreReport {
     pub duration: Duration,
     /// How much is not as it was.
     pub shortfalls: u64,
+    /// Of this, what is not there at all: files of which the backup has no content, devices that may not be made.
+    pub missing: u64,
     /// The first of it, each with what is not as it was, and why.
     pub first_shortfalls: Vec<String>,
     /// What the operator should know besides.

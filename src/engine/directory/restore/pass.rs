@@ -1,10 +1,8 @@
 //! The passes over a backup's entries: what is wanted at all, then the tree without content, then what belongs to each file.
 
-use std::collections::BTreeSet;
-
 use super::super::line::{entry_of, holes_within, pieces_of};
 use crate::base::cancel::Cancel;
-use crate::base::{Error, ErrorKind, RelPath, Result};
+use crate::base::{Error, ErrorKind, Result};
 use crate::engine::chain::Chain;
 use crate::engine::restore::spill::{Placed, Spill};
 use crate::repo::BackupSummary;
@@ -17,8 +15,6 @@ use crate::source::directory::select::{Selection, StandIns};
 pub(super) struct Wanted {
     selection: Selection,
     stand_ins: StandIns,
-    /// Files with several names whose content the backup lacks.
-    missing: BTreeSet<RelPath>,
     /// Entries.
     pub entries: u64,
     /// Bytes of data.
@@ -42,8 +38,7 @@ impl Wanted {
     /// When a path matches nothing; damaged when the manifest is not the one that its commit entry says.
     pub fn of(chain: &Chain, backup: &BackupSummary, paths: &[String], cancel: &Cancel) -> Result<Self> {
         let selection = Selection::new(paths)?;
-        let (stand_ins, missing) = (StandIns::default(), BTreeSet::new());
-        let mut wanted = Self { selection, stand_ins, missing, entries: 0, raw_bytes: 0 };
+        let mut wanted = Self { selection, stand_ins: StandIns::default(), entries: 0, raw_bytes: 0 };
         let (mut entries, mut raw_bytes) = (0, 0);
         for resolved in chain.entries()? {
             cancel.check()?;
@@ -98,10 +93,7 @@ impl Wanted {
                 Treatment::Restore(entry) if entry.first_link.is_some() => {}
                 Treatment::Restore(entry) => match entry.node.kind {
                     Kind::Directory => restorer.directory(&entry)?,
-                    Kind::File if entry.content.is_none() => {
-                        restorer.missing(&entry);
-                        self.missing.extend((entry.node.links > 1).then_some(entry.path));
-                    }
+                    Kind::File if entry.content.is_none() => restorer.missing(&entry),
                     Kind::File => {
                         restorer.make_file(&entry, pieces_of(&line))?;
                         self.raw_bytes += line.size_bytes;
@@ -128,10 +120,7 @@ impl Wanted {
             }
             // The one that stands in for its first name is a file already.
             if let Some(first) = self.stand_ins.place(&self.selection, &entry).filter(|first| *first != entry.path) {
-                match self.missing.contains(&first) {
-                    true => restorer.missing(&entry),
-                    false => restorer.link(&entry, &first)?,
-                }
+                restorer.link(&entry, &first)?;
             }
         }
         Ok(())

@@ -18,17 +18,18 @@ pub struct Plan {
     pub notes: Vec<String>,
 }
 
-/// Chooses one of `backups` of `source`: `only` that one when given, else the newest that had ended by the target.
+/// Chooses one of `backups` of `source`, which are in the order of their commits: `only` that one when given, else the last
+/// for the latest, and for a time the newest that had ended by then.
 ///
 /// # Errors
 /// When there is none, with the nearest moments that there are; when the target is one that only databases have.
 pub fn plan(source: &str, backups: &[&BackupSummary], target: &Target, only: Option<&BackupId>) -> Result<Plan> {
-    let mut backups = backups.to_vec();
-    backups.sort_by_key(|backup| (backup.stop_time, backup.start_time));
-    if backups.is_empty() {
+    let Some(last) = backups.last().copied() else {
         return Err(Error::failed(format!("{source} has no backup that can be restored"))
             .hint(format!("lifeboat backup {source} --type full")));
-    }
+    };
+    let mut backups = backups.to_vec();
+    backups.sort_by_key(|backup| (backup.stop_time, backup.start_time));
     let until = match target {
         Target::Latest | Target::Immediate => None,
         Target::Time(time) => Some(*time),
@@ -36,9 +37,13 @@ pub fn plan(source: &str, backups: &[&BackupSummary], target: &Target, only: Opt
     };
     let chosen = match only {
         Some(id) => asked_for(source, &backups, id, until)?,
-        None => match backups.iter().rfind(|backup| until.is_none_or(|until| backup.stop_time <= until)) {
-            Some(newest) => *newest,
-            None => return Err(too_early(source, &backups, until.unwrap_or_else(Timestamp::now))),
+        None => match until {
+            // Whatever a clock said that was set back since.
+            None => last,
+            Some(until) => match backups.iter().rfind(|backup| backup.stop_time <= until) {
+                Some(newest) => *newest,
+                None => return Err(too_early(source, &backups, until)),
+            },
         },
     };
     let because = match (only, until) {
@@ -46,7 +51,15 @@ pub fn plan(source: &str, backups: &[&BackupSummary], target: &Target, only: Opt
         (None, None) => "the newest",
         (None, Some(_)) => "the newest that had ended by then",
     };
-    let notes = until.and_then(|until| between(&backups, chosen, until)).into_iter().collect();
+    let mut notes: Vec<String> = until.and_then(|until| between(&backups, chosen, until)).into_iter().collect();
+    if let Some(latest) = backups.last().filter(|latest| latest.id != last.id) {
+        notes.push(format!(
+            "the clock was set back: {} was taken last, although {} says that it ended later, at {}",
+            last.id,
+            latest.id,
+            latest.stop_time.human()
+        ));
+    }
     Ok(Plan { backup: chosen.clone(), because: because.to_owned(), moment: chosen.stop_time, notes })
 }
 
@@ -123,7 +136,7 @@ mod tests {
     #[test]
     fn every_moment_leads_to_the_backup_that_had_ended_last_by_then() {
         let (first, second, third) = (taken(1), taken(2), taken(3));
-        let backups = [&second, &third, &first];
+        let backups = [&first, &second, &third];
         for minutes in 0..300 {
             let target = at(0, 0).plus(Duration::from_secs(minutes * 60));
             let planned = plan("docs", &backups, &Target::Time(target), None);
@@ -148,6 +161,19 @@ mod tests {
             ["a directory has only the moments of its backups: it comes back as it was at 2026-11-20 01:10:00 UTC, \
               55 min before the time asked for; the next moment is 2026-11-20 02:10:00 UTC"]
         );
+    }
+
+    #[test]
+    fn the_newest_is_what_was_committed_last_whatever_the_clock_said() {
+        let (first, ahead, last) = (taken(1), taken(9), taken(2));
+        let backups = [&first, &ahead, &last];
+        for target in [Target::Latest, Target::Immediate] {
+            let plan = plan("docs", &backups, &target, None).unwrap();
+            assert_eq!(plan.backup.id, last.id);
+            assert!(plan.notes[0].contains("the clock was set back") && plan.notes[0].contains(ahead.id.as_str()), "{plan:?}");
+        }
+        assert_eq!(plan("docs", &backups, &Target::Time(at(9, 30)), None).unwrap().backup.id, ahead.id);
+        assert!(plan("docs", &[&first, &last], &Target::Latest, None).unwrap().notes.is_empty());
     }
 
     #[test]

@@ -99,12 +99,13 @@ pub async fn run(
     killpoint::reach("restore.synced");
     place.unmark()?;
     killpoint::reach("restore.complete");
-    let Shortfalls { count, first } = shortfalls;
+    let Shortfalls { count, missing, first } = shortfalls;
     Ok(RestoreReport {
         entries: wanted.entries,
         raw_bytes: placed_bytes,
         duration: began.elapsed(),
         shortfalls: count,
+        missing,
         first_shortfalls: first.iter().take(MOST_NAMED).map(told).collect(),
         notes: notes(prepared),
     })

@@ -189,10 +189,7 @@ fn gap(situation: &Situation<'_>, best: &Plan, until: Timestamp) -> Option<Error
             .detail("followed up to", reached.to_string())
             .detail("goes on from", next.to_string())
             .detail("missing", missing(situation, best))
-            .hint(format!(
-                "lifeboat restore {source} --to '{}' --into FILE   is the last moment before it",
-                reached.rfc3339()
-            ))
+            .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the last moment before it", reached.rfc3339()))
             .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the first after it", next.rfc3339())),
     )
 }
@@ -394,10 +391,8 @@ mod tests {
     #[test]
     fn what_was_stored_last_counts_when_a_clock_was_ahead() {
         // The second backup, and the first segments, were taken by a clock that was an hour ahead.
-        let world = World {
-            segments: [((1, 1), 3620), ((1, 2), 30), ((1, 3), 40)].into(),
-            backups: vec![(1, 1, 10), (1, 2, 3625)],
-        };
+        let world =
+            World { segments: [((1, 1), 3620), ((1, 2), 30), ((1, 3), 40)].into(), backups: vec![(1, 1, 10), (1, 2, 3625)] };
         let (logs, summaries) = (world.logs(), world.summaries());
         let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
         let best = &plans(&situation, &Target::Latest, None).unwrap()[0];

@@ -153,7 +153,9 @@ async fn objection(scope: &Scope, prepared: &Prepared) -> Result<Option<Objectio
         Some(from) if from == *moment => None,
         Some(from) if from.at.file == moment.at.file && moment.may_be_followed_from(&from) => match reached.holds(moment) {
             Some(true) => None,
-            Some(false) => Some(Objection::IsOlder(format!("the log up to {at} is not used: it was captured before backup {id}"))),
+            Some(false) => {
+                Some(Objection::IsOlder(format!("the log up to {at} is not used: it was captured before backup {id}")))
+            }
             None => Some(Objection::Unfit(format!("{at} was captured while backup {id} was taken, and is not told from it"))),
         },
         Some(from) if from.at.file == moment.at.file => {
@@ -168,9 +170,8 @@ fn unused(log: &CommitLog, catalog: Option<&LogCatalog>) -> Vec<String> {
     let problems = log.problems.iter().map(|(key, problem)| format!("{key} is not used: {problem}"));
     let broken = log.broken().map(|(backup, broken)| format!("{} is not used: {broken}", backup.id));
     let splits = catalog.into_iter().flat_map(|catalog| &catalog.split_brains);
-    let splits = splits.map(|split| {
-        format!("{} is not used: it was stored with different contents ({})", split.file, split.digests.join(", "))
-    });
+    let splits = splits
+        .map(|split| format!("{} is not used: it was stored with different contents ({})", split.file, split.digests.join(", ")));
     problems.chain(broken).chain(splits).collect()
 }
 

@@ -219,7 +219,8 @@ impl Loaded {
                 let own = own.clone().unwrap_or_else(|| own_log(identity, path, silent.as_ref()));
                 self.exposure(backup, path, own, reached, all).await
             }
-            Beyond::Database(seen) => seen.exposure(time),
+            // What is remembered of a state is when it was captured.
+            Beyond::Database(seen) => seen.exposure(reach.latest_end.max(Some(backup.stop_time)).unwrap_or(time)),
             Beyond::Nothing => {
                 Exposure::AtMostSince { frontier: time, why: "changes since then are not looked for".to_owned(), lost: None }
             }

@@ -70,9 +70,10 @@ async fn act(narrator: &Narrator, stage: &Stage, cancel: &Cancel) -> Result<Told
     let database = stage.home.join("app").join("ledger.db");
     set(stage, &database)?;
     narrator.say("a ledger in SQLite; lifeboat init: an encrypted, signed repository in a directory")?;
-    let load = Load::start(&database);
+    let began = Timestamp::now();
     let mut following = stage.begin(&["archive", "stream", SOURCE])?;
-    captured_after(stage, &mut following, Timestamp::now(), cancel).await?;
+    captured_after(stage, &mut following, began, cancel).await?;
+    let load = Load::start(&database);
     narrator.say(&format!("lifeboat archive stream {SOURCE}: a full backup, and from then on every commit as it is made"))?;
     pause(LOAD, cancel).await?;
     stage.lifeboat(&["backup", SOURCE, "--type", "incr"])?;
@@ -81,7 +82,7 @@ async fn act(narrator: &Narrator, stage: &Stage, cancel: &Cancel) -> Result<Told
     let transactions = load.stop()?;
     let (before, last_booked) = (ledger::count(&database)?, Timestamp::now());
     narrator.say(&format!("{transactions} transactions, {} entries, sum {}", before.entries, before.sum))?;
-    let moment = captured_after(stage, &mut following, last_booked, cancel).await?;
+    let moment = all_captured(stage, &mut following, last_booked, cancel).await?;
 
     ledger::execute(&database, "DROP TABLE ledger")?;
     drop(following);
@@ -104,11 +105,10 @@ async fn act(narrator: &Narrator, stage: &Stage, cancel: &Cancel) -> Result<Told
             before.entries, after.entries
         )));
     }
-    let load = Load::start(&database);
+    let restored_at = Timestamp::now();
     let mut following = stage.begin(&["archive", "stream", SOURCE])?;
-    captured_after(stage, &mut following, Timestamp::now(), cancel).await?;
-    load.stop()?;
-    narrator.say("the writers are at work again, and the stream has taken a fresh backup of what came back")?;
+    captured_after(stage, &mut following, restored_at, cancel).await?;
+    narrator.say("the stream has noticed another file, and taken a backup of it: the ledger is safe again")?;
     let drilled_seconds = Some(drill(narrator, stage)?);
     status(narrator, stage)?;
     Ok(Told {
@@ -135,15 +135,11 @@ fn set(stage: &Stage, database: &Path) -> Result<()> {
     stage.init(&format!("kind = \"sqlite\"\npath = \"{}\"\nflush = \"500ms\"\npolicy = \"{SOURCE}\"\n", database.display()))
 }
 
-/// The first moment to which a restore is possible and in which everything is that was committed by `time`.
+/// The latest moment to which a restore is possible, once there is one after `time`.
 async fn captured_after(stage: &Stage, following: &mut Beside, time: Timestamp, cancel: &Cancel) -> Result<Timestamp> {
     let began = Instant::now();
     loop {
-        let listed = stage.ask(&["list", SOURCE])?;
-        let ends = listed.pointer("/repositories/0/sources/0/incarnations/0/timelines/0/window");
-        let ends = ends.and_then(serde_json::Value::as_array).into_iter().flatten();
-        let last = ends.filter_map(|interval| serde_json::from_value::<Timestamp>(interval["to"].clone()).ok()).max();
-        if let Some(last) = last.filter(|last| *last > time) {
+        if let Some(last) = newest_moment(&stage.ask(&["list", SOURCE])?).filter(|last| *last > time) {
             return Ok(last);
         }
         following.still_runs()?;
@@ -153,6 +149,32 @@ async fn captured_after(stage: &Stage, following: &mut Beside, time: Timestamp, 
         }
         pause(POLL, cancel).await?;
     }
+}
+
+/// The latest moment to which a restore is possible, once everything is stored that was committed by `time`.
+async fn all_captured(stage: &Stage, following: &mut Beside, time: Timestamp, cancel: &Cancel) -> Result<Timestamp> {
+    let began = Instant::now();
+    // Of what is captured at a moment the last commits before it may be missing: the database's own log tells.
+    while lost_with_host(&stage.ask(&["status", SOURCE])?) != Some(0.0) {
+        if began.elapsed() > PATIENCE {
+            return Err(Error::failed("the last commits were not stored within a minute"));
+        }
+        following.still_runs()?;
+        pause(POLL, cancel).await?;
+    }
+    captured_after(stage, following, time, cancel).await
+}
+
+/// The end of the recovery window, by the document `list`.
+fn newest_moment(listed: &serde_json::Value) -> Option<Timestamp> {
+    let window = listed.pointer("/repositories/0/sources/0/incarnations/0/timelines/0/window")?.as_array()?;
+    window.iter().filter_map(|interval| serde_json::from_value(interval["to"].clone()).ok()).max()
+}
+
+/// Seconds of commits that would be lost with the host, by the document `status`.
+fn lost_with_host(status: &serde_json::Value) -> Option<f64> {
+    let scopes = status.pointer("/sources/0/scopes")?.as_array()?;
+    scopes.iter().find(|scope| scope["scope"] == "host_lost")?["rpo_seconds"].as_f64()
 }
 
 /// The disaster: the database and its log are gone.

@@ -1,0 +1,108 @@
+//! What happens to a tree while a backup reads it: the program is stopped before it reads a file, and continued afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::oracle::{assert_same, snapshot};
+use crate::stage::{SOURCE, Stage, Tree, id, number};
+use crate::support::process::{self, Running};
+
+const LONG: Duration = Duration::from_secs(120);
+
+/// A stage on which files are read one after the other, in the order of their paths.
+fn in_order() -> Stage {
+    let stage = Stage::as_root("");
+    stage.protected.configure_text(&stage.protected.configuration().replace("workers = 2", "workers = 1"));
+    stage
+}
+
+/// Takes a backup in which `meddle` is done just before file number `nth` is read.
+fn meddled(stage: &Stage, backup_type: &str, nth: u32, meddle: impl FnOnce()) -> Value {
+    let mut command = stage.command(&stage.protected, &["backup", SOURCE, "--type", backup_type, "--output", "json"]);
+    command.env("LIFEBOAT_STOP_AT", format!("tree.read:{nth}"));
+    let running = Running::start(command);
+    process::wait_until("it stops", LONG, || is_stopped(running.pid()));
+    meddle();
+    running.signal(Signal::CONT);
+    let output = running.finish(LONG).success();
+    let document: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    document["backups"][0].clone()
+}
+
+fn is_stopped(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("State:") && line.contains("T (stopped)"))
+}
+
+/// The top's time is from before the meddling.
+fn without_top(mut tree: Tree) -> Tree {
+    tree.remove(Path::new(""));
+    tree
+}
+
+fn linked(stage: &Stage, content: &[u8]) -> PathBuf {
+    let first = stage.write("a", content);
+    for name in ["b", "d/c"] {
+        fs::hard_link(&first, stage.tree.join(name)).expect("own directory");
+    }
+    first
+}
+
+/// Whether its other names wait for the first one or are found later: they are one file, and its content is there.
+#[test]
+fn a_file_is_whole_when_its_first_name_goes_or_becomes_another_while_it_waits_to_be_read() {
+    for (round, becomes) in [None, Some(b"another file".as_slice())].into_iter().enumerate() {
+        let stage = in_order();
+        stage.write("d/other", b"other");
+        let chain = ["full", "incr", "diff"];
+        for (step, backup_type) in chain.into_iter().enumerate() {
+            for name in ["a", "b", "d/c"] {
+                let _ = fs::remove_file(stage.tree.join(name));
+            }
+            let first = linked(&stage, &vec![b'0' + step as u8; 300_000]);
+            let report = meddled(&stage, backup_type, 1, || {
+                fs::remove_file(&first).expect("own file");
+                if let Some(content) = becomes {
+                    fs::write(&first, content).expect("own file");
+                }
+            });
+            assert_eq!(number(&report["not_whole"]["count"]), 0, "{report:#}");
+            let into = stage.restore(&format!("{round}-{step}"), &["--backup", &id(&report)]);
+            assert_same(&without_top(snapshot(&stage.tree)), &without_top(snapshot(&into)), backup_type);
+        }
+        stage.assert_verifies();
+    }
+}
+
+/// The second name goes as well, before it is read in place of the first.
+#[test]
+fn a_file_of_which_name_after_name_goes_is_read_under_the_last() {
+    let stage = in_order();
+    stage.write("z", b"last");
+    linked(&stage, b"content");
+    let report = meddled(&stage, "full", 1, || {
+        fs::remove_file(stage.tree.join("a")).expect("own file");
+        fs::remove_file(stage.tree.join("b")).expect("own file");
+    });
+    let into = stage.restore("all", &["--backup", &id(&report)]);
+    assert_same(&without_top(snapshot(&stage.tree)), &without_top(snapshot(&into)), "the last name");
+    assert_eq!(fs::read(into.join("d/c")).expect("restored"), b"content");
+    stage.assert_verifies();
+}
+
+/// Its other names are gone when it is read: it has one name then, and those that were seen of it lead to it.
+#[test]
+fn names_that_go_after_they_were_seen_do_no_harm() {
+    let stage = in_order();
+    let first = stage.write("a", b"content");
+    fs::hard_link(first, stage.tree.join("b")).expect("own directory");
+    let report = meddled(&stage, "full", 1, || fs::remove_file(stage.tree.join("b")).expect("own file"));
+    let into = stage.restore("all", &["--backup", &id(&report)]);
+    assert_eq!(fs::read(into.join("a")).expect("restored"), b"content");
+    assert_eq!(fs::read(into.join("b")).expect("it was seen"), b"content");
+    stage.assert_verifies();
+}
