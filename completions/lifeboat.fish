@@ -202,7 +202,7 @@ complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_se
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "stream" -d 'Store the log within seconds, by physical replication; runs until stopped'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "resolve" -d 'Decide which of two versions of one segment is the true one'
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand archive; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l into -d 'The directory to restore into; must be empty or missing, but for --delta' -r -f -a "(__fish_complete_directories)"
+complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l into -d 'The directory to restore into, empty or missing but for --delta; or a SQLite file' -r -f -a "(__fish_complete_directories)"
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to -d 'To this time, or as far as the archive goes [default: latest]' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-lsn -d 'To this position, such as A3/F1000028' -r
 complete -c lifeboat -n "__fish_lifeboat_using_subcommand restore" -l to-xid -d 'To the end of this transaction' -r

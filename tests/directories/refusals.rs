@@ -24,7 +24,7 @@ fn a_directory_that_is_not_there_is_no_empty_one() {
     stage.run(&stage.protected, &["backup", SOURCE]).refuses(1, &["file", "Not a directory"]);
     configured("", "exclude = [\"a{b\"]");
     stage.run(&stage.protected, &["backup", SOURCE]).refuses(2, &["a{b", "not a pattern"]);
-    assert_eq!(stage.repository.path().join(SOURCE).exists(), false, "nothing was begun");
+    assert!(!stage.repository.path().join(SOURCE).exists(), "nothing was begun");
 }
 
 #[test]

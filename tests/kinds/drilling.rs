@@ -44,7 +44,7 @@ fn a_directory_is_rehearsed_timed_and_counts_for_its_objectives() {
     assert_eq!((checks.len(), &checks[0]["name"], &checks[0]["passed"]), (1, &"the restored tree".into(), &true.into()));
     assert!(checks[0]["detail"].as_str().expect("text").starts_with("6 entries"), "{report:#}");
     assert!(evidence["rto_seconds"].as_f64().expect("measured") > 0.0 && evidence["rpo_is_upper_bound"] == true, "{report:#}");
-    assert_eq!(scratch(&world), [PathBuf::new(); 0], "nothing is left");
+    assert_eq!(scratch(&world), Vec::<PathBuf>::new(), "nothing is left");
     let told = &world.host.json(&["status", DOCS, "--repository", "main"])["sources"][0];
     assert!(told["rto"]["predicted_seconds"].as_f64().expect("a prediction") > 0.0, "{told:#}");
     assert_eq!(told["verdict"], "ok", "{told:#}");
@@ -58,7 +58,7 @@ fn a_directory_is_rehearsed_timed_and_counts_for_its_objectives() {
         shown.contains("drill of docs, level component: passed") && shown.contains("moment") && shown.contains("seed"),
         "{shown}"
     );
-    assert_eq!(scratch(&world), [PathBuf::new(); 0]);
+    assert_eq!(scratch(&world), Vec::<PathBuf>::new());
     world
         .host
         .run(&["drill", DOCS, "--repository", "main", "--to", "2020-01-01 00:00Z"])
@@ -97,7 +97,7 @@ fn damage_fails_the_drill_and_goes_on_record() {
         !report["evidence"]["why"].as_array().expect("a list").is_empty() && report["evidence_key"].is_string(),
         "{report:#}"
     );
-    assert_eq!(scratch(&world), [PathBuf::new(); 0]);
+    assert_eq!(scratch(&world), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn what_a_killed_drill_left_is_removed_by_the_next() {
     assert!(!scratch(&world).is_empty());
     let next = world.host.ok(&["drill", DOCS, "--repository", "main"]);
     assert!(next.stderr.contains("which a drill of docs left when it was killed"), "{next}");
-    assert_eq!(scratch(&world), [PathBuf::new(); 0]);
+    assert_eq!(scratch(&world), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_database_is_restored_asked_and_timed() {
         (&"passed".into(), &["integrity_check", "users"][..]),
         "{report:#}"
     );
-    assert_eq!(scratch(&world), [PathBuf::new(); 0]);
+    assert_eq!(scratch(&world), Vec::<PathBuf>::new());
     world.policy("own", &text.replace("at_least = 1", "at_least = 2"));
     world.host.run(&["drill", APP, "--repository", "main"]).exits(1);
 }

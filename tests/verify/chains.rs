@@ -155,7 +155,7 @@ fn text_tells_what_builds_on_a_damaged_backup() {
 type Lie = fn(&mut Draft, &Stored);
 
 /// Lies in the last incr's manifest.
-const LIES: [(&str, Lie); 14] = [
+const LIES: [(&str, Lie); 15] = [
     ("a frame of the full, one byte further", |draft, _| draft.entry(RELATION).frames[0].offset += 1),
     ("a frame of the full, as a longer one", |draft, _| draft.entry(RELATION).frames[1].stored_len += 1),
     ("a frame of the full, with another digest", |draft, _| draft.entry(RELATION).frames[1].digest = FrameDigest::of(b"lie")),
@@ -185,7 +185,9 @@ const LIES: [(&str, Lie); 14] = [
     ("an owner twice", |draft, _| draft.header.owners.push(draft.header.owners[1].clone())),
     ("another kind of source", |draft, _| {
         let (path, moment) = ("/var/lib/orders.db".to_owned(), Timestamp::now());
-        draft.header.facts = Facts::Sqlite(SqliteFacts { path, page_bytes: 4096, complete_at: moment, captured_at: moment });
+        let position = serde_json::Value::Null;
+        let facts = SqliteFacts { path, page_bytes: 4096, complete_at: moment, captured_at: moment, position };
+        draft.header.facts = Facts::Sqlite(facts);
     }),
     ("a stranger's name", |draft, _| draft.header.backup = draft.header.owners[2].clone()),
 ];

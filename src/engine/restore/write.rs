@@ -321,7 +321,7 @@ mod tests {
             holes: Vec::new(),
         };
         let (with, without) = (placed(Some(Sha256Digest::of(b"chunk"))), placed(None));
-        assert!(check_places(&[without.clone()], "p").is_ok());
+        assert!(check_places(std::slice::from_ref(&without), "p").is_ok());
         assert!(check_places(&[with.clone(), with.clone()], "p").is_ok());
         for places in [[without.clone(), without.clone()], [with.clone(), without.clone()], [without, with]] {
             assert!(check_places(&places, "p").unwrap_err().message().contains("two places have the frame at 7 in p"));
