@@ -17,6 +17,8 @@ mod kills;
 mod several;
 #[path = "sqlite/storm.rs"]
 mod storm;
+#[path = "sqlite/trouble.rs"]
+mod trouble;
 #[path = "sqlite/world.rs"]
 mod world;
 

@@ -30,6 +30,12 @@ pub fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// Bytes that this user may still write on the disk of `directory`.
+pub fn free_bytes(directory: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(directory)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
 /// Makes a rename or a creation in `path`'s directory durable.
 pub fn sync_parent(path: &Path) -> io::Result<()> {
     File::open(directory_of(path))?.sync_all()

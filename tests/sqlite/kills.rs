@@ -7,7 +7,7 @@ use crate::world::{Following, PATIENCE, SOURCE, World, insert, numbers};
 
 /// `archive stream` that is killed at a point.
 fn killed_at(world: &World, point: &str) {
-    let mut command = world.host.command(&["archive", "stream", SOURCE, "--flush", "30ms"]);
+    let mut command = world.host.command(&["archive", "stream", SOURCE, "--flush", "100ms"]);
     command.env("LIFEBOAT_KILL_AT", point);
     process::run(command, PATIENCE).killed();
 }
@@ -25,7 +25,7 @@ fn is_sound(world: &World, rows: u32, point: &str) {
 fn a_segment_that_is_on_its_way_is_stored_once() {
     let world = World::new();
     let program = world.program();
-    let mut following = world.follow("30ms");
+    let mut following = world.follow("100ms");
     following.until("the first backup", || world.repository.names_below("app/commit/").len() == 1);
     following.end().success();
     let mut rows = 0;
@@ -38,7 +38,7 @@ fn a_segment_that_is_on_its_way_is_stored_once() {
         // More than what was on its way: it must not go into the same segment.
         rows += 1;
         insert(&program, rows);
-        let mut following = world.follow("30ms");
+        let mut following = world.follow("100ms");
         let stored = || numbers(&world.segments()).len() as u32 == rows;
         following.until("both are stored, one after the other", stored);
         following.end().success();
@@ -71,7 +71,7 @@ fn a_backup_from_which_the_log_goes_on_is_taken_again_when_it_was_cut_off() {
         insert(&program, rows);
         killed_at(&world, point);
         let before = world.segments().len();
-        let mut following = world.follow("30ms");
+        let mut following = world.follow("100ms");
         // Known to be followed when a commit is stored.
         process::wait_until("followed", PATIENCE, || {
             rows += 1;
@@ -89,17 +89,17 @@ fn what_was_lost_is_not_forgotten_with_the_process_that_saw_it() {
     let world = World::new();
     let program = world.program();
     insert(&program, 1);
-    let mut following = world.follow("30ms");
+    let mut following = world.follow("100ms");
     following.until("the first backup", || world.repository.names_below("app/commit/").len() == 1);
     insert(&program, 2);
     following.until("stored", || world.segments().len() == 1);
     following.kill();
-    let mut command = world.host.command(&["archive", "stream", SOURCE, "--flush", "30ms"]);
+    let mut command = world.host.command(&["archive", "stream", SOURCE, "--flush", "100ms"]);
     command.env("LIFEBOAT_KILL_AT", "follow.lost");
     program.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
     insert(&program, 3);
     process::run(command, PATIENCE).killed();
-    let mut following = Following::of(&world.host, "30ms");
+    let mut following = Following::of(&world.host, "100ms");
     following.until("another backup", || world.repository.names_below("app/commit/").len() == 2);
     insert(&program, 4);
     following.until("stored", || world.segments().len() == 2);
@@ -112,7 +112,7 @@ fn what_was_lost_is_not_forgotten_with_the_process_that_saw_it() {
 fn a_restore_that_is_cut_off_leaves_no_file_under_the_name() {
     let world = World::new();
     let program = world.program();
-    let mut following = world.follow("30ms");
+    let mut following = world.follow("100ms");
     following.until("the first backup", || world.repository.names_below("app/commit/").len() == 1);
     insert(&program, 1);
     following.until("stored", || world.segments().len() == 1);

@@ -5,11 +5,11 @@ use crate::world::{PATIENCE, SOURCE, World, insert, numbers, segments_in};
 
 #[test]
 fn what_the_second_repository_lacks_is_brought_there() {
-    let mut world = World::with("repositories = [\"main\", \"far\"]\nlog_copies = 1\nbackup_copies = 1");
-    let far = world.add_far("");
+    let mut world = World::new();
+    let far = world.add_far("repositories = [\"main\", \"far\"]\nlog_copies = 1\nbackup_copies = 1\n");
     let program = world.program();
     insert(&program, 1);
-    let mut following = world.follow("30ms");
+    let mut following = world.follow("100ms");
     following.until("the backup is in both", || !far.names_below("app/commit/").is_empty());
     far.take_away();
     for n in 2..=4 {
@@ -28,21 +28,20 @@ fn what_the_second_repository_lacks_is_brought_there() {
 
 #[test]
 fn nothing_is_let_go_while_too_few_repositories_hold_it() {
-    let mut world = World::with("repositories = [\"main\", \"far\"]\nlog_copies = 2\nbackup_copies = 1");
-    let far = world.add_far("");
+    let mut world = World::new();
+    let far = world.add_far("repositories = [\"main\", \"far\"]\nlog_copies = 2\nbackup_copies = 1\n");
     let program = world.program();
-    let mut following = world.follow("30ms");
+    let mut following = world.follow("100ms");
     following.until("the backup is in both", || !far.names_below("app/commit/").is_empty());
     insert(&program, 1);
     following.until("stored in both", || segments_in(&far).len() == 1);
     far.take_away();
     insert(&program, 2);
-    following.until("told", || true);
-    process::wait_until("told", PATIENCE, || following.said().contains("is not followed for now"));
+    following.until_said("is not followed for now");
     (3..=9).for_each(|n| insert(&program, n));
     following.kill();
     far.bring_back();
-    let mut following = world.follow("30ms");
+    let mut following = world.follow("100ms");
     following.until("all is stored", || segments_in(&far).len() >= 3);
     following.end().success();
     assert_eq!(numbers(&segments_in(&far)), numbers(&world.segments()));

@@ -51,7 +51,7 @@ impl World {
         Self { host, rescue, repository, data, restored: Dir::new(), configs: [config, restores] }
     }
 
-    /// Adds a second repository called `far`, with keys of its own place.
+    /// Adds a second repository called `far`, and more keys to the source.
     pub fn add_far(&mut self, keys: &str) -> Repository {
         let far = self.repository.another("far");
         for config in &mut self.configs {
@@ -188,6 +188,17 @@ impl Following {
 
     pub fn said(&self) -> String {
         self.0.stderr_so_far()
+    }
+
+    /// Waits until it said `words`; fails when it ends without.
+    #[track_caller]
+    pub fn until_said(&mut self, words: &str) {
+        let running = &mut self.0;
+        process::wait_until(words, PATIENCE, || {
+            let said = running.stderr_so_far();
+            assert!(said.contains(words) || !running.has_ended(), "it ended before it said: {words}\n{said}");
+            said.contains(words)
+        });
     }
 
     /// Waits until `done`; fails with what was said when the process ends first.

@@ -13,7 +13,7 @@ use super::recovery::recover;
 use super::scene::Scene;
 use super::{Noted, Stopwatch, isolation};
 use crate::base::progress::Progress;
-use crate::base::{Cancel, DrillLevel, Error, ErrorKind, Result, Timestamp, killpoint};
+use crate::base::{Cancel, DrillLevel, Error, ErrorKind, Result, Timestamp, durable, killpoint};
 use crate::engine::Scope;
 use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::restore::plan::RecoveryStop;
@@ -297,8 +297,7 @@ fn restored(job: &Job<'_>, state: Option<&ReplayState>) -> Restored {
 }
 
 pub(super) fn free_bytes(directory: &Path) -> Result<u64> {
-    let found = rustix::fs::statvfs(directory).map_err(|error| Error::io("look at the disk of", directory, error.into()))?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    durable::free_bytes(directory).map_err(|error| Error::io("look at the disk of", directory, error))
 }
 
 /// The last lines of a server's log that are not mere news: its complaints, and what the commands that it ran said.

@@ -5,15 +5,18 @@
 //! backup builds on. A crash anywhere before the commit leaves an orphan that no reader looks at.
 //!
 //! Where the log goes on behind the backup is decided before the snapshot is taken, and the repository is asked for nothing
-//! while it is copied but to take packs: a database with a rollback journal has its writers wait for so long.
+//! while it is copied but to take packs. A database with a rollback journal has its writers wait while it is read: it is copied
+//! aside before anything of it is stored, where there is room.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::aside::{hand_over, set_aside};
 use super::base::{self, Chosen, OpenBase, Wanted};
-use super::{SIZE, TIMELINE, pages, path_text, position};
+use super::pages::{self, EachPage};
+use super::{SIZE, TIMELINE, path_text, position};
 use crate::base::cancel::Cancel;
 use crate::base::progress::Progress;
 use crate::base::{BackupId, BackupType, Error, Incarnation, Result, Timestamp, killpoint};
@@ -308,7 +311,7 @@ impl Run<'_> {
         self.draft.progress.phase("copying", Some(length));
         let (shared, packs) = self.draft.shared(pack_bytes(self.options.pack_bytes, length), false);
         let (watch, workers, path) = (watch.clone(), self.options.workers, self.options.path.clone());
-        let digests = self.digests();
+        let (scratch, digests) = (self.scratch.path().to_owned(), self.digests());
         let copying = tokio::task::spawn_blocking(move || {
             let mut watch = watch.lock();
             let snapshot = watch.snapshot()?;
@@ -317,7 +320,20 @@ impl Run<'_> {
                 let message = format!("cannot back up {}: its page size changes at this moment", path.display());
                 return Err(Error::busy(message).hint("try again in a moment"));
             }
-            let line = pages::store(&mut watch, &snapshot, base, &shared, workers, (&path, &digests))?;
+            let aside = match snapshot.continues {
+                true => None,
+                false => set_aside(&mut watch, &snapshot, &scratch, &shared.cancel)?,
+            };
+            if aside.is_none() && !snapshot.continues {
+                let (path, dir) = (path.display(), scratch.display());
+                let why = format!("who writes to {path} waits until all of it is stored: a copy would fill the disk of {dir}");
+                shared.progress.warn(&why);
+            }
+            let copy = |each: &mut EachPage<'_>| match aside {
+                Some(copy) => hand_over(copy, &snapshot, &scratch, each),
+                None => watch.copy_snapshot(&snapshot, |_, page| each(page)),
+            };
+            let line = pages::store(copy, base, &shared, workers, (&path, &digests))?;
             let expected = u64::from(snapshot.moment.at.pages) * u64::from(page_bytes);
             if line.line.size_bytes != expected {
                 let found = line.line.size_bytes;

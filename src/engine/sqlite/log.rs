@@ -35,7 +35,8 @@ use crate::repo::queue::{Item, Queue};
 use crate::repo::{BackupSummary, CommitLog};
 use crate::source::sqlite::{Batch, Moment, Options as WatchOptions, Poll, SegmentHeader, SegmentWriter, Watch};
 
-/// Pages of a batch that one segment may hold, in bytes; what is larger is stored as a backup, a pack at a time.
+/// Pages of a batch that one segment may hold, in bytes; what is larger, be it of one transaction or of many since the moment
+/// stored last, is stored as a backup, a pack at a time.
 const LARGEST_SEGMENT_BYTES: u64 = 128 << 20;
 /// First wait after a failure, and the longest.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -276,7 +277,8 @@ impl Follower<'_> {
         let bytes = batch.pages() as u64 * u64::from(batch.to.at.page_size);
         if bytes > LARGEST_SEGMENT_BYTES {
             self.lose()?;
-            self.due = Some(format!("{} changed at once, more than a segment of its log holds", format_bytes(bytes)));
+            self.due =
+                Some(format!("{} changed since what was stored last, more than a segment of its log holds", format_bytes(bytes)));
             return Ok(());
         }
         let segment = at.segment + 1;

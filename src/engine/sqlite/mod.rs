@@ -3,6 +3,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`backup`] | one backup: a snapshot, of which only what changed since the base is stored |
+//! | `aside` | a copy on this host of what its writers wait for |
 //! | `pages` | the pages of a snapshot as frames and patches, beside the digests of the base |
 //! | `base` | which incarnation, which type, which base; where the log goes on |
 //! | [`log`] | follows a database: each batch of commits is the next segment of its log |
@@ -27,6 +28,7 @@
 //! | two hosts follow two databases under one name | they store two contents under one number: refused, as two servers that write one log |
 //! | a state between two moments | a restore ends at a moment that holds all of its backup, or at the backup's own |
 
+mod aside;
 pub mod backup;
 mod base;
 mod bookmark;

@@ -22,7 +22,6 @@ use crate::engine::backup::worker::{PatchBuffer, Position, Shared, Stored, Worke
 use crate::repo::base_cache::BaseLine;
 use crate::repo::manifest::{PAGES_IN_FRAME, PATCH_PAGE_BYTES, Patch};
 use crate::source::sqlite::digests::PageComparison;
-use crate::source::sqlite::{Snapshot, Watch};
 use crate::source::{Entry, EntryKind, Fork};
 
 /// So many changed pages of a frame are stored apart; with more of them it is stored whole.
@@ -36,14 +35,16 @@ enum Task {
     Pages { index: usize, raw: Vec<u8>, changed: u32 },
 }
 
-/// Stores what `snapshot` has and `base` has not. Gives the one line of the manifest; writes a digest of every 8 KiB into a new
-/// file at `digests`. `path` is the database's.
+/// Takes the pages of a snapshot, in order.
+pub(super) type EachPage<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
+
+/// Stores what `copy` hands over, every page of a snapshot, and `base` has not. Gives the one line of the manifest; writes a
+/// digest of every 8 KiB into a new file at `digests`. `path` is the database's.
 ///
 /// # Errors
-/// Those of [`Watch::copy_snapshot`], and when packs are no longer stored.
+/// Those of `copy`, and when packs are no longer stored.
 pub(super) fn store(
-    watch: &mut Watch,
-    snapshot: &Snapshot,
+    copy: impl FnOnce(&mut EachPage<'_>) -> Result<()>,
     base: Option<OpenBase>,
     shared: &Shared,
     workers: usize,
@@ -61,7 +62,7 @@ pub(super) fn store(
         let storing: Vec<_> = (1..workers.max(1)).map(|_| start(Arc::clone(&receiver))).collect();
         let last = start(receiver);
         let reading = Reading { old: old.as_ref(), comparison, raw: Vec::new(), positions: Vec::new(), sender, shared, digests };
-        let read = reading.run(watch, snapshot);
+        let read = reading.run(copy);
         let mut stored = Vec::new();
         for thread in storing.into_iter().chain([last]) {
             stored.push(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
@@ -127,8 +128,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    fn run(mut self, watch: &mut Watch, snapshot: &Snapshot) -> Result<Vec<Position>> {
-        watch.copy_snapshot(snapshot, |_, page| {
+    fn run(mut self, copy: impl FnOnce(&mut EachPage<'_>) -> Result<()>) -> Result<Vec<Position>> {
+        copy(&mut |page| {
             // Pages and frames are powers of two: a frame ends where a page does.
             self.raw.extend_from_slice(page);
             if self.raw.len() >= FRAME_RAW_BYTES { self.frame() } else { Ok(()) }

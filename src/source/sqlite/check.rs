@@ -66,6 +66,7 @@ fn table_by_table(path: &Path, why: String) -> Result<Checked> {
 fn findings(path: &Path, sql: &str) -> Result<Result<Vec<String>, String>> {
     match rows(path, sql) {
         Ok(rows) => Ok(Ok(rows.into_iter().flatten().flatten().filter(|finding| finding != "ok").collect())),
+        Err(error @ rusqlite::Error::SqlInputError { .. }) => Ok(Err(reason(&error))),
         Err(error) => match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Ok(Ok(vec![error.to_string()])),
             // The plain SQLITE_ERROR.

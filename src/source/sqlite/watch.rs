@@ -24,11 +24,14 @@ use super::snapshot::{Snapshot, copy_pages, pages_of, read_header};
 use super::track::{Step, next_step};
 use super::wal::Broken;
 use super::walindex::WalIndex;
-use crate::base::{Error, FileStamp, Result, Timestamp};
+use crate::base::units::format_bytes;
+use crate::base::{Error, FileStamp, Result, Timestamp, durable};
 
 /// How many bytes of the log are read at most while writers wait for a checkpoint, and how many of pages held in memory.
 const ALONE_LOG_BYTES: u64 = 64 << 20;
 const ALONE_PAGE_BYTES: u64 = 16 << 20;
+/// So much of a snapshot is copied between two looks at the log that grows meanwhile.
+const LOOK_EVERY_BYTES: u64 = 1 << 20;
 /// How often a log that changes under the reading of a snapshot is read again.
 const SNAPSHOT_ATTEMPTS: u32 = 5;
 
@@ -39,7 +42,8 @@ pub struct Options {
     pub checkpoint_above_bytes: Option<u64>,
     /// Above this a checkpoint runs for which writers wait, some milliseconds: for one that never leaves a gap.
     pub checkpoint_alone_above_bytes: Option<u64>,
-    /// Above this a log that cannot be stored is let go, so that it does not fill the disk; then a snapshot is needed.
+    /// Above this a log that cannot be stored is let go, so that it does not fill the disk; then a snapshot is needed. While
+    /// a snapshot is copied the disk itself must have less left than the log has, too: without one nothing is backed up.
     pub let_go_above_bytes: Option<u64>,
 }
 
@@ -323,7 +327,8 @@ impl Watch {
 
     /// Calls `each` with every page of a snapshot (number counted from 1, content), in order.
     ///
-    /// Only when it returns without an error were the pages of one commit.
+    /// Only when it returns without an error were the pages of one commit. A log that grows meanwhile is looked at between
+    /// two pages: before it fills its disk the database is let go, and the snapshot given up.
     pub fn copy_snapshot(&mut self, snapshot: &Snapshot, mut each: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
         let foreign = |path: &Path| {
             let message = format!("cannot back up {}: it was written by something that heeds no locks", path.display());
@@ -336,7 +341,22 @@ impl Watch {
             return if is_same { Ok(()) } else { Err(foreign(&self.path)) };
         }
         let attachment = self.attachment_of(&snapshot.moment.at)?;
-        copy_pages(snapshot, (attachment.database(), Some(attachment.log())), &self.path, &mut each)?;
+        let look_every = LOOK_EVERY_BYTES / u64::from(snapshot.moment.at.page_size);
+        let mut is_too_large = false;
+        let copied = copy_pages(snapshot, (attachment.database(), Some(attachment.log())), &self.path, &mut |page, content| {
+            if u64::from(page).is_multiple_of(look_every)
+                && let Some(error) = self.log_that_fills_its_disk(attachment)?
+            {
+                is_too_large = true;
+                return Err(error);
+            }
+            each(page, content)
+        });
+        if is_too_large {
+            self.give_up(Discontinuity::LetGo);
+        }
+        copied?;
+        let attachment = self.attachment_of(&snapshot.moment.at)?;
         if attachment.kept_still(&snapshot.moment.at, &snapshot.in_log, snapshot.modified)? {
             return Ok(());
         }
@@ -344,6 +364,22 @@ impl Watch {
         self.lose(Discontinuity::ForeignWrite);
         self.detach(Discontinuity::ForeignWrite);
         Err(error)
+    }
+
+    /// Why the database must be let go although a snapshot of it is being copied.
+    fn log_that_fills_its_disk(&self, attachment: &Attachment) -> Result<Option<Error>> {
+        let size = attachment.log_bytes(&attachment.read_index()?);
+        if self.options.let_go_above_bytes.is_none_or(|limit| size <= limit) {
+            return Ok(None);
+        }
+        let dir = durable::directory_of(attachment.path());
+        let free = durable::free_bytes(dir).map_err(|error| Error::io("look at the disk of", dir, error))?;
+        Ok((size > free).then(|| {
+            Error::busy(format!("cannot back up {}: its write-ahead log grew while it was copied", self.path.display()))
+                .detail("log", format_bytes(size))
+                .detail("free on its disk", format_bytes(free))
+                .hint("make room on the disk of the database, or back it up while less is written")
+        }))
     }
 
     /// Tells that the snapshot or batch that leads to `moment` is stored durably.

@@ -26,7 +26,8 @@ struct Document {
 /// Follows until a signal comes; then stores what was committed, and ends.
 ///
 /// # Errors
-/// When another process of this host follows the database, no repository answers, or another host stores its log as well.
+/// When another process of this host follows the database, another host stores its log as well, or something that was committed
+/// before the signal could not be stored.
 pub(super) async fn run(
     args: &ArchiveStreamArgs,
     context: &Context,

@@ -7,12 +7,12 @@
 use std::collections::BTreeMap;
 
 use super::plan::{Plan, Situation, plans, without};
-use crate::base::{BackupId, Engine, Error, ErrorKind, Incarnation, Result};
+use crate::base::{BackupId, Engine, Error, ErrorKind, Incarnation, Result, Segment};
 use crate::codec::encrypt::Opener;
 use crate::engine::archive::get::{fetch, opener};
 use crate::engine::chain::{self, Chain, Link};
 use crate::engine::restore::Target;
-use crate::engine::sqlite::SIZE;
+use crate::engine::sqlite::{SIZE, TIMELINE, number};
 use crate::engine::{IdentitySource, Scope};
 use crate::repo::log::{LogCatalog, SegmentObject};
 use crate::repo::manifest::{Facts, SqliteFacts};
@@ -87,8 +87,10 @@ pub async fn prepare(scope: &Scope, log: &CommitLog, identities: &dyn IdentitySo
         };
         match objection(scope, &prepared).await? {
             None => {
+                let log_of = logs.get(&prepared.plan.backup.incarnation);
                 prepared.plan.notes.extend(passed);
-                prepared.plan.notes.extend(unused(log, logs.get(&prepared.plan.backup.incarnation)));
+                prepared.plan.notes.extend(another_file(scope, identities, &prepared, log_of).await);
+                prepared.plan.notes.extend(unused(log, log_of));
                 return Ok(prepared);
             }
             Some(Objection::Damaged(key, error)) => {
@@ -163,6 +165,31 @@ async fn objection(scope: &Scope, prepared: &Prepared) -> Result<Option<Objectio
         }
         _ => Some(Objection::Unfit(format!("the log up to {at} is of another database file than backup {id}"))),
     })
+}
+
+/// That a backup is of another database file than the log before it: it may have been replaced, or be that of another host.
+/// Where the log goes on from the backup that was seen to, or the way not taken.
+async fn another_file(
+    scope: &Scope,
+    identities: &dyn IdentitySource,
+    prepared: &Prepared,
+    log: Option<&LogCatalog>,
+) -> Option<String> {
+    let Prepared { plan, moment, .. } = prepared;
+    let start = Segment { timeline: TIMELINE, number: number(plan.backup.start_lsn) };
+    let (_, before) = log?.segments.range(..start).next_back().filter(|_| plan.segments.is_empty())?;
+    let id = &plan.backup.id;
+    let header = async {
+        let opener = opener(scope, identities, &plan.backup.incarnation, &before.key).await?;
+        header_of(scope, before, &opener).await
+    };
+    match header.await {
+        Ok(header) if header.to.at.file == moment.at.file => None,
+        Ok(SegmentHeader { to, .. }) => {
+            Some(format!("backup {id} is of another database file than the log before it, which ends at {}", to.captured_at))
+        }
+        Err(error) => Some(format!("whether {} is of the file of backup {id} is not known: {}", before.key, error.summary())),
+    }
 }
 
 /// What is left out, and why.
