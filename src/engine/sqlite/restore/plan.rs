@@ -93,12 +93,7 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
             tell_what_is_unknown(situation, plan, until);
         }
     }
-    let latest = plans.iter().map(|plan| plan.reaches.max(plan.backup.stop_time)).max();
-    for plan in &mut plans {
-        plan.notes.extend(latest.filter(|latest| *latest > plan.reaches && !plan.segments.is_empty()).map(|latest| {
-            format!("a moment of {latest} was stored before this one: a clock was ahead then; what was stored last counts")
-        }));
-    }
+    tell_of_a_clock_that_was_ahead(&mut plans);
     let because = |plan: &Plan| match only {
         Some(_) => "it was asked for",
         None if situation.backups.iter().any(|other| other.stop_time > plan.backup.stop_time) => "the newest that leads there",
@@ -107,6 +102,19 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
     let because: Vec<String> = plans.iter().map(|plan| because(plan).to_owned()).collect();
     plans.iter_mut().zip(because).for_each(|(plan, because)| plan.because = because);
     Ok(plans)
+}
+
+/// Says it where a moment that others lead to counts as earlier, although its time is later.
+fn tell_of_a_clock_that_was_ahead(plans: &mut [Plan]) {
+    // A backup's state was taken hold of between two times: what was captured in between may be the later one.
+    let begun = |plan: &Plan| if plan.segments.is_empty() { plan.backup.start_time } else { plan.reaches };
+    let moments: Vec<(Timestamp, Timestamp)> = plans.iter().map(|plan| (begun(plan), plan.reaches)).collect();
+    for plan in plans.iter_mut().filter(|plan| !plan.segments.is_empty()) {
+        let latest = moments.iter().filter(|(begun, _)| *begun > plan.reaches).map(|(_, reaches)| *reaches).max();
+        plan.notes.extend(latest.map(|latest| {
+            format!("a moment of {latest} was stored before this one: a clock was ahead then; what was stored last counts")
+        }));
+    }
 }
 
 fn sort(plans: &mut [Plan]) {

@@ -154,10 +154,9 @@ async fn objection(scope: &Scope, prepared: &Prepared) -> Result<Option<Objectio
     Ok(match from {
         Some(from) if from == *moment => None,
         Some(from) if from.at.file == moment.at.file && moment.may_be_followed_from(&from) => match reached.holds(moment) {
-            Some(true) => None,
-            Some(false) => {
-                Some(Objection::IsOlder(format!("the log up to {at} is not used: it was captured before backup {id}")))
-            }
+            // The same state may be in both: then the later look at it knows more.
+            Some(true) if reached.at != moment.at || at >= moment.captured_at => None,
+            Some(_) => Some(Objection::IsOlder(format!("the log up to {at} is not used: it was captured before backup {id}"))),
             None => Some(Objection::Unfit(format!("{at} was captured while backup {id} was taken, and is not told from it"))),
         },
         Some(from) if from.at.file == moment.at.file => {
