@@ -326,7 +326,7 @@ impl Run<'_> {
             };
             if aside.is_none() && !snapshot.continues {
                 let (path, dir) = (path.display(), scratch.display());
-                let why = format!("who writes to {path} waits until all of it is stored: a copy would fill the disk of {dir}");
+                let why = format!("who writes to {path} waits until all of it is stored: {dir} has no room for a copy");
                 shared.progress.warn(&why);
             }
             let copy = |each: &mut EachPage<'_>| match aside {

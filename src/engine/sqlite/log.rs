@@ -486,10 +486,11 @@ impl Follower<'_> {
         Ok(())
     }
 
-    /// Has the digests signed that wait on this host, as far as repositories answer.
+    /// Has the digests signed that wait on this host, as far as repositories answer; at the end nobody waits for one that just
+    /// did not.
     async fn sign(&mut self) {
         let Some(at) = &self.at else { return };
-        for one in &mut self.to {
+        for one in self.to.iter_mut().filter(|one| !one.is_resting()) {
             if let Ok(scope) = one.open(self.surroundings, self.writing).await
                 && let Err(error) = flush_index(&scope, self.writing, &at.incarnation).await
             {

@@ -68,6 +68,11 @@ impl Destination {
         self.rests_until.is_some()
     }
 
+    /// Whether it failed so shortly ago that it is left alone.
+    pub fn is_resting(&self) -> bool {
+        self.rests_until.is_some_and(|until| until > Instant::now())
+    }
+
     async fn store(
         &mut self,
         surroundings: &dyn Surroundings,
