@@ -1,10 +1,23 @@
 //! Opening an archived file: fetched, decrypted, decompressed and compared with the digest in its name.
 
-use crate::base::{Error, Result};
+use std::borrow::Cow;
+use std::cell::Cell;
+
+use crate::base::Result;
 use crate::codec::compress;
 use crate::codec::encrypt::{Opener, Seal};
 use crate::codec::{CodecError, Sha256Digest};
 use crate::repo::{decode_error, read_error};
+
+thread_local! {
+    /// Memory that the next file on this thread is opened into: a page of memory costs as much as decoding what it holds.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Leaves the memory of a file that is done with to the next one that this thread opens.
+pub(in crate::engine) fn give_back(raw: Vec<u8>) {
+    SPARE.set(raw);
+}
 
 /// The raw file in the stored object `stored`, called `key`, at most `limit_bytes` long. `opener` opens it if it is
 /// encrypted, as its name tells: a repository may have changed between plain and encrypted.
@@ -12,18 +25,11 @@ use crate::repo::{decode_error, read_error};
 /// # Errors
 /// Damaged when it is altered, cut short, longer than `limit_bytes`, or not the content that `digest` (16 hex digits) names.
 pub(in crate::engine) fn open(key: &str, stored: &[u8], opener: &Opener, digest: &str, limit_bytes: u64) -> Result<Vec<u8>> {
-    use std::io::{BufReader, Read};
-
-    let opener = if key.ends_with(".age") { opener } else { &Opener::Plain };
-    let damaged = |error: std::io::Error| read_error(key, CodecError::Compression(error.to_string()));
-    let sealed = opener.reader(stored).map_err(|error| decode_error(key, error))?;
-    let decoder = compress::stream_reader(BufReader::with_capacity(64 << 10, sealed)).map_err(damaged)?;
-    let mut raw = Vec::new();
-    // One byte more than allowed tells a longer file from one that fits exactly.
-    decoder.take(limit_bytes + 1).read_to_end(&mut raw).map_err(damaged)?;
-    if raw.len() as u64 > limit_bytes {
-        return Err(Error::damaged(format!("{key} holds more than {limit_bytes} bytes")));
-    }
+    let frames = match key.ends_with(".age") {
+        true => Cow::Owned(opener.open(stored).map_err(|error| decode_error(key, error))?),
+        false => Cow::Borrowed(stored),
+    };
+    let raw = compress::decode(&frames, limit_bytes, SPARE.take()).map_err(|error| read_error(key, error))?;
     let found = Sha256Digest::of(&raw).short();
     if found == digest { Ok(raw) } else { Err(read_error(key, CodecError::Digest { stored: digest.to_owned(), found })) }
 }

@@ -27,6 +27,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use self::held::Held;
+use super::contents;
 use super::tablespaces::{self, Creations};
 use crate::base::{Error, Result, Segment, SegmentSize, TimelineId, durable};
 use crate::source::postgres::control::ControlFile;
@@ -297,8 +298,8 @@ impl Spool {
 impl Task {
     /// Keeps what was fetched.
     pub fn done(mut self, fetched: Fetched) {
-        if let Fetched::Whole(name, raw) = fetched
-            && raw.len() as u64 == self.spool.size.bytes()
+        let Fetched::Whole(name, raw) = fetched else { return };
+        if raw.len() as u64 == self.spool.size.bytes()
             && let Some(segment) = Segment::parse(&name, self.spool.size)
             && self.spool.has_room()
             && let Ok(held) = Held::new(&self.spool.directory, &raw)
@@ -307,6 +308,8 @@ impl Task {
             self.spool.state().leaves.insert(segment, creations.leaves);
             self.outcome = Some(Slot::Here(name, held, creations, began));
         }
+        // The next segment is fetched on this thread, too.
+        contents::give_back(raw);
     }
 }
 
