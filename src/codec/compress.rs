@@ -73,58 +73,9 @@ pub fn stream_reader<R: Read>(inner: R) -> io::Result<zstd::stream::Decoder<'sta
     zstd::stream::Decoder::new(inner)
 }
 
-/// The content of the frames in `frames`, laid end to end, at most `limit_bytes` long and written into the memory of `raw`:
-/// one frame that tells its length, as [`Compressor`] writes it, is decoded in one go.
-///
-/// # Errors
-/// [`CodecError::Compression`] when a frame is damaged or the content longer; never allocates more than one byte above that.
-pub fn decode(frames: &[u8], limit_bytes: u64, mut raw: Vec<u8>) -> Result<Vec<u8>, CodecError> {
-    use zstd::zstd_safe::{find_frame_compressed_size, get_frame_content_size};
-
-    raw.clear();
-    let failed = |error: io::Error| CodecError::Compression(error.to_string());
-    match get_frame_content_size(frames) {
-        Ok(Some(length)) if length <= limit_bytes && find_frame_compressed_size(frames) == Ok(frames.len()) => {
-            raw.reserve_exact(length as usize);
-            zstd::bulk::Decompressor::new().and_then(|mut one| one.decompress_to_buffer(frames, &mut raw)).map_err(failed)?;
-        }
-        _ => {
-            // One byte more than allowed tells a longer content from one that fits exactly.
-            let decoder = stream_reader(frames).map_err(failed)?;
-            decoder.take(limit_bytes + 1).read_to_end(&mut raw).map_err(failed)?;
-        }
-    }
-    if raw.len() as u64 > limit_bytes {
-        return Err(CodecError::Compression(format!("more than {limit_bytes} bytes")));
-    }
-    Ok(raw)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_longer_than_allowed_is_refused_and_memory_is_used_again() {
-        let (one, two) = (vec![7u8; 300_000], (0..=255u8).collect::<Vec<_>>());
-        let frame = |raw: &[u8]| Compressor::new(3).unwrap().compress(raw).unwrap();
-        let mut streamed = stream_writer(Vec::new(), 3).unwrap();
-        streamed.write_all(&one).unwrap();
-        let streamed = streamed.finish().unwrap();
-        for (frames, content) in
-            [(frame(&one), one.clone()), (streamed, one.clone()), ([frame(&one), frame(&two)].concat(), [one, two].concat())]
-        {
-            let length = content.len() as u64;
-            let mut raw = Vec::with_capacity(1 << 20);
-            raw.push(1);
-            let place = raw.as_ptr();
-            let raw = decode(&frames, length, raw).unwrap();
-            assert_eq!((raw.as_ptr(), &raw), (place, &content));
-            assert!(decode(&frames, length - 1, Vec::new()).is_err(), "longer than allowed");
-            assert!(decode(&frames[..frames.len() - 1], length, Vec::new()).is_err(), "cut short");
-        }
-        assert_eq!(decode(&frame(&[]), 0, vec![1]).unwrap(), [0u8; 0]);
-    }
 
     #[test]
     fn frames_round_trip_alone_and_end_to_end() {
