@@ -103,6 +103,8 @@ mod armed {
         }
         if hit("LIFEBOAT_STOP_AT", name) {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+            // Another thread may be the one that takes the signal and stops them all: until then this one goes no further.
+            std::thread::sleep(std::time::Duration::from_secs(1));
         }
         if hit("LIFEBOAT_PANIC_AT", name) {
             panic!("panic planted at {name}");

@@ -46,6 +46,7 @@ fn without_top(mut tree: Tree) -> Tree {
 
 fn linked(stage: &Stage, content: &[u8]) -> PathBuf {
     let first = stage.write("a", content);
+    fs::create_dir_all(stage.tree.join("d")).expect("own directory");
     for name in ["b", "d/c"] {
         fs::hard_link(&first, stage.tree.join(name)).expect("own directory");
     }

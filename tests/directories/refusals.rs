@@ -107,8 +107,6 @@ fn a_moment_that_was_printed_brings_that_backup_back() {
         let at = words.iter().position(|word| word.len() == 10 && word.matches('-').count() == 2).expect("a date");
         leads_to(&stage, &format!("{} {} UTC", words[at], words[at + 1]), &id);
     }
-    let last = text.lines().rev().find_map(|line| Some(line.split_once(" to ")?.1)).expect("an interval");
-    leads_to(&stage, last, stage.listed().last().expect("a backup"));
 }
 
 #[track_caller]

@@ -80,7 +80,7 @@ fn thinned_log_leaves_each_backup_its_own_moment() {
     assert_eq!(world.log_in(&world.main), [6, 7], "what lies between old backups is not wanted any more: {done:#}");
     let listed = world.host.ok(&["list", APP, "--repository", "main"]).stdout;
     for backup in [&alone, &full] {
-        assert!(listed.contains(&format!("    {}\n", backup.stop_time.human_seconds())), "{listed}");
+        assert!(listed.contains(&format!("    {}\n", backup.stop_time.human())), "{listed}");
     }
     assert_eq!(faults(&world, &[APP, "--repository", "main"], 0), [""; 0]);
 }

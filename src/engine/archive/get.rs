@@ -21,9 +21,10 @@ use crate::repo::log::tail::Piece;
 use crate::repo::{layout, log::name};
 use crate::store::{ObjectInfo, list_all};
 
+use super::contents::{self, Sealed};
 use super::read::identity_of_data_directory;
 use super::rehearsal::Rehearsal;
-use super::{FileKind, contents, file_kind, tablespaces, tail};
+use super::{FileKind, file_kind, tablespaces, tail};
 
 /// Longest file: the largest segment.
 const LARGEST_BYTES: u64 = 1 << 30;
@@ -41,9 +42,9 @@ pub enum Pieces {
 
 /// Whether the file was in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Got {
-    /// Its content: for [`hand_over`].
-    Whole(Vec<u8>),
+pub enum Got<W = Vec<u8>> {
+    /// Its content: for [`hand_over`]; or [`Sealed`].
+    Whole(W),
     /// The segment is not there whole, and this is what was streamed of it: for [`hand_over`], once nobody has more.
     Part(Part),
     /// A successful listing shows that it is not archived.
@@ -66,8 +67,6 @@ pub enum Look<'a> {
     Rehearsal(&'a Rehearsal),
     /// For the cluster in the working directory.
     Here,
-    /// Whoever hands it over.
-    Later,
 }
 
 /// The beginning of a segment.
@@ -145,10 +144,31 @@ pub async fn run(
         match look {
             Look::Rehearsal(rehearsal) => rehearsal.examine(name, got.raw())?,
             Look::Here => tablespaces::spare(Path::new("."), name, got.raw())?,
-            Look::Later => {}
         }
     }
     Ok(got)
+}
+
+/// Fetches the archived segment `name`, if it is there whole, and leaves it closed: whether it is what it should be, and may
+/// be replayed, is for whoever opens it to find out. Without `incarnation` it is chosen as by [`run`].
+///
+/// # Errors
+/// Whenever it is not certain whether the segment is archived.
+pub async fn sealed(
+    scope: &Scope,
+    identities: &dyn IdentitySource,
+    incarnation: Option<Incarnation>,
+    name: &str,
+) -> Result<Got<Sealed>> {
+    let incarnation = match incarnation {
+        Some(incarnation) => incarnation,
+        None => choose_incarnation(scope).await?,
+    };
+    if let Some(sealed) = fetch_sealed(scope, identities, &incarnation, name, FileKind::Segment).await? {
+        return Ok(Got::Whole(sealed));
+    }
+    require_identity(scope, &incarnation).await?;
+    Ok(Got::NotThere)
 }
 
 /// The file as it was archived whole; none when it was not.
@@ -159,10 +179,21 @@ async fn whole(
     name: &str,
     kind: FileKind,
 ) -> Result<Option<Got>> {
+    let sealed = fetch_sealed(scope, identities, incarnation, name, kind).await?;
+    sealed.map(|sealed| sealed.open(LARGEST_BYTES).map(Got::Whole)).transpose()
+}
+
+async fn fetch_sealed(
+    scope: &Scope,
+    identities: &dyn IdentitySource,
+    incarnation: &Incarnation,
+    name: &str,
+    kind: FileKind,
+) -> Result<Option<Sealed>> {
     let Some((object, digest)) = find(scope, incarnation, name, kind).await? else { return Ok(None) };
     let opener = opener(scope, identities, incarnation, &object.key).await?;
-    let raw = fetch(scope, &object.key, &opener, &digest, LARGEST_BYTES).await?;
-    Ok(Some(Got::Whole(raw)))
+    let stored = scope.repository.store().get(&object.key).await?;
+    Ok(Some(Sealed { key: object.key, stored, opener, digest }))
 }
 
 async fn require_identity(scope: &Scope, incarnation: &Incarnation) -> Result<()> {

@@ -2,7 +2,7 @@
 //! the operator's word on a split brain.
 
 mod ahead;
-pub(in crate::engine) mod contents;
+pub mod contents;
 pub mod get;
 pub mod handover;
 pub(in crate::engine) mod named;

@@ -411,7 +411,8 @@ impl Judge<'_> {
             Engine::Sqlite => "its commits were not followed without a break".to_owned(),
             Engine::Directory => return None,
         };
-        let (to, from) = (before.interval.to.human_seconds(), after.interval.from.human_seconds());
+        let exact = |time: Timestamp| if self.facts.engine == Engine::Postgres { time.human_seconds() } else { time.human() };
+        let (to, from) = (exact(before.interval.to), exact(after.interval.from));
         let message = format!("in repository {repository} nothing between {to} and {from} can be restored: {why}");
         is_inside.then(|| self.reason(Verdict::AtRisk, Class::Gap, message, self.command("list SOURCE", "")))
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use rustix::process::{Pid, getppid};
 
@@ -17,6 +18,7 @@ use crate::cli::exit::Outcome;
 use crate::cli::runtime::brief;
 use crate::cli::scope::{self, Use};
 use crate::engine::Scope;
+use crate::engine::archive::contents::Sealed;
 use crate::engine::archive::get::{self, Got, Look, Part, Pieces};
 use crate::engine::archive::rehearsal::Rehearsal;
 use crate::engine::archive::spool;
@@ -94,7 +96,8 @@ async fn patiently(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
 /// Fetches the file, and hands it over; with whether it is whole.
 async fn fetch(asking: &Asking<'_>) -> Result<(Outcome, bool)> {
     let args = asking.args;
-    match asking.ask(&args.name, pieces(&args.without_pieces_of, &args.name)?).await? {
+    let pieces = pieces(&args.without_pieces_of, &args.name)?;
+    match asking.ask(|chosen| asking.get_from(chosen, &args.name, pieces)).await? {
         Asked::Whole(raw) => get::hand_over(&raw, &args.dest).map(|()| (Outcome::Done, true)),
         Asked::Else { error, lacking, longest } => conclude(error, lacking, longest, args).map(|outcome| (outcome, false)),
     }
@@ -112,8 +115,8 @@ pub(super) struct Asking<'a> {
 }
 
 /// What came of asking all.
-enum Asked<'a> {
-    Whole(Vec<u8>),
+enum Asked<'a, W> {
+    Whole(W),
     Else { error: Option<Error>, lacking: Option<&'a RepositorySettings>, longest: Option<Part> },
 }
 
@@ -136,22 +139,25 @@ impl<'a> Asking<'a> {
         Ok(Self { args, context, settings, repositories, undeclared, open: Mutex::default() })
     }
 
-    /// The segment `name`, when it is archived whole.
+    /// The segment `name`, not yet opened, when it is archived whole.
     ///
     /// # Errors
     /// Whenever it is not certain that it is not.
-    pub(super) async fn whole(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match self.ask(name, Pieces::None).await? {
-            Asked::Whole(raw) => Ok(Some(raw)),
+    pub(super) async fn sealed(&self, name: &str) -> Result<Option<Sealed>> {
+        match self.ask(|chosen| self.sealed_from(chosen, name)).await? {
+            Asked::Whole(sealed) => Ok(Some(sealed)),
             Asked::Else { error: Some(error), .. } => Err(error),
             Asked::Else { error: None, .. } => Ok(None),
         }
     }
 
-    /// The file `name` from the first repository that gives it. One that fails, or keeps silent, does not hide the file in
+    /// A file from the first repository that gives it, as `get_from` asks for it. One that fails, or keeps silent, does not hide the file in
     /// the next; "not there" is said only when every repository says so. Those that failed a moment ago are asked last.
-    /// A segment that none has whole is the longest part that was streamed of it, of what `pieces` lets count.
-    async fn ask(&self, name: &str, pieces: Pieces) -> Result<Asked<'a>> {
+    /// A segment that none has whole is the longest part that any gives.
+    async fn ask<W, F>(&self, get_from: impl Fn(&'a RepositorySettings) -> F) -> Result<Asked<'a, W>>
+    where
+        F: Future<Output = Result<Option<Got<W>>>>,
+    {
         let (settings, context) = (self.settings, self.context);
         let mut unknown = if self.undeclared { settings.source(&self.args.source).err() } else { None };
         let several = self.repositories.len() > 1;
@@ -160,7 +166,7 @@ impl<'a> Asking<'a> {
         if several {
             waiting.make_contiguous().sort_by_key(|chosen| state(chosen).had_trouble());
         }
-        let ask = |chosen: &'a RepositorySettings| async move { (chosen, self.get_from(chosen, name, pieces).await) };
+        let ask = |chosen: &'a RepositorySettings| get_from(chosen).map(move |got| (chosen, got));
         let (mut asking, mut errors) = (FuturesUnordered::new(), Vec::<(&RepositorySettings, Error)>::new());
         let (mut silent, mut lacking, mut longest) = (Vec::<&RepositorySettings>::new(), None, None::<Part>);
         loop {
@@ -212,15 +218,23 @@ impl<'a> Asking<'a> {
     }
 
     /// `None` when the source is undeclared and the repository does not know it either.
-    async fn get_from(&self, chosen: &'a RepositorySettings, name: &str, pieces: Pieces) -> Result<Option<Got>> {
+    async fn known_to(&self, chosen: &'a RepositorySettings) -> Result<Option<Scope>> {
         let scope = self.scope(chosen).await?;
-        if self.undeclared && !list::sources(&scope.repository).await?.contains(&self.args.source) {
-            return Ok(None);
-        }
+        let is_unknown = self.undeclared && !list::sources(&scope.repository).await?.contains(&self.args.source);
+        Ok((!is_unknown).then_some(scope))
+    }
+
+    async fn sealed_from(&self, chosen: &'a RepositorySettings, name: &str) -> Result<Option<Got<Sealed>>> {
+        let Some(scope) = self.known_to(chosen).await? else { return Ok(None) };
+        get::sealed(&scope, &self.settings.encryption, self.args.incarnation.clone(), name).await.map(Some)
+    }
+
+    /// With as much of what was streamed as `pieces` lets count.
+    async fn get_from(&self, chosen: &'a RepositorySettings, name: &str, pieces: Pieces) -> Result<Option<Got>> {
+        let Some(scope) = self.known_to(chosen).await? else { return Ok(None) };
         let (incarnation, rehearsal) = (self.args.incarnation.clone(), Rehearsal::of_environment()?);
         let look = match &rehearsal {
             Some(rehearsal) => Look::Rehearsal(rehearsal),
-            None if self.args.fetch_ahead => Look::Later,
             None => Look::Here,
         };
         get::run(&scope, &self.settings.encryption, incarnation, name, pieces, look).await.map(Some)

@@ -204,14 +204,15 @@ fn work(spool: &Arc<Spool>, args: &ArchiveGetArgs, context: &Context, settings: 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::failed("cannot start").caused_by(error))?;
     let mut asking = Asking::new(args, context, settings)?;
-    let mut began = Instant::now();
+    // Of one segment after the other: fresh memory costs as much as decoding what it is to hold.
+    let (mut began, mut raw) = (Instant::now(), Vec::new());
     while let Some(task) = spool.next() {
         if began.elapsed() > REOPEN_AFTER {
             // Its keys may have changed.
             (asking, began) = (Asking::new(args, context, settings)?, Instant::now());
         }
         let fetched = runtime.block_on(fetch(&asking, &task.names));
-        task.done(fetched);
+        task.done(fetched, &mut raw);
     }
     Ok(())
 }
@@ -219,8 +220,8 @@ fn work(spool: &Arc<Spool>, args: &ArchiveGetArgs, context: &Context, settings: 
 /// The first of the segments called `names` that is in the archive.
 async fn fetch(asking: &Asking<'_>, names: &[String]) -> Fetched {
     for name in names {
-        match asking.whole(name).await {
-            Ok(Some(raw)) => return Fetched::Whole(name.clone(), raw),
+        match asking.sealed(name).await {
+            Ok(Some(sealed)) => return Fetched::Whole(name.clone(), sealed),
             Ok(None) => {}
             Err(_) => return Fetched::Failed,
         }

@@ -71,7 +71,8 @@ impl Narrator {
         if self.quiet {
             return Ok(());
         }
-        output::print(&format!("{:5.1} s  {text}\n", self.began.elapsed().as_secs_f64()))
+        let lead = format!("{:5.1} s  ", self.began.elapsed().as_secs_f64());
+        output::print(&output::wrapped(&lead, lead.len(), text))
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::base::Engine;
 use crate::base::units::{format_bytes, format_duration};
 use crate::cli::config::RepositorySettings;
 use crate::cli::output::{Align, table};
@@ -108,7 +109,7 @@ fn source_text(source: &SourceReport) -> String {
     } else {
         text += &table(&[("  backup", Align::Left), ("packs", Align::Right), ("stored", Align::Right), ("", Align::Left)], &rows);
     }
-    for log in &source.logs {
+    for log in source.logs.iter().filter(|log| log.incarnation.engine() != Engine::Directory) {
         text += &format!("  log {}: {} segments\n", log.incarnation, log.segments);
         if log.uncovered > 0 {
             text += &format!("    not yet covered by signed digests: {} objects\n", log.uncovered);

@@ -3,7 +3,7 @@
 //! Nobody else can open it, and nothing is left of it when the process ends, however it does.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -20,18 +20,16 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Writes `raw` to a file without a name on the file system of `directory`.
+    /// An empty file without a name on the file system of `directory`; its content is written to it.
     ///
     /// # Errors
-    /// When it is full, or knows no such files.
-    pub fn new(directory: &Path, raw: &[u8]) -> Result<Self> {
-        let failed = |error: std::io::Error| Error::io("write a file without a name in", directory, error);
+    /// When that knows no such files.
+    pub fn new(directory: &Path) -> Result<Self> {
         // As any other file of the server: its umask decides.
         let mode = Mode::from_raw_mode(0o666);
         let file = rustix::fs::open(directory, OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC, mode);
-        let mut file = File::from(file.map_err(|error| failed(error.into()))?);
-        file.write_all(raw).map_err(failed)?;
-        Ok(Self { file, bytes: raw.len() as u64 })
+        let file = file.map_err(|error| Error::io("create a file without a name in", directory, error.into()))?;
+        Ok(Self { file: File::from(file), bytes: 0 })
     }
 
     /// Its length.
@@ -65,6 +63,18 @@ impl Held {
     }
 }
 
+impl Write for Held {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,7 +82,8 @@ mod tests {
     #[test]
     fn it_has_no_name_before_it_is_given_one() {
         let dir = tempfile::tempdir().unwrap();
-        let held = Held::new(dir.path(), b"content").unwrap();
+        let mut held = Held::new(dir.path()).unwrap();
+        held.write_all(b"content").unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         let name = dir.path().join("name");
         held.link(&name).unwrap();

@@ -27,6 +27,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use self::held::Held;
+use super::contents::Sealed;
 use super::tablespaces::{self, Creations};
 use crate::base::{Error, Result, Segment, SegmentSize, TimelineId, durable};
 use crate::source::postgres::control::ControlFile;
@@ -70,8 +71,8 @@ pub enum Reply {
 
 /// What came of fetching a segment.
 pub enum Fetched {
-    /// Its content, compared with its digest.
-    Whole(String, Vec<u8>),
+    /// The segment of this name.
+    Whole(String, Sealed),
     /// None of those asked for is in the archive.
     Absent,
     /// It is not known.
@@ -146,7 +147,7 @@ fn server_lives(file: &Path) -> bool {
 /// Whether the file system of `directory` has files without names, which can be given one.
 pub fn can_hold(directory: &Path) -> bool {
     let name = durable::temporary_beside(&directory.join("held"));
-    let can = Held::new(directory, b"").and_then(|held| held.link(&name)).is_ok();
+    let can = Held::new(directory).and_then(|held| held.link(&name)).is_ok();
     // Also after a failure: it may have the name all the same.
     let _ = fs::remove_file(&name);
     can
@@ -161,7 +162,7 @@ impl Spool {
         let size = ControlFile::read(Path::new("."))?.wal_segment_size;
         let position = Segment::parse(name, size).ok_or_else(|| Error::usage(format!("{name} is no segment")))?;
         let data = data_directory().map_err(|error| Error::io("read", Path::new("."), error))?;
-        Held::new(directory, b"")?;
+        Held::new(directory)?;
         let spool =
             Self { directory: directory.to_owned(), size, data, state: Mutex::new(State::at(position)), changed: Condvar::new() };
         spool.state().history = spool.history(position);
@@ -295,15 +296,16 @@ impl Spool {
 }
 
 impl Task {
-    /// Keeps what was fetched.
-    pub fn done(mut self, fetched: Fetched) {
-        if let Fetched::Whole(name, raw) = fetched
-            && raw.len() as u64 == self.spool.size.bytes()
+    /// Opens what was fetched, in the memory of `raw`, and keeps it when it is what it should be.
+    pub fn done(mut self, fetched: Fetched, raw: &mut Vec<u8>) {
+        if let Fetched::Whole(name, sealed) = fetched
             && let Some(segment) = Segment::parse(&name, self.spool.size)
             && self.spool.has_room()
-            && let Ok(held) = Held::new(&self.spool.directory, &raw)
+            && let Ok(mut held) = Held::new(&self.spool.directory)
+            && sealed.open_into(raw, &mut held, self.spool.size.bytes()).is_ok()
+            && held.bytes() == self.spool.size.bytes()
         {
-            let (creations, began) = (Creations::of(segment, self.spool.size, &raw), self.began);
+            let (creations, began) = (Creations::of(segment, self.spool.size, raw), self.began);
             self.spool.state().leaves.insert(segment, creations.leaves);
             self.outcome = Some(Slot::Here(name, held, creations, began));
         }

@@ -1,6 +1,9 @@
 //! What the spool says and does, without a server: segments are bytes.
 
 use super::*;
+use crate::codec::Sha256Digest;
+use crate::codec::compress::Compressor;
+use crate::codec::encrypt::Opener;
 use crate::source::postgres::wal::fixture::Log;
 
 const SHORT: Duration = Duration::from_millis(20);
@@ -16,6 +19,13 @@ fn size() -> SegmentSize {
 
 fn name(timeline: u32, number: u64) -> String {
     Segment { timeline: TimelineId(timeline), number }.name(size())
+}
+
+/// The segment `name` as it is fetched.
+fn whole(name: &str, content: &[u8]) -> Fetched {
+    let stored = Compressor::new(1).unwrap().compress(content).unwrap().into();
+    let (key, digest) = (format!("{name}.zst"), Sha256Digest::of(content).short());
+    Fetched::Whole(name.to_owned(), Sealed { key, stored, opener: Opener::Plain, digest })
 }
 
 impl Stage {
@@ -53,8 +63,7 @@ impl Stage {
     fn fetch(&self, names: &[String], content: u8) {
         let task = self.spool.next().unwrap();
         assert_eq!(task.names, names);
-        let whole = Fetched::Whole(names[0].clone(), vec![content; size().bytes() as usize]);
-        task.done(whole);
+        task.done(whole(&names[0], &vec![content; size().bytes() as usize]), &mut Vec::new());
     }
 
     /// That nothing is to be fetched now.
@@ -86,16 +95,35 @@ fn what_is_being_fetched_is_waited_for_and_what_fails_is_not() {
     assert_eq!(stage.ask(&name(1, 2), 2), None);
     drop(second);
     assert_eq!(stage.ask(&name(1, 2), 2), Some(false), "whoever fetched it has died");
-    third.done(Fetched::Absent);
+    third.done(Fetched::Absent, &mut Vec::new());
     stage.assert_idle();
     assert_eq!(stage.ask(&name(1, 3), 3), Some(false));
     stage.fetch(&[name(1, 4)], 4);
     let fifth = stage.spool.next().unwrap();
     // Cut short: no segment.
-    fifth.done(Fetched::Whole(name(1, 5), vec![5; 4096]));
+    fifth.done(whole(&name(1, 5), &[5; 4096]), &mut Vec::new());
     assert_eq!((stage.ask(&name(1, 4), 4), stage.ask(&name(1, 5), 5)), (Some(true), Some(false)));
     stage.spool.close();
     assert!(stage.spool.next().is_none());
+}
+
+#[test]
+fn what_is_not_what_its_name_says_is_not_held() {
+    let (content, mut raw) = (vec![7; size().bytes() as usize], vec![1; 100]);
+    let spoil: [fn(&mut Sealed); 4] = [
+        |_| {},
+        |sealed| sealed.digest = Sha256Digest::of(b"other").short(),
+        |sealed| sealed.stored = sealed.stored.slice(..sealed.stored.len() - 1),
+        |sealed| sealed.stored = [&sealed.stored[..], &sealed.stored[..]].concat().into(),
+    ];
+    for (at, spoil) in spoil.into_iter().enumerate() {
+        let stage = Stage::new();
+        let Fetched::Whole(name, mut sealed) = whole(&name(1, 2), &content) else { unreachable!("it is whole") };
+        spoil(&mut sealed);
+        stage.spool.next().unwrap().done(Fetched::Whole(name.clone(), sealed), &mut raw);
+        assert_eq!(stage.ask(&name, 7), Some(at == 0), "{at}");
+        assert_eq!(fs::read_dir(stage.dir.path()).unwrap().count(), 0);
+    }
 }
 
 #[test]
@@ -126,7 +154,7 @@ fn what_was_fetched_long_ago_is_fetched_again() {
     for (number, age, is_handed_over) in [(2, HELD_FOR * 2, false), (3, HELD_FOR / 2, true)] {
         let mut task = stage.spool.next().unwrap();
         task.began = Instant::now().checked_sub(age).expect("up for minutes");
-        task.done(Fetched::Whole(name(1, number), vec![number as u8; size().bytes() as usize]));
+        task.done(whole(&name(1, number), &vec![number as u8; size().bytes() as usize]), &mut Vec::new());
         assert_eq!(stage.ask(&name(1, number), number as u8), Some(is_handed_over), "{age:?}");
     }
     assert_eq!(fs::read_dir(stage.dir.path()).unwrap().count(), 0, "nothing is left of either");

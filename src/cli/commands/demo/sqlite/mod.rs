@@ -197,6 +197,11 @@ fn drill(narrator: &Narrator, stage: &Stage) -> Result<f64> {
 fn status(narrator: &Narrator, stage: &Stage) -> Result<()> {
     let document = stage.ask(&["status", SOURCE])?;
     let source = document.pointer("/sources/0").cloned().unwrap_or_default();
-    let verdict = source.get("verdict").and_then(serde_json::Value::as_str).unwrap_or("unknown");
-    narrator.say(&format!("lifeboat status {SOURCE}: {verdict}; declared were an RPO of 10 s and an RTO of 1 min"))
+    let word = |of: &serde_json::Value, key: &str| of.get(key).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let verdict = word(&source, "verdict");
+    let reasons = source.get("reasons").and_then(serde_json::Value::as_array).into_iter().flatten();
+    let why =
+        reasons.filter(|reason| verdict != "ok" && word(reason, "verdict") == verdict).map(|reason| word(reason, "message"));
+    let told = [verdict.replace('_', " ")].into_iter().chain(why).collect::<Vec<_>>().join(": ");
+    narrator.say(&format!("lifeboat status {SOURCE}, which declares an RPO of 10 s and an RTO of 1 min: {told}"))
 }
