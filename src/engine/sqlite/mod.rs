@@ -26,6 +26,9 @@
 //! | a segment that was stored and not remembered is captured again, with more in it | it lies on this host's disk before it is stored anywhere, and is stored again to the byte |
 //! | a discontinuity that only a process that is gone had seen | what is remembered is forgotten, durably, before anything else is done |
 //! | two hosts follow two databases under one name | they store two contents under one number: refused, as two servers that write one log |
+//! | another host backs up a copy of the database under its name | pages go only over an image of the file that they are of: such a backup is a state of its own, and a restore says so |
+//! | a segment that is damaged | the ways through it end before it, which is said; or another backup leads past it |
+//! | a stop while no repository answers | what is not stored then is no success: the process fails, and the next one goes on from what it remembers |
 //! | a state between two moments | a restore ends at a moment that holds all of its backup, or at the backup's own |
 
 mod aside;

@@ -145,10 +145,8 @@ mod tests {
             connection.execute("INSERT INTO \"it's\" VALUES (?1, -?1)", [n]).unwrap();
             connection.execute("INSERT INTO plain VALUES (randomblob(300))", []).unwrap();
         }
-        let rename = format!(
-            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, '{what}', 'mine'); PRAGMA writable_schema = OFF"
-        );
-        connection.execute_batch(&rename).unwrap();
+        let rename = format!("UPDATE sqlite_schema SET sql = replace(sql, '{what}', 'mine')");
+        connection.execute_batch(&format!("PRAGMA writable_schema = ON; {rename}; PRAGMA writable_schema = OFF")).unwrap();
         path
     }
 

@@ -40,6 +40,7 @@
 //! | another page size | needs another journal mode in between, or another file: both are noticed, and a snapshot follows |
 //! | a checkpoint writes the file while a snapshot copies it | pages with frames come from the log; others nobody writes, which is looked at again when all are copied |
 //! | two states whose logs are empty look the same | what follows one of them names its time as well |
+//! | the log grows while a snapshot is copied, for hours | it is let go before it fills its disk, and the snapshot given up |
 //! | a frame is overwritten between verifying and copying it | its page's digest is compared when it is copied |
 //! | a page that is new and free is in neither log nor file | reads as zeros, as it would for SQLite, which never looks into it |
 //! | an old log or journal beside the restored file | refused before anything is written |
