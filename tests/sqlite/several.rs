@@ -19,7 +19,8 @@ fn what_the_second_repository_lacks_is_brought_there() {
     }
     following.end().success();
     far.bring_back();
-    world.host.ok(&["queue", SOURCE, "--deliver"]);
+    // What the follower started in the background may be at it still.
+    process::wait_until("it is delivered", PATIENCE, || world.host.run(&["queue", SOURCE, "--deliver"]).code == Some(0));
     assert_eq!(numbers(&segments_in(&far)), numbers(&world.segments()));
     world.repository.take_away();
     assert_eq!(world.rows(&[]), 4);
