@@ -55,8 +55,10 @@ impl Seen {
 /// # Errors
 /// When the repository does not answer.
 pub async fn look(scope: &Scope) -> Result<Seen> {
+    // Before the log is listed: what another process of this host commits and remembers meanwhile is not in the list.
+    let remembered = scope.state.head(&scope.source);
     let log = CommitLog::load(&scope.repository, &scope.source).await?;
-    let remembered = match scope.state.head(&scope.source) {
+    let remembered = match remembered {
         Ok(remembered) => remembered,
         Err(error) => {
             let warning = Some(format!("the commit log was not compared with what was seen before: {}", error.summary()));
@@ -94,5 +96,39 @@ pub fn compare(log: &CommitLog, remembered: RememberedHead) -> Option<WoundBack>
         Some(_) if !log.digests.contains_key(&remembered.number) => Some(gone),
         // A later entry that verifies names the digest of the one before it.
         Some(_) => log.entries.iter().find(|entry| entry.number == remembered.number + 1).and_then(|next| differs(next.previous)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::repo::{KeyEntry, Repository, Role, Signer};
+    use crate::store::Store;
+    use crate::store::faulty::FaultyStore;
+    use crate::store::memory::MemoryStore;
+
+    /// Another process of this host commits while this one lists: its entry is no sign that the repository was wound back.
+    #[tokio::test]
+    async fn what_is_remembered_while_the_log_is_listed_is_not_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let signer = Signer::generate();
+        let entry = KeyEntry { name: "host".into(), public_key: signer.public_key(), roles: vec![Role::Write, Role::Admin] };
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+        let repository = Repository::create("main", store.clone(), vec![entry], &signer).await.unwrap();
+        let scope = Scope::new(repository, "orders".parse().unwrap(), dir.path());
+        let later = RememberedHead { number: 4, sha256: Sha256Digest::of(b"entry") };
+
+        let (state, source) = (scope.state.clone(), scope.source.clone());
+        let meanwhile = FaultyStore::interrupted(store, 0, move || state.remember_head(&source, later).unwrap());
+        let beside = Scope { repository: scope.repository.clone().reading_from(Arc::new(meanwhile)), ..scope.clone() };
+        assert_eq!(look(&beside).await.unwrap().wound_back, None);
+        let gone = WoundBack { number: 4, replaced: false };
+        assert_eq!(look(&scope).await.unwrap().wound_back, Some(gone), "it was remembered before");
+
+        let earlier = RememberedHead { number: 3, ..later };
+        scope.state.remember_head(&scope.source, earlier).unwrap();
+        assert_eq!(scope.state.head(&scope.source).unwrap(), Some(later), "what is later stays");
     }
 }

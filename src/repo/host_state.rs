@@ -115,11 +115,14 @@ impl HostState {
         self.of_source(source).join("head.json")
     }
 
-    /// Remembers the head of the commit log of `source`.
+    /// Remembers the head of the commit log of `source`, unless another process has remembered a later one.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn remember_head(&self, source: &SourceName, head: RememberedHead) -> Result<()> {
+        if matches!(self.head(source), Ok(Some(known)) if known.number > head.number) {
+            return Ok(());
+        }
         write_json(&self.head_path(source), &head)
     }
 
