@@ -55,7 +55,7 @@ pub fn rclone() -> Option<Fixture> {
     });
     let server = Rclone::start(&program.ok()?);
     let key_bytes = Traits::S3.key_bytes - "repository/".len();
-    let traits = Traits { conflicts: Conflicts::Undefined, racing: Racing::TornMeanwhile, key_bytes, names: Names::FilesInXml };
+    let traits = Traits { conflicts: Conflicts::Undefined, racing: Racing::Undefined, key_bytes, names: Names::FilesInXml };
     Some(Fixture::new(store_of(&server), traits, server))
 }
 

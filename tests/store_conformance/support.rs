@@ -54,8 +54,8 @@ pub enum Racing {
     OneWinner,
     /// Several may be told that they created it; what is there is always one of them, whole.
     LastStays,
-    /// As before, but whoever reads meanwhile may see parts of it.
-    TornMeanwhile,
+    /// Nothing is sure: they write into one file, and what is there may be parts of several, even afterwards.
+    Undefined,
 }
 
 /// Which names a store can keep.
