@@ -12,8 +12,9 @@ const FIRST_ROWS: u32 = 30_000;
 /// How often the rows are doubled before each measurement: to about 270 MB, which fills every buffer, and to 1.1 GB.
 const DOUBLINGS: [u32; 2] = [3, 2];
 
-/// What a run may need, whatever the database's size.
-const LIMIT_KIB: u64 = 128 << 10;
+/// What a run may need, whatever the database's size: less than the 256 MiB promised. A quiet machine needs 110, a busy one,
+/// on which more waits in buffers at one moment, has needed 137.
+const LIMIT_KIB: u64 = 192 << 10;
 
 /// Doubles the rows. Their copies lie far apart, where a frame's compression cannot see them.
 fn double(scenario: &Scenario, doublings: u32) {

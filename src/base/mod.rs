@@ -1,8 +1,9 @@
 //! Ground floor: what every other room stands on and what itself depends on no other.
 //!
-//! Clock and times, positions in a log, ids, units, durable file writes, file stamps, the error type,
+//! The boot, clock and times, positions in a log, ids, units, durable file writes, file stamps, the error type,
 //! TOML documents read key by key, the progress trait, the cancel token and the named kill points of the tests.
 
+pub mod boot;
 pub mod cancel;
 pub mod clock;
 pub mod document;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod relpath;
 pub mod units;
 
+pub use boot::boot_id;
 pub use cancel::Cancel;
 pub use clock::Timestamp;
 pub use drill_level::DrillLevel;

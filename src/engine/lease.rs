@@ -414,5 +414,5 @@ impl Drop for Held {
 
 /// This host's boot; empty where the system does not tell.
 pub(in crate::engine) fn boot() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+    crate::base::boot_id().unwrap_or_default()
 }

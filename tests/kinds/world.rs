@@ -200,7 +200,16 @@ impl World {
 
     fn moment(&self, seconds: u64) -> Moment {
         let file = FileId { device: 1, inode: 2, born_nanos: None };
-        let at = Position { file, salts: Salts(9), frame: 1, checksum: [0, 0], change_counter: 1, page_size: 4096, pages: 3 };
+        let at = Position {
+            file,
+            salts: Salts(9),
+            frame: 1,
+            checksum: [0, 0],
+            change_counter: 1,
+            page_size: 4096,
+            pages: 3,
+            boot: None,
+        };
         let time = self.ago(seconds);
         Moment { complete_at: time, captured_at: time, at }
     }

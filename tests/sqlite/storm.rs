@@ -358,6 +358,7 @@ fn find<'v>(value: &'v serde_json::Value, name: &str) -> Option<&'v serde_json::
 
 fn moment(complete_at: Timestamp, captured_at: Timestamp) -> Moment {
     let file = FileId { device: 0, inode: 0, born_nanos: None };
-    let at = Position { file, salts: Salts(0), frame: 0, checksum: [0; 2], change_counter: 0, page_size: 512, pages: 1 };
+    let at =
+        Position { file, salts: Salts(0), frame: 0, checksum: [0; 2], change_counter: 0, page_size: 512, pages: 1, boot: None };
     Moment { complete_at, captured_at, at }
 }

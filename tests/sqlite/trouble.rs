@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use lifeboat::base::BackupType;
 use lifeboat::base::progress::Progress;
-use lifeboat::source::sqlite::{Options, Watch};
+use lifeboat::source::sqlite::{Discontinuity, Options, Poll, Watch};
 use rusqlite::Connection;
 
 use crate::faults::Stage;
 use crate::program::Program;
-use crate::support::dirs::Dir;
+use crate::support::dirs::{self, Dir};
 use crate::support::tmpfs::Tmpfs;
 use crate::world::{SOURCE, World, give, insert, numbers, rows_in, time};
 
@@ -102,6 +102,66 @@ fn a_segment_that_is_damaged_ends_the_way_and_is_told() {
     world.backup("auto");
     let (document, path) = world.restore(&[]);
     assert_eq!((rows_in(&path), &document["unknown_after"]), (5, &serde_json::Value::Null), "{document}");
+}
+
+#[test]
+fn what_is_missing_amid_the_log_is_told_by_every_restore_behind_it() {
+    let world = World::new();
+    let program = stored_in_segments(&world, 4);
+    let keys = segment_keys(&world);
+    let moments: Vec<_> = world.segments().iter().map(|name| name.last.known().unwrap()).collect();
+    world.repository.remove(&keys[1]);
+    for arguments in [vec![], vec!["--to".to_owned(), moments[3].rfc3339()]] {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let (document, path) = world.restore(&arguments);
+        assert_eq!((rows_in(&path), time(&document["unknown_after"])), (1, moments[0]), "{document}");
+        notes_contain(&document, "segment 000000010000000000000002 is missing");
+        notes_contain(&document, &moments[3].to_string());
+    }
+    let (document, _) = world.restore(&["--to", &moments[0].rfc3339()]);
+    assert_eq!(document["unknown_after"], serde_json::Value::Null, "{document}");
+    insert(&program, 5);
+    world.backup("auto");
+    assert_eq!(world.rows(&[]), 5);
+}
+
+#[test]
+fn a_repository_that_lost_the_newest_segments_is_not_followed_upon() {
+    let world = World::new();
+    let program = stored_in_segments(&world, 3);
+    for key in &segment_keys(&world)[1..] {
+        world.repository.remove(key);
+    }
+    let mut following = world.follow("100ms");
+    following.until_said("its repositories lack what was stored of its log last");
+    following.until("a backup", || backups(&world) == 2);
+    insert(&program, 4);
+    following.until("stored", || world.segments().len() == 2);
+    following.end().success();
+    assert_eq!(world.rows(&[]), 4);
+    // One that lacks nothing is gone on with.
+    let mut following = world.follow("100ms");
+    insert(&program, 5);
+    following.until("stored", || world.segments().len() == 3);
+    following.end().success();
+    assert_eq!((world.rows(&[]), backups(&world)), (5, 2));
+}
+
+#[test]
+fn nothing_is_made_beside_a_database_of_another_user() {
+    if dirs::server_user().is_none() {
+        return println!("skipped: only root can own a database that lifeboat does not");
+    }
+    let world = World::new();
+    let program = Connection::open(world.data.join("other.db")).unwrap();
+    program.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n INTEGER PRIMARY KEY, x)").unwrap();
+    drop(program);
+    fs::rename(world.data.join("other.db"), world.database()).unwrap();
+    world.host.run(&["backup", SOURCE]).refuses(21, &["data.db-wal is not there", "run as the user who owns"]);
+    for suffix in ["-wal", "-shm"] {
+        assert!(!world.data.join(format!("data.db{suffix}")).exists(), "{suffix}");
+    }
+    assert_eq!(backups(&world), 0);
 }
 
 #[test]
@@ -204,6 +264,30 @@ fn a_log_that_would_fill_its_disk_is_let_go_while_a_backup_is_copied() {
     assert_eq!(program.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0");
     let snapshot = watch.snapshot().unwrap();
     watch.copy_snapshot(&snapshot, |_, _| Ok(())).unwrap();
+}
+
+#[test]
+fn a_log_that_cannot_be_stored_is_let_go_before_its_disk_is_full() {
+    let dir = Dir::new();
+    let Some(_disk) = Tmpfs::mount(dir.path(), 200) else { return };
+    let path = dir.path().join("data.db");
+    let mut program = Program::with_table(&path);
+    let mut watch = Watch::new(&path, Options { let_go_above_bytes: Some(1 << 30), ..Options::default() });
+    let snapshot = watch.snapshot().unwrap();
+    watch.copy_snapshot(&snapshot, |_, _| Ok(())).unwrap();
+    watch.stored(&snapshot.moment);
+    let mut n = 0;
+    let mut poll_after = |mib: u32| {
+        (0..mib).for_each(|_| {
+            n += 1;
+            program.insert(n, 1 << 20);
+        });
+        watch.poll().unwrap()
+    };
+    assert!(matches!(poll_after(66), Poll::Batch(_)));
+    assert!(matches!(poll_after(8), Poll::Batch(_)), "its disk has room for it");
+    assert!(matches!(poll_after(10), Poll::SnapshotNeeded(Discontinuity::LetGo)));
+    assert_eq!(program.run("PRAGMA wal_checkpoint(TRUNCATE)"), "0", "it is let go");
 }
 
 /// Writes to the database when the first part of a backup is stored, and hears what the operator is told.

@@ -396,6 +396,34 @@ fn a_database_may_come_go_and_come_back_as_another() {
     assert_eq!((stage.rows_at(&first), stage.rows_at(&second)), (1, 3));
 }
 
+/// SQLite ties a log to a database by name alone.
+#[test]
+fn a_file_beside_the_log_of_another_is_not_touched() {
+    let mut stage = Stage::new(STILL);
+    let mut program = Program::with_table(&stage.path);
+    stage.snapshot();
+    program.insert(1, 10);
+    let first = stage.capture();
+    let other = stage.dir.path().join("other.db");
+    let mut another = Program::with_table(&other);
+    (1..=3).for_each(|n| another.insert(n, 10));
+    another.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    drop((program, another));
+    ["-wal", "-shm"].iter().for_each(|suffix| fs::remove_file(beside(&other, suffix)).unwrap());
+    let content = fs::read(&other).unwrap();
+    fs::rename(&other, &stage.path).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(stage.poll(), Poll::Unready(Probe::StrangeLog)));
+        assert!(stage.watch.snapshot().unwrap_err().message().contains("whose log lies beside it"));
+        stage.watch.maintain().unwrap();
+    }
+    assert_eq!(fs::read(&stage.path).unwrap(), content, "nothing was written into it");
+    ["-wal", "-shm"].iter().for_each(|suffix| fs::remove_file(stage.beside(suffix)).unwrap());
+    assert_eq!(stage.lost(), Discontinuity::Replaced);
+    let second = stage.snapshot();
+    assert_eq!((stage.rows_at(&first), stage.rows_at(&second)), (1, 3));
+}
+
 #[test]
 fn a_link_that_points_elsewhere_now_is_another_database() {
     let mut stage = Stage::new(STILL);

@@ -184,7 +184,16 @@ mod tests {
     fn moment(second: i64) -> Moment {
         let file = FileId { device: 1, inode: 2, born_nanos: None };
         let frame = second as u32;
-        let at = Position { file, salts: Salts(9), frame, checksum: [0, 0], change_counter: frame, page_size: 512, pages: 3 };
+        let at = Position {
+            file,
+            salts: Salts(9),
+            frame,
+            checksum: [0, 0],
+            change_counter: frame,
+            page_size: 512,
+            pages: 3,
+            boot: None,
+        };
         let time = Timestamp::from_unix_micros(second * 1_000_000).unwrap();
         Moment { complete_at: time, captured_at: time, at }
     }

@@ -448,9 +448,10 @@ impl Follower<'_> {
         let own = bookmark.segment + u64::from(pending.is_some());
         let catalog = listed(&home, &incarnation).await?;
         let (mut newest, mut latest) = (newest_segment(&catalog), base::latest_segment(&catalog).max(base::latest_backup(&log)));
-        let mut asked = vec![log];
+        let (mut asked, mut listed_in) = (vec![log], 1);
         for (_, scope) in &others {
             if let Ok(catalog) = listed(scope, &incarnation).await {
+                listed_in += 1;
                 (newest, latest) = (newest.max(newest_segment(&catalog)), latest.max(base::latest_segment(&catalog)));
             }
             asked.extend(CommitLog::load(&scope.repository, &scope.source).await.ok());
@@ -458,11 +459,18 @@ impl Follower<'_> {
         latest = asked.iter().filter_map(base::latest_backup).max().max(latest);
         let is_later =
             |backup: &BackupSummary, last: &Moment| backup.incarnation == incarnation && backup.stop_time > last.captured_at;
+        let all_asked = asked.len().min(listed_in) == self.to.len();
+        let told = asked.iter().flat_map(CommitLog::backups).filter(|backup| backup.incarnation == incarnation);
+        // A backup is told the number of what follows it.
+        let reached = told.map(|backup| number(backup.start_lsn).saturating_sub(1)).max().max(newest);
         let why = match &bookmark.last {
+            Some(_) if all_asked && reached < Some(bookmark.segment) => {
+                Some("its repositories lack what was stored of its log last: they were put back, or lost it")
+            }
             Some(_) if newest > Some(own) => Some("another host stored a part of its log meanwhile"),
             Some(last) if !bookmark.is_of_this_boot() => {
                 let any_later = asked.iter().any(|log| log.backups().any(|backup| is_later(backup, last)));
-                unsure_after_boot(any_later, asked.len() == self.to.len())
+                unsure_after_boot(any_later, all_asked)
             }
             _ => None,
         };

@@ -79,12 +79,34 @@ impl Bound {
     }
 }
 
+/// Refuses where connecting would make a log or index that belongs to this user, and that the database's program, which is
+/// another's, could not write. Of root's SQLite sees to that itself.
+fn refuse_to_make_strange_files(database: &File, path: &Path) -> Result<()> {
+    let owner = database.metadata().map_err(|error| Error::io("look at", path, error))?.uid();
+    let own = rustix::process::geteuid();
+    if own.is_root() || own.as_raw() == owner {
+        return Ok(());
+    }
+    for suffix in ["-wal", "-shm"] {
+        let beside = beside(path, suffix);
+        let is_there = beside.try_exists().map_err(|error| Error::io("look at", &beside, error))?;
+        if !is_there {
+            let message =
+                format!("cannot read {}: {} is not there, and is not this user's to make", path.display(), beside.display());
+            return Err(Error::busy(message)
+                .hint(format!("run as the user who owns {}, or while its program has it open", path.display())));
+        }
+    }
+    Ok(())
+}
+
 impl Attachment {
     /// Takes hold of the database at `path`, an absolute path without links, which is in WAL mode.
     ///
     /// `None` when it is gone, or when it turns out to have left WAL mode.
     pub fn open(path: &Path) -> Result<Option<Self>> {
         let Some(claim) = Claim::open(path)? else { return Ok(None) };
+        refuse_to_make_strange_files(&claim.file, path)?;
         let readers = [open_reader(path)?, open_reader(path)?];
         begin_read(&readers[0]).map_err(|error| explain("read", path, error))?;
         let mode: String =
@@ -182,6 +204,9 @@ impl Attachment {
                 let path = beside(&self.path, "-shm");
                 return Err(Error::busy(format!("cannot read {}: it keeps changing", path.display())));
             } else {
+                if self.replaced()?.is_some() {
+                    return Err(Error::busy(format!("cannot read {}: it was replaced meanwhile", self.path.display())));
+                }
                 // A reader that finds the index torn rebuilds it from the log, under SQLite's own locks.
                 begin_read(&open_reader(&self.path)?).map_err(|error| explain("read", &self.path, error))?;
                 is_mended = true;

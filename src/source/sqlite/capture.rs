@@ -12,7 +12,7 @@ use std::path::Path;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::connection::beside;
-use super::position::{Discontinuity, FileId, Moment, Position};
+use super::position::{Boot, Discontinuity, FileId, Moment, Position};
 use super::track::counts_fit;
 use super::wal::{Broken, Link, WalHeader, page_offset, read_frames};
 use super::walindex::WalIndex;
@@ -107,7 +107,7 @@ pub(super) fn capture(
 /// The position that `now` describes.
 pub(super) fn position(file: FileId, now: &WalIndex, page_size: u32, pages: u32) -> Position {
     let &WalIndex { salts, frames: frame, checksum, change_counter, .. } = now;
-    Position { file, salts, frame, checksum, change_counter, page_size, pages }
+    Position { file, salts, frame, checksum, change_counter, page_size, pages, boot: Boot::current() }
 }
 
 /// Reads one page out of the log again; an error when it is not what it was.

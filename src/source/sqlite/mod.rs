@@ -37,19 +37,22 @@
 //! | another file under the same name; a removed log or index | device, inode and birth of all three are compared at every poll |
 //! | something writes over the file in place | while it is watched: its time of modification changes though no checkpoint ran, so a snapshot. While it is not, and an old log is left beside it: SQLite applies that log to the wrong file ("How To Corrupt An SQLite Database File", 1.2), and so do we, until the next backup compares all pages |
 //! | VACUUM, a truncated file, page reuse | all go through the log; a commit carries the size, pages beyond it go |
+//! | another file beside the old log | nothing is opened there until the log is gone or begun again |
+//! | a clone of the machine backs up its copy under the same source | what goes on from one run of a machine is written over an image of the same run only |
 //! | another page size | needs another journal mode in between, or another file: both are noticed, and a snapshot follows |
 //! | a checkpoint writes the file while a snapshot copies it | pages with frames come from the log; others nobody writes, which is looked at again when all are copied |
 //! | two states whose logs are empty look the same | what follows one of them names its time as well |
-//! | the log grows while a snapshot is copied, for hours | it is let go before it fills its disk, and the snapshot given up |
+//! | the log grows while a snapshot is copied, for hours | it is let go before it fills its disk, and the snapshot given up; so is one that cannot be stored |
 //! | a frame is overwritten between verifying and copying it | its page's digest is compared when it is copied |
 //! | a page that is new and free is in neither log nor file | reads as zeros, as it would for SQLite, which never looks into it |
 //! | an old log or journal beside the restored file | refused before anything is written |
 //! | a database that was damaged before it was backed up | `integrity_check` before the restored file gets its name |
 //! | a rollback journal | no log to follow: snapshots only, under a shared lock, during which commits wait |
 //!
-//! What stays: while a database is watched its log is not removed when the last program closes it, so whoever replaces the
-//! file by hand has to stop the watching first, or rename the new file into place. A program that changes the journal mode
-//! finds the database locked as long as it is watched. One with `locking_mode = EXCLUSIVE` cannot be backed up meanwhile.
+//! What stays: a database that is watched keeps its log when the last program closes it, and SQLite applies that to whatever
+//! file gets the name: whoever replaces the file has to move the log away as well. Until then a file that came while we
+//! watched is not touched. A program that changes the journal mode finds the database locked as long as it is watched, and so
+//! does one that begins with `locking_mode = EXCLUSIVE` meanwhile; one that has begun before cannot be backed up.
 //! `PRAGMA wal_checkpoint(RESTART)` and `TRUNCATE` may wait for the next [`Watch::maintain`].
 //!
 //! # In the repository, format 1

@@ -1,11 +1,12 @@
-//! Points in a database's log, and the reasons for which one does not lead to the next. Pure.
+//! Points in a database's log, and the reasons for which one does not lead to the next. Pure, but for [`Boot::current`].
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::wal::Checksum;
-use crate::base::{FileStamp, Timestamp};
+use crate::base::{FileStamp, Timestamp, boot_id};
 
 /// What tells one generation of a log file from the next: eight random bytes. Shown as 16 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,35 @@ impl From<&FileStamp> for FileId {
     }
 }
 
+/// One run of a machine: of a clone of it, whose files are the same, it is another. Shown as 32 hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot(u128);
+
+impl Boot {
+    /// This run; none where the kernel does not tell.
+    pub fn current() -> Option<Self> {
+        static CURRENT: LazyLock<Option<Boot>> = LazyLock::new(|| Boot::parse(&boot_id()?.replace('-', "")));
+        *CURRENT
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
+    }
+}
+
+impl Serialize for Boot {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{:032x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Boot {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not 32 hex digits")))
+    }
+}
+
 /// A committed state of a database, as a point in its log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
@@ -68,6 +98,9 @@ pub struct Position {
     pub page_size: u32,
     /// Size of the database in pages.
     pub pages: u32,
+    /// The run of the machine in which it was looked at; none where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<Boot>,
 }
 
 /// A state that was captured, and when.
@@ -99,9 +132,11 @@ impl Moment {
     }
 
     /// Whether pages of what goes on from `from` may be written over an image of this state: they are of one file, and nothing
-    /// lies between the two that this state lacks.
+    /// lies between the two that this state lacks. Of a file that a machine and its clone have, each went its own way: what one
+    /// run of a machine saw goes on only from what the same run saw.
     pub fn may_be_followed_from(&self, from: &Self) -> bool {
-        self == from || (self.at.file == from.at.file && self.holds(from) != Some(false))
+        let is_one_boot = !matches!((self.at.boot, from.at.boot), (Some(own), Some(its)) if own != its);
+        self == from || (self.at.file == from.at.file && is_one_boot && self.holds(from) != Some(false))
     }
 }
 
@@ -154,7 +189,16 @@ mod tests {
     fn moment(complete: i64, captured: i64, salts: u64, frame: u32) -> Moment {
         let time = |micros| Timestamp::from_unix_micros(micros).unwrap();
         let file = FileId { device: 1, inode: 2, born_nanos: None };
-        let at = Position { file, salts: Salts(salts), frame, checksum: [0; 2], change_counter: 0, page_size: 512, pages: 1 };
+        let at = Position {
+            file,
+            salts: Salts(salts),
+            frame,
+            checksum: [0; 2],
+            change_counter: 0,
+            page_size: 512,
+            pages: 1,
+            boot: None,
+        };
         Moment { complete_at: time(complete), captured_at: time(captured), at }
     }
 
@@ -171,6 +215,13 @@ mod tests {
         assert_eq!(moment(5, 5, 1, 9).holds(&other), Some(false), "another file");
         let image = moment(20, 21, 1, 3);
         assert!(image.may_be_followed_from(&moment(5, 9, 1, 3)) && !image.may_be_followed_from(&moment(5, 9, 1, 4)));
+        let of_boot = |boot: u128, mut moment: Moment| {
+            moment.at.boot = Some(Boot(boot));
+            moment
+        };
+        let (first, clone) = (of_boot(1, moment(5, 9, 1, 3)), of_boot(2, image));
+        assert!(of_boot(1, image).may_be_followed_from(&first) && clone.may_be_followed_from(&clone));
+        assert!(!clone.may_be_followed_from(&first), "the clone went its own way");
         assert!(image.holds(&other) == Some(true) && !image.may_be_followed_from(&other), "another file, whatever the times say");
     }
 }

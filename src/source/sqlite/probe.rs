@@ -26,6 +26,8 @@ pub enum Probe {
     Unusable(HeaderFault),
     /// Shorter than a header.
     CutOff,
+    /// A file beside which the log of the one lies that it replaced: SQLite would apply that to it.
+    StrangeLog,
     /// Being replaced, or given another journal mode, at this moment.
     Changing,
 }
@@ -85,6 +87,12 @@ impl Probe {
             Self::Changing => {
                 let message = format!("cannot back up {}: it is being replaced, or changes its journal mode", path.display());
                 Error::busy(message).hint("try again in a moment")
+            }
+            Self::StrangeLog => {
+                let (log, index) = (beside(path, "-wal"), beside(path, "-shm"));
+                let hint = format!("stop its programs, and move {} and {} away", log.display(), index.display());
+                let why = "it replaced another file, whose log lies beside it still: SQLite would apply that to it";
+                cannot(&why).hint(hint).hint("what a program has made of the two is nobody's state: restore it, or copy it again")
             }
             Self::CutOff => cannot(&"it is cut off within its first hundred bytes")
                 .hint("restore it from a backup: lifeboat list"),

@@ -151,8 +151,16 @@ pub(super) mod tests {
 
     pub(in super::super) fn header(from: Option<u32>, frame: u32, pages: u32) -> SegmentHeader {
         let file = FileId { device: 1, inode: 2, born_nanos: Some(3) };
-        let at =
-            |frame| Position { file, salts: Salts(9), frame, checksum: [frame, 5], change_counter: frame, page_size: 512, pages };
+        let at = |frame| Position {
+            file,
+            salts: Salts(9),
+            frame,
+            checksum: [frame, 5],
+            change_counter: frame,
+            page_size: 512,
+            pages,
+            boot: None,
+        };
         let time = |frame| Timestamp::from_unix_micros(i64::from(frame) * 1_000_000).unwrap();
         let moment = |frame| Moment { complete_at: time(frame), captured_at: time(frame), at: at(frame) };
         SegmentHeader { from: from.map(moment), to: moment(frame) }

@@ -52,7 +52,16 @@ mod tests {
 
     fn at(salts: u64, frame: u32, checksum: u32, change_counter: u32) -> Position {
         let file = FileId { device: 1, inode: 2, born_nanos: None };
-        Position { file, salts: Salts(salts), frame, checksum: [checksum; 2], change_counter, page_size: 4096, pages: 3 }
+        Position {
+            file,
+            salts: Salts(salts),
+            frame,
+            checksum: [checksum; 2],
+            change_counter,
+            page_size: 4096,
+            pages: 3,
+            boot: None,
+        }
     }
 
     fn now(salts: u64, frames: u32, checksum: u32, change_counter: u32) -> WalIndex {

@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::position::Salts;
 
@@ -34,6 +34,29 @@ pub struct WalHeader {
     pub salts: Salts,
     /// Checksum of the header itself, from which the first frame's goes on.
     pub checksum: Checksum,
+}
+
+/// A log with frames: the file, and its generation, for it may be begun again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogFile {
+    file: (u64, u64),
+    salts: Salts,
+}
+
+impl LogFile {
+    /// Looks at `log`; none when it has no frame.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of(log: &File) -> io::Result<Option<Self>> {
+        let metadata = log.metadata()?;
+        let mut header = [0; WAL_HEADER_BYTES];
+        if metadata.len() <= header.len() as u64 {
+            return Ok(None);
+        }
+        log.read_exact_at(&mut header, 0)?;
+        Ok(Some(Self { file: (metadata.dev(), metadata.ino()), salts: Salts::from_bytes(&header, 16) }))
+    }
 }
 
 /// One frame of a chain that fits.

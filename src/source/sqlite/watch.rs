@@ -8,6 +8,8 @@
 //! 5. [`Watch::maintain`]: moves the guard on and checkpoints. It may fail without harm; the next one tries again.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,12 +19,12 @@ use rusqlite::Connection;
 use super::attach::Attachment;
 use super::capture::{Batch, Pages, capture, position, read_page, scan};
 use super::claim::Claim;
-use super::connection::{begin_read, explain, open_reader};
-use super::position::{Discontinuity, FileId, Moment, Position, Salts};
+use super::connection::{begin_read, beside, explain, open_reader};
+use super::position::{Boot, Discontinuity, FileId, Moment, Position, Salts};
 use super::probe::{Probe, probe};
 use super::snapshot::{Snapshot, copy_pages, pages_of, read_header};
 use super::track::{Step, next_step};
-use super::wal::Broken;
+use super::wal::{Broken, LogFile};
 use super::walindex::WalIndex;
 use crate::base::units::format_bytes;
 use crate::base::{Error, FileStamp, Result, Timestamp, durable};
@@ -30,6 +32,8 @@ use crate::base::{Error, FileStamp, Result, Timestamp, durable};
 /// How many bytes of the log are read at most while writers wait for a checkpoint, and how many of pages held in memory.
 const ALONE_LOG_BYTES: u64 = 64 << 20;
 const ALONE_PAGE_BYTES: u64 = 16 << 20;
+/// The disk of a log below this is not asked what it has left.
+const SMALL_LOG_BYTES: u64 = 64 << 20;
 /// So much of a snapshot is copied between two looks at the log that grows meanwhile.
 const LOOK_EVERY_BYTES: u64 = 1 << 20;
 /// How often a log that changes under the reading of a snapshot is read again.
@@ -42,8 +46,9 @@ pub struct Options {
     pub checkpoint_above_bytes: Option<u64>,
     /// Above this a checkpoint runs for which writers wait, some milliseconds: for one that never leaves a gap.
     pub checkpoint_alone_above_bytes: Option<u64>,
-    /// Above this a log that cannot be stored is let go, so that it does not fill the disk; then a snapshot is needed. While
-    /// a snapshot is copied the disk itself must have less left than the log has, too: without one nothing is backed up.
+    /// Above this a log that cannot be stored is let go, so that it does not fill the disk; then a snapshot is needed. A smaller
+    /// one, too, when it is large and its disk has little more left than it takes to move it into the database; while a
+    /// snapshot is copied only then, for without one nothing is backed up.
     pub let_go_above_bytes: Option<u64>,
 }
 
@@ -96,6 +101,8 @@ pub struct Watch {
     /// Captured while writers waited; comes before anything else.
     ahead: Option<Arc<Batch>>,
     was_offered: bool,
+    /// The log of the file that another one replaced under its name.
+    left_behind: Option<LogFile>,
     last_captured: Option<Timestamp>,
 }
 
@@ -125,6 +132,7 @@ impl Watch {
             snapshot_at: None,
             ahead: None,
             was_offered: false,
+            left_behind: None,
             last_captured: None,
         }
     }
@@ -157,11 +165,11 @@ impl Watch {
         }
         // Before anything is looked at: what is committed from now on need not be seen.
         let complete_at = Timestamp::now();
-        if let Some(reason) = self.replaced()? {
-            self.lose(reason);
-            self.detach(reason);
-        }
+        self.let_go_if_replaced()?;
         if self.attachment.is_none() {
+            if self.has_log_of_another()? {
+                return Ok(Poll::Unready(Probe::StrangeLog));
+            }
             match probe(&self.path)? {
                 Probe::Wal(_) if self.stored.is_none() => return Ok(Poll::SnapshotNeeded(self.lost)),
                 Probe::Wal(_) => {
@@ -183,7 +191,7 @@ impl Watch {
         let attachment = self.attachment.as_mut().expect("attached by the caller");
         let is_foreign = attachment.was_written_by_others()?;
         let index = attachment.read_index()?;
-        let Some(stored) = self.stored else { return Ok(self.lost_now(&index)) };
+        let Some(stored) = self.stored else { return self.lost_now(&index) };
         let step = match next_step(&stored.at, &index, self.is_guarded) {
             _ if is_foreign => Step::Lost(Discontinuity::ForeignWrite),
             _ if attachment.file_id()? != stored.at.file => Step::Lost(Discontinuity::Replaced),
@@ -198,10 +206,10 @@ impl Watch {
             Step::Continue => false,
             Step::NewGeneration => true,
         };
-        let size = attachment.log_bytes(&index);
-        if self.was_offered && self.options.let_go_above_bytes.is_some_and(|limit| size > limit) {
+        if self.was_offered && self.is_too_large(&index)? {
             return Ok(self.give_up(Discontinuity::LetGo));
         }
+        let attachment = self.attachment.as_ref().expect("attached by the caller");
         let scan = match capture(attachment.log(), &stored.at, &index, is_new_generation) {
             Ok(scan) => scan,
             Err(Ok(reason)) => return Ok(self.give_up(reason)),
@@ -221,12 +229,29 @@ impl Watch {
     }
 
     /// A snapshot is needed: but a log that grows meanwhile is not held for ever.
-    fn lost_now(&mut self, index: &WalIndex) -> Poll {
-        let size = self.attachment.as_ref().map_or(0, |attachment| attachment.log_bytes(index));
-        if self.options.let_go_above_bytes.is_some_and(|limit| size > limit) {
+    fn lost_now(&mut self, index: &WalIndex) -> Result<Poll> {
+        if self.is_too_large(index)? {
             self.detach(self.lost);
         }
-        Poll::SnapshotNeeded(self.lost)
+        Ok(Poll::SnapshotNeeded(self.lost))
+    }
+
+    /// Whether a log that cannot be stored now must be let go.
+    fn is_too_large(&self, index: &WalIndex) -> Result<bool> {
+        let (Some(attachment), Some(limit)) = (&self.attachment, self.options.let_go_above_bytes) else { return Ok(false) };
+        Ok(attachment.log_bytes(index) > limit || self.fills_its_disk(attachment, index)?.is_some())
+    }
+
+    /// Bytes of a large log whose disk has less left than that and half as much again, and what it has: a checkpoint may have
+    /// to write all of it, while more is committed.
+    fn fills_its_disk(&self, attachment: &Attachment, index: &WalIndex) -> Result<Option<(u64, u64)>> {
+        let size = attachment.log_bytes(index);
+        if self.options.let_go_above_bytes.is_none_or(|limit| size <= limit.min(SMALL_LOG_BYTES)) {
+            return Ok(None);
+        }
+        let dir = durable::directory_of(attachment.path());
+        let free = durable::free_bytes(dir).map_err(|error| Error::io("look at the disk of", dir, error))?;
+        Ok((size + size / 2 > free).then_some((size, free)))
     }
 
     /// Calls `each` with every page of a batch (number counted from 1, content), numbers rising.
@@ -252,11 +277,11 @@ impl Watch {
     pub fn snapshot(&mut self) -> Result<Snapshot> {
         (self.ahead, self.still) = (None, None);
         let complete_at = Timestamp::now();
-        if let Some(reason) = self.replaced()? {
-            self.lose(reason);
-            self.detach(reason);
-        }
+        self.let_go_if_replaced()?;
         if self.attachment.is_none() {
+            if self.has_log_of_another()? {
+                return Err(self.refusal(Probe::StrangeLog));
+            }
             match probe(&self.path)? {
                 Probe::Wal(_) if self.attach()? => {}
                 Probe::Rollback(_) => return self.still_snapshot(complete_at),
@@ -318,6 +343,7 @@ impl Watch {
             change_counter: header.change_counter,
             page_size: header.page_size,
             pages: pages_of(&claim.file, &path, &header)?,
+            boot: Boot::current(),
         };
         let modified = (metadata.mtime(), metadata.mtime_nsec());
         self.still = Some(Still { _reader: reader, claim });
@@ -332,7 +358,7 @@ impl Watch {
     pub fn copy_snapshot(&mut self, snapshot: &Snapshot, mut each: impl FnMut(u32, &[u8]) -> Result<()>) -> Result<()> {
         let foreign = |path: &Path| {
             let message = format!("cannot back up {}: it was written by something that heeds no locks", path.display());
-            Error::busy(message).hint("copy nothing over a database that is in use; rename the new file into its place")
+            Error::busy(message).hint("copy nothing over a database that is in use: stop its programs, move it and its -wal and -shm away, then rename the new file")
         };
         if let Some(still) = self.still.take() {
             copy_pages(snapshot, (&still.claim.file, None), &self.path, &mut each)?;
@@ -368,13 +394,8 @@ impl Watch {
 
     /// Why the database must be let go although a snapshot of it is being copied.
     fn log_that_fills_its_disk(&self, attachment: &Attachment) -> Result<Option<Error>> {
-        let size = attachment.log_bytes(&attachment.read_index()?);
-        if self.options.let_go_above_bytes.is_none_or(|limit| size <= limit) {
-            return Ok(None);
-        }
-        let dir = durable::directory_of(attachment.path());
-        let free = durable::free_bytes(dir).map_err(|error| Error::io("look at the disk of", dir, error))?;
-        Ok((size > free).then(|| {
+        let filled = self.fills_its_disk(attachment, &attachment.read_index()?)?;
+        Ok(filled.map(|(size, free)| {
             Error::busy(format!("cannot back up {}: its write-ahead log grew while it was copied", self.path.display()))
                 .detail("log", format_bytes(size))
                 .detail("free on its disk", format_bytes(free))
@@ -400,6 +421,10 @@ impl Watch {
 
     /// Moves the guard on to what is stored, and makes a large log small again.
     pub fn maintain(&mut self) -> Result<()> {
+        // Checkpoints open the file by its name: of another one there they would write this one's pages into it.
+        if self.replaced()?.is_some() {
+            return Ok(());
+        }
         let (Some(attachment), Some(stored)) = (&mut self.attachment, self.stored) else { return Ok(()) };
         if !self.is_guarded || self.ahead.is_some() {
             return Ok(());
@@ -448,7 +473,7 @@ impl Watch {
 
     fn attach(&mut self) -> Result<bool> {
         let path = match std::fs::canonicalize(&self.path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             result => result.map_err(|error| Error::io("find", &self.path, error))?,
         };
         self.attachment = Attachment::open(&path)?;
@@ -459,9 +484,32 @@ impl Watch {
         let Some(attachment) = &self.attachment else { return Ok(None) };
         match std::fs::canonicalize(&self.path) {
             Ok(path) if path == attachment.path() => attachment.replaced(),
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("find", &self.path, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("find", &self.path, error)),
             _ => Ok(Some(Discontinuity::Replaced)),
         }
+    }
+
+    fn let_go_if_replaced(&mut self) -> Result<()> {
+        let Some(reason) = self.replaced()? else { return Ok(()) };
+        let log = self.attachment.as_ref().map(|attachment| LogFile::of(attachment.log())).transpose();
+        let log = log.map_err(|error| Error::io("look at the write-ahead log of", &self.path, error))?;
+        self.left_behind = log.filter(|_| reason == Discontinuity::Replaced).flatten();
+        self.lose(reason);
+        self.detach(reason);
+        Ok(())
+    }
+
+    /// Whether the log of a file that was replaced lies beside the new one: SQLite would apply it to that.
+    fn has_log_of_another(&mut self) -> Result<bool> {
+        let Some(left) = self.left_behind else { return Ok(false) };
+        let path = beside(&self.path, "-wal");
+        let now = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.and_then(|file| LogFile::of(&file)),
+        };
+        let is_there = now.map_err(|error| Error::io("look at", &path, error))? == Some(left);
+        self.left_behind = self.left_behind.filter(|_| is_there);
+        Ok(is_there)
     }
 
     fn lose(&mut self, reason: Discontinuity) {

@@ -85,13 +85,11 @@ pub fn plans(situation: &Situation<'_>, target: &Target, only: Option<&BackupId>
     }
     sort(&mut plans);
     let Some(best) = plans.first() else { return Err(out_of_reach(situation, until, only)) };
-    if let Some(until) = until {
-        if let Some(gap) = gap(situation, best, until) {
-            return Err(gap);
-        }
-        for plan in &mut plans {
-            tell_what_is_unknown(situation, plan, until);
-        }
+    if let Some(gap) = until.and_then(|until| gap(situation, best, until)) {
+        return Err(gap);
+    }
+    if with_log {
+        plans.iter_mut().for_each(|plan| tell_what_is_unknown(situation, plan, until));
     }
     tell_of_a_clock_that_was_ahead(&mut plans);
     let because = |plan: &Plan| match only {
@@ -207,13 +205,22 @@ fn missing(situation: &Situation<'_>, best: &Plan) -> String {
     Segment { timeline: TIMELINE, number }.name(SIZE)
 }
 
-/// Says what is not known of the time between the moment that is reached and the target.
-fn tell_what_is_unknown(situation: &Situation<'_>, plan: &mut Plan, until: Timestamp) {
+/// Says what is not known of the time between the moment that is reached and the target, or the latest.
+fn tell_what_is_unknown(situation: &Situation<'_>, plan: &mut Plan, until: Option<Timestamp>) {
     let reaches = plan.reaches;
-    let next_segment = run(situation, &plan.backup).filter_map(|segment| segment.name.last.known()).find(|last| *last > until);
-    if until == reaches {
+    if until == Some(reaches) {
         return;
     }
+    if let Some((missing, last)) = hole(situation, plan) {
+        plan.unknown_after = Some(reaches);
+        plan.notes.push(format!(
+            "commits after {reaches} are not in it: segment {missing} is missing, and nothing leads to what was stored behind \
+             it, up to {last}"
+        ));
+        return;
+    }
+    let Some(until) = until else { return };
+    let next_segment = run(situation, &plan.backup).filter_map(|segment| segment.name.last.known()).find(|last| *last > until);
     if let Some(next) = next_segment {
         // Followed all the while: what was committed in between is in the next segment, and none may have been.
         plan.notes.push(format!("the next moment that was captured is {next}"));
@@ -225,6 +232,21 @@ fn tell_what_is_unknown(situation: &Situation<'_>, plan: &mut Plan, until: Times
         Some(next) => format!("commits after {reaches} are not in it: nobody followed them, and the next moment is {next}"),
         None => format!("nothing was stored after {reaches}: what was committed since, up to {until}, is not known here"),
     });
+}
+
+/// Where a way ends because a segment is missing, and nothing leads to those behind it: its name, and the latest moment there.
+fn hole(situation: &Situation<'_>, plan: &Plan) -> Option<(String, Timestamp)> {
+    let backup = &plan.backup;
+    let segments = run(situation, backup).count();
+    let missing = number(backup.start_lsn) + segments as u64;
+    let leads_on = |other: &&&BackupSummary| other.incarnation == backup.incarnation && number(other.start_lsn) > missing;
+    if plan.segments.len() < segments || situation.backups.iter().any(|other| leads_on(&other)) {
+        return None;
+    }
+    let behind = Segment { timeline: TIMELINE, number: missing + 1 };
+    let stored = situation.logs.get(&backup.incarnation)?.segments.range(behind..);
+    let last = stored.filter_map(|(_, segment)| segment.name.last.known()).max()?;
+    Some((Segment { timeline: TIMELINE, number: missing }.name(SIZE), last))
 }
 
 fn out_of_reach(situation: &Situation<'_>, until: Option<Timestamp>, only: Option<&BackupId>) -> Error {
@@ -443,6 +465,28 @@ mod tests {
         assert_eq!((reaches, unknown_after), (at(20), Some(at(20))));
         assert!(note.contains("are not in it") && note.contains(&at(90).to_string()), "{note}");
         assert_eq!(told(&idle, 95).1, Some(at(90)));
+    }
+
+    #[test]
+    fn what_lies_behind_a_missing_segment_is_told() {
+        let world = World { segments: [((1, 1), 20), ((1, 3), 50), ((1, 4), 60)].into(), backups: vec![(1, 1, 10)] };
+        let led = World { backups: vec![(1, 1, 10), (1, 3, 40)], ..World { segments: world.segments.clone(), backups: vec![] } };
+        let told = |world: &World, target: &Target| {
+            let (logs, summaries) = (world.logs(), world.summaries());
+            let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
+            let plan = plans(&situation, target, None).unwrap().remove(0);
+            (plan.reaches, plan.unknown_after, plan.notes.join("; "))
+        };
+        for target in [Target::Latest, Target::Time(at(30)), Target::Time(at(55)), Target::Time(at(99))] {
+            let (reaches, unknown_after, notes) = told(&world, &target);
+            assert_eq!((reaches, unknown_after), (at(20), Some(at(20))), "{target}");
+            let missing = "segment 000000010000000000000002 is missing";
+            assert!(notes.contains(missing) && notes.ends_with(&at(60).to_string()), "{target}: {notes}");
+            assert!(!notes.contains("nothing was stored"), "{target}: {notes}");
+        }
+        assert_eq!(told(&world, &Target::Time(at(20))).1, None);
+        assert_eq!(told(&world, &Target::Immediate).1, None);
+        assert_eq!(told(&led, &Target::Latest), (at(60), None, String::new()));
     }
 
     #[test]
