@@ -23,7 +23,7 @@ use crate::engine::Scope;
 use crate::engine::chain::Chain;
 use crate::engine::restore::spill::{Placed, Spill};
 use crate::engine::restore::write::{self, Shared, Target};
-use crate::repo::manifest::{Facts, Header};
+use crate::repo::manifest::Facts;
 use crate::source::directory::chunk::Address;
 use crate::source::directory::file_writer::write_chunk;
 use crate::source::directory::owners::OwnerMap;
@@ -68,7 +68,8 @@ pub async fn run(
     place.check()?;
     place.mark()?;
     killpoint::reach("restore.marked");
-    let restorer = Restorer::new(&options.into, restorer_options(&header, scratch.path()))?;
+    let (owners, unanswered) = OwnerMap::by_name(&header.users, &header.groups);
+    let restorer = Restorer::new(&options.into, restorer_options(owners, scratch.path()))?;
     let mut spill = Spill::of_small_frames(scratch.path(), chain.members());
     tokio::task::block_in_place(|| wanted.make(&chain, &restorer, &mut spill, &cancel))?;
     let (groups, placed_bytes) = spill.finish()?;
@@ -107,14 +108,13 @@ pub async fn run(
         shortfalls: count,
         missing,
         first_shortfalls: first.iter().take(MOST_NAMED).map(told).collect(),
-        notes: notes(prepared),
+        notes: notes(prepared, unanswered),
     })
 }
 
-/// Owners as they were, by name where this host knows the name. Where they cannot be set, that is told of each.
-fn restorer_options(header: &Header, scratch: &Path) -> RestorerOptions {
-    let owners = Some(OwnerMap::by_name(&header.users, &header.groups));
-    RestorerOptions { existing: Existing::Refuse, owners, scratch: scratch.to_owned() }
+/// Where owners cannot be set, that is told of each.
+fn restorer_options(owners: OwnerMap, scratch: &Path) -> RestorerOptions {
+    RestorerOptions { existing: Existing::Refuse, owners: Some(owners), scratch: scratch.to_owned() }
 }
 
 fn told(shortfall: &Shortfall) -> String {
@@ -123,10 +123,11 @@ fn told(shortfall: &Shortfall) -> String {
     format!("{path}: its {what} is not as it was: {}", std::io::Error::from_raw_os_error(*errno))
 }
 
-fn notes(prepared: &Prepared) -> Vec<String> {
+fn notes(prepared: &Prepared, unanswered: Option<String>) -> Vec<String> {
     let missing = prepared.plan.backup.bad_pages;
     let note = format!("when the backup was taken, {missing} of what was there could not be stored whole");
-    (missing > 0).then_some(note).into_iter().collect()
+    let unanswered = unanswered.map(|told| format!("{told}; what is theirs has the numbers of the protected host"));
+    (missing > 0).then_some(note).into_iter().chain(unanswered).collect()
 }
 
 /// The tree that is being restored.
