@@ -79,11 +79,22 @@ pub(super) fn by_name(parent: impl AsFd, name: &OsStr, node: &Node, owners: Opti
     let (uid, gid) = owner_of(node, owners);
     let no_follow = AtFlags::SYMLINK_NOFOLLOW;
     let owned = owners.is_some() && failures.check(What::Owner, chownat(&parent, name, uid, gid, no_follow));
-    for attribute in attributes_of(node, owners) {
-        failures.check_io(What::Attributes, attributes::set_name(&parent, name, &attribute));
+    let is_link = matches!(node.kind, Kind::Symlink { .. });
+    // A link inherits nothing.
+    let found = if is_link { Ok(Vec::new()) } else { attributes::of_name(&parent, name) };
+    match found {
+        Ok(found) => {
+            for extra in found.iter().filter(|found| is_inherited(found, node)) {
+                failures.check_io(What::Attributes, attributes::remove_name(&parent, name, extra));
+            }
+            for attribute in attributes_of(node, owners).filter(|attribute| !found.contains(attribute)) {
+                failures.check_io(What::Attributes, attributes::set_name(&parent, name, &attribute));
+            }
+        }
+        Err(error) => failures.0.push((What::Attributes, error)),
     }
     // A link has no mode of its own.
-    if !matches!(node.kind, Kind::Symlink { .. }) {
+    if !is_link {
         let mode = failures.mode(node, owned);
         failures.check(What::Mode, change_mode(&parent, name, mode));
     }
