@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use super::beneath::{Root, open_directory, split};
 use super::chunk::Piece;
-use super::entry::{Entry, Kind, Node};
+use super::entry::{Entry, Kind, Mark, Node};
 use super::file_writer::FileWriter;
 use super::owners::OwnerMap;
 use super::read::Hole;
@@ -72,7 +72,7 @@ pub struct Shortfall {
 pub struct Shortfalls {
     /// How many.
     pub count: u64,
-    /// Of these, how many are not there at all: files without content, devices.
+    /// Of these, how many are not there at all: files without content, what a directory held, devices.
     pub missing: u64,
     /// At most [`MOST_SHORTFALLS`].
     pub first: Vec<Shortfall>,
@@ -218,6 +218,20 @@ impl Restorer {
         self.fall_short(Some(&entry.path), what, &Errno::NODATA.into());
     }
 
+    /// Notes what the marks of `entry` say: it comes back with less than there was, or with content of no one moment. That it
+    /// has no content is [noted](Restorer::missing) by itself.
+    pub fn marked(&self, entry: &Entry) {
+        for mark in &entry.marks {
+            let (what, errno) = match mark {
+                Mark::Unread(_) => continue,
+                Mark::Unlisted(errno) => (What::Held, *errno),
+                Mark::Bare(errno) => (What::Attributes, *errno),
+                Mark::Unsteady => (What::Moment, 0),
+            };
+            self.fall_short(Some(&entry.path), what, &io::Error::from_raw_os_error(errno));
+        }
+    }
+
     /// Sets what belongs to the directories, the lowest first, and to the target itself when `top` says how it was; then
     /// has the file system write everything out. Tells what is not as it was.
     ///
@@ -262,7 +276,7 @@ impl Restorer {
     fn fall_short(&self, path: Option<&RelPath>, what: What, error: &io::Error) {
         let mut shortfalls = self.shortfalls.lock().unwrap_or_else(PoisonError::into_inner);
         shortfalls.count += 1;
-        shortfalls.missing += u64::from(matches!(what, What::Content | What::Device));
+        shortfalls.missing += u64::from(matches!(what, What::Content | What::Held | What::Device));
         if shortfalls.first.len() < MOST_SHORTFALLS {
             let errno = error.raw_os_error().unwrap_or(0);
             shortfalls.first.push(Shortfall { path: path.cloned(), what, errno });

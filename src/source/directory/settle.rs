@@ -24,6 +24,10 @@ use super::owners::OwnerMap;
 pub enum What {
     /// A file's content, which the backup lacks.
     Content,
+    /// What a directory held, or some of it, which the backup lacks.
+    Held,
+    /// That content is of one moment: it may mix several of the file's states.
+    Moment,
     /// Owner or group.
     Owner,
     /// Extended attributes or access control lists.
@@ -40,6 +44,8 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Content => "content",
+            Self::Held => "list of what it holds",
+            Self::Moment => "moment",
             Self::Owner => "owner",
             Self::Attributes => "attributes",
             Self::Mode => "mode",

@@ -29,6 +29,7 @@ use crate::source::directory::file_writer::write_chunk;
 use crate::source::directory::owners::OwnerMap;
 use crate::source::directory::read::{Chunk, Hole};
 use crate::source::directory::restore::{Existing, RestoreOptions as RestorerOptions, Restorer, Shortfall, Shortfalls};
+use crate::source::directory::settle::What;
 
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
@@ -101,14 +102,17 @@ pub async fn run(
     place.unmark()?;
     killpoint::reach("restore.complete");
     let Shortfalls { count, missing, first } = shortfalls;
+    // Whether it belongs to a part nobody knows any more.
+    let nameless = if options.paths.is_empty() { facts.not_stored } else { 0 };
     Ok(RestoreReport {
         entries: wanted.entries,
         raw_bytes: placed_bytes,
         duration: began.elapsed(),
-        shortfalls: count,
-        missing,
+        shortfalls: count + nameless,
+        missing: missing + nameless,
+        nameless,
         first_shortfalls: first.iter().take(MOST_NAMED).map(told).collect(),
-        notes: notes(prepared, unanswered),
+        notes: notes(facts.not_stored, unanswered),
     })
 }
 
@@ -120,14 +124,18 @@ fn restorer_options(owners: OwnerMap, scratch: &Path) -> RestorerOptions {
 fn told(shortfall: &Shortfall) -> String {
     let Shortfall { path, what, errno } = shortfall;
     let path = path.as_ref().map_or_else(|| "the directory itself".to_owned(), ToString::to_string);
-    format!("{path}: its {what} is not as it was: {}", std::io::Error::from_raw_os_error(*errno))
+    let why = std::io::Error::from_raw_os_error(*errno);
+    match what {
+        What::Held => format!("{path}: what it held is not in the backup, or not all of it, for it could not be listed: {why}"),
+        What::Moment => format!("{path}: its content may mix several of its states, for it changed each time it was read"),
+        what => format!("{path}: its {what} is not as it was: {why}"),
+    }
 }
 
-fn notes(prepared: &Prepared, unanswered: Option<String>) -> Vec<String> {
-    let missing = prepared.plan.backup.bad_pages;
-    let note = format!("when the backup was taken, {missing} of what was there could not be stored whole");
+fn notes(not_stored: u64, unanswered: Option<String>) -> Vec<String> {
+    let note = format!("{not_stored} of what was there has no entry in the backup, which told of it when it was taken");
     let unanswered = unanswered.map(|told| format!("{told}; what is theirs has the numbers of the protected host"));
-    (missing > 0).then_some(note).into_iter().chain(unanswered).collect()
+    (not_stored > 0).then_some(note).into_iter().chain(unanswered).collect()
 }
 
 /// The tree that is being restored.
