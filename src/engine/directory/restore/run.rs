@@ -124,10 +124,14 @@ fn restorer_options(owners: OwnerMap, scratch: &Path) -> RestorerOptions {
 fn told(shortfall: &Shortfall) -> String {
     let Shortfall { path, what, errno } = shortfall;
     let path = path.as_ref().map_or_else(|| "the directory itself".to_owned(), ToString::to_string);
-    let why = std::io::Error::from_raw_os_error(*errno);
+    let why = match errno {
+        0 => "the file system there keeps another".to_owned(),
+        errno => std::io::Error::from_raw_os_error(*errno).to_string(),
+    };
     match what {
         What::Held => format!("{path}: what it held is not in the backup, or not all of it, for it could not be listed: {why}"),
         What::Moment => format!("{path}: its content may mix several of its states, for it changed each time it was read"),
+        What::Exactness => format!("{path}: its time of modification is rounded, as all are there"),
         what => format!("{path}: its {what} is not as it was: {why}"),
     }
 }
