@@ -151,6 +151,31 @@ fn two_directories_of_a_backup_are_never_made_one() {
     replacing.finish(None).unwrap();
 }
 
+/// Where `docs` is taken for `Docs`, a restore of the one leaves it as the one was.
+#[test]
+fn a_directory_that_nothing_wanted_lies_in_lends_its_looks_to_no_other() {
+    let place = Place::new();
+    let source = place.source();
+    for dir in ["on", "off"] {
+        fs::create_dir(source.join(dir)).unwrap();
+        fs::write(source.join(dir).join("file"), dir).unwrap();
+        fs::set_permissions(source.join(dir), PermissionsExt::from_mode(0o751)).unwrap();
+    }
+    let mut vault = Vault::default();
+    let backup = vault.backup(&source, Plan::default());
+    let target = place.path("target");
+    let refusing = restorer(&target, &place.path(""), Existing::Refuse);
+    for dir in ["off", "on"] {
+        refusing.directory_on_the_way(&backup.get(dir).entry).unwrap();
+    }
+    vault.file(&refusing, backup.get("on/file")).unwrap();
+    fs::create_dir(target.join("off")).unwrap();
+    fs::set_permissions(target.join("off"), PermissionsExt::from_mode(0o700)).unwrap();
+    refusing.finish(None).unwrap();
+    let mode = |dir: &str| fs::metadata(target.join(dir)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("on"), mode("off")), (0o751, 0o700));
+}
+
 #[test]
 fn a_directory_that_went_away_is_an_error_unless_it_was_only_on_the_way() {
     let place = Place::new();

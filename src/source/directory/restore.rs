@@ -260,13 +260,13 @@ impl Restorer {
     pub fn finish(self, top: Option<&Node>) -> Result<Shortfalls> {
         let mut waiting = std::mem::replace(&mut *self.waiting(), Waiting::none());
         while let Some((entry, is_wanted)) = waiting.take_last::<(Entry, bool)>()? {
+            // On the way to nothing that was wanted. What is found there all the same is another directory, for whose name
+            // the file system takes this one.
+            if !is_wanted && !self.stand_ins().contains(&entry.path) {
+                continue;
+            }
             let opened = self.root.parent(&entry.path).and_then(|(parent, name)| open_directory(&parent, name));
-            let directory = match opened {
-                Ok(directory) => directory,
-                // On the way to nothing that was wanted.
-                Err(error) if !is_wanted && error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(self.failed(Some(&entry.path), error)),
-            };
+            let directory = opened.map_err(|error| self.failed(Some(&entry.path), error))?;
             let settled = settle::open(&directory, &entry.node, self.options.owners.as_ref());
             self.take_up(Some(&entry.path), settled)?;
         }
