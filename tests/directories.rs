@@ -15,6 +15,8 @@ mod faults;
 mod looking;
 #[path = "directory_source/oracle.rs"]
 mod oracle;
+#[path = "directories/owners.rs"]
+mod owners;
 #[path = "directories/parts.rs"]
 mod parts;
 #[path = "faults/plant.rs"]

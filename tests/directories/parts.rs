@@ -37,6 +37,21 @@ fn paths_and_globs_bring_back_what_they_name_and_nothing_else() {
     assert!(!Path::new(&into).exists(), "nothing was touched");
 }
 
+/// What looks like a pattern may be a name.
+#[test]
+fn a_file_comes_back_by_its_name_whatever_the_name_looks_like() {
+    let stage = Stage::as_root("");
+    for path in ["r[1].txt", "r1.txt", "r2.txt", "what?/is{this}"] {
+        stage.write(path, path.as_bytes());
+    }
+    stage.backup("full");
+    let set = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect::<BTreeSet<String>>();
+    let into = stage.restore("named", &["--path", "r[1].txt", "--path", "what?"]);
+    assert_eq!(paths(&into), set(&["r1.txt", "r[1].txt", "what?", "what?/is{this}"]));
+    assert_eq!(std::fs::read(into.join("r[1].txt")).expect("restored"), b"r[1].txt");
+    assert_eq!(paths(&stage.restore("exactly", &["--path", "./r[1].txt"])), set(&["r[1].txt"]));
+}
+
 #[test]
 fn one_name_of_a_file_with_several_comes_with_its_content() {
     let stage = Stage::as_root("");

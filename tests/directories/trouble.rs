@@ -38,8 +38,14 @@ fn what_may_not_be_read_is_named_and_the_rest_comes_back() {
 
     let into = stage.restored.join("part");
     let output = stage.run(&stage.rescue, &["restore", SOURCE, "--into", &into.display().to_string()]).exits(1);
-    assert!(output.stdout.contains("1 of them are not there at all"), "{output}");
+    assert!(output.stdout.contains("3, named above; 2 of them are not there at all"), "{output}");
     assert!(output.stderr.contains("docs/secret.txt: its content is not as it was"), "{output}");
+    let told = "closed: what it held is not in the backup, or not all of it, for it could not be listed: Permission denied";
+    assert!(output.stderr.contains(told), "{output}");
+    let into = stage.restored.join("docs").display().to_string();
+    let output = stage.run(&stage.rescue, &["restore", SOURCE, "--into", &into, "--path", "docs/open.txt"]).success();
+    assert!(!output.stderr.contains("closed") && !output.stdout.contains("note"), "it was not asked for: {output}");
+    let into = stage.restored.join("part");
     assert_eq!(std::fs::read(into.join("docs/open.txt")).expect("restored"), b"open");
     assert!(!into.join("docs/secret.txt").exists(), "an empty file would be a lie");
     stage.assert_verifies();
@@ -51,6 +57,32 @@ fn what_may_not_be_read_is_named_and_the_rest_comes_back() {
     assert_eq!(number(&taken["not_whole"]["count"]), 0, "{taken:#}");
     let into = stage.restore("whole", &[]);
     assert_eq!(std::fs::read(into.join("docs/secret.txt")).expect("restored"), b"secret");
+}
+
+/// A directory that may be listed and not entered: what it holds has a name there, and no entry in the backup.
+#[test]
+fn what_has_no_entry_at_all_is_missing_after_a_restore_of_everything() {
+    let stage = Stage::as_user("");
+    stage.write("docs/open.txt", b"open");
+    stage.own();
+    if !is_root() {
+        return println!("skipped: only root can make files that another user may not look at");
+    }
+    stage.write("half/inner", b"inner");
+    std::fs::set_permissions(stage.tree.join("half"), PermissionsExt::from_mode(0o744)).expect("own directory");
+    let taken = stage.backup("full");
+    assert_eq!(taken["not_whole"]["count"], 1, "{taken:#}");
+    let restore = |name: &str, arguments: &[&str]| {
+        let into = stage.restored.join(name).display().to_string();
+        stage.run(&stage.rescue, &[&["restore", SOURCE, "--into", &into], arguments].concat())
+    };
+    let output = restore("all", &[]).exits(1);
+    // The other is the owner of what holds it, whom only root can set.
+    assert!(output.stdout.contains("not as it was  2") && output.stdout.contains("1 of them are not there at all"), "{output}");
+    assert!(output.stdout.contains("1 of what was there has no entry in the backup"), "{output}");
+    // Where it was nobody knows any more, so a part may lack it or not.
+    let output = restore("part", &["--path", "docs"]).success();
+    assert!(output.stdout.contains("1 of what was there has no entry in the backup"), "{output}");
 }
 
 /// A file that is never at rest: marked, and what is stored of it has one of its lengths.
@@ -78,7 +110,9 @@ fn a_file_that_is_rewritten_all_the_time_is_told() {
     writer.join().expect("the writer");
     failed.refuses(1, &["1 thing of docs", "busy: changed each time it was read"]);
     assert_eq!(taken["not_whole"]["first"][0], "busy: changed each time it was read", "{taken:#}");
-    let into = stage.restore("busy", &[]);
+    let into = stage.restored.join("busy");
+    let output = stage.run(&stage.rescue, &["restore", SOURCE, "--into", &into.display().to_string()]).success();
+    assert!(output.stderr.contains("busy: its content may mix several of its states"), "it is there, but: {output}");
     assert_eq!(std::fs::metadata(into.join("busy")).expect("restored").len(), 8 << 20);
     assert_eq!(std::fs::read(into.join("calm")).expect("restored"), b"calm");
     // It rests now: the next backup holds it as it is.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use lifeboat::source::directory::entry::Reason;
 use lifeboat::source::directory::restore::Existing;
-use rustix::fs::{XattrFlags, lsetxattr};
+use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
 use crate::oracle::{assert_same, snapshot};
 use crate::vault::{Plan, Vault};
@@ -44,6 +44,7 @@ fn attributes_access_lists_and_capabilities_come_back_and_no_others() {
     fs::write(&path, "x").unwrap();
     fs::create_dir(source.join("dir")).unwrap();
     symlink("file", source.join("link")).unwrap();
+    mknodat(CWD, source.join("pipe"), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
     set(&path, "user.empty", b"");
     set(&path, "user.long", &[7; 3000]);
     set(&source, "user.top", b"of the directory itself");
@@ -51,6 +52,7 @@ fn attributes_access_lists_and_capabilities_come_back_and_no_others() {
     set(&source.join("dir"), "system.posix_acl_default", &access_list());
     if crate::trees::is_root() {
         set(&source.join("link"), "trusted.link", b"the link's own");
+        mknodat(CWD, source.join("null"), FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
         std::os::unix::fs::chown(&path, Some(1234), Some(1234)).unwrap();
         // CAP_NET_BIND_SERVICE, permitted and effective: version 2.
         set(&path, "security.capability", &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

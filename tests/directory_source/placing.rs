@@ -1,10 +1,12 @@
 //! Where a restore writes, and what of a backup it takes.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
+use std::time::{Duration, UNIX_EPOCH};
 
 use lifeboat::base::RelPath;
-use lifeboat::source::directory::restore::{Existing, RestoreOptions, Restorer};
+use lifeboat::source::directory::restore::{Existing, RestoreOptions, Restorer, Shortfalls};
 use lifeboat::source::directory::select::Selection;
 
 use crate::Place;
@@ -22,7 +24,7 @@ fn a_part_comes_back_with_the_directories_above_it_as_they_were() {
     // Both names after the first are wanted, the first is not.
     fs::hard_link(source.join("docs/b.txt"), source.join("photos/d.jpg")).unwrap();
     fs::hard_link(source.join("docs/b.txt"), source.join("photos/e.jpg")).unwrap();
-    fs::set_permissions(source.join("docs"), std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+    fs::set_permissions(source.join("docs"), PermissionsExt::from_mode(0o750)).unwrap();
     let mut vault = Vault::default();
     let backup = vault.backup(&source, Plan::default());
     let target = place.path("target");
@@ -112,4 +114,133 @@ fn a_link_planted_in_the_target_is_never_followed() {
         assert!(restorer.finish(None).is_err(), "a directory that was restored is a link now");
         assert_eq!(crate::oracle::snapshot(&outside), before);
     }
+}
+
+/// A restore into `target` with nobody's owners.
+fn restorer(target: &Path, scratch: &Path, existing: Existing) -> Restorer {
+    Restorer::new(target, RestoreOptions { existing, owners: None, scratch: scratch.to_owned() }).unwrap()
+}
+
+/// A file system that takes `docs` for `Docs` says of it that it is there already.
+#[test]
+fn two_directories_of_a_backup_are_never_made_one() {
+    let place = Place::new();
+    let source = place.source();
+    for dir in ["Docs", "docs"] {
+        fs::create_dir(source.join(dir)).unwrap();
+        fs::write(source.join(dir).join("file"), dir).unwrap();
+    }
+    let mut vault = Vault::default();
+    let backup = vault.backup(&source, Plan::default());
+    let (upper, lower) = (&backup.get("Docs").entry, &backup.get("docs").entry);
+    let target = place.path("target");
+    let refusing = restorer(&target, &place.path(""), Existing::Refuse);
+    refusing.directory(upper).unwrap();
+    fs::create_dir(target.join("docs")).unwrap();
+    let error = refusing.directory(lower).unwrap_err();
+    assert!(error.hints()[0].contains("two names of the backup are one there"), "{error:?}");
+    // One that was made for what lies in it is its own, once.
+    let target = place.path("in any order");
+    let refusing = restorer(&target, &place.path(""), Existing::Refuse);
+    vault.file(&refusing, backup.get("docs/file")).unwrap();
+    refusing.directory(lower).unwrap();
+    assert!(refusing.directory(lower).is_err());
+    // Where things are replaced, it may have been there before.
+    let replacing = restorer(&target, &place.path(""), Existing::Replace);
+    replacing.directory(lower).unwrap();
+    replacing.finish(None).unwrap();
+}
+
+/// Where `docs` is taken for `Docs`, a restore of the one leaves it as the one was.
+#[test]
+fn a_directory_that_nothing_wanted_lies_in_lends_its_looks_to_no_other() {
+    let place = Place::new();
+    let source = place.source();
+    for dir in ["on", "off"] {
+        fs::create_dir(source.join(dir)).unwrap();
+        fs::write(source.join(dir).join("file"), dir).unwrap();
+        fs::set_permissions(source.join(dir), PermissionsExt::from_mode(0o751)).unwrap();
+    }
+    let mut vault = Vault::default();
+    let backup = vault.backup(&source, Plan::default());
+    let target = place.path("target");
+    let refusing = restorer(&target, &place.path(""), Existing::Refuse);
+    for dir in ["off", "on"] {
+        refusing.directory_on_the_way(&backup.get(dir).entry).unwrap();
+    }
+    vault.file(&refusing, backup.get("on/file")).unwrap();
+    fs::create_dir(target.join("off")).unwrap();
+    fs::set_permissions(target.join("off"), PermissionsExt::from_mode(0o700)).unwrap();
+    refusing.finish(None).unwrap();
+    let mode = |dir: &str| fs::metadata(target.join(dir)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("on"), mode("off")), (0o751, 0o700));
+}
+
+#[test]
+fn a_directory_that_went_away_is_an_error_unless_it_was_only_on_the_way() {
+    let place = Place::new();
+    let source = place.source();
+    fs::create_dir_all(source.join("way")).unwrap();
+    fs::create_dir_all(source.join("wanted")).unwrap();
+    let backup = Vault::default().backup(&source, Plan::default());
+    let target = place.path("target");
+    let refusing = restorer(&target, &place.path(""), Existing::Refuse);
+    refusing.directory_on_the_way(&backup.get("way").entry).unwrap();
+    refusing.directory(&backup.get("wanted").entry).unwrap();
+    fs::remove_dir(target.join("wanted")).unwrap();
+    let error = refusing.finish(None).unwrap_err();
+    assert!(error.message().contains("wanted"), "{error:?}");
+}
+
+fn told(shortfalls: &Shortfalls) -> Vec<(String, String)> {
+    let path = |path: &Option<RelPath>| path.as_ref().map(ToString::to_string).unwrap_or_default();
+    shortfalls.first.iter().map(|one| (path(&one.path), one.what.to_string())).collect()
+}
+
+/// A file system may have no room for a time, and say nothing.
+#[test]
+fn a_time_that_the_target_does_not_keep_is_told() {
+    let place = Place::new();
+    let path = place.source().join("late");
+    fs::write(&path, "x").unwrap();
+    // The year 3000; inodes of ext4 end in 2446 or 2038.
+    fs::File::options().write(true).open(&path).unwrap().set_modified(UNIX_EPOCH + Duration::from_secs(32_503_680_000)).unwrap();
+    let mut vault = Vault::default();
+    let backup = vault.backup(&place.source(), Plan::default());
+    let elsewhere = tempfile::tempdir_in("/var/tmp").unwrap();
+    let target = elsewhere.path().join("target");
+    let shortfalls = vault.restore(&backup, &target, &[], Existing::Refuse).unwrap();
+    let time = |path: &Path| fs::metadata(path).unwrap().mtime();
+    let is_kept = time(&path) == time(&target.join("late"));
+    println!("the time is kept: {is_kept}");
+    let expected = if is_kept { vec![] } else { vec![("late".to_owned(), "time of modification".to_owned())] };
+    assert_eq!((told(&shortfalls), shortfalls.missing), (expected, 0));
+}
+
+/// To a user who is not of a directory's group the kernel says that it set the set-gid bit, and does not.
+#[test]
+fn a_mode_that_the_target_does_not_keep_is_told() {
+    if !crate::trees::is_root() {
+        return println!("skipped: only root can make a directory of a group that another user is not of");
+    }
+    let place = Place::new();
+    let shared = place.source().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, PermissionsExt::from_mode(0o2775)).unwrap();
+    let backup = Vault::default().backup(&place.source(), Plan::default());
+    let target = place.path("theirs");
+    fs::create_dir(&target).unwrap();
+    std::os::unix::fs::chown(&target, Some(65_534), Some(1)).unwrap();
+    fs::set_permissions(&target, PermissionsExt::from_mode(0o2770)).unwrap();
+    fs::set_permissions(place.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    let shortfalls = std::thread::spawn(move || {
+        nix::unistd::setfsgid(nix::unistd::Gid::from_raw(65_534));
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65_534));
+        let refusing = restorer(&target, &target, Existing::Refuse);
+        refusing.directory(&backup.get("shared").entry).unwrap();
+        let shortfalls = refusing.finish(None).unwrap();
+        assert_eq!(fs::metadata(target.join("shared")).unwrap().mode() & 0o7777, 0o775);
+        shortfalls
+    });
+    assert_eq!(told(&shortfalls.join().unwrap()), [("shared".to_owned(), "mode".to_owned())]);
 }

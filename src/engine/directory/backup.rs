@@ -43,6 +43,7 @@ use crate::source::directory::beneath::Root;
 use crate::source::directory::compare::Trust;
 use crate::source::directory::exclude::Excludes;
 use crate::source::directory::index::Index;
+use crate::source::directory::owners::Names;
 use crate::source::directory::read::FRESH_NANOS;
 use crate::source::directory::scan::Tally;
 use crate::source::directory::walk::WalkOptions;
@@ -293,8 +294,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn assemble(&self, gathered: &Gathered) -> Result<Assembled> {
-        let (users, groups) = gathered.owners.names();
+    async fn assemble(&mut self, gathered: &Gathered) -> Result<Assembled> {
+        let Names { users, groups, unanswered } = gathered.owners.names();
+        self.draft.warnings.extend(unanswered.map(|told| format!("{told}; the backup keeps numbers without names")));
         let facts = DirectoryFacts {
             path: path_text(&self.options.path),
             exclude: self.excludes.clone(),

@@ -231,6 +231,7 @@ impl<'b> Gathering<'b> {
         self.write_done()?;
         self.out.flush().map_err(|error| Error::io("write", &self.spill, error))?;
         let (tally, root) = (self.scan.tally(), self.scan.root_node().clone());
+        self.owners.add(&root);
         Ok(Gathered { tally, lines: self.lines, owners: self.owners, trouble: self.trouble, root })
     }
 

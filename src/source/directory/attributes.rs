@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, llistxattr, lsetxattr};
+use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, llistxattr, lremovexattr, lsetxattr};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,15 @@ pub fn set_open(file: impl AsFd, attribute: &Attribute) -> io::Result<()> {
 pub fn set_name(parent: impl AsFd, name: &OsStr, attribute: &Attribute) -> io::Result<()> {
     let path = through_proc(parent, name)?;
     Ok(lsetxattr(&path, attribute.name.as_slice(), &attribute.value, XattrFlags::empty())?)
+}
+
+/// Removes an attribute of `name` in `parent`, a link's own.
+///
+/// # Errors
+/// As [`set_open`].
+pub fn remove_name(parent: impl AsFd, name: &OsStr, attribute: &Attribute) -> io::Result<()> {
+    let path = through_proc(parent, name)?;
+    Ok(lremovexattr(&path, attribute.name.as_slice())?)
 }
 
 fn through_proc(parent: impl AsFd, name: &OsStr) -> io::Result<PathBuf> {

@@ -1,13 +1,14 @@
 //! What differs between two backups of a directory: both streams of entries in the order of paths, joined.
 //!
 //! Pure, and in constant memory. Two files are told to be of the same content only when their ids agree, which proves it;
-//! where either was not read, that is told instead of guessed. A further name of a file has no id; when it was no such name
+//! where either was not read, that is told instead of guessed, and so it is of what a directory held that could not be listed. A
+//! further name of a file has no id; when it was no such name
 //! before, or of another file, its content is told to differ.
 
 use std::cmp::Ordering;
 use std::fmt;
 
-use super::entry::{Entry, Kind};
+use super::entry::{Entry, Kind, Mark};
 use crate::base::{Error, RelPath, Result};
 
 /// One path that is not the same in both.
@@ -39,6 +40,9 @@ pub enum Aspect {
     Content,
     /// Nobody knows: one of the backups, or both, could not read the file.
     Unread,
+    /// Nobody knows what it holds: one of the backups, or both, could not list the directory. What only the other one has
+    /// below it is not told of.
+    Unlisted,
     /// Where a link leads.
     Target,
     /// Which other path is the same file.
@@ -59,6 +63,7 @@ impl fmt::Display for Aspect {
             Self::Kind => "kind",
             Self::Content => "content",
             Self::Unread => "unread",
+            Self::Unlisted => "unlisted",
             Self::Target => "target",
             Self::Link => "hard link",
             Self::Mode => "mode",
@@ -73,12 +78,14 @@ impl fmt::Display for Aspect {
 pub struct Diff<A: Iterator<Item = Result<Entry>>, B: Iterator<Item = Result<Entry>>> {
     older: Sorted<A>,
     newer: Sorted<B>,
+    /// The last directory that each could not list, but for those within.
+    unlisted: (Option<RelPath>, Option<RelPath>),
 }
 
 impl<A: Iterator<Item = Result<Entry>>, B: Iterator<Item = Result<Entry>>> Diff<A, B> {
     /// Compares two backups' entries.
     pub fn new(older: A, newer: B) -> Self {
-        Self { older: Sorted::new(older), newer: Sorted::new(newer) }
+        Self { older: Sorted::new(older), newer: Sorted::new(newer), unlisted: (None, None) }
     }
 
     fn advance(&mut self) -> Result<Option<Difference>> {
@@ -91,8 +98,12 @@ impl<A: Iterator<Item = Result<Entry>>, B: Iterator<Item = Result<Entry>>> Diff<
             };
             let older = self.older.head.take_if(|_| order.is_le());
             let newer = self.newer.head.take_if(|_| order.is_ge());
+            remember(&mut self.unlisted.0, older.as_ref());
+            remember(&mut self.unlisted.1, newer.as_ref());
             let (path, change) = match (older, newer) {
                 (None, None) => return Ok(None),
+                (Some(older), None) if is_below(&older, self.unlisted.1.as_ref()) => continue,
+                (None, Some(newer)) if is_below(&newer, self.unlisted.0.as_ref()) => continue,
                 (Some(older), None) => (older.path.clone(), Change::Removed(Box::new(older))),
                 (None, Some(newer)) => (newer.path.clone(), Change::Added(Box::new(newer))),
                 (Some(older), Some(newer)) => {
@@ -121,6 +132,21 @@ impl<A: Iterator<Item = Result<Entry>>, B: Iterator<Item = Result<Entry>>> Itera
     }
 }
 
+/// Remembers `entry` when it is a directory that could not be listed and lies in none that is remembered.
+fn remember(unlisted: &mut Option<RelPath>, entry: Option<&Entry>) {
+    if let Some(entry) = entry.filter(|entry| is_unlisted(entry) && !is_below(entry, unlisted.as_ref())) {
+        *unlisted = Some(entry.path.clone());
+    }
+}
+
+fn is_unlisted(entry: &Entry) -> bool {
+    entry.marks.iter().any(|mark| matches!(mark, Mark::Unlisted(_)))
+}
+
+fn is_below(entry: &Entry, directory: Option<&RelPath>) -> bool {
+    directory.is_some_and(|directory| entry.path.as_path().starts_with(directory.as_path()))
+}
+
 /// In what two entries of one path differ; their content by its id.
 pub fn aspects(older: &Entry, newer: &Entry) -> Vec<Aspect> {
     let (then, now) = (&older.node, &newer.node);
@@ -130,6 +156,7 @@ pub fn aspects(older: &Entry, newer: &Entry) -> Vec<Aspect> {
     let is_unread = older.is_unread() || newer.is_unread();
     let content = match (&then.kind, &now.kind) {
         (Kind::File, Kind::File) if is_unread => Some(Aspect::Unread),
+        (Kind::Directory, Kind::Directory) if is_unlisted(older) || is_unlisted(newer) => Some(Aspect::Unlisted),
         // Told of the first name.
         (Kind::File, Kind::File) if older.first_link.is_some() && older.first_link == newer.first_link => None,
         (Kind::File, Kind::File) => (older.content.is_none() || older.content != newer.content).then_some(Aspect::Content),
@@ -184,7 +211,7 @@ impl<I: Iterator<Item = Result<Entry>>> Sorted<I> {
 #[cfg(test)]
 mod tests {
     use super::super::chunk::Address;
-    use super::super::entry::{FileTime, Mark, Node};
+    use super::super::entry::{FileTime, Node};
     use super::*;
 
     fn file(path: &str) -> Entry {
@@ -229,6 +256,33 @@ mod tests {
         assert_eq!(aspects(&linked("a"), &linked("a")), []);
         assert_eq!(aspects(&linked("a"), &file("b")), [Aspect::Content, Aspect::Link]);
         assert_eq!(aspects(&linked("a"), &linked("aa")), [Aspect::Content, Aspect::Link]);
+    }
+
+    #[test]
+    fn what_an_unlisted_directory_held_is_neither_added_nor_removed() {
+        let directory = |path: &str, marks: &[Mark]| {
+            let mut entry = Entry { content: None, marks: marks.to_vec(), ..file(path) };
+            entry.node.kind = Kind::Directory;
+            entry
+        };
+        let tell = |older: &[Entry], newer: &[Entry]| -> Vec<(String, String)> {
+            let entries = |entries: &[Entry]| entries.iter().cloned().map(Ok).collect::<Vec<_>>().into_iter();
+            let told = Diff::new(entries(older), entries(newer)).map(Result::unwrap);
+            let change = |change: &Change| match change {
+                Change::Added(_) => "added".to_owned(),
+                Change::Removed(_) => "removed".to_owned(),
+                Change::Changed(aspects) => format!("{aspects:?}"),
+            };
+            told.map(|one| (one.path.to_string(), change(&one.change))).collect()
+        };
+        let pair = |path: &str, change: &str| (path.to_owned(), change.to_owned());
+        let listed = [directory("a", &[]), file("a/1"), directory("a/2", &[]), file("a/2/x"), file("a/3"), file("a-1")];
+        let refused = Mark::Unlisted(13);
+        assert_eq!(tell(&listed, &[directory("a", &[refused])]), [pair("a", "[Unlisted]"), pair("a-1", "removed")]);
+        assert_eq!(tell(&[directory("a", &[refused])], &listed), [pair("a", "[Unlisted]"), pair("a-1", "added")]);
+        // Of one that came with part of what it held, which in turn could not all be listed.
+        let part = [directory("a", &[refused]), directory("a/2", &[refused]), file("a-1")];
+        assert_eq!(tell(&listed, &part), [pair("a", "[Unlisted]"), pair("a/2", "[Unlisted]")]);
     }
 
     #[test]

@@ -13,22 +13,27 @@
 //!   of them must be written, or the file is refused: a chunk that is missing or another never becomes zeros in silence.
 //! - Attributes that the target's file system or an inherited access control list added are taken away, owners are set
 //!   before set-uid bits and capabilities (setting an owner clears those), and without owners set-uid bits are not set.
-//! - What could not be set (owner, attribute, device) is named and counted ([`Shortfall`]); a full disk is an error.
-//! - Memory: directories wait on disk, in `scratch`.
+//! - What could not be set (owner, attribute, device), or was not kept, is named and counted ([`Shortfall`]); a full disk is an
+//!   error.
+//! - Two directories of a backup never become one: where the file system takes their names for one name, or somebody else
+//!   makes one meanwhile, that is an error, unless things are replaced.
+//! - Memory: directories wait on disk, in `scratch`; those made before their turn, for what lies in them, are known by name.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, openat, renameat, symlinkat, unlinkat};
 use rustix::io::Errno;
 
 use super::beneath::{Root, open_directory, split};
 use super::chunk::Piece;
-use super::entry::{Entry, Kind, Node};
+use super::entry::{Entry, Kind, Mark, Node};
 use super::file_writer::FileWriter;
 use super::owners::OwnerMap;
 use super::read::Hole;
@@ -72,7 +77,7 @@ pub struct Shortfall {
 pub struct Shortfalls {
     /// How many.
     pub count: u64,
-    /// Of these, how many are not there at all: files without content, devices.
+    /// Of these, how many are not there at all: files without content, what a directory held, devices.
     pub missing: u64,
     /// At most [`MOST_SHORTFALLS`].
     pub first: Vec<Shortfall>,
@@ -89,8 +94,12 @@ const NEW_FILE: OFlags = OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL
 pub struct Restorer {
     pub(super) root: Root,
     pub(super) options: RestoreOptions,
+    /// Directories, and whether they are wanted themselves.
     directories: Mutex<Waiting>,
+    /// Directories that were made for what lies in them, and whose turn may come.
+    stand_ins: Mutex<BTreeSet<RelPath>>,
     shortfalls: Mutex<Shortfalls>,
+    are_times_coarse: AtomicBool,
 }
 
 impl Restorer {
@@ -106,7 +115,14 @@ impl Restorer {
                 .hint("restore into another directory, or move this one away first"));
         }
         let directories = Mutex::new(Waiting::new(&options.scratch)?);
-        Ok(Self { root: Root::open(target)?, options, directories, shortfalls: Mutex::default() })
+        Ok(Self {
+            root: Root::open(target)?,
+            options,
+            directories,
+            stand_ins: Mutex::default(),
+            shortfalls: Mutex::default(),
+            are_times_coarse: AtomicBool::new(false),
+        })
     }
 
     /// Makes a directory; what belongs to it follows in [`Restorer::finish`].
@@ -114,8 +130,12 @@ impl Restorer {
     /// # Errors
     /// When something else is in its place, or the disk fails.
     pub fn directory(&self, entry: &Entry) -> Result<()> {
-        self.make(entry, make_directory)?;
-        self.waiting().add(entry)
+        self.with_parent(&entry.path, |parent, name| {
+            let mut stand_ins = self.stand_ins();
+            let is_mine = make_directory(&parent, name)? || stand_ins.remove(&entry.path);
+            if is_mine || self.options.existing == Existing::Replace { Ok(()) } else { Err(Errno::EXIST.into()) }
+        })?;
+        self.waiting().add(&(entry, true))
     }
 
     /// Takes note of a directory that is not wanted itself: should something wanted lie in it, it will look as it did.
@@ -124,7 +144,7 @@ impl Restorer {
     /// # Errors
     /// When the scratch file fails.
     pub fn directory_on_the_way(&self, entry: &Entry) -> Result<()> {
-        if self.options.existing == Existing::Replace { Ok(()) } else { self.waiting().add(entry) }
+        if self.options.existing == Existing::Replace { Ok(()) } else { self.waiting().add(&(entry, false)) }
     }
 
     /// Begins a file of `entry` with the content `pieces` and the short and long `holes`, all ascending.
@@ -218,6 +238,20 @@ impl Restorer {
         self.fall_short(Some(&entry.path), what, &Errno::NODATA.into());
     }
 
+    /// Notes what the marks of `entry` say: it comes back with less than there was, or with content of no one moment. That it
+    /// has no content is [noted](Restorer::missing) by itself.
+    pub fn marked(&self, entry: &Entry) {
+        for mark in &entry.marks {
+            let (what, errno) = match mark {
+                Mark::Unread(_) => continue,
+                Mark::Unlisted(errno) => (What::Held, *errno),
+                Mark::Bare(errno) => (What::Attributes, *errno),
+                Mark::Unsteady => (What::Moment, 0),
+            };
+            self.fall_short(Some(&entry.path), what, &io::Error::from_raw_os_error(errno));
+        }
+    }
+
     /// Sets what belongs to the directories, the lowest first, and to the target itself when `top` says how it was; then
     /// has the file system write everything out. Tells what is not as it was.
     ///
@@ -225,14 +259,14 @@ impl Restorer {
     /// The disk's.
     pub fn finish(self, top: Option<&Node>) -> Result<Shortfalls> {
         let mut waiting = std::mem::replace(&mut *self.waiting(), Waiting::none());
-        while let Some(entry) = waiting.take_last()? {
+        while let Some((entry, is_wanted)) = waiting.take_last::<(Entry, bool)>()? {
+            // On the way to nothing that was wanted. What is found there all the same is another directory, for whose name
+            // the file system takes this one.
+            if !is_wanted && !self.stand_ins().contains(&entry.path) {
+                continue;
+            }
             let opened = self.root.parent(&entry.path).and_then(|(parent, name)| open_directory(&parent, name));
-            let directory = match opened {
-                Ok(directory) => directory,
-                // On the way to nothing that was wanted.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(self.failed(Some(&entry.path), error)),
-            };
+            let directory = opened.map_err(|error| self.failed(Some(&entry.path), error))?;
             let settled = settle::open(&directory, &entry.node, self.options.owners.as_ref());
             self.take_up(Some(&entry.path), settled)?;
         }
@@ -260,17 +294,24 @@ impl Restorer {
     }
 
     fn fall_short(&self, path: Option<&RelPath>, what: What, error: &io::Error) {
+        if what == What::Exactness && self.are_times_coarse.swap(true, Ordering::Relaxed) {
+            return;
+        }
         let mut shortfalls = self.shortfalls.lock().unwrap_or_else(PoisonError::into_inner);
         shortfalls.count += 1;
-        shortfalls.missing += u64::from(matches!(what, What::Content | What::Device));
+        shortfalls.missing += u64::from(matches!(what, What::Content | What::Held | What::Device));
         if shortfalls.first.len() < MOST_SHORTFALLS {
             let errno = error.raw_os_error().unwrap_or(0);
             shortfalls.first.push(Shortfall { path: path.cloned(), what, errno });
         }
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.directories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stand_ins(&self) -> MutexGuard<'_, BTreeSet<RelPath>> {
+        self.stand_ins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn failed(&self, path: Option<&RelPath>, error: io::Error) -> Error {
@@ -279,8 +320,14 @@ impl Restorer {
             Some(Errno::LOOP | Errno::NOTDIR | Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST)
         );
         let location = path.map_or_else(|| self.root.location().to_owned(), |path| self.root.locate(path));
+        let is_doubled = self.options.existing == Existing::Refuse && error.kind() == io::ErrorKind::AlreadyExists;
         let failed = Error::io("restore", &location, error);
-        if is_in_the_way {
+        if is_doubled {
+            // The directory was empty.
+            failed
+                .hint("two names of the backup are one there: restore onto a file system that tells upper from lower case")
+                .hint("or somebody else writes there: restore into a directory of your own")
+        } else if is_in_the_way {
             failed.hint("something else lies there: move it away, or restore into an empty directory")
         } else {
             failed
@@ -300,22 +347,25 @@ impl Restorer {
         }
         let (above, name) = split(path);
         let mut at = self.root.directory(&[])?;
-        for part in above.split(|byte| *byte == b'/') {
-            let part = <OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(part);
-            make_directory(&at, part)?;
+        let ends = above.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(end, _)| end).chain([above.len()]);
+        for end in ends {
+            let stand_in = RelPath::new(&above[..end]).map_err(io::Error::other)?;
+            let (_, part) = split(&stand_in);
+            // Nobody may meet it before it is known.
+            let mut stand_ins = self.stand_ins();
+            let is_new = make_directory(&at, part)?;
             at = open_directory(&at, part)?;
+            if is_new && self.options.existing == Existing::Refuse {
+                stand_ins.insert(stand_in);
+            }
         }
         Ok((at, name))
     }
 
     /// Has `make` make something under its name, or under a temporary one that then takes the place of what is there.
-    fn make(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> Result<()> {
-        self.make_raw(entry, make).map_err(|error| self.failed(Some(&entry.path), error))
-    }
-
     fn make_raw(&self, entry: &Entry, make: impl Fn(&OwnedFd, &OsStr) -> io::Result<()>) -> io::Result<()> {
         let (parent, name) = self.parent_made(&entry.path)?;
-        if self.options.existing == Existing::Refuse || entry.node.kind == Kind::Directory {
+        if self.options.existing == Existing::Refuse {
             return make(&parent, name);
         }
         let temporary = temporary_name();
@@ -329,11 +379,12 @@ impl Restorer {
     }
 }
 
-fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<()> {
+/// Whether it was not there yet.
+fn make_directory(parent: &OwnedFd, name: &OsStr) -> io::Result<bool> {
     match mkdirat(parent, name, Mode::RWXU) {
-        // Made already for what lies in it, or there before; a link in its place is refused.
-        Err(Errno::EXIST) => open_directory(parent, name).map(drop),
-        outcome => Ok(outcome?),
+        // A link in its place is refused.
+        Err(Errno::EXIST) => open_directory(parent, name).map(|_| false),
+        outcome => Ok(outcome.map(|()| true)?),
     }
 }
 

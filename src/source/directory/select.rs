@@ -29,13 +29,14 @@ struct Rule {
 enum Pattern {
     /// This path, and what it holds.
     Path(RelPath),
-    /// Whatever it matches, and what that holds. `*` stays within a component, `**` does not.
-    Glob(GlobMatcher),
+    /// Whatever it matches, and what that holds. `*` stays within a component, `**` does not. And the path that is written
+    /// just so, for names may have such characters.
+    Glob(GlobMatcher, Option<RelPath>),
 }
 
 impl Selection {
     /// Selects what `patterns` name, relative to the protected directory. A pattern with `*`, `?`, `[` or `{` is a glob
-    /// unless it begins with `./`, which says that it is a path as it stands.
+    /// unless it begins with `./`, which says that it is a path as it stands and nothing else.
     ///
     /// # Errors
     /// Usage: names the pattern that is none.
@@ -65,8 +66,10 @@ impl Rule {
         let literal = text.strip_prefix("./");
         let is_glob = literal.is_none() && text.contains(['*', '?', '[', '{']);
         let pattern = if is_glob {
-            let glob = GlobBuilder::new(text.trim_end_matches('/')).literal_separator(true).backslash_escape(true).build();
-            Pattern::Glob(glob.map_err(|error| refused(error.to_string()))?.compile_matcher())
+            let text = text.trim_end_matches('/');
+            let glob = GlobBuilder::new(text).literal_separator(true).backslash_escape(true).build();
+            let glob = glob.map_err(|error| refused(error.to_string()))?.compile_matcher();
+            Pattern::Glob(glob, RelPath::new(text).ok())
         } else {
             let path = literal.unwrap_or(text).trim_end_matches('/');
             Pattern::Path(RelPath::new(path).map_err(refused)?)
@@ -78,7 +81,10 @@ impl Rule {
         let path = path.as_path();
         let matched = match &self.pattern {
             Pattern::Path(wanted) => path.starts_with(wanted.as_path()),
-            Pattern::Glob(glob) => above(path).any(|above| glob.is_match(above)),
+            Pattern::Glob(glob, literal) => {
+                let is_named = literal.as_ref().is_some_and(|wanted| path.starts_with(wanted.as_path()));
+                is_named || above(path).any(|above| glob.is_match(above))
+            }
         };
         if matched {
             self.has_matched.store(true, Ordering::Relaxed);
@@ -142,7 +148,9 @@ mod tests {
             ("ph*/20?6", "photos/2016x/1.jpg", false),
             ("./a[1].txt", "a[1].txt", true),
             ("a[1].txt", "a1.txt", true),
-            ("a[1].txt", "a[1].txt", false),
+            ("a[1].txt", "a[1].txt", true),
+            ("a[1]/b", "a[1]/b/c", true),
+            ("./a[1].txt", "a1.txt", false),
         ] {
             assert_eq!(wants(&[pattern], path), expected, "{pattern} {path}");
         }

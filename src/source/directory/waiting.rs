@@ -5,7 +5,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::entry::Entry;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::base::{Error, Result};
 
 /// Written at once.
@@ -34,7 +36,7 @@ impl Waiting {
     }
 
     /// Puts an entry on top.
-    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+    pub fn add<T: Serialize>(&mut self, entry: &T) -> Result<()> {
         let before = self.buffer.len();
         serde_json::to_writer(&mut self.buffer, entry).map_err(|error| failed(error.into()))?;
         let length = (self.buffer.len() - before) as u32;
@@ -43,7 +45,7 @@ impl Waiting {
     }
 
     /// Takes the top entry away; none when the stack is empty.
-    pub fn take_last(&mut self) -> Result<Option<Entry>> {
+    pub fn take_last<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
         self.flush()?;
         let (Some(file), Some(at)) = (&self.file, self.len_bytes.checked_sub(4)) else { return Ok(None) };
         let mut length = [0; 4];

@@ -156,7 +156,8 @@ async fn plan_from(args: &RestoreArgs, context: &Context, settings: &Settings, c
 
 fn tell_shortfalls(context: &Context, report: &RestoreReport) {
     report.first_shortfalls.iter().for_each(|shortfall| context.progress.warn(shortfall));
-    let others = report.shortfalls - report.first_shortfalls.len() as u64;
+    // A note tells of what has no name.
+    let others = report.shortfalls - report.nameless - report.first_shortfalls.len() as u64;
     if others > 0 {
         context.progress.warn(&format!("and {others} more are not as they were"));
     }

@@ -38,8 +38,11 @@ pub struct RestoreReport {
     pub duration: Duration,
     /// How much is not as it was.
     pub shortfalls: u64,
-    /// Of this, what is not there at all: files of which the backup has no content, devices that may not be made.
+    /// Of this, what is not there at all: files of which the backup has no content, directories of which it does not have
+    /// all that they held, what has no entry in it, devices that may not be made.
     pub missing: u64,
+    /// Of what is missing, what has no entry in the backup, and so no name.
+    pub nameless: u64,
     /// The first of it, each with what is not as it was, and why.
     pub first_shortfalls: Vec<String>,
     /// What the operator should know besides.

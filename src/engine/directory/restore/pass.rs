@@ -87,7 +87,11 @@ impl Wanted {
         for resolved in chain.entries()? {
             cancel.check()?;
             let line = resolved?.line;
-            match self.treat(&line)? {
+            let treatment = self.treat(&line)?;
+            if let Treatment::Restore(entry) = &treatment {
+                restorer.marked(entry);
+            }
+            match treatment {
                 Treatment::Leave => {}
                 Treatment::OnTheWay(entry) => restorer.directory_on_the_way(&entry)?,
                 Treatment::Restore(entry) if entry.first_link.is_some() => {}

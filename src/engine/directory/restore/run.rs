@@ -23,12 +23,13 @@ use crate::engine::Scope;
 use crate::engine::chain::Chain;
 use crate::engine::restore::spill::{Placed, Spill};
 use crate::engine::restore::write::{self, Shared, Target};
-use crate::repo::manifest::{Facts, Header};
+use crate::repo::manifest::Facts;
 use crate::source::directory::chunk::Address;
 use crate::source::directory::file_writer::write_chunk;
 use crate::source::directory::owners::OwnerMap;
 use crate::source::directory::read::{Chunk, Hole};
 use crate::source::directory::restore::{Existing, RestoreOptions as RestorerOptions, Restorer, Shortfall, Shortfalls};
+use crate::source::directory::settle::What;
 
 /// Files a thread keeps open.
 const OPEN_FILES: usize = 128;
@@ -68,7 +69,8 @@ pub async fn run(
     place.check()?;
     place.mark()?;
     killpoint::reach("restore.marked");
-    let restorer = Restorer::new(&options.into, restorer_options(&header, scratch.path()))?;
+    let (owners, unanswered) = OwnerMap::by_name(&header.users, &header.groups);
+    let restorer = Restorer::new(&options.into, restorer_options(owners, scratch.path()))?;
     let mut spill = Spill::of_small_frames(scratch.path(), chain.members());
     tokio::task::block_in_place(|| wanted.make(&chain, &restorer, &mut spill, &cancel))?;
     let (groups, placed_bytes) = spill.finish()?;
@@ -100,33 +102,44 @@ pub async fn run(
     place.unmark()?;
     killpoint::reach("restore.complete");
     let Shortfalls { count, missing, first } = shortfalls;
+    // Whether it belongs to a part nobody knows any more.
+    let nameless = if options.paths.is_empty() { facts.not_stored } else { 0 };
     Ok(RestoreReport {
         entries: wanted.entries,
         raw_bytes: placed_bytes,
         duration: began.elapsed(),
-        shortfalls: count,
-        missing,
+        shortfalls: count + nameless,
+        missing: missing + nameless,
+        nameless,
         first_shortfalls: first.iter().take(MOST_NAMED).map(told).collect(),
-        notes: notes(prepared),
+        notes: notes(facts.not_stored, unanswered),
     })
 }
 
-/// Owners as they were, by name where this host knows the name. Where they cannot be set, that is told of each.
-fn restorer_options(header: &Header, scratch: &Path) -> RestorerOptions {
-    let owners = Some(OwnerMap::by_name(&header.users, &header.groups));
-    RestorerOptions { existing: Existing::Refuse, owners, scratch: scratch.to_owned() }
+/// Where owners cannot be set, that is told of each.
+fn restorer_options(owners: OwnerMap, scratch: &Path) -> RestorerOptions {
+    RestorerOptions { existing: Existing::Refuse, owners: Some(owners), scratch: scratch.to_owned() }
 }
 
 fn told(shortfall: &Shortfall) -> String {
     let Shortfall { path, what, errno } = shortfall;
     let path = path.as_ref().map_or_else(|| "the directory itself".to_owned(), ToString::to_string);
-    format!("{path}: its {what} is not as it was: {}", std::io::Error::from_raw_os_error(*errno))
+    let why = match errno {
+        0 => "the file system there keeps another".to_owned(),
+        errno => std::io::Error::from_raw_os_error(*errno).to_string(),
+    };
+    match what {
+        What::Held => format!("{path}: what it held is not in the backup, or not all of it, for it could not be listed: {why}"),
+        What::Moment => format!("{path}: its content may mix several of its states, for it changed each time it was read"),
+        What::Exactness => format!("{path}: its time of modification is rounded, as all are there"),
+        what => format!("{path}: its {what} is not as it was: {why}"),
+    }
 }
 
-fn notes(prepared: &Prepared) -> Vec<String> {
-    let missing = prepared.plan.backup.bad_pages;
-    let note = format!("when the backup was taken, {missing} of what was there could not be stored whole");
-    (missing > 0).then_some(note).into_iter().collect()
+fn notes(not_stored: u64, unanswered: Option<String>) -> Vec<String> {
+    let note = format!("{not_stored} of what was there has no entry in the backup, which told of it when it was taken");
+    let unanswered = unanswered.map(|told| format!("{told}; what is theirs has the numbers of the protected host"));
+    (not_stored > 0).then_some(note).into_iter().chain(unanswered).collect()
 }
 
 /// The tree that is being restored.
