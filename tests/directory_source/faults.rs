@@ -11,7 +11,7 @@ use lifeboat::base::RelPath;
 use lifeboat::source::directory::beneath::Root;
 use lifeboat::source::directory::chunk::Piece;
 use lifeboat::source::directory::entry::{Entry, Left, Look, Mark, Reason, look};
-use lifeboat::source::directory::read::{Chunk, Reader, Reading};
+use lifeboat::source::directory::read::{Chunk, Reader, Reading, Within};
 use lifeboat::source::directory::restore::{Existing, RestoreOptions, Restorer};
 use lifeboat::source::directory::settle::What;
 use lifeboat::source::directory::walk::{Step, Walk};
@@ -193,6 +193,10 @@ fn without_top<T>(
     tree
 }
 
+fn top(root: &Root) -> Within {
+    Within::Open(Arc::new(root.directory(&[]).unwrap()))
+}
+
 fn walked(source: &Path, name: &str) -> Entry {
     let Look::Node(node) = look(File::open(source).unwrap(), name).unwrap() else { panic!("a socket") };
     Entry::new(RelPath::new(name).unwrap(), *node)
@@ -216,7 +220,7 @@ fn a_file_that_changes_while_it_is_read_is_read_again_and_then_marked() {
                 writer.write_all_at(&[done.get(); 600_000], 0).unwrap();
             }
         });
-        let reading = Reader::new().read(&root, walked(&place.source(), "busy"), &mut sink).unwrap();
+        let reading = Reader::new().read(&root, &top(&root), walked(&place.source(), "busy"), &mut sink).unwrap();
         let (pieces, restarts) = (sink.pieces.clone(), sink.restarts);
         drop(sink);
         let Reading::Read(entry) = reading else { panic!("{reading:?}") };
@@ -244,7 +248,9 @@ fn a_file_that_shrinks_while_it_is_read_is_no_longer_than_what_was_read() {
         length.set(length.get() - 150_000);
         writer.set_len(length.get()).unwrap();
     });
-    let Reading::Read(entry) = Reader::new().read(&root, walked(&place.source(), "log"), &mut sink).unwrap() else { panic!() };
+    let Reading::Read(entry) = Reader::new().read(&root, &top(&root), walked(&place.source(), "log"), &mut sink).unwrap() else {
+        panic!()
+    };
     let data: u64 = sink.pieces.iter().map(|piece| u64::from(piece.len_bytes)).sum();
     assert_eq!((entry.marks, entry.node.size_bytes), (vec![Mark::Unsteady], data));
 }

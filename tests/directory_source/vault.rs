@@ -11,7 +11,7 @@ use lifeboat::source::directory::compare::Trust;
 use lifeboat::source::directory::entry::{Entry, FileTime, Kind, Left, Node};
 use lifeboat::source::directory::exclude::Excludes;
 use lifeboat::source::directory::owners::OwnerMap;
-use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink};
+use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink, Within};
 use lifeboat::source::directory::restore::{Existing, RestoreOptions, Restorer, Shortfalls};
 use lifeboat::source::directory::scan::{Scan, Tally, Task};
 use lifeboat::source::directory::select::{Selection, StandIns};
@@ -120,16 +120,16 @@ impl Vault {
                     assert_eq!(kept.entry, entry);
                     backup.stored.push(kept);
                 }
-                Task::Link(entry) | Task::Store(entry) => {
+                Task::Link(entry, _) | Task::Store(entry) => {
                     backup.stored.push(Stored { entry, pieces: vec![], holes: vec![] });
                 }
                 Task::Left(left) => backup.left.push(left),
-                Task::Read(walked) => {
+                Task::Read(walked, parent) => {
                     if let Some(before_read) = &mut plan.before_read {
                         before_read(&walked.path);
                     }
                     let mut sink = Collector::new(self);
-                    let reading = reader.read(&root, walked.clone(), &mut sink).unwrap();
+                    let reading = reader.read(&root, &Within::Open(parent.fd), walked.clone(), &mut sink).unwrap();
                     scan.settle(&walked, &reading).unwrap();
                     let (pieces, holes) = (std::mem::take(&mut sink.pieces), std::mem::take(&mut sink.holes));
                     backup.new_chunks += sink.new_chunks;

@@ -105,6 +105,35 @@ pub struct Node {
     pub attributes: Vec<Attribute>,
 }
 
+/// What tells one inode from another. An inode number alone does not: it is given anew once its file is gone, and where several
+/// file systems appear as one device two things have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<FileTime>,
+}
+
+impl Identity {
+    /// Whether both can be of the same inode: numbers agree, and birth where both know it.
+    pub fn agrees(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+            && (self.born.is_none() || other.born.is_none() || self.born == other.born)
+    }
+
+    /// Whether both are of the same inode for certain: birth is known as well.
+    pub fn is_proven_by(&self, other: &Self) -> bool {
+        self == other && self.born.is_some()
+    }
+}
+
+impl Node {
+    /// What tells it from others.
+    pub fn identity(&self) -> Identity {
+        Identity { device: self.device, inode: self.inode, born: self.born }
+    }
+}
+
 /// What a backup could not hold as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -178,8 +207,8 @@ pub enum Reason {
     Excluded,
     /// A directory that is one of those it lies in, by a mount.
     Loop,
-    /// A directory that was gone when it was to be listed. It may have been moved to where the walk had been before: then what
-    /// it holds is not in the backup.
+    /// A directory that was gone when it was to be listed, or that of a file which was to be read. It may have been moved to
+    /// where the walk had been before: then what it holds is not in the backup.
     Moved,
     /// Became another kind of thing, or a directory moved away, while the backup was looking: not in the backup.
     Replaced,

@@ -1,7 +1,9 @@
 //! A file's content, read whole and of one moment, or marked.
 //!
 //! Invariants:
-//! - The file is opened below the root without following links; what became something else is not read.
+//! - The file is opened in the directory that the walk listed, whatever that is called by now, without following links; by its
+//!   path only where that directory is not open any more, and then another directory there is not taken for it ([`Within`]).
+//!   What became something else is not read.
 //! - Size, mtime and ctime before and after the reading must agree. When they do not, it is read again, [`ATTEMPTS`] times
 //!   in all; the last reading then stands, marked [`Mark::Unsteady`]. What a reading gave before it is repeated is void
 //!   ([`Sink::restart`]).
@@ -15,15 +17,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, SeekFrom, openat, seek};
 use rustix::io::{Errno, pread};
 
 use super::attributes;
-use super::beneath::Root;
+use super::beneath::{Root, split};
 use super::chunk::{Address, ContentId, MAX_BYTES, Piece, first_len};
-use super::entry::{Entry, FileTime, Kind, Left, Mark, Node, Reason, look_open};
+use super::entry::{Entry, FileTime, Identity, Kind, Left, Mark, Node, Reason, look_open};
 use crate::base::{Error, Result};
 
 /// Readings of a file that keeps changing.
@@ -98,6 +101,15 @@ pub enum Reading {
     Left(Left),
 }
 
+/// The directory in which a file is looked for.
+#[derive(Clone, Debug)]
+pub enum Within {
+    /// The one that the walk has open.
+    Open(Arc<OwnedFd>),
+    /// The one at the file's path, if it is still this one.
+    Path(Identity),
+}
+
 /// Reads files one after the other with one buffer.
 pub struct Reader {
     buffer: Vec<u8>,
@@ -148,19 +160,25 @@ impl Reader {
         Self { buffer: vec![0; MAX_BYTES + READ_BYTES] }
     }
 
-    /// Reads the file at `entry.path` into `sink`.
+    /// Reads the file at `entry.path`, which lies in the directory `within`, into `sink`.
     ///
     /// # Errors
     /// The sink's, and a lack of file descriptors or memory; everything that is the file's own fault is in the [`Reading`].
-    pub fn read(&mut self, root: &Root, entry: Entry, sink: &mut dyn Sink) -> Result<Reading> {
-        let file = match open(root, &entry) {
+    pub fn read(&mut self, root: &Root, within: &Within, entry: Entry, sink: &mut dyn Sink) -> Result<Reading> {
+        let parent = match folder(root, within, &entry) {
+            Ok(Some(parent)) => parent,
+            Ok(None) => return Ok(Reading::Left(Left { path: entry.path, why: Reason::Moved })),
+            Err(error) => return came_to_nothing((root, None), entry, error),
+        };
+        let place = (root, Some(parent.as_ref()));
+        let file = match open(&parent, &entry) {
             Ok(file) => file,
-            Err(error) => return came_to_nothing(root, entry, error),
+            Err(error) => return came_to_nothing(place, entry, error),
         };
         let mut before = match steady_look(&file) {
             Ok(node) if node.kind == Kind::File => node,
             Ok(_) => return Ok(Reading::Left(Left { path: entry.path, why: Reason::Replaced })),
-            Err(error) => return came_to_nothing(root, entry, error),
+            Err(error) => return came_to_nothing(place, entry, error),
         };
         for attempt in 1.. {
             let content = match self.content(&file, &before, sink) {
@@ -168,12 +186,12 @@ impl Reader {
                 Err(Stop::Ours(error)) => return Err(error),
                 Err(Stop::File(error)) => {
                     sink.restart()?;
-                    return came_to_nothing(root, entry, error);
+                    return came_to_nothing(place, entry, error);
                 }
             };
             let after = match look_open(&file) {
                 Ok(node) => node,
-                Err(error) => return came_to_nothing(root, entry, error),
+                Err(error) => return came_to_nothing(place, entry, error),
             };
             let is_steady = is_same_moment(&before, &after) && content.size_bytes == before.size_bytes;
             if is_steady || attempt == ATTEMPTS {
@@ -188,7 +206,7 @@ impl Reader {
             sink.restart()?;
             before = match steady_look(&file) {
                 Ok(node) => node,
-                Err(error) => return came_to_nothing(root, entry, error),
+                Err(error) => return came_to_nothing(place, entry, error),
             };
         }
         unreachable!("the last attempt returns")
@@ -297,13 +315,26 @@ fn fill(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Stop> {
     Ok(filled)
 }
 
+/// The directory that holds the file; none when it is not at its place any more, or another one is.
+fn folder(root: &Root, within: &Within, entry: &Entry) -> io::Result<Option<Arc<OwnedFd>>> {
+    let expected = match within {
+        Within::Open(fd) => return Ok(Some(Arc::clone(fd))),
+        Within::Path(expected) => expected,
+    };
+    match root.parent(&entry.path) {
+        Ok((fd, _)) => Ok(look_open(&fd)?.identity().agrees(expected).then(|| Arc::new(fd))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens for reading; without moving the access time where this user may ask for that.
-fn open(root: &Root, entry: &Entry) -> io::Result<OwnedFd> {
-    let (parent, name) = root.parent(&entry.path)?;
+fn open(parent: &OwnedFd, entry: &Entry) -> io::Result<OwnedFd> {
+    let (_, name) = split(&entry.path);
     // A pipe that took the file's place must not be waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match openat(&parent, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => Ok(openat(&parent, name, flags, Mode::empty())?),
+    match openat(parent, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => Ok(openat(parent, name, flags, Mode::empty())?),
         outcome => Ok(outcome?),
     }
 }
@@ -335,8 +366,8 @@ fn complete(mut entry: Entry, node: Node, content: Address, file: impl AsFd) -> 
     entry
 }
 
-/// What to say of a file that could not be opened or read.
-fn came_to_nothing(root: &Root, mut entry: Entry, error: io::Error) -> Result<Reading> {
+/// What to say of a file that could not be opened or read, or whose directory could not.
+fn came_to_nothing((root, parent): (&Root, Option<&OwnedFd>), mut entry: Entry, error: io::Error) -> Result<Reading> {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Err(Error::io("read", &root.locate(&entry.path), error)),
         Some(Errno::NOENT) => Ok(Reading::Left(Left { path: entry.path, why: Reason::Vanished })),
@@ -345,9 +376,10 @@ fn came_to_nothing(root: &Root, mut entry: Entry, error: io::Error) -> Result<Re
         }
         other => {
             entry.marks.push(Mark::Unread(other.map_or(0, Errno::raw_os_error)));
-            match root.parent(&entry.path).and_then(|(parent, name)| attributes::of_name(&parent, name)) {
-                Ok(attributes) => entry.node.attributes = attributes,
-                Err(error) => entry.marks.push(Mark::Bare(error.raw_os_error().unwrap_or(0))),
+            match parent.map(|parent| attributes::of_name(parent, split(&entry.path).1)) {
+                Some(Ok(attributes)) => entry.node.attributes = attributes,
+                None => entry.marks.push(Mark::Bare(other.map_or(0, Errno::raw_os_error))),
+                Some(Err(error)) => entry.marks.push(Mark::Bare(error.raw_os_error().unwrap_or(0))),
             }
             Ok(Reading::Unread(entry))
         }

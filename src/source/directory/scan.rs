@@ -14,24 +14,25 @@ use std::sync::Arc;
 use super::attributes;
 use super::beneath::{Root, split};
 use super::compare::Trust;
-use super::entry::{Entry, Kind, Left, Mark, Node, Reason, look};
+use super::entry::{Entry, Identity, Kind, Left, Mark, Node, Reason, look};
 use super::links::Links;
 use super::read::Reading;
-use super::walk::{Found, Step, Walk, WalkOptions};
+use super::walk::{Found, Parent, Step, Walk, WalkOptions};
 use crate::base::{Error, RelPath, Result};
 
 /// Entries of a base backup, in the order of paths.
 pub type BaseEntries<'b> = Box<dyn Iterator<Item = Result<Entry>> + Send + 'b>;
 
 /// What to do with one thing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Task {
     /// Unchanged, and no further name of another: the base's entry is this backup's.
     Keep(Entry),
-    /// A file whose content and attributes must be read ([`super::read`]).
-    Read(Entry),
-    /// One more name of the file at `first_link`; complete unless that one comes to nothing.
-    Link(Entry),
+    /// A file whose content and attributes must be read ([`super::read`]), and the directory it lies in.
+    Read(Entry, Parent),
+    /// One more name of the file at `first_link`; complete unless that one comes to nothing. It does not hold its directory
+    /// open, only what tells that from another: many may wait.
+    Link(Entry, Identity),
     /// Everything else: complete, attributes included.
     Store(Entry),
     /// Nothing to store, and why.
@@ -130,7 +131,7 @@ impl<'b> Scan<'b> {
                 return Ok(Task::Left(left));
             }
         };
-        let Found { mut entry, parent, is_other_file_system } = *found;
+        let Found { mut entry, parent, opened, is_other_file_system } = *found;
         self.tally.other_file_systems += u64::from(is_other_file_system);
         entry.first_link = self.links.first(&entry.path, &entry.node)?;
         if entry.first_link.is_none() {
@@ -148,16 +149,18 @@ impl<'b> Scan<'b> {
         }
         if entry.first_link.is_some() {
             self.tally.linked += 1;
-            return Ok(Task::Link(entry));
+            return Ok(Task::Link(entry, parent.identity));
         }
         if entry.node.kind == Kind::File {
             self.tally.read += 1;
-            return Ok(Task::Read(entry));
+            return Ok(Task::Read(entry, parent));
         }
         let (_, name) = split(&entry.path);
-        match attributes::of_name(&parent, name) {
+        // Of a directory that was opened they are those of the one whose names are told.
+        let attributes = opened.map_or_else(|| attributes::of_name(&parent.fd, name), attributes::of_open);
+        match attributes {
             Ok(attributes) => entry.node.attributes = attributes,
-            Err(_) if entry.node.kind != Kind::Directory && is_gone(&parent, name) => {
+            Err(_) if entry.node.kind != Kind::Directory && is_gone(&parent.fd, name) => {
                 self.tally.left += 1;
                 if entry.node.links > 1 {
                     self.links.forget(&entry.node)?;
