@@ -158,6 +158,7 @@ fn a_further_name_whose_directory_was_moved_or_swapped_is_told() {
         let told = report["not_whole"]["first"][0].as_str().unwrap_or_default().to_owned();
         assert_eq!(number(&report["not_whole"]["count"]), 1, "{report:#}");
         assert!(told.starts_with("d/b: was removed, or moved"), "{told}");
+        assert_eq!(number(&report["files"]["left_out"]), 2, "both are counted where they have no entry: {report:#}");
         let into = stage.restore("rest", &["--backup", &id(&report)]);
         assert!(!into.join("d/b").exists() && fs::read(into.join("d/other")).expect("restored") == b"other");
         stage.assert_verifies();

@@ -303,8 +303,10 @@ impl<'b> Gathering<'b> {
         let is_whole = self.scan.settle(&walked, &reading)?;
         let spilled = match reading {
             Reading::Read(mut entry) | Reading::Unread(mut entry) => {
-                // Names that the walk saw link to it, although they may be gone by now.
-                entry.node.links = entry.node.links.max(walked.node.links);
+                if is_whole {
+                    // Names that the walk saw link to it, although they may be gone by now.
+                    entry.node.links = entry.node.links.max(walked.node.links);
+                }
                 Some(self.line(entry, content))
             }
             Reading::Left(left) => {

@@ -4,11 +4,11 @@
 //! - The file is opened in the directory that the walk listed, whatever that is called by now, without following links; by its
 //!   path only where that directory is not open any more, and then another directory there is not taken for it ([`Within`]).
 //!   What became something else is not read.
-//! - Size, mtime and ctime before and after the reading must agree. When they do not, it is read again, [`ATTEMPTS`] times
-//!   in all; the last reading then stands, marked [`Mark::Unsteady`]. What a reading gave before it is repeated is void
-//!   ([`Sink::restart`]).
+//! - Size, mtime and ctime before and after the reading must agree, and it must end where its size says. When that is not so,
+//!   it is read again, [`ATTEMPTS`] times in all; the last reading then stands, marked [`Mark::Unsteady`]. What a reading gave
+//!   before it is repeated is void ([`Sink::restart`]).
 //! - Times move in ticks of the kernel's clock: two writes within one tick look like one. So a file that changed within the
-//!   last [`TICK_NANOS`] is left to rest that long before it is read. (A file system whose times are coarser, FAT or a
+//!   last [`TICK_NANOS`] is left to rest that long before it is read, and one that does not rest is unsteady. (A file system whose times are coarser, FAT or a
 //!   remote one, can hide a write within its own granule; the next backup reads such a file again.)
 //! - Holes are not read, but for a file that changed within [`FRESH_NANOS`]: file systems have told holes where data was not
 //!   yet written out, so there a hole counts only when it reads as zeros.
@@ -118,8 +118,10 @@ pub struct Reader {
 /// What one reading found.
 struct Content {
     id: Address,
-    /// Where the file ended.
+    /// Where the file ended, or where it should have.
     size_bytes: u64,
+    /// Whether it went on there.
+    goes_on: bool,
 }
 
 /// Why a reading ended early.
@@ -175,8 +177,8 @@ impl Reader {
             Ok(file) => file,
             Err(error) => return came_to_nothing(place, entry, error),
         };
-        let mut before = match steady_look(&file) {
-            Ok(node) if node.kind == Kind::File => node,
+        let (mut before, mut did_rest) = match steady_look(&file) {
+            Ok((node, did_rest)) if node.kind == Kind::File => (node, did_rest),
             Ok(_) => return Ok(Reading::Left(Left { path: entry.path, why: Reason::Replaced })),
             Err(error) => return came_to_nothing(place, entry, error),
         };
@@ -193,7 +195,8 @@ impl Reader {
                 Ok(node) => node,
                 Err(error) => return came_to_nothing(place, entry, error),
             };
-            let is_steady = is_same_moment(&before, &after) && content.size_bytes == before.size_bytes;
+            let is_all = content.size_bytes == before.size_bytes && !content.goes_on;
+            let is_steady = did_rest && is_all && is_same_moment(&before, &after);
             if is_steady || attempt == ATTEMPTS {
                 // What was read of a growing file has the length that it had when the reading began.
                 let node = Node { size_bytes: content.size_bytes, ..after };
@@ -204,8 +207,8 @@ impl Reader {
                 return Ok(Reading::Read(entry));
             }
             sink.restart()?;
-            before = match steady_look(&file) {
-                Ok(node) => node,
+            (before, did_rest) = match steady_look(&file) {
+                Ok(looked) => looked,
                 Err(error) => return came_to_nothing(place, entry, error),
             };
         }
@@ -231,7 +234,7 @@ impl Reader {
                 if hole.len_bytes >= LONG_HOLE_BYTES {
                     let end = self.run(file, run_start, at, &mut id, sink)?;
                     if end < at {
-                        return Ok(Content { id: id.finish(end), size_bytes: end });
+                        return Ok(Content { id: id.finish(end), size_bytes: end, goes_on: false });
                     }
                     run_start = data;
                 }
@@ -247,7 +250,9 @@ impl Reader {
             };
         }
         let end = self.run(file, run_start, size, &mut id, sink)?;
-        Ok(Content { id: id.finish(end), size_bytes: end })
+        // Attributes may lag behind, or say nothing at all, as in /proc.
+        let goes_on = fill(file, &mut self.buffer[..1], end)? > 0;
+        Ok(Content { id: id.finish(end), size_bytes: end, goes_on })
     }
 
     /// Cuts the bytes from `start` to `end` into chunks; returns where the file really ended when that comes first.
@@ -339,17 +344,23 @@ fn open(parent: &OwnedFd, entry: &Entry) -> io::Result<OwnedFd> {
     }
 }
 
-/// What the file is now, once it has rested for a tick of the clock; or as it is when it does not rest.
-fn steady_look(file: &OwnedFd) -> io::Result<Node> {
+/// What the file is now, and whether it has rested for a tick of the clock.
+fn steady_look(file: &OwnedFd) -> io::Result<(Node, bool)> {
     for _ in 0..ATTEMPTS {
         let node = look_open(file)?;
-        let age = FileTime::now().nanos_since(node.changed.max(node.modified));
-        if !(0..TICK_NANOS).contains(&age) {
-            return Ok(node);
-        }
-        std::thread::sleep(Duration::from_nanos(u64::try_from(TICK_NANOS - age).unwrap_or(0)));
+        let Some(rest) = lacking_rest(&node, FileTime::now()) else { return Ok((node, true)) };
+        std::thread::sleep(rest);
     }
-    look_open(file)
+    let node = look_open(file)?;
+    let did_rest = lacking_rest(&node, FileTime::now()).is_none();
+    Ok((node, did_rest))
+}
+
+/// How long the file has to rest yet, if at all. A time in the future is somebody's wish or of another clock: no rest helps.
+fn lacking_rest(node: &Node, now: FileTime) -> Option<Duration> {
+    let ages = [node.changed, node.modified].map(|time| now.nanos_since(time));
+    let youngest = ages.into_iter().filter(|age| (0..TICK_NANOS).contains(age)).min()?;
+    Some(Duration::from_nanos(u64::try_from(TICK_NANOS - youngest).unwrap_or(0)))
 }
 
 fn is_same_moment(before: &Node, after: &Node) -> bool {
@@ -383,5 +394,29 @@ fn came_to_nothing((root, parent): (&Root, Option<&OwnedFd>), mut entry: Entry, 
             }
             Ok(Reading::Unread(entry))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::directory::entry::{Look, look};
+
+    #[test]
+    fn whatever_changed_within_the_last_tick_has_not_rested() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "a").unwrap();
+        let Look::Node(node) = look(std::fs::File::open(dir.path()).unwrap(), "a").unwrap() else { panic!("a socket") };
+        let at = |nanos| FileTime { seconds: 1000, nanos };
+        let now = at(500_000_000);
+        let rest = |changed, modified| {
+            let rest = lacking_rest(&Node { changed, modified, ..(*node).clone() }, now);
+            rest.map_or(0, |rest| rest.as_millis())
+        };
+        let (old, future) = (FileTime::default(), FileTime { seconds: 2000, nanos: 0 });
+        assert_eq!([rest(old, old), rest(old, at(480_000_000)), rest(old, at(481_000_000))], [0, 0, 1]);
+        assert_eq!([rest(at(499_000_000), old), rest(at(499_000_000), at(490_000_000)), rest(now, old)], [19, 19, 20]);
+        assert_eq!(rest(at(499_000_000), future), 19, "an mtime that was set ahead hides no change");
+        assert_eq!(rest(future, future), 0);
     }
 }

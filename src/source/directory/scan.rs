@@ -44,7 +44,7 @@ pub enum Task {
 pub struct Tally {
     /// Tasks of each kind.
     pub kept: u64,
-    /// Files to read.
+    /// Files to read; those that were gone then are taken off ([`Scan::settle`]).
     pub read: u64,
     /// Further names of files.
     pub linked: u64,
@@ -106,8 +106,11 @@ impl<'b> Scan<'b> {
     /// # Errors
     /// When the scratch file fails.
     pub fn settle(&mut self, walked: &Entry, reading: &Reading) -> Result<bool> {
-        let identity = |node: &Node| (node.device, node.inode);
-        let is_whole = matches!(reading, Reading::Read(read) if identity(&read.node) == identity(&walked.node));
+        if matches!(reading, Reading::Left(_)) {
+            self.tally.read -= 1;
+            self.tally.left += 1;
+        }
+        let is_whole = matches!(reading, Reading::Read(read) if is_same_file(&walked.node, &read.node));
         if !is_whole && walked.node.links > 1 {
             self.links.forget(&walked.node)?;
         }
@@ -120,6 +123,8 @@ impl<'b> Scan<'b> {
     /// # Errors
     /// When the scratch file fails.
     pub fn promote(&mut self, entry: &Entry) -> Result<()> {
+        self.tally.linked -= 1;
+        self.tally.read += 1;
         self.links.first(&entry.path, &entry.node).map(drop)
     }
 
@@ -215,6 +220,13 @@ impl Base<'_> {
         self.last = Some(entry.path.clone());
         Ok(Some(entry))
     }
+}
+
+/// Whether what was read is what the walk saw. Where no birth proves it, it must have further names still: a new file that took
+/// the number of one that is gone has none.
+fn is_same_file(walked: &Node, read: &Node) -> bool {
+    let (walked, now) = (walked.identity(), read.identity());
+    now.is_proven_by(&walked) || (now.agrees(&walked) && read.links > 1)
 }
 
 /// Whether nothing of that name is there any more.
