@@ -507,3 +507,33 @@ fn what_the_reader_finds_gone_is_counted_like_what_the_walk_does() {
     let backup = Vault::default().backup(&source, Plan { before_read: Some(&mut meddle), ..Plan::default() });
     assert_eq!((backup.left.len(), backup.tally.left, backup.tally.read), (1, 1, 1));
 }
+
+/// A disk that is not mounted this time would look like a directory that was emptied.
+#[test]
+fn a_mount_point_of_the_base_that_is_none_now_is_told() {
+    for (mounted, is_told) in [("disk", true), ("deep/disk", true), ("empty", false)] {
+        let place = Place::new();
+        let source = place.source();
+        for path in ["disk/inner/file", "deep/disk/file", "deep/other/file"] {
+            fs::create_dir_all(source.join(path).parent().unwrap()).unwrap();
+            fs::write(source.join(path), path).unwrap();
+        }
+        fs::create_dir(source.join("empty")).unwrap();
+        let mut vault = Vault::default();
+        let mut base = vault.backup(&source, Plan::default());
+        let below = |path: &RelPath| path.as_path().starts_with(mounted);
+        for stored in base.stored.iter_mut().filter(|stored| below(&stored.entry.path)) {
+            stored.entry.node.device += 1;
+        }
+        for thing in fs::read_dir(source.join(mounted)).unwrap() {
+            let path = thing.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        let incr = vault.backup(&source, Plan { base: Some(&base), ..Plan::default() });
+        let told: Vec<_> = incr.left.iter().map(|left| (left.path.to_string(), left.why.is_trouble())).collect();
+        assert_eq!(told, if is_told { vec![(mounted.to_owned(), true)] } else { vec![] }, "{mounted}");
+        assert!(incr.find(&RelPath::new(mounted).unwrap()).is_some(), "the directory itself is there");
+        // Of the next one this one is the base.
+        assert!(vault.backup(&source, Plan { base: Some(&incr), ..Plan::default() }).left.is_empty());
+    }
+}

@@ -88,7 +88,7 @@ pub fn walk_options(scratch: &Path) -> WalkOptions {
 pub fn trust_all() -> Trust {
     let now = FileTime::now();
     let later = |seconds| FileTime { seconds: now.seconds + seconds, ..now };
-    Trust { base_started: later(65), started: later(66), is_same_place: true, fresh_nanos: 60_000_000_000 }
+    Trust { base_started: later(65), started: later(66), is_same_place: true, root_device: None, fresh_nanos: 60_000_000_000 }
 }
 
 /// How a backup is to be taken.
@@ -107,7 +107,7 @@ impl Vault {
         let options = WalkOptions { excludes: Excludes::new(plan.excludes).unwrap(), ..walk_options(scratch.path()) };
         let base = plan.base.map(|base| {
             let entries: Vec<_> = base.stored.iter().map(|stored| Ok(stored.entry.clone())).collect();
-            (Box::new(entries.into_iter()) as Box<_>, trust_all())
+            (Box::new(entries.into_iter()) as Box<_>, Trust { root_device: Some(base.root.device), ..trust_all() })
         });
         let mut scan = Scan::new(Arc::clone(&root), options, base).unwrap();
         let mut backup =

@@ -385,7 +385,8 @@ pub(super) fn trust(base: &OpenBase, started: Timestamp) -> Trust {
     let started = file_time(started);
     let fresh_nanos = killpoint::shortened("LIFEBOAT_FRESH_MILLIS").map_or(FRESH_NANOS, |time| time.as_nanos() as i128);
     let base_started = base.read_here.map_or(started, file_time);
-    Trust { base_started, started, is_same_place: base.read_here.is_some(), fresh_nanos }
+    let (is_same_place, root_device) = (base.read_here.is_some(), base.root_device);
+    Trust { base_started, started, is_same_place, root_device, fresh_nanos }
 }
 
 /// `1 thing`, `7 things`.

@@ -67,6 +67,18 @@ pub struct Scan<'b> {
     base: Option<Base<'b>>,
     links: Links,
     tally: Tally,
+    /// Of the directories on the way to what is found, the root first.
+    devices: Vec<Devices>,
+    /// To be told after the directory itself.
+    unmounted: Option<RelPath>,
+}
+
+/// On which device a directory lies. Numbers change when a host starts anew, so only those of one backup are compared.
+#[derive(Clone, Copy)]
+struct Devices {
+    now: u64,
+    /// In the base; none where that has no such directory.
+    then: Option<u64>,
 }
 
 struct Base<'b> {
@@ -87,7 +99,9 @@ impl<'b> Scan<'b> {
         let walk = Walk::new(root, options)?;
         let root_node = Node { attributes, ..walk.root_node().clone() };
         let base = base.map(|(entries, trust)| Base { entries: entries.peekable(), last: None, trust });
-        Ok(Self { walk, root_node, base, links, tally: Tally::default() })
+        let then = base.as_ref().and_then(|base| base.trust.root_device);
+        let devices = vec![Devices { now: root_node.device, then }];
+        Ok(Self { walk, root_node, base, links, tally: Tally::default(), devices, unmounted: None })
     }
 
     /// The protected directory itself, which no entry stands for.
@@ -144,6 +158,9 @@ impl<'b> Scan<'b> {
         }
         let (base, gone) = self.base.as_mut().map_or(Ok((None, 0)), |base| base.at(&entry.path))?;
         self.tally.gone += gone;
+        if entry.node.kind == Kind::Directory && self.was_mount_point(&entry, base.as_ref()) {
+            self.unmounted = Some(entry.path.clone());
+        }
         // A further name is never kept: it must not hold when its first name, which is read again, comes to nothing.
         if let (Some(base), Some(then)) = (&self.base, base)
             && entry.first_link.is_none()
@@ -179,10 +196,28 @@ impl<'b> Scan<'b> {
     }
 }
 
+impl Scan<'_> {
+    /// Whether another file system was mounted on the directory, with something in it, and now none is.
+    fn was_mount_point(&mut self, entry: &Entry, then: Option<&Entry>) -> bool {
+        let then = then.filter(|then| then.node.kind == Kind::Directory);
+        let devices = Devices { now: entry.node.device, then: then.map(|then| then.node.device) };
+        self.devices.truncate(entry.path.as_bytes().split(|byte| *byte == b'/').count());
+        let parent = self.devices.last().copied();
+        self.devices.push(devices);
+        let (Some(parent), Some(base)) = (parent, self.base.as_mut()) else { return false };
+        let was_mounted = devices.then.zip(parent.then).is_some_and(|(own, parent)| own != parent);
+        was_mounted && devices.now == parent.now && base.goes_on_below(&entry.path)
+    }
+}
+
 impl Iterator for Scan<'_> {
     type Item = Result<Task>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(path) = self.unmounted.take() {
+            self.tally.left += 1;
+            return Some(Ok(Task::Left(Left { path, why: Reason::Unmounted })));
+        }
         if let Some(step) = self.walk.next() {
             return Some(step.and_then(|step| self.task(step)));
         }
@@ -209,6 +244,12 @@ impl Base<'_> {
             }
         }
         Ok((None, gone))
+    }
+
+    /// Whether the next entry lies below the directory `path`, which was the one before.
+    fn goes_on_below(&mut self, path: &RelPath) -> bool {
+        let next = self.entries.peek().and_then(|entry| entry.as_ref().ok());
+        next.is_some_and(|next| next.path.as_bytes().strip_prefix(path.as_bytes()).is_some_and(|rest| rest.starts_with(b"/")))
     }
 
     /// The next entry, which must come after the one before.
