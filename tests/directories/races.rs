@@ -145,10 +145,12 @@ fn a_directory_that_is_swapped_while_its_files_wait_is_not_mixed_with_the_other(
 fn a_further_name_whose_directory_was_moved_or_swapped_is_told() {
     for is_swapped in [false, true] {
         let stage = in_order();
+        // While this one is read the walk comes to the end.
+        stage.write("0", &vec![b'0'; 32 << 20]);
         let first = stage.write("a", b"content");
         stage.write("d/other", b"other");
         fs::hard_link(&first, stage.tree.join("d/b")).expect("own directory");
-        let report = meddled(&stage, "full", 1, || {
+        let report = meddled(&stage, "full", 2, || {
             fs::remove_file(&first).expect("own file");
             fs::rename(stage.tree.join("d"), stage.tree.join("moved")).expect("own directory");
             if is_swapped {

@@ -40,6 +40,9 @@ const WINDOW: usize = 8192;
 /// file's may be more: 1 TB has seven million.
 const WINDOW_CHUNKS: usize = 1 << 18;
 
+/// Files that wait for a reading thread: each of them may hold a directory open.
+const MOST_QUEUED: usize = 64;
+
 /// What is to be read, and beside what.
 pub(super) struct Job {
     /// The protected directory.
@@ -106,8 +109,7 @@ pub(super) fn gather(job: &Job, shared: &Shared, index: &Index) -> Result<Gather
     let scan = Scan::new(Arc::clone(&job.root), job.walk.clone(), base)?;
     let pending = Pending::default();
     let storing = Storing { root: &job.root, shared, index, pending: &pending, owners: &job.owners };
-    // Each of them may hold a directory open.
-    let (jobs, work) = sync_channel::<ToRead>(job.workers * 4);
+    let (jobs, work) = sync_channel::<ToRead>((job.workers * 4).min(MOST_QUEUED));
     let (done, results) = channel();
     let work = Mutex::new(work);
     std::thread::scope(|scope| {
