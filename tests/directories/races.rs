@@ -107,3 +107,62 @@ fn names_that_go_after_they_were_seen_do_no_harm() {
     assert_eq!(fs::read(into.join("b")).expect("it was seen"), b"content");
     stage.assert_verifies();
 }
+
+/// What the walk has listed is read from where it lies, whatever it is called by then.
+#[test]
+fn a_directory_that_is_renamed_while_its_files_wait_loses_none() {
+    let stage = in_order();
+    ["f1", "f2", "f3", "f4", "f5"].iter().for_each(|name| drop(stage.write(&format!("m/{name}"), name.as_bytes())));
+    let before = snapshot(&stage.tree);
+    let renamed = || fs::rename(stage.tree.join("m"), stage.tree.join("renamed")).expect("own directory");
+    let report = meddled(&stage, "full", 2, renamed);
+    assert_eq!(number(&report["not_whole"]["count"]), 0, "{report:#}");
+    let into = stage.restore("renamed", &["--backup", &id(&report)]);
+    assert_same(&without_top(before), &without_top(snapshot(&into)), "as the walk found it");
+    stage.assert_verifies();
+}
+
+/// A new release in the place of the old one, by two renames: no file of one lies among those of the other.
+#[test]
+fn a_directory_that_is_swapped_while_its_files_wait_is_not_mixed_with_the_other() {
+    let stage = in_order();
+    for release in ["cur", "cur.new"] {
+        (1..=5).for_each(|n| drop(stage.write(&format!("{release}/f{n}"), release.as_bytes())));
+    }
+    let report = meddled(&stage, "full", 3, || {
+        for (from, to) in [("cur", "cur.old"), ("cur.new", "cur")] {
+            fs::rename(stage.tree.join(from), stage.tree.join(to)).expect("own directory");
+        }
+    });
+    let into = stage.restore("swapped", &["--backup", &id(&report)]);
+    let contents = (1..=5).map(|n| fs::read_to_string(into.join(format!("cur/f{n}"))).expect("restored"));
+    assert_eq!(contents.collect::<Vec<_>>(), ["cur"; 5]);
+    stage.assert_verifies();
+}
+
+/// A further name is read by its path when the first one is gone: another directory there is not taken for its own.
+#[test]
+fn a_further_name_whose_directory_was_moved_or_swapped_is_told() {
+    for is_swapped in [false, true] {
+        let stage = in_order();
+        // While this one is read the walk comes to the end.
+        stage.write("0", &vec![b'0'; 32 << 20]);
+        let first = stage.write("a", b"content");
+        stage.write("d/other", b"other");
+        fs::hard_link(&first, stage.tree.join("d/b")).expect("own directory");
+        let report = meddled(&stage, "full", 2, || {
+            fs::remove_file(&first).expect("own file");
+            fs::rename(stage.tree.join("d"), stage.tree.join("moved")).expect("own directory");
+            if is_swapped {
+                stage.write("d/b", b"of another directory");
+            }
+        });
+        let told = report["not_whole"]["first"][0].as_str().unwrap_or_default().to_owned();
+        assert_eq!(number(&report["not_whole"]["count"]), 1, "{report:#}");
+        assert!(told.starts_with("d/b: was removed, or moved"), "{told}");
+        assert_eq!(number(&report["files"]["left_out"]), 2, "both are counted where they have no entry: {report:#}");
+        let into = stage.restore("rest", &["--backup", &id(&report)]);
+        assert!(!into.join("d/b").exists() && fs::read(into.join("d/other")).expect("restored") == b"other");
+        stage.assert_verifies();
+    }
+}

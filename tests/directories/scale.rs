@@ -47,3 +47,17 @@ fn an_incr_of_many_unchanged_files_takes_little_memory() {
     let into = stage.restore("all", &[]);
     assert_same(&snapshot(&stage.tree), &snapshot(&into), "many files");
 }
+
+/// Every file that waits to be read, or is, may hold a directory of its own open.
+#[test]
+fn many_reading_threads_hold_few_files_open() {
+    let stage = Stage::as_root("");
+    stage.protected.configure_text(&stage.protected.configuration().replace("workers = 2", "workers = 64"));
+    (0..900).for_each(|n| drop(stage.write(&format!("d{n}/file"), format!("{n}").repeat(5000).as_bytes())));
+    stage.own();
+    let inner = stage.command(&stage.protected, &["backup", SOURCE]);
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -n 400 && exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    process::run(command, Duration::from_secs(120)).success();
+}

@@ -1,11 +1,16 @@
 //! What a backup cannot store whole: named, counted, and a failure on request.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::Value;
 
 use crate::oracle::snapshot;
 use crate::stage::{SOURCE, Stage, id, number};
+use crate::support::process;
 use crate::trees::is_root;
 
 #[test]
@@ -144,4 +149,53 @@ fn rules_leave_out_what_they_name_and_lifeboat_leaves_out_itself() {
     assert_eq!(number(&taken["not_whole"]["count"]), 0, "{taken:#}");
     let into = stage.restore("itself", &[]);
     assert!(!into.join("state [x]").exists() && into.join("a.txt").exists());
+}
+
+/// Takes a backup in a mount namespace of its own in which `mount`, a shell command on the directory `$1`, was run before; none
+/// where that is not allowed.
+fn backup_with(stage: &Stage, mount: &str, at: &str, backup_type: &str) -> Option<Value> {
+    if !is_root() || !Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success()) {
+        println!("skipped: no mounts can be made here");
+        return None;
+    }
+    let inner = stage.command(&stage.protected, &["backup", SOURCE, "--type", backup_type, "--output", "json"]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &format!("{mount} && shift && exec \"$@\""), "sh"]).arg(stage.tree.join(at));
+    command.arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let output = process::run(command, Duration::from_secs(120)).success();
+    let document: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    Some(document["backups"][0].clone())
+}
+
+/// What was on it must not look like removed files.
+#[test]
+fn a_file_system_that_is_not_mounted_this_time_is_told() {
+    let stage = Stage::as_root("");
+    stage.write("other", b"other");
+    std::fs::create_dir(stage.tree.join("disk")).expect("own directory");
+    let mount = "mount -t tmpfs none \"$1\" && echo precious > \"$1/file\"";
+    let Some(full) = backup_with(&stage, mount, "disk", "full") else { return };
+    assert_eq!(number(&full["not_whole"]["count"]), 0, "{full:#}");
+    let output = stage.run(&stage.protected, &["backup", SOURCE, "--type", "incr", "--errors", "fail"]);
+    output.refuses(1, &["1 thing of docs", "disk: was a mount point when the base was taken", "is its file system mounted?"]);
+    let incr = stage.backup("incr");
+    assert_eq!((number(&incr["not_whole"]["count"]), number(&incr["bad_pages"])), (1, 1), "{incr:#}");
+    let again = backup_with(&stage, mount, "disk", "incr").expect("as before");
+    assert_eq!(number(&again["not_whole"]["count"]), 0, "{again:#}");
+    let into = stage.restore("again", &["--backup", &id(&again)]);
+    assert_eq!(std::fs::read(into.join("disk/file")).expect("restored"), b"precious\n");
+    stage.assert_verifies();
+}
+
+#[test]
+fn a_directory_that_is_not_entered_for_it_looks_like_one_above_is_told() {
+    let stage = Stage::as_root("");
+    stage.write("deep/file", b"file");
+    std::fs::create_dir(stage.tree.join("deep/loop")).expect("own directory");
+    let Some(full) = backup_with(&stage, "mount --bind \"$1/..\" \"$1\"", "deep/loop", "full") else { return };
+    let told = full["not_whole"]["first"][0].as_str().unwrap_or_default().to_owned();
+    assert_eq!(number(&full["not_whole"]["count"]), 1, "{full:#}");
+    assert!(told.starts_with("deep/loop: has the numbers of a directory that it lies in") && told.contains("exclude"), "{told}");
+    stage.assert_verifies();
 }

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use lifeboat::base::RelPath;
 use lifeboat::source::directory::beneath::Root;
 use lifeboat::source::directory::chunk::Piece;
-use lifeboat::source::directory::entry::{Entry, Left, Look, Mark, Reason, look};
-use lifeboat::source::directory::read::{Chunk, Reader, Reading};
+use lifeboat::source::directory::entry::{Entry, FileTime, Left, Look, Mark, Reason, look};
+use lifeboat::source::directory::read::{Chunk, Reader, Reading, TICK_NANOS, Within};
 use lifeboat::source::directory::restore::{Existing, RestoreOptions, Restorer};
+use lifeboat::source::directory::scan::Scan;
 use lifeboat::source::directory::settle::What;
 use lifeboat::source::directory::walk::{Step, Walk};
 
@@ -193,6 +194,10 @@ fn without_top<T>(
     tree
 }
 
+fn top(root: &Root) -> Within {
+    Within::Open(Arc::new(root.directory(&[]).unwrap()))
+}
+
 fn walked(source: &Path, name: &str) -> Entry {
     let Look::Node(node) = look(File::open(source).unwrap(), name).unwrap() else { panic!("a socket") };
     Entry::new(RelPath::new(name).unwrap(), *node)
@@ -216,7 +221,7 @@ fn a_file_that_changes_while_it_is_read_is_read_again_and_then_marked() {
                 writer.write_all_at(&[done.get(); 600_000], 0).unwrap();
             }
         });
-        let reading = Reader::new().read(&root, walked(&place.source(), "busy"), &mut sink).unwrap();
+        let reading = Reader::new().read(&root, &top(&root), walked(&place.source(), "busy"), &mut sink).unwrap();
         let (pieces, restarts) = (sink.pieces.clone(), sink.restarts);
         drop(sink);
         let Reading::Read(entry) = reading else { panic!("{reading:?}") };
@@ -244,7 +249,9 @@ fn a_file_that_shrinks_while_it_is_read_is_no_longer_than_what_was_read() {
         length.set(length.get() - 150_000);
         writer.set_len(length.get()).unwrap();
     });
-    let Reading::Read(entry) = Reader::new().read(&root, walked(&place.source(), "log"), &mut sink).unwrap() else { panic!() };
+    let Reading::Read(entry) = Reader::new().read(&root, &top(&root), walked(&place.source(), "log"), &mut sink).unwrap() else {
+        panic!()
+    };
     let data: u64 = sink.pieces.iter().map(|piece| u64::from(piece.len_bytes)).sum();
     assert_eq!((entry.marks, entry.node.size_bytes), (vec![Mark::Unsteady], data));
 }
@@ -423,4 +430,110 @@ fn a_base_out_of_order_is_refused() {
     let scan = lifeboat::source::directory::scan::Scan::new(root, walk_options(&place.path("")), Some(base)).unwrap();
     let errors: Vec<_> = scan.filter_map(Result::err).collect();
     assert!(errors.iter().any(|error| error.message().contains("out of order")), "{errors:?}");
+}
+
+/// As in `/proc`, or where a file system's attributes lag behind: what lies beyond the length is not passed over.
+#[test]
+fn a_file_that_holds_more_than_its_length_says_is_marked() {
+    let mut vault = Vault::default();
+    let root = Root::open(Path::new("/proc")).unwrap();
+    let mut sink = Collector::new(&mut vault);
+    let walked = walked(Path::new("/proc"), "version");
+    assert_eq!(walked.node.size_bytes, 0);
+    let Reading::Read(entry) = Reader::new().read(&root, &top(&root), walked, &mut sink).unwrap() else { panic!() };
+    assert_eq!((entry.marks.as_slice(), sink.restarts), (&[Mark::Unsteady][..], 2));
+}
+
+/// Its times may be those of any write within the tick.
+#[test]
+fn a_file_that_never_rests_is_marked() {
+    let place = Place::new();
+    let path = place.source().join("busy");
+    fs::write(&path, b"0").unwrap();
+    let (stop, longest_pause_nanos) = (AtomicBool::new(false), std::sync::atomic::AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let writer = File::options().write(true).open(&path).unwrap();
+            let mut last = std::time::Instant::now();
+            while !stop.load(Ordering::SeqCst) {
+                writer.write_all_at(b"1", 0).unwrap();
+                longest_pause_nanos.fetch_max(last.elapsed().as_nanos() as u64, Ordering::SeqCst);
+                last = std::time::Instant::now();
+            }
+        });
+        let (root, mut vault) = (Root::open(&place.source()).unwrap(), Vault::default());
+        let mut sink = Collector::new(&mut vault);
+        for _ in 0..10 {
+            let reading = Reader::new().read(&root, &top(&root), walked(&place.source(), "busy"), &mut sink).unwrap();
+            let Reading::Read(entry) = reading else { panic!("{reading:?}") };
+            let did_rest = i128::from(longest_pause_nanos.load(Ordering::SeqCst)) >= TICK_NANOS / 2;
+            assert!(did_rest || entry.marks == [Mark::Unsteady], "{entry:?}");
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+}
+
+/// Inode numbers are given anew: only what is known to be the same file speaks for the names that were seen of it.
+#[test]
+fn another_file_with_the_inode_number_of_the_first_name_does_not_stand_for_the_others() {
+    let place = Place::new();
+    let source = place.source();
+    fs::write(source.join("a"), "content").unwrap();
+    fs::hard_link(source.join("a"), source.join("b")).unwrap();
+    let earlier = Some(FileTime { seconds: 1, nanos: 0 });
+    let later = Some(FileTime { seconds: 2, nanos: 0 });
+    let cases = [(earlier, earlier, 1, true), (earlier, later, 2, false), (None, later, 1, false), (None, None, 1, false)];
+    for (then, now, links, expected) in cases.into_iter().chain([(earlier, None, 2, true), (None, None, 2, true)]) {
+        let root = Arc::new(Root::open(&source).unwrap());
+        let mut scan = Scan::new(root, walk_options(place.dir.path()), None).unwrap();
+        let mut first = walked(&source, "a");
+        first.node.born = then;
+        let mut read = first.clone();
+        (read.node.born, read.node.links) = (now, links);
+        assert_eq!(scan.settle(&first, &Reading::Read(read)).unwrap(), expected, "{then:?} {now:?} {links}");
+    }
+}
+
+#[test]
+fn what_the_reader_finds_gone_is_counted_like_what_the_walk_does() {
+    let place = Place::new();
+    let source = place.source();
+    ["a", "b"].iter().for_each(|name| fs::write(source.join(name), name).unwrap());
+    let mut meddle = |path: &RelPath| {
+        if path.as_bytes() == b"a" {
+            fs::remove_file(source.join("a")).unwrap();
+        }
+    };
+    let backup = Vault::default().backup(&source, Plan { before_read: Some(&mut meddle), ..Plan::default() });
+    assert_eq!((backup.left.len(), backup.tally.left, backup.tally.read), (1, 1, 1));
+}
+
+/// A disk that is not mounted this time would look like a directory that was emptied.
+#[test]
+fn a_mount_point_of_the_base_that_is_none_now_is_told() {
+    for (mounted, is_told) in [("disk", true), ("deep/disk", true), ("empty", false)] {
+        let place = Place::new();
+        let source = place.source();
+        for path in ["disk/inner/file", "deep/disk/file", "deep/other/file"] {
+            fs::create_dir_all(source.join(path).parent().unwrap()).unwrap();
+            fs::write(source.join(path), path).unwrap();
+        }
+        fs::create_dir(source.join("empty")).unwrap();
+        let mut vault = Vault::default();
+        let mut base = vault.backup(&source, Plan::default());
+        let below = |path: &RelPath| path.as_path().starts_with(mounted);
+        for stored in base.stored.iter_mut().filter(|stored| below(&stored.entry.path)) {
+            stored.entry.node.device += 1;
+        }
+        for thing in fs::read_dir(source.join(mounted)).unwrap() {
+            let path = thing.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+        let incr = vault.backup(&source, Plan { base: Some(&base), ..Plan::default() });
+        let told: Vec<_> = incr.left.iter().map(|left| (left.path.to_string(), left.why.is_trouble())).collect();
+        assert_eq!(told, if is_told { vec![(mounted.to_owned(), true)] } else { vec![] }, "{mounted}");
+        assert!(incr.find(&RelPath::new(mounted).unwrap()).is_some(), "the directory itself is there");
+        // Of the next one this one is the base.
+        assert!(vault.backup(&source, Plan { base: Some(&incr), ..Plan::default() }).left.is_empty());
+    }
 }

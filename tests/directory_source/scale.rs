@@ -11,7 +11,7 @@ use lifeboat::source::directory::beneath::Root;
 use lifeboat::source::directory::compare::Trust;
 use lifeboat::source::directory::entry::Entry;
 use lifeboat::source::directory::index::{Index, Place as Stored};
-use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink};
+use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink, Within};
 use lifeboat::source::directory::restore::Existing;
 use lifeboat::source::directory::scan::{BaseEntries, Scan, Task};
 use rand::Rng;
@@ -78,8 +78,8 @@ fn take(source: &Path, scratch: &Path, spool: &Path, base: Option<(BaseEntries<'
     let mut entries = 0;
     for task in scan.by_ref() {
         let entry = match task.unwrap() {
-            Task::Keep(entry) | Task::Link(entry) | Task::Store(entry) => entry,
-            Task::Read(entry) => match reader.read(&root, entry, sink).unwrap() {
+            Task::Keep(entry) | Task::Link(entry, _) | Task::Store(entry) => entry,
+            Task::Read(entry, parent) => match reader.read(&root, &Within::Open(parent.fd), entry, sink).unwrap() {
                 Reading::Read(entry) => entry,
                 other => panic!("{other:?}"),
             },

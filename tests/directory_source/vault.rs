@@ -11,7 +11,7 @@ use lifeboat::source::directory::compare::Trust;
 use lifeboat::source::directory::entry::{Entry, FileTime, Kind, Left, Node};
 use lifeboat::source::directory::exclude::Excludes;
 use lifeboat::source::directory::owners::OwnerMap;
-use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink};
+use lifeboat::source::directory::read::{Chunk, Hole, Reader, Reading, Sink, Within};
 use lifeboat::source::directory::restore::{Existing, RestoreOptions, Restorer, Shortfalls};
 use lifeboat::source::directory::scan::{Scan, Tally, Task};
 use lifeboat::source::directory::select::{Selection, StandIns};
@@ -88,7 +88,7 @@ pub fn walk_options(scratch: &Path) -> WalkOptions {
 pub fn trust_all() -> Trust {
     let now = FileTime::now();
     let later = |seconds| FileTime { seconds: now.seconds + seconds, ..now };
-    Trust { base_started: later(65), started: later(66), is_same_place: true, fresh_nanos: 60_000_000_000 }
+    Trust { base_started: later(65), started: later(66), is_same_place: true, root_device: None, fresh_nanos: 60_000_000_000 }
 }
 
 /// How a backup is to be taken.
@@ -107,7 +107,7 @@ impl Vault {
         let options = WalkOptions { excludes: Excludes::new(plan.excludes).unwrap(), ..walk_options(scratch.path()) };
         let base = plan.base.map(|base| {
             let entries: Vec<_> = base.stored.iter().map(|stored| Ok(stored.entry.clone())).collect();
-            (Box::new(entries.into_iter()) as Box<_>, trust_all())
+            (Box::new(entries.into_iter()) as Box<_>, Trust { root_device: Some(base.root.device), ..trust_all() })
         });
         let mut scan = Scan::new(Arc::clone(&root), options, base).unwrap();
         let mut backup =
@@ -120,16 +120,16 @@ impl Vault {
                     assert_eq!(kept.entry, entry);
                     backup.stored.push(kept);
                 }
-                Task::Link(entry) | Task::Store(entry) => {
+                Task::Link(entry, _) | Task::Store(entry) => {
                     backup.stored.push(Stored { entry, pieces: vec![], holes: vec![] });
                 }
                 Task::Left(left) => backup.left.push(left),
-                Task::Read(walked) => {
+                Task::Read(walked, parent) => {
                     if let Some(before_read) = &mut plan.before_read {
                         before_read(&walked.path);
                     }
                     let mut sink = Collector::new(self);
-                    let reading = reader.read(&root, walked.clone(), &mut sink).unwrap();
+                    let reading = reader.read(&root, &Within::Open(parent.fd), walked.clone(), &mut sink).unwrap();
                     scan.settle(&walked, &reading).unwrap();
                     let (pieces, holes) = (std::mem::take(&mut sink.pieces), std::mem::take(&mut sink.holes));
                     backup.new_chunks += sink.new_chunks;

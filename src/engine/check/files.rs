@@ -113,7 +113,7 @@ fn walk(root: Arc<Root>, options: WalkOptions, cancel: &Cancel) -> Result<Seen> 
                 let entry = &found.entry;
                 (seen.entries, seen.bytes) = (seen.entries + 1, seen.bytes + entry.node.size_bytes);
                 entry.marks.iter().for_each(|mark| seen.trouble(format!("{} {mark}", entry.path)));
-                let asked = || accessat(&found.parent, split(&entry.path).1, Access::READ_OK, AtFlags::empty());
+                let asked = || accessat(&found.parent.fd, split(&entry.path).1, Access::READ_OK, AtFlags::empty());
                 if entry.node.kind == Kind::File
                     && let Err(errno) = asked()
                     && errno != rustix::io::Errno::NOENT

@@ -9,8 +9,9 @@
 //! Of what changed before the start everything is in the backup, and nothing of what changed after its end. What changes in
 //! between may be in it or not, each file as it was at one moment, or marked; the tree as a whole is of no single moment.
 //! What is moved meanwhile from where the walk has not been to where it has is not met at all (`mv z a`): a directory that is
-//! gone when its turn comes counts as trouble for that, a file does not, for files come and go. Who cannot have that backs up
-//! a snapshot of the file system.
+//! gone when its turn comes counts as trouble for that, a file does not, for files come and go. What the walk has listed is
+//! read from the directories that it listed, whatever they are called by then. Who cannot have that backs up a snapshot of the
+//! file system.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -386,7 +387,8 @@ pub(super) fn trust(base: &OpenBase, started: Timestamp) -> Trust {
     let started = file_time(started);
     let fresh_nanos = killpoint::shortened("LIFEBOAT_FRESH_MILLIS").map_or(FRESH_NANOS, |time| time.as_nanos() as i128);
     let base_started = base.read_here.map_or(started, file_time);
-    Trust { base_started, started, is_same_place: base.read_here.is_some(), fresh_nanos }
+    let (is_same_place, root_device) = (base.read_here.is_some(), base.root_device);
+    Trust { base_started, started, is_same_place, root_device, fresh_nanos }
 }
 
 /// `1 thing`, `7 things`.

@@ -71,6 +71,8 @@ pub(super) struct OpenBase {
     pub lines: PathBuf,
     /// When it began to read this very directory on this host; none when it did not.
     pub read_here: Option<Timestamp>,
+    /// The device that held the directory itself; none when only the manifest is known.
+    pub root_device: Option<u64>,
 }
 
 /// Chooses type and base.
@@ -159,7 +161,8 @@ async fn open(
             let read_here = (facts.place == *moment.place).then_some(facts.started);
             let note = read_here.is_none().then(|| format!("every file is read: {} was taken of another directory", summary.id));
             let lines = lines.path().to_owned();
-            return Ok((OpenBase { summary: summary.clone(), owners, lines, read_here }, note));
+            let root_device = Some(facts.place.directory.0);
+            return Ok((OpenBase { summary: summary.clone(), owners, lines, read_here, root_device }, note));
         }
         Ok(_) => format!("what this host keeps of {} is of another chain", summary.id),
         Err(why) => why,
@@ -169,7 +172,7 @@ async fn open(
     }
     let lines = fetch(scope, log, summary, moment).await.map_err(|error| format!("{why}, and {}", error.summary()))?;
     let note = format!("every file is read: {why}; what {} holds is known from its manifest", summary.id);
-    Ok((OpenBase { summary: summary.clone(), owners, lines, read_here: None }, Some(note)))
+    Ok((OpenBase { summary: summary.clone(), owners, lines, read_here: None, root_device: None }, Some(note)))
 }
 
 /// Writes the lines of a base's manifest into a file.

@@ -27,10 +27,10 @@ use crate::repo::base_cache::BaseReader;
 use crate::repo::manifest::FileLine;
 use crate::source::directory::beneath::Root;
 use crate::source::directory::compare::Trust;
-use crate::source::directory::entry::{Entry, Node};
+use crate::source::directory::entry::{Entry, Identity, Node};
 use crate::source::directory::index::Index;
 use crate::source::directory::owners::Owners;
-use crate::source::directory::read::Reading;
+use crate::source::directory::read::{Reading, Within};
 use crate::source::directory::scan::{BaseEntries, Scan, Tally, Task};
 use crate::source::directory::walk::WalkOptions;
 
@@ -39,6 +39,9 @@ const WINDOW: usize = 8192;
 /// Chunks of files that were read and wait for an earlier one, at one time: about 30 MiB of lines for 40 GB of files. One
 /// file's may be more: 1 TB has seven million.
 const WINDOW_CHUNKS: usize = 1 << 18;
+
+/// Files that wait for a reading thread: each of them may hold a directory open.
+const MOST_QUEUED: usize = 64;
 
 /// What is to be read, and beside what.
 pub(super) struct Job {
@@ -106,7 +109,7 @@ pub(super) fn gather(job: &Job, shared: &Shared, index: &Index) -> Result<Gather
     let scan = Scan::new(Arc::clone(&job.root), job.walk.clone(), base)?;
     let pending = Pending::default();
     let storing = Storing { root: &job.root, shared, index, pending: &pending, owners: &job.owners };
-    let (jobs, work) = sync_channel::<(u64, Entry)>(job.workers * 4);
+    let (jobs, work) = sync_channel::<ToRead>((job.workers * 4).min(MOST_QUEUED));
     let (done, results) = channel();
     let work = Mutex::new(work);
     std::thread::scope(|scope| {
@@ -135,6 +138,13 @@ pub(super) fn gather(job: &Job, shared: &Shared, index: &Index) -> Result<Gather
     })
 }
 
+/// A file for a reading thread.
+struct ToRead {
+    sequence: u64,
+    within: Within,
+    walked: Entry,
+}
+
 /// What became of a file.
 struct Done {
     sequence: u64,
@@ -144,14 +154,14 @@ struct Done {
 }
 
 /// One reading thread. When it ends early the walk must not wait for it: whoever has lost one stops.
-fn read_all(storing: Storing<'_>, work: &Mutex<Receiver<(u64, Entry)>>, done: &Sender<Result<Done>>) -> Result<()> {
+fn read_all(storing: Storing<'_>, work: &Mutex<Receiver<ToRead>>, done: &Sender<Result<Done>>) -> Result<()> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<()> {
         let mut worker = Worker::new(storing)?;
         loop {
             let next = work.lock().map_err(|_| Error::interrupted())?.recv();
-            let Ok((sequence, walked)) = next else { return Ok(()) };
+            let Ok(ToRead { sequence, within, walked }) = next else { return Ok(()) };
             killpoint::reach("tree.read");
-            let (reading, content) = worker.read(walked.clone())?;
+            let (reading, content) = worker.read(&within, walked.clone())?;
             // Nobody is there to hear of it any more: the walk says why.
             let _ = done.send(Ok(Done { sequence, walked, reading, content }));
         }
@@ -168,15 +178,15 @@ fn read_all(storing: Storing<'_>, work: &Mutex<Receiver<(u64, Entry)>>, done: &S
 enum Slot {
     /// A file that is being read.
     Reading,
-    /// A further name of one that is.
-    Waiting(Box<Entry>),
+    /// A further name of one that is, and the directory it lies in.
+    Waiting(Box<(Entry, Identity)>),
     /// Done: what is to be written, if anything.
     Done(Option<Spilled>),
 }
 
 struct Gathering<'b> {
     scan: Scan<'b>,
-    jobs: SyncSender<(u64, Entry)>,
+    jobs: SyncSender<ToRead>,
     results: Receiver<Result<Done>>,
     out: BufWriter<File>,
     spill: PathBuf,
@@ -194,7 +204,7 @@ struct Gathering<'b> {
 }
 
 impl<'b> Gathering<'b> {
-    fn new(scan: Scan<'b>, jobs: SyncSender<(u64, Entry)>, results: Receiver<Result<Done>>, spill: &Path) -> Result<Self> {
+    fn new(scan: Scan<'b>, jobs: SyncSender<ToRead>, results: Receiver<Result<Done>>, spill: &Path) -> Result<Self> {
         let out = BufWriter::new(File::create(spill).map_err(|error| Error::io("create", spill, error))?);
         Ok(Self {
             scan,
@@ -264,15 +274,15 @@ impl<'b> Gathering<'b> {
                 self.trouble.note_left(&left);
                 return Ok(());
             }
-            Task::Link(entry) => match entry.first_link.as_ref().and_then(|first| self.firsts.get_mut(first)) {
+            Task::Link(entry, parent) => match entry.first_link.as_ref().and_then(|first| self.firsts.get_mut(first)) {
                 Some(waiting) => {
                     waiting.push(sequence);
-                    Slot::Waiting(Box::new(entry))
+                    Slot::Waiting(Box::new((entry, parent)))
                 }
                 None => Slot::Done(Some(self.line(entry, Content::default()))),
             },
-            Task::Read(entry) => {
-                self.read(sequence, entry, Vec::new())?;
+            Task::Read(entry, parent) => {
+                self.read(ToRead { sequence, within: Within::Open(parent.fd), walked: entry }, Vec::new())?;
                 Slot::Reading
             }
         };
@@ -281,12 +291,12 @@ impl<'b> Gathering<'b> {
     }
 
     /// Hands out a file, for which the names at the places `waiting` wait.
-    fn read(&mut self, sequence: u64, entry: Entry, waiting: Vec<u64>) -> Result<()> {
-        if entry.node.links > 1 {
-            self.firsts.insert(entry.path.clone(), waiting);
+    fn read(&mut self, file: ToRead, waiting: Vec<u64>) -> Result<()> {
+        if file.walked.node.links > 1 {
+            self.firsts.insert(file.walked.path.clone(), waiting);
         }
         self.reading += 1;
-        self.jobs.send((sequence, entry)).map_err(|_| Error::interrupted())
+        self.jobs.send(file).map_err(|_| Error::interrupted())
     }
 
     /// What was read takes its place, and with it whatever waited for it.
@@ -296,8 +306,10 @@ impl<'b> Gathering<'b> {
         let is_whole = self.scan.settle(&walked, &reading)?;
         let spilled = match reading {
             Reading::Read(mut entry) | Reading::Unread(mut entry) => {
-                // Names that the walk saw link to it, although they may be gone by now.
-                entry.node.links = entry.node.links.max(walked.node.links);
+                if is_whole {
+                    // Names that the walk saw link to it, although they may be gone by now.
+                    entry.node.links = entry.node.links.max(walked.node.links);
+                }
                 Some(self.line(entry, content))
             }
             Reading::Left(left) => {
@@ -309,20 +321,22 @@ impl<'b> Gathering<'b> {
         let mut waiting = self.firsts.remove(&walked.path).unwrap_or_default().into_iter();
         if is_whole {
             for sequence in waiting {
-                let link = self.waiting(sequence)?;
+                let (link, _) = self.waiting(sequence)?;
                 let line = self.line(link, Content::default());
                 self.place(sequence, Slot::Done(Some(line)));
             }
         } else if let Some(next) = waiting.next() {
-            let entry = Entry { first_link: None, ..self.waiting(next)? };
+            let (link, parent) = self.waiting(next)?;
+            let entry = Entry { first_link: None, ..link };
             self.scan.promote(&entry)?;
             let rest: Vec<u64> = waiting.collect();
             for sequence in &rest {
-                let link = Entry { first_link: Some(entry.path.clone()), ..self.waiting(*sequence)? };
-                self.place(*sequence, Slot::Waiting(Box::new(link)));
+                let (link, parent) = self.waiting(*sequence)?;
+                let link = Entry { first_link: Some(entry.path.clone()), ..link };
+                self.place(*sequence, Slot::Waiting(Box::new((link, parent))));
             }
             self.place(next, Slot::Reading);
-            self.read(next, entry, rest)?;
+            self.read(ToRead { sequence: next, within: Within::Path(parent), walked: entry }, rest)?;
         }
         Ok(())
     }
@@ -333,10 +347,10 @@ impl<'b> Gathering<'b> {
         Spilled::Line(Box::new(line_of(entry, content)))
     }
 
-    /// The link that waits at a place.
-    fn waiting(&mut self, sequence: u64) -> Result<Entry> {
+    /// The link that waits at a place, and its directory.
+    fn waiting(&mut self, sequence: u64) -> Result<(Entry, Identity)> {
         match self.slot(sequence) {
-            Some(Slot::Waiting(entry)) => Ok((**entry).clone()),
+            Some(Slot::Waiting(link)) => Ok((**link).clone()),
             _ => Err(Error::failed("a hard link was lost on the way: this is a bug")),
         }
     }

@@ -53,10 +53,10 @@ pub async fn preview(scope: &Scope, options: &BackupOptions, cancel: &Cancel) ->
         for task in scan.by_ref() {
             cancel.check()?;
             match task? {
-                Task::Read(entry) => read_bytes += entry.node.size_bytes,
+                Task::Read(entry, _) => read_bytes += entry.node.size_bytes,
                 Task::Left(left) => trouble.note_left(&left),
                 Task::Store(entry) => trouble.note_entry(&entry),
-                Task::Keep(_) | Task::Link(_) => {}
+                Task::Keep(_) | Task::Link(..) => {}
             }
         }
         Ok((scan.tally(), read_bytes, trouble))

@@ -23,7 +23,7 @@ use crate::source::directory::beneath::Root;
 use crate::source::directory::chunk::Address;
 use crate::source::directory::entry::Entry;
 use crate::source::directory::index::{Index, Place};
-use crate::source::directory::read::{Chunk, Hole, LONG_HOLE_BYTES, Reader, Reading, Sink};
+use crate::source::directory::read::{Chunk, Hole, LONG_HOLE_BYTES, Reader, Reading, Sink, Within};
 
 /// Chunks of files that are being read, by their address: the frame, or none while it is being stored.
 ///
@@ -104,14 +104,14 @@ impl<'s> Worker<'s> {
         Ok(Self { storing, reader: Reader::new(), compressor })
     }
 
-    /// Reads the file of `entry` and stores of it what the chain lacks.
+    /// Reads the file of `entry`, which lies in the directory `within`, and stores of it what the chain lacks.
     ///
     /// # Errors
     /// When packs are no longer stored, the index fails, or on the wish to stop. What is the file's fault is in the reading.
-    pub fn read(&mut self, entry: Entry) -> Result<(Reading, Content)> {
+    pub fn read(&mut self, within: &Within, entry: Entry) -> Result<(Reading, Content)> {
         let Self { storing, reader, compressor } = self;
         let mut chunks = Chunks { storing: *storing, compressor, fresh: HashMap::new(), content: Content::default() };
-        let reading = reader.read(storing.root, entry, &mut chunks)?;
+        let reading = reader.read(storing.root, within, entry, &mut chunks)?;
         let content = match &reading {
             Reading::Read(_) => chunks.finish()?,
             Reading::Unread(_) | Reading::Left(_) => Content::default(),

@@ -9,9 +9,13 @@
 //! - the base holds the content whole, without a mark.
 //!
 //! ctime is the witness: no program can set it, and every write, truncation, change of mode, owner, name or attribute moves it.
-//! Its one gap is a shared memory mapping: a page that was made writable before the base read the file, and was not written
-//! back since, takes further writes without moving ctime until the kernel writes it back: after 30 seconds by default, hence
-//! a minute. On tmpfs, or where the kernel was told to wait longer, that never ends or later: a full sees such writes.
+//! It has three gaps, and a full sees what slips through them:
+//! - a shared memory mapping: a page that was made writable before the base read the file, and was not written back since,
+//!   takes further writes without moving ctime until the kernel writes it back: after 30 seconds by default, hence a minute. On
+//!   tmpfs, or where the kernel was told to wait longer, that never ends or later;
+//! - file systems without a ctime of their own (vfat, exFAT, sshfs and others by FUSE), which tell mtime or the moment of the
+//!   look in its place: `cp -p` of as many bytes over a file leaves no trace there;
+//! - a crash of the host, which may lose a ctime that was not written out yet: of up to 24 hours with `lazytime`.
 
 use super::entry::{Entry, FileTime, Kind};
 
@@ -27,6 +31,8 @@ pub struct Trust {
     pub started: FileTime,
     /// Whether the base was taken on this host, of this directory.
     pub is_same_place: bool,
+    /// The device that held the protected directory itself then; none when that is not known.
+    pub root_device: Option<u64>,
     /// A file that changed this shortly before the base began is read: [`FRESH_NANOS`](super::read::FRESH_NANOS).
     pub fresh_nanos: i128,
 }
@@ -95,6 +101,7 @@ mod tests {
             base_started: BEGAN,
             started: FileTime { seconds: 2000, nanos: 0 },
             is_same_place: true,
+            root_device: None,
             fresh_nanos: FRESH_NANOS,
         };
         let base = entry();
@@ -135,6 +142,7 @@ mod tests {
             base_started: BEGAN,
             started: FileTime { seconds: 2000, nanos: 0 },
             is_same_place: true,
+            root_device: None,
             fresh_nanos: FRESH_NANOS,
         };
         for (time, expected) in [

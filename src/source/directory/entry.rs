@@ -105,6 +105,35 @@ pub struct Node {
     pub attributes: Vec<Attribute>,
 }
 
+/// What tells one inode from another. An inode number alone does not: it is given anew once its file is gone, and where several
+/// file systems appear as one device two things have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<FileTime>,
+}
+
+impl Identity {
+    /// Whether both can be of the same inode: numbers agree, and birth where both know it.
+    pub fn agrees(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+            && (self.born.is_none() || other.born.is_none() || self.born == other.born)
+    }
+
+    /// Whether both are of the same inode for certain: birth is known as well.
+    pub fn is_proven_by(&self, other: &Self) -> bool {
+        self == other && self.born.is_some()
+    }
+}
+
+impl Node {
+    /// What tells it from others.
+    pub fn identity(&self) -> Identity {
+        Identity { device: self.device, inode: self.inode, born: self.born }
+    }
+}
+
 /// What a backup could not hold as it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -176,10 +205,14 @@ pub enum Reason {
     Socket,
     /// The exclude rules name it; what it holds was not looked at.
     Excluded,
-    /// A directory that is one of those it lies in, by a mount.
+    /// A directory that is one of those it lies in, by a mount; or another one that cannot be told from it, where several file
+    /// systems appear as one.
     Loop,
-    /// A directory that was gone when it was to be listed. It may have been moved to where the walk had been before: then what
-    /// it holds is not in the backup.
+    /// A directory on which another file system was mounted when the base was taken, and now none is: what lay there is not in
+    /// the backup. The directory itself is.
+    Unmounted,
+    /// A directory that was gone when it was to be listed, or that of a file which was to be read. It may have been moved to
+    /// where the walk had been before: then what it holds is not in the backup.
     Moved,
     /// Became another kind of thing, or a directory moved away, while the backup was looking: not in the backup.
     Replaced,
@@ -190,7 +223,10 @@ pub enum Reason {
 impl Reason {
     /// Whether something is missing in the backup that belongs there.
     pub fn is_trouble(self) -> bool {
-        matches!(self, Self::Moved | Self::Replaced | Self::Unseen(_))
+        match self {
+            Self::Vanished | Self::Socket | Self::Excluded => false,
+            Self::Loop | Self::Unmounted | Self::Moved | Self::Replaced | Self::Unseen(_) => true,
+        }
     }
 }
 
@@ -200,7 +236,14 @@ impl fmt::Display for Reason {
             Self::Vanished => f.write_str("was removed while the backup ran"),
             Self::Socket => f.write_str("is a socket, which is not stored"),
             Self::Excluded => f.write_str("is excluded"),
-            Self::Loop => f.write_str("is a directory that it lies in itself, by a mount"),
+            Self::Loop => f.write_str(
+                "has the numbers of a directory that it lies in, as by a mount, and was not entered: \
+                 exclude it, or make what it holds a source of its own",
+            ),
+            Self::Unmounted => f.write_str(
+                "was a mount point when the base was taken and is none now: is its file system mounted? \
+                 if it is gone for good, a backup without --errors fail takes note of that",
+            ),
             Self::Moved => f.write_str("was removed, or moved, while the backup ran"),
             Self::Replaced => f.write_str("was replaced or moved while it was being read"),
             Self::Unseen(errno) => write!(f, "cannot be looked at: {}", io::Error::from_raw_os_error(*errno)),
@@ -272,4 +315,26 @@ fn from_stat(stat: &Statx) -> Look {
         inode: stat.stx_ino,
         attributes: Vec::new(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_alone_prove_nothing_and_another_birth_proves_the_contrary() {
+        let identity =
+            |inode, born: Option<i64>| Identity { device: 1, inode, born: born.map(|seconds| FileTime { seconds, nanos: 0 }) };
+        for (one, other, agrees, is_proven) in [
+            (identity(7, Some(1)), identity(7, Some(1)), true, true),
+            (identity(7, Some(1)), identity(7, Some(2)), false, false),
+            (identity(7, Some(1)), identity(7, None), true, false),
+            (identity(7, None), identity(7, None), true, false),
+            (identity(7, Some(1)), identity(8, Some(1)), false, false),
+        ] {
+            for (one, other) in [(one, other), (other, one)] {
+                assert_eq!((one.agrees(&other), one.is_proven_by(&other)), (agrees, is_proven), "{one:?} {other:?}");
+            }
+        }
+    }
 }

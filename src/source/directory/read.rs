@@ -1,12 +1,14 @@
 //! A file's content, read whole and of one moment, or marked.
 //!
 //! Invariants:
-//! - The file is opened below the root without following links; what became something else is not read.
-//! - Size, mtime and ctime before and after the reading must agree. When they do not, it is read again, [`ATTEMPTS`] times
-//!   in all; the last reading then stands, marked [`Mark::Unsteady`]. What a reading gave before it is repeated is void
-//!   ([`Sink::restart`]).
+//! - The file is opened in the directory that the walk listed, whatever that is called by now, without following links; by its
+//!   path only where that directory is not open any more, and then another directory there is not taken for it ([`Within`]).
+//!   What became something else is not read.
+//! - Size, mtime and ctime before and after the reading must agree, and it must end where its size says. When that is not so,
+//!   it is read again, [`ATTEMPTS`] times in all; the last reading then stands, marked [`Mark::Unsteady`]. What a reading gave
+//!   before it is repeated is void ([`Sink::restart`]).
 //! - Times move in ticks of the kernel's clock: two writes within one tick look like one. So a file that changed within the
-//!   last [`TICK_NANOS`] is left to rest that long before it is read. (A file system whose times are coarser, FAT or a
+//!   last [`TICK_NANOS`] is left to rest that long before it is read, and one that does not rest is unsteady. (A file system whose times are coarser, FAT or a
 //!   remote one, can hide a write within its own granule; the next backup reads such a file again.)
 //! - Holes are not read, but for a file that changed within [`FRESH_NANOS`]: file systems have told holes where data was not
 //!   yet written out, so there a hole counts only when it reads as zeros.
@@ -15,15 +17,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, SeekFrom, openat, seek};
 use rustix::io::{Errno, pread};
 
 use super::attributes;
-use super::beneath::Root;
+use super::beneath::{Root, split};
 use super::chunk::{Address, ContentId, MAX_BYTES, Piece, first_len};
-use super::entry::{Entry, FileTime, Kind, Left, Mark, Node, Reason, look_open};
+use super::entry::{Entry, FileTime, Identity, Kind, Left, Mark, Node, Reason, look_open};
 use crate::base::{Error, Result};
 
 /// Readings of a file that keeps changing.
@@ -98,6 +101,15 @@ pub enum Reading {
     Left(Left),
 }
 
+/// The directory in which a file is looked for.
+#[derive(Clone, Debug)]
+pub enum Within {
+    /// The one that the walk has open.
+    Open(Arc<OwnedFd>),
+    /// The one at the file's path, if it is still this one.
+    Path(Identity),
+}
+
 /// Reads files one after the other with one buffer.
 pub struct Reader {
     buffer: Vec<u8>,
@@ -106,8 +118,10 @@ pub struct Reader {
 /// What one reading found.
 struct Content {
     id: Address,
-    /// Where the file ended.
+    /// Where the file ended, or where it should have.
     size_bytes: u64,
+    /// Whether it went on there.
+    goes_on: bool,
 }
 
 /// Why a reading ended early.
@@ -148,19 +162,25 @@ impl Reader {
         Self { buffer: vec![0; MAX_BYTES + READ_BYTES] }
     }
 
-    /// Reads the file at `entry.path` into `sink`.
+    /// Reads the file at `entry.path`, which lies in the directory `within`, into `sink`.
     ///
     /// # Errors
     /// The sink's, and a lack of file descriptors or memory; everything that is the file's own fault is in the [`Reading`].
-    pub fn read(&mut self, root: &Root, entry: Entry, sink: &mut dyn Sink) -> Result<Reading> {
-        let file = match open(root, &entry) {
-            Ok(file) => file,
-            Err(error) => return came_to_nothing(root, entry, error),
+    pub fn read(&mut self, root: &Root, within: &Within, entry: Entry, sink: &mut dyn Sink) -> Result<Reading> {
+        let parent = match folder(root, within, &entry) {
+            Ok(Some(parent)) => parent,
+            Ok(None) => return Ok(Reading::Left(Left { path: entry.path, why: Reason::Moved })),
+            Err(error) => return came_to_nothing((root, None), entry, error),
         };
-        let mut before = match steady_look(&file) {
-            Ok(node) if node.kind == Kind::File => node,
+        let place = (root, Some(parent.as_ref()));
+        let file = match open(&parent, &entry) {
+            Ok(file) => file,
+            Err(error) => return came_to_nothing(place, entry, error),
+        };
+        let (mut before, mut did_rest) = match steady_look(&file) {
+            Ok((node, did_rest)) if node.kind == Kind::File => (node, did_rest),
             Ok(_) => return Ok(Reading::Left(Left { path: entry.path, why: Reason::Replaced })),
-            Err(error) => return came_to_nothing(root, entry, error),
+            Err(error) => return came_to_nothing(place, entry, error),
         };
         for attempt in 1.. {
             let content = match self.content(&file, &before, sink) {
@@ -168,14 +188,15 @@ impl Reader {
                 Err(Stop::Ours(error)) => return Err(error),
                 Err(Stop::File(error)) => {
                     sink.restart()?;
-                    return came_to_nothing(root, entry, error);
+                    return came_to_nothing(place, entry, error);
                 }
             };
             let after = match look_open(&file) {
                 Ok(node) => node,
-                Err(error) => return came_to_nothing(root, entry, error),
+                Err(error) => return came_to_nothing(place, entry, error),
             };
-            let is_steady = is_same_moment(&before, &after) && content.size_bytes == before.size_bytes;
+            let is_all = content.size_bytes == before.size_bytes && !content.goes_on;
+            let is_steady = did_rest && is_all && is_same_moment(&before, &after);
             if is_steady || attempt == ATTEMPTS {
                 // What was read of a growing file has the length that it had when the reading began.
                 let node = Node { size_bytes: content.size_bytes, ..after };
@@ -186,9 +207,9 @@ impl Reader {
                 return Ok(Reading::Read(entry));
             }
             sink.restart()?;
-            before = match steady_look(&file) {
-                Ok(node) => node,
-                Err(error) => return came_to_nothing(root, entry, error),
+            (before, did_rest) = match steady_look(&file) {
+                Ok(looked) => looked,
+                Err(error) => return came_to_nothing(place, entry, error),
             };
         }
         unreachable!("the last attempt returns")
@@ -213,7 +234,7 @@ impl Reader {
                 if hole.len_bytes >= LONG_HOLE_BYTES {
                     let end = self.run(file, run_start, at, &mut id, sink)?;
                     if end < at {
-                        return Ok(Content { id: id.finish(end), size_bytes: end });
+                        return Ok(Content { id: id.finish(end), size_bytes: end, goes_on: false });
                     }
                     run_start = data;
                 }
@@ -229,7 +250,9 @@ impl Reader {
             };
         }
         let end = self.run(file, run_start, size, &mut id, sink)?;
-        Ok(Content { id: id.finish(end), size_bytes: end })
+        // Attributes may lag behind, or say nothing at all, as in /proc.
+        let goes_on = fill(file, &mut self.buffer[..1], end)? > 0;
+        Ok(Content { id: id.finish(end), size_bytes: end, goes_on })
     }
 
     /// Cuts the bytes from `start` to `end` into chunks; returns where the file really ended when that comes first.
@@ -297,28 +320,47 @@ fn fill(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<usize, Stop> {
     Ok(filled)
 }
 
+/// The directory that holds the file; none when it is not at its place any more, or another one is.
+fn folder(root: &Root, within: &Within, entry: &Entry) -> io::Result<Option<Arc<OwnedFd>>> {
+    let expected = match within {
+        Within::Open(fd) => return Ok(Some(Arc::clone(fd))),
+        Within::Path(expected) => expected,
+    };
+    match root.parent(&entry.path) {
+        Ok((fd, _)) => Ok(look_open(&fd)?.identity().agrees(expected).then(|| Arc::new(fd))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// Opens for reading; without moving the access time where this user may ask for that.
-fn open(root: &Root, entry: &Entry) -> io::Result<OwnedFd> {
-    let (parent, name) = root.parent(&entry.path)?;
+fn open(parent: &OwnedFd, entry: &Entry) -> io::Result<OwnedFd> {
+    let (_, name) = split(&entry.path);
     // A pipe that took the file's place must not be waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match openat(&parent, name, flags | OFlags::NOATIME, Mode::empty()) {
-        Err(Errno::PERM) => Ok(openat(&parent, name, flags, Mode::empty())?),
+    match openat(parent, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => Ok(openat(parent, name, flags, Mode::empty())?),
         outcome => Ok(outcome?),
     }
 }
 
-/// What the file is now, once it has rested for a tick of the clock; or as it is when it does not rest.
-fn steady_look(file: &OwnedFd) -> io::Result<Node> {
+/// What the file is now, and whether it has rested for a tick of the clock.
+fn steady_look(file: &OwnedFd) -> io::Result<(Node, bool)> {
     for _ in 0..ATTEMPTS {
         let node = look_open(file)?;
-        let age = FileTime::now().nanos_since(node.changed.max(node.modified));
-        if !(0..TICK_NANOS).contains(&age) {
-            return Ok(node);
-        }
-        std::thread::sleep(Duration::from_nanos(u64::try_from(TICK_NANOS - age).unwrap_or(0)));
+        let Some(rest) = lacking_rest(&node, FileTime::now()) else { return Ok((node, true)) };
+        std::thread::sleep(rest);
     }
-    look_open(file)
+    let node = look_open(file)?;
+    let did_rest = lacking_rest(&node, FileTime::now()).is_none();
+    Ok((node, did_rest))
+}
+
+/// How long the file has to rest yet, if at all. A time in the future is somebody's wish or of another clock: no rest helps.
+fn lacking_rest(node: &Node, now: FileTime) -> Option<Duration> {
+    let ages = [node.changed, node.modified].map(|time| now.nanos_since(time));
+    let youngest = ages.into_iter().filter(|age| (0..TICK_NANOS).contains(age)).min()?;
+    Some(Duration::from_nanos(u64::try_from(TICK_NANOS - youngest).unwrap_or(0)))
 }
 
 fn is_same_moment(before: &Node, after: &Node) -> bool {
@@ -335,8 +377,8 @@ fn complete(mut entry: Entry, node: Node, content: Address, file: impl AsFd) -> 
     entry
 }
 
-/// What to say of a file that could not be opened or read.
-fn came_to_nothing(root: &Root, mut entry: Entry, error: io::Error) -> Result<Reading> {
+/// What to say of a file that could not be opened or read, or whose directory could not.
+fn came_to_nothing((root, parent): (&Root, Option<&OwnedFd>), mut entry: Entry, error: io::Error) -> Result<Reading> {
     match Errno::from_io_error(&error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => Err(Error::io("read", &root.locate(&entry.path), error)),
         Some(Errno::NOENT) => Ok(Reading::Left(Left { path: entry.path, why: Reason::Vanished })),
@@ -345,11 +387,36 @@ fn came_to_nothing(root: &Root, mut entry: Entry, error: io::Error) -> Result<Re
         }
         other => {
             entry.marks.push(Mark::Unread(other.map_or(0, Errno::raw_os_error)));
-            match root.parent(&entry.path).and_then(|(parent, name)| attributes::of_name(&parent, name)) {
-                Ok(attributes) => entry.node.attributes = attributes,
-                Err(error) => entry.marks.push(Mark::Bare(error.raw_os_error().unwrap_or(0))),
+            match parent.map(|parent| attributes::of_name(parent, split(&entry.path).1)) {
+                Some(Ok(attributes)) => entry.node.attributes = attributes,
+                None => entry.marks.push(Mark::Bare(other.map_or(0, Errno::raw_os_error))),
+                Some(Err(error)) => entry.marks.push(Mark::Bare(error.raw_os_error().unwrap_or(0))),
             }
             Ok(Reading::Unread(entry))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::directory::entry::{Look, look};
+
+    #[test]
+    fn whatever_changed_within_the_last_tick_has_not_rested() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a"), "a").unwrap();
+        let Look::Node(node) = look(std::fs::File::open(dir.path()).unwrap(), "a").unwrap() else { panic!("a socket") };
+        let at = |nanos| FileTime { seconds: 1000, nanos };
+        let now = at(500_000_000);
+        let rest = |changed, modified| {
+            let rest = lacking_rest(&Node { changed, modified, ..(*node).clone() }, now);
+            rest.map_or(0, |rest| rest.as_millis())
+        };
+        let (old, future) = (FileTime::default(), FileTime { seconds: 2000, nanos: 0 });
+        assert_eq!([rest(old, old), rest(old, at(480_000_000)), rest(old, at(481_000_000))], [0, 0, 1]);
+        assert_eq!([rest(at(499_000_000), old), rest(at(499_000_000), at(490_000_000)), rest(now, old)], [19, 19, 20]);
+        assert_eq!(rest(at(499_000_000), future), 19, "an mtime that was set ahead hides no change");
+        assert_eq!(rest(future, future), 0);
     }
 }

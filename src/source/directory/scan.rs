@@ -14,24 +14,25 @@ use std::sync::Arc;
 use super::attributes;
 use super::beneath::{Root, split};
 use super::compare::Trust;
-use super::entry::{Entry, Kind, Left, Mark, Node, Reason, look};
+use super::entry::{Entry, Identity, Kind, Left, Mark, Node, Reason, look};
 use super::links::Links;
 use super::read::Reading;
-use super::walk::{Found, Step, Walk, WalkOptions};
+use super::walk::{Found, Parent, Step, Walk, WalkOptions};
 use crate::base::{Error, RelPath, Result};
 
 /// Entries of a base backup, in the order of paths.
 pub type BaseEntries<'b> = Box<dyn Iterator<Item = Result<Entry>> + Send + 'b>;
 
 /// What to do with one thing.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Task {
     /// Unchanged, and no further name of another: the base's entry is this backup's.
     Keep(Entry),
-    /// A file whose content and attributes must be read ([`super::read`]).
-    Read(Entry),
-    /// One more name of the file at `first_link`; complete unless that one comes to nothing.
-    Link(Entry),
+    /// A file whose content and attributes must be read ([`super::read`]), and the directory it lies in.
+    Read(Entry, Parent),
+    /// One more name of the file at `first_link`; complete unless that one comes to nothing. It does not hold its directory
+    /// open, only what tells that from another: many may wait.
+    Link(Entry, Identity),
     /// Everything else: complete, attributes included.
     Store(Entry),
     /// Nothing to store, and why.
@@ -43,7 +44,7 @@ pub enum Task {
 pub struct Tally {
     /// Tasks of each kind.
     pub kept: u64,
-    /// Files to read.
+    /// Files to read; those that were gone then are taken off ([`Scan::settle`]).
     pub read: u64,
     /// Further names of files.
     pub linked: u64,
@@ -66,6 +67,18 @@ pub struct Scan<'b> {
     base: Option<Base<'b>>,
     links: Links,
     tally: Tally,
+    /// Of the directories on the way to what is found, the root first.
+    devices: Vec<Devices>,
+    /// To be told after the directory itself.
+    unmounted: Option<RelPath>,
+}
+
+/// On which device a directory lies. Numbers change when a host starts anew, so only those of one backup are compared.
+#[derive(Clone, Copy)]
+struct Devices {
+    now: u64,
+    /// In the base; none where that has no such directory.
+    then: Option<u64>,
 }
 
 struct Base<'b> {
@@ -86,7 +99,9 @@ impl<'b> Scan<'b> {
         let walk = Walk::new(root, options)?;
         let root_node = Node { attributes, ..walk.root_node().clone() };
         let base = base.map(|(entries, trust)| Base { entries: entries.peekable(), last: None, trust });
-        Ok(Self { walk, root_node, base, links, tally: Tally::default() })
+        let then = base.as_ref().and_then(|base| base.trust.root_device);
+        let devices = vec![Devices { now: root_node.device, then }];
+        Ok(Self { walk, root_node, base, links, tally: Tally::default(), devices, unmounted: None })
     }
 
     /// The protected directory itself, which no entry stands for.
@@ -105,8 +120,11 @@ impl<'b> Scan<'b> {
     /// # Errors
     /// When the scratch file fails.
     pub fn settle(&mut self, walked: &Entry, reading: &Reading) -> Result<bool> {
-        let identity = |node: &Node| (node.device, node.inode);
-        let is_whole = matches!(reading, Reading::Read(read) if identity(&read.node) == identity(&walked.node));
+        if matches!(reading, Reading::Left(_)) {
+            self.tally.read -= 1;
+            self.tally.left += 1;
+        }
+        let is_whole = matches!(reading, Reading::Read(read) if is_same_file(&walked.node, &read.node));
         if !is_whole && walked.node.links > 1 {
             self.links.forget(&walked.node)?;
         }
@@ -119,6 +137,8 @@ impl<'b> Scan<'b> {
     /// # Errors
     /// When the scratch file fails.
     pub fn promote(&mut self, entry: &Entry) -> Result<()> {
+        self.tally.linked -= 1;
+        self.tally.read += 1;
         self.links.first(&entry.path, &entry.node).map(drop)
     }
 
@@ -130,7 +150,7 @@ impl<'b> Scan<'b> {
                 return Ok(Task::Left(left));
             }
         };
-        let Found { mut entry, parent, is_other_file_system } = *found;
+        let Found { mut entry, parent, opened, is_other_file_system } = *found;
         self.tally.other_file_systems += u64::from(is_other_file_system);
         entry.first_link = self.links.first(&entry.path, &entry.node)?;
         if entry.first_link.is_none() {
@@ -138,6 +158,9 @@ impl<'b> Scan<'b> {
         }
         let (base, gone) = self.base.as_mut().map_or(Ok((None, 0)), |base| base.at(&entry.path))?;
         self.tally.gone += gone;
+        if entry.node.kind == Kind::Directory && self.was_mount_point(&entry, base.as_ref()) {
+            self.unmounted = Some(entry.path.clone());
+        }
         // A further name is never kept: it must not hold when its first name, which is read again, comes to nothing.
         if let (Some(base), Some(then)) = (&self.base, base)
             && entry.first_link.is_none()
@@ -148,16 +171,18 @@ impl<'b> Scan<'b> {
         }
         if entry.first_link.is_some() {
             self.tally.linked += 1;
-            return Ok(Task::Link(entry));
+            return Ok(Task::Link(entry, parent.identity));
         }
         if entry.node.kind == Kind::File {
             self.tally.read += 1;
-            return Ok(Task::Read(entry));
+            return Ok(Task::Read(entry, parent));
         }
         let (_, name) = split(&entry.path);
-        match attributes::of_name(&parent, name) {
+        // Of a directory that was opened they are those of the one whose names are told.
+        let attributes = opened.map_or_else(|| attributes::of_name(&parent.fd, name), attributes::of_open);
+        match attributes {
             Ok(attributes) => entry.node.attributes = attributes,
-            Err(_) if entry.node.kind != Kind::Directory && is_gone(&parent, name) => {
+            Err(_) if entry.node.kind != Kind::Directory && is_gone(&parent.fd, name) => {
                 self.tally.left += 1;
                 if entry.node.links > 1 {
                     self.links.forget(&entry.node)?;
@@ -171,10 +196,28 @@ impl<'b> Scan<'b> {
     }
 }
 
+impl Scan<'_> {
+    /// Whether another file system was mounted on the directory, with something in it, and now none is.
+    fn was_mount_point(&mut self, entry: &Entry, then: Option<&Entry>) -> bool {
+        let then = then.filter(|then| then.node.kind == Kind::Directory);
+        let devices = Devices { now: entry.node.device, then: then.map(|then| then.node.device) };
+        self.devices.truncate(entry.path.as_bytes().split(|byte| *byte == b'/').count());
+        let parent = self.devices.last().copied();
+        self.devices.push(devices);
+        let (Some(parent), Some(base)) = (parent, self.base.as_mut()) else { return false };
+        let was_mounted = devices.then.zip(parent.then).is_some_and(|(own, parent)| own != parent);
+        was_mounted && devices.now == parent.now && base.goes_on_below(&entry.path)
+    }
+}
+
 impl Iterator for Scan<'_> {
     type Item = Result<Task>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(path) = self.unmounted.take() {
+            self.tally.left += 1;
+            return Some(Ok(Task::Left(Left { path, why: Reason::Unmounted })));
+        }
         if let Some(step) = self.walk.next() {
             return Some(step.and_then(|step| self.task(step)));
         }
@@ -203,6 +246,12 @@ impl Base<'_> {
         Ok((None, gone))
     }
 
+    /// Whether the next entry lies below the directory `path`, which was the one before.
+    fn goes_on_below(&mut self, path: &RelPath) -> bool {
+        let next = self.entries.peek().and_then(|entry| entry.as_ref().ok());
+        next.is_some_and(|next| next.path.as_bytes().strip_prefix(path.as_bytes()).is_some_and(|rest| rest.starts_with(b"/")))
+    }
+
     /// The next entry, which must come after the one before.
     fn take(&mut self) -> Result<Option<Entry>> {
         let Some(entry) = self.entries.next().transpose()? else { return Ok(None) };
@@ -212,6 +261,13 @@ impl Base<'_> {
         self.last = Some(entry.path.clone());
         Ok(Some(entry))
     }
+}
+
+/// Whether what was read is what the walk saw. Where no birth proves it, it must have further names still: a new file that took
+/// the number of one that is gone has none.
+fn is_same_file(walked: &Node, read: &Node) -> bool {
+    let (walked, now) = (walked.identity(), read.identity());
+    now.is_proven_by(&walked) || (now.agrees(&walked) && read.links > 1)
 }
 
 /// Whether nothing of that name is there any more.

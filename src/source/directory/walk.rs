@@ -20,7 +20,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 
 use super::beneath::{Root, open_directory};
-use super::entry::{Entry, Kind, Left, Look, Mark, Node, Reason, look, look_open, read_link};
+use super::entry::{Entry, Identity, Kind, Left, Look, Mark, Node, Reason, look, look_open, read_link};
 use super::exclude::Excludes;
 use super::names::{self, Names};
 use super::pool::{Pending, Pool};
@@ -62,9 +62,20 @@ pub struct Found {
     /// What it is.
     pub entry: Entry,
     /// The directory that holds it.
-    pub parent: Arc<OwnedFd>,
+    pub parent: Parent,
+    /// Of a directory that was listed: the file that its names came from.
+    pub opened: Option<Arc<OwnedFd>>,
     /// A directory of another file system, which is stored empty.
     pub is_other_file_system: bool,
+}
+
+/// A directory that the walk has open: it stays the one that was listed, whatever it is called by now.
+#[derive(Clone, Debug)]
+pub struct Parent {
+    /// The open directory.
+    pub fd: Arc<OwnedFd>,
+    /// What tells it from another one in its place.
+    pub identity: Identity,
 }
 
 /// The walk: an iterator of steps. After an error it is over.
@@ -85,7 +96,7 @@ pub struct Walk {
 struct Level {
     /// None when it was closed because the tree is deep.
     folder: Option<Arc<OwnedFd>>,
-    identity: (u64, u64),
+    identity: Identity,
     path_len: usize,
     batch: VecDeque<Seen>,
     coming: Option<Pending<Result<Filled>>>,
@@ -143,7 +154,7 @@ impl Walk {
 
     /// Makes `folder`, whose path is `self.path`, the lowest level.
     fn enter(&mut self, folder: Folder) -> Result<()> {
-        let identity = (folder.node.device, folder.node.inode);
+        let identity = folder.node.identity();
         let path_len = self.path.len();
         let folder_fd = Some(folder.fd);
         self.levels.push(Level { folder: folder_fd, identity, path_len, batch: VecDeque::new(), coming: None });
@@ -202,7 +213,7 @@ impl Walk {
         }
         let opened = self.root.directory(&self.path[..level.path_len]).and_then(|fd| Ok((look_open(&fd)?, fd)));
         match opened {
-            Ok((node, fd)) if (node.device, node.inode) == level.identity => level.folder = Some(Arc::new(fd)),
+            Ok((node, fd)) if node.identity().agrees(&level.identity) => level.folder = Some(Arc::new(fd)),
             Err(error) if is_ours(&error) => return Err(Error::io("open again a directory of", self.root.location(), error)),
             _ => return Ok(false),
         }
@@ -226,7 +237,8 @@ impl Walk {
             }
             let Some(level) = self.levels.last_mut() else { return Ok(None) };
             if let Some(seen) = level.batch.pop_front() {
-                let Some(parent) = level.folder.clone() else { continue };
+                let Some(fd) = level.folder.clone() else { continue };
+                let parent = Parent { fd, identity: level.identity };
                 return self.visit(seen, parent).map(Some);
             }
             if let Some(coming) = level.coming.take() {
@@ -236,7 +248,7 @@ impl Walk {
         }
     }
 
-    fn visit(&mut self, seen: Seen, parent: Arc<OwnedFd>) -> Result<Step> {
+    fn visit(&mut self, seen: Seen, parent: Parent) -> Result<Step> {
         push(&mut self.path, &seen.name);
         let path = rel_path(&self.path)?;
         let left = |why| Ok(Step::Left(Left { path: path.clone(), why }));
@@ -249,7 +261,7 @@ impl Walk {
             Err(error) => return left(reason_unseen(&error)),
         };
         if node.kind != Kind::Directory {
-            return Ok(Step::Found(Box::new(Found { entry: Entry::new(path, node), parent, is_other_file_system: false })));
+            return Ok(found(Entry::new(path, node), parent));
         }
         self.visit_directory(path, seen.name, node, seen.ahead, parent)
     }
@@ -260,13 +272,14 @@ impl Walk {
         name: OsString,
         node: Node,
         ahead: Option<Pending<Result<io::Result<Folder>>>>,
-        parent: Arc<OwnedFd>,
+        parent: Parent,
     ) -> Result<Step> {
         if self.is_elsewhere(&node) {
-            return Ok(Step::Found(Box::new(Found { entry: Entry::new(path, node), parent, is_other_file_system: true })));
+            let entry = Entry::new(path, node);
+            return Ok(Step::Found(Box::new(Found { entry, parent, opened: None, is_other_file_system: true })));
         }
         let was_ahead = ahead.is_some();
-        let pending = ahead.unwrap_or_else(|| begin_folder(&self.pool, &parent, &name, &self.options));
+        let pending = ahead.unwrap_or_else(|| begin_folder(&self.pool, &parent.fd, &name, &self.options));
         let opened = pending.wait()?;
         self.folders_ahead -= usize::from(was_ahead);
         // The list of directories to read ahead moves on.
@@ -277,16 +290,17 @@ impl Walk {
             Err(error) => return Ok(unlisted(path, node, &error, parent)),
         };
         let mut entry = Entry::new(path, folder.node.clone());
-        let identity = (entry.node.device, entry.node.inode);
+        let identity = entry.node.identity();
+        let opened = Some(Arc::clone(&folder.fd));
         if self.is_elsewhere(&entry.node) {
-            return Ok(Step::Found(Box::new(Found { entry, parent, is_other_file_system: true })));
+            return Ok(Step::Found(Box::new(Found { entry, parent, opened, is_other_file_system: true })));
         }
-        if self.levels.iter().any(|level| level.identity == identity) {
+        if self.levels.iter().any(|level| level.identity.agrees(&identity)) {
             return Ok(Step::Left(Left { path: entry.path, why: Reason::Loop }));
         }
         entry.marks.extend(folder.early_end.map(|error| Mark::Unlisted(error.raw_os_error())));
         self.enter(folder)?;
-        Ok(Step::Found(Box::new(Found { entry, parent, is_other_file_system: false })))
+        Ok(Step::Found(Box::new(Found { entry, parent, opened, is_other_file_system: false })))
     }
 }
 
@@ -369,15 +383,20 @@ fn is_excluded(excludes: &Excludes, path: &[u8], looked: &io::Result<Look>) -> b
     }
 }
 
+/// Something that was not opened.
+fn found(entry: Entry, parent: Parent) -> Step {
+    Step::Found(Box::new(Found { entry, parent, opened: None, is_other_file_system: false }))
+}
+
 /// A directory that could be looked at and not be listed.
-fn unlisted(path: RelPath, node: Node, error: &io::Error, parent: Arc<OwnedFd>) -> Step {
+fn unlisted(path: RelPath, node: Node, error: &io::Error, parent: Parent) -> Step {
     match Errno::from_io_error(error) {
         Some(Errno::NOENT) => Step::Left(Left { path, why: Reason::Moved }),
         Some(Errno::LOOP | Errno::NOTDIR | Errno::STALE) => Step::Left(Left { path, why: Reason::Replaced }),
         other => {
             let mut entry = Entry::new(path, node);
             entry.marks.push(Mark::Unlisted(other.map_or(0, Errno::raw_os_error)));
-            Step::Found(Box::new(Found { entry, parent, is_other_file_system: false }))
+            found(entry, parent)
         }
     }
 }
