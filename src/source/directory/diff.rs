@@ -1,9 +1,9 @@
 //! What differs between two backups of a directory: both streams of entries in the order of paths, joined.
 //!
 //! Pure, and in constant memory. Two files are told to be of the same content only when their ids agree, which proves it;
-//! where either was not read, that is told instead of guessed, and so it is of what a directory held that could not be listed. A
-//! further name of a file has no id; when it was no such name
-//! before, or of another file, its content is told to differ.
+//! where either was not read, that is told instead of guessed, and so it is of what a directory held that could not be
+//! listed. A further name of a file has no id; when it was no such name before, or of another file, its content is told to
+//! differ.
 
 use std::cmp::Ordering;
 use std::fmt;

@@ -8,8 +8,9 @@
 //!   it is read again, [`ATTEMPTS`] times in all; the last reading then stands, marked [`Mark::Unsteady`]. What a reading gave
 //!   before it is repeated is void ([`Sink::restart`]).
 //! - Times move in ticks of the kernel's clock: two writes within one tick look like one. So a file that changed within the
-//!   last [`TICK_NANOS`] is left to rest that long before it is read, and one that does not rest is unsteady. (A file system whose times are coarser, FAT or a
-//!   remote one, can hide a write within its own granule; the next backup reads such a file again.)
+//!   last [`TICK_NANOS`] is left to rest that long before it is read, and one that does not rest is unsteady. (A file system
+//!   whose times are coarser, FAT or a remote one, can hide a write within its own granule; the next backup reads such a file
+//!   again.)
 //! - Holes are not read, but for a file that changed within [`FRESH_NANOS`]: file systems have told holes where data was not
 //!   yet written out, so there a hole counts only when it reads as zeros.
 //! - What cannot be read gets [`Mark::Unread`] with the error number, and has no content: never a part of it.
