@@ -161,7 +161,10 @@ fn a_further_name_whose_directory_was_moved_or_swapped_is_told() {
         assert_eq!(number(&report["not_whole"]["count"]), 1, "{report:#}");
         assert!(told.starts_with("d/b: was removed, or moved"), "{told}");
         assert_eq!(number(&report["files"]["left_out"]), 2, "both are counted where they have no entry: {report:#}");
-        let into = stage.restore("rest", &["--backup", &id(&report)]);
+        let into = stage.restored.join("rest");
+        let whole = ["restore", SOURCE, "--into", &into.display().to_string(), "--backup", &id(&report)];
+        let output = stage.run(&stage.rescue, &whole).exits(1);
+        assert!(output.stdout.contains("1 of what was there has no entry in the backup"), "{output}");
         assert!(!into.join("d/b").exists() && fs::read(into.join("d/other")).expect("restored") == b"other");
         stage.assert_verifies();
     }

@@ -186,6 +186,30 @@ fn a_directory_that_is_gone_when_its_turn_comes_is_told() {
     assert!(expected.why.is_trouble());
 }
 
+/// As a release that is put in place of the one before.
+#[test]
+fn a_directory_that_is_another_one_when_its_turn_comes_is_stored_and_told() {
+    let place = Place::new();
+    let source = place.source();
+    for n in 0..200 {
+        fs::create_dir(source.join(format!("d{n:03}"))).unwrap();
+    }
+    let root = Arc::new(Root::open(&source).unwrap());
+    let mut walk = Walk::new(root, walk_options(place.dir.path())).unwrap();
+    assert!(matches!(walk.next(), Some(Ok(Step::Found(_)))));
+    fs::rename(source.join("d199"), source.join("aaa")).unwrap();
+    fs::create_dir(source.join("d199")).unwrap();
+    fs::write(source.join("d199/new"), "new").unwrap();
+    let rest: Vec<Step> = walk.map(Result::unwrap).collect();
+    let told = rest.iter().rev().take(3).map(|step| match step {
+        Step::Found(found) => (found.entry.path.to_string(), None),
+        Step::Left(left) => (left.path.to_string(), Some(left.why)),
+    });
+    let [found, replaced] = [("d199", None), ("d199", Some(Reason::Replaced))].map(|(path, why)| (path.to_owned(), why));
+    assert_eq!(told.collect::<Vec<_>>(), [("d199/new".to_owned(), None), replaced, found]);
+    assert_eq!(rest.len(), 201);
+}
+
 /// The top's time is from before the meddling.
 fn without_top<T>(
     mut tree: std::collections::BTreeMap<std::path::PathBuf, T>,

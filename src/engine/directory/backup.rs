@@ -9,9 +9,9 @@
 //! Of what changed before the start everything is in the backup, and nothing of what changed after its end. What changes in
 //! between may be in it or not, each file as it was at one moment, or marked; the tree as a whole is of no single moment.
 //! What is moved meanwhile from where the walk has not been to where it has is not met at all (`mv z a`): a directory that is
-//! gone when its turn comes counts as trouble for that, a file does not, for files come and go. What the walk has listed is
-//! read from the directories that it listed, whatever they are called by then. Who cannot have that backs up a snapshot of the
-//! file system.
+//! gone, or another one, when its turn comes counts as trouble for that, a file does not, for files come and go. What the walk
+//! has listed is read from the directories that it listed, whatever they are called by then. Who cannot have that backs up a
+//! snapshot of the file system.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

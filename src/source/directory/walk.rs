@@ -89,6 +89,8 @@ pub struct Walk {
     /// Path of the lowest level, to which names are appended.
     path: Vec<u8>,
     folders_ahead: usize,
+    /// A directory that is not the one that was looked at: that may be where the walk has been already. Told after it.
+    replaced: Option<RelPath>,
 }
 
 /// One directory being handed out.
@@ -142,7 +144,8 @@ impl Walk {
         let pool = Pool::new(options.threads)?;
         let root_node = folder.node.clone();
         let (levels, path) = (Vec::new(), Vec::new());
-        let mut walk = Self { root, root_node, options: Arc::new(options), pool, levels, path, folders_ahead: 0 };
+        let replaced = None;
+        let mut walk = Self { root, root_node, options: Arc::new(options), pool, levels, path, folders_ahead: 0, replaced };
         walk.enter(folder)?;
         Ok(walk)
     }
@@ -222,6 +225,9 @@ impl Walk {
 
     /// The next step, none when the walk is over.
     fn advance(&mut self) -> Result<Option<Step>> {
+        if let Some(path) = self.replaced.take() {
+            return Ok(Some(Step::Left(Left { path, why: Reason::Replaced })));
+        }
         loop {
             let Some(level) = self.levels.last_mut() else { return Ok(None) };
             self.path.truncate(level.path_len);
@@ -289,8 +295,11 @@ impl Walk {
             Err(error) if is_ours(&error) => return Err(Error::io("list", &self.root.locate(&path), error)),
             Err(error) => return Ok(unlisted(path, node, &error, parent)),
         };
+        let identity = folder.node.identity();
+        // Another device may have been mounted by the opening itself.
+        let is_replaced = folder.node.device == node.device && !identity.agrees(&node.identity());
+        self.replaced = is_replaced.then(|| path.clone());
         let mut entry = Entry::new(path, folder.node.clone());
-        let identity = entry.node.identity();
         let opened = Some(Arc::clone(&folder.fd));
         if self.is_elsewhere(&entry.node) {
             return Ok(Step::Found(Box::new(Found { entry, parent, opened, is_other_file_system: true })));

@@ -212,10 +212,12 @@ fn done_text(document: &Document, prepared: &Prepared, report: &RestoreReport) -
         report.entries,
         format_duration(report.duration)
     );
+    // What has no name is told by a note.
+    let named = if report.nameless == 0 { ", named above" } else { "" };
     let short = match (report.shortfalls, report.missing) {
         (0, _) => String::new(),
-        (count, 0) => format!("  not as it was  {count}, named above\n"),
-        (count, missing) => format!("  not as it was  {count}, named above; {missing} of them are not there at all\n"),
+        (count, 0) => format!("  not as it was  {count}{named}\n"),
+        (count, missing) => format!("  not as it was  {count}{named}; {missing} of them are not there at all\n"),
     };
     format!("{heading}{}{short}", lines(document, prepared))
 }
