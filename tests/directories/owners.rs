@@ -8,24 +8,15 @@ use std::time::Duration;
 use nix::unistd::{Group, User};
 use rustix::fs::{XattrFlags, lgetxattr, lsetxattr};
 
-use crate::stage::{SOURCE, Stage};
+use crate::stage::{SOURCE, Stage, wrapped};
 use crate::support::process;
-use crate::trees::is_root;
+use crate::trees::{access_list, is_root};
 
 const OWNER: &str = "daemon";
 const NAMED: &str = "games";
 /// Named by a default list alone.
 const INHERITED: &str = "mail";
 const RUN_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// An access control list: what the owner, `user`, the group, `group`, the mask and others may.
-fn access_list(user: u32, group: u32) -> Vec<u8> {
-    let entry = |tag: u16, bits: u16, id: u32| [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat();
-    let none = u32::MAX;
-    let entries = [(1, 6, none), (2, 6, user), (4, 4, none), (8, 4, group), (16, 6, none), (32, 0, none)];
-    let entries = entries.into_iter().flat_map(|(tag, bits, id)| entry(tag, bits, id));
-    2_u32.to_le_bytes().into_iter().chain(entries).collect()
-}
 
 fn list_of(path: &Path, name: &str) -> Vec<u8> {
     let mut room = [0; 1024];
@@ -58,11 +49,9 @@ fn renumbered(from: &str, numbers: &[(&str, u32)], into: PathBuf) -> PathBuf {
 /// `command` where other accounts are.
 fn elsewhere(command: &Command, users: &Path, groups: &Path) -> Command {
     let script = "mount --bind \"$1\" /etc/passwd && mount --bind \"$2\" /etc/group && shift 2 && exec \"$@\"";
-    let mut wrapped = Command::new("unshare");
-    wrapped.args(["--mount", "sh", "-c", script, "sh"]).arg(users).arg(groups);
-    wrapped.arg(command.get_program()).args(command.get_args()).env_clear();
-    wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    wrapped
+    let mut wrapper = Command::new("unshare");
+    wrapper.args(["--mount", "sh", "-c", script, "sh"]).arg(users).arg(groups);
+    wrapped(wrapper, command)
 }
 
 #[test]
@@ -76,8 +65,8 @@ fn owners_and_access_lists_follow_the_names_to_another_host() {
     let inner = stage.tree.join("inner");
     std::fs::create_dir(&inner).expect("own directory");
     for (path, name, list) in [
-        (&file, "system.posix_acl_access", access_list(user(NAMED), group(NAMED))),
-        (&inner, "system.posix_acl_default", access_list(user(INHERITED), group(INHERITED))),
+        (&file, "system.posix_acl_access", access_list(user(NAMED), Some(group(NAMED)))),
+        (&inner, "system.posix_acl_default", access_list(user(INHERITED), Some(group(INHERITED)))),
     ] {
         if let Err(error) = lsetxattr(path, name, &list, XattrFlags::empty()) {
             return println!("skipped: {name} cannot be set here: {error}");
@@ -94,6 +83,6 @@ fn owners_and_access_lists_follow_the_names_to_another_host() {
     assert!(!output.stderr.contains("looked up"), "every name was found: {output}");
     let top = into.metadata().expect("restored");
     assert_eq!((top.uid(), top.gid()), (47_110, 47_210), "the directory itself");
-    assert_eq!(list_of(&into.join("shared.txt"), "system.posix_acl_access"), access_list(47_111, 47_211));
-    assert_eq!(list_of(&into.join("inner"), "system.posix_acl_default"), access_list(47_112, 47_212));
+    assert_eq!(list_of(&into.join("shared.txt"), "system.posix_acl_access"), access_list(47_111, Some(47_211)));
+    assert_eq!(list_of(&into.join("inner"), "system.posix_acl_default"), access_list(47_112, Some(47_212)));
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::oracle::{assert_same, snapshot};
-use crate::stage::{SOURCE, Stage};
+use crate::stage::{SOURCE, Stage, wrapped};
 use crate::support::process::{self, Running};
 
 fn files() -> usize {
@@ -56,8 +56,7 @@ fn many_reading_threads_hold_few_files_open() {
     (0..900).for_each(|n| drop(stage.write(&format!("d{n}/file"), format!("{n}").repeat(5000).as_bytes())));
     stage.own();
     let inner = stage.command(&stage.protected, &["backup", SOURCE]);
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", "ulimit -n 400 && exec \"$@\"", "sh"]).arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    process::run(command, Duration::from_secs(120)).success();
+    let mut wrapper = std::process::Command::new("sh");
+    wrapper.args(["-c", "ulimit -n 400 && exec \"$@\"", "sh"]);
+    process::run(wrapped(wrapper, &inner), Duration::from_secs(120)).success();
 }

@@ -21,6 +21,13 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(180);
 
 pub type Tree = BTreeMap<PathBuf, Thing>;
 
+/// `wrapper`, which runs the words behind its own: those of `inner`, in the environment of that.
+pub fn wrapped(mut wrapper: Command, inner: &Command) -> Command {
+    wrapper.arg(inner.get_program()).args(inner.get_args());
+    wrapper.env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    wrapper
+}
+
 pub struct Stage {
     pub protected: Host,
     pub rescue: Host,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::oracle::snapshot;
-use crate::stage::{SOURCE, Stage, id, number};
+use crate::stage::{SOURCE, Stage, id, number, wrapped};
 use crate::support::process;
 use crate::trees::is_root;
 
@@ -159,11 +159,9 @@ fn backup_with(stage: &Stage, mount: &str, at: &str, backup_type: &str) -> Optio
         return None;
     }
     let inner = stage.command(&stage.protected, &["backup", SOURCE, "--type", backup_type, "--output", "json"]);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &format!("{mount} && shift && exec \"$@\""), "sh"]).arg(stage.tree.join(at));
-    command.arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let output = process::run(command, Duration::from_secs(120)).success();
+    let mut wrapper = Command::new("unshare");
+    wrapper.args(["--mount", "sh", "-c", &format!("{mount} && shift && exec \"$@\""), "sh"]).arg(stage.tree.join(at));
+    let output = process::run(wrapped(wrapper, &inner), Duration::from_secs(120)).success();
     let document: Value = serde_json::from_str(&output.stdout).expect("JSON");
     Some(document["backups"][0].clone())
 }

@@ -167,17 +167,22 @@ fn further_names_of_what_is_not_there_are_told() {
     assert_eq!((shortfalls.count, shortfalls.missing, told), (2, 2, vec![What::Content, What::Device]));
 }
 
+/// A walk over 200 directories, `d000` to `d199`, that has been to the first: it has looked at all, and opened few.
+fn walk_begun(place: &Place) -> Walk {
+    for n in 0..200 {
+        fs::create_dir(place.source().join(format!("d{n:03}"))).unwrap();
+    }
+    let root = Arc::new(Root::open(&place.source()).unwrap());
+    let mut walk = Walk::new(root, walk_options(place.dir.path())).unwrap();
+    assert!(matches!(walk.next(), Some(Ok(Step::Found(_)))));
+    walk
+}
+
 /// It may have been moved to where the walk has been already.
 #[test]
 fn a_directory_that_is_gone_when_its_turn_comes_is_told() {
     let place = Place::new();
-    let source = place.source();
-    for n in 0..200 {
-        fs::create_dir(source.join(format!("d{n:03}"))).unwrap();
-    }
-    let root = Arc::new(Root::open(&source).unwrap());
-    let mut walk = Walk::new(root, walk_options(place.dir.path())).unwrap();
-    assert!(matches!(walk.next(), Some(Ok(Step::Found(_)))));
+    let (source, walk) = (place.source(), walk_begun(&place));
     fs::rename(source.join("d199"), source.join("aaa")).unwrap();
     let rest: Vec<Step> = walk.map(Result::unwrap).collect();
     let left: Vec<&Left> = rest.iter().filter_map(|step| if let Step::Left(left) = step { Some(left) } else { None }).collect();
@@ -190,13 +195,7 @@ fn a_directory_that_is_gone_when_its_turn_comes_is_told() {
 #[test]
 fn a_directory_that_is_another_one_when_its_turn_comes_is_stored_and_told() {
     let place = Place::new();
-    let source = place.source();
-    for n in 0..200 {
-        fs::create_dir(source.join(format!("d{n:03}"))).unwrap();
-    }
-    let root = Arc::new(Root::open(&source).unwrap());
-    let mut walk = Walk::new(root, walk_options(place.dir.path())).unwrap();
-    assert!(matches!(walk.next(), Some(Ok(Step::Found(_)))));
+    let (source, walk) = (place.source(), walk_begun(&place));
     fs::rename(source.join("d199"), source.join("aaa")).unwrap();
     fs::create_dir(source.join("d199")).unwrap();
     fs::write(source.join("d199/new"), "new").unwrap();

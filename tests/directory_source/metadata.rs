@@ -10,6 +10,7 @@ use lifeboat::source::directory::restore::Existing;
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, lsetxattr, mknodat};
 
 use crate::oracle::{assert_same, snapshot};
+use crate::trees::access_list;
 use crate::vault::{Plan, Vault};
 use crate::{Place, assert_restores};
 
@@ -19,21 +20,6 @@ fn set(path: &Path, name: &str, value: &[u8]) -> bool {
         println!("skipped: {name} cannot be set here: {error}");
     }
     outcome.is_ok()
-}
-
-/// Version 2; the owner, user 1000, the group, the mask, others.
-fn access_list() -> Vec<u8> {
-    let entry = |tag: u16, bits: u16, id: u32| [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat();
-    let none = u32::MAX;
-    [
-        2_u32.to_le_bytes().to_vec(),
-        entry(1, 6, none),
-        entry(2, 6, 1000),
-        entry(4, 4, none),
-        entry(16, 6, none),
-        entry(32, 0, none),
-    ]
-    .concat()
 }
 
 #[test]
@@ -48,8 +34,8 @@ fn attributes_access_lists_and_capabilities_come_back_and_no_others() {
     set(&path, "user.empty", b"");
     set(&path, "user.long", &[7; 3000]);
     set(&source, "user.top", b"of the directory itself");
-    set(&path, "system.posix_acl_access", &access_list());
-    set(&source.join("dir"), "system.posix_acl_default", &access_list());
+    set(&path, "system.posix_acl_access", &access_list(1000, None));
+    set(&source.join("dir"), "system.posix_acl_default", &access_list(1000, None));
     if crate::trees::is_root() {
         set(&source.join("link"), "trusted.link", b"the link's own");
         mknodat(CWD, source.join("null"), FileType::CharacterDevice, Mode::RUSR, rustix::fs::makedev(1, 3)).unwrap();
@@ -67,7 +53,7 @@ fn attributes_access_lists_and_capabilities_come_back_and_no_others() {
     // A target whose default list everything made below it inherits.
     let target = place.path("inheriting");
     fs::create_dir(&target).unwrap();
-    set(&target, "system.posix_acl_default", &access_list());
+    set(&target, "system.posix_acl_default", &access_list(1000, None));
     let shortfalls = vault.restore(&backup, &target, &[], Existing::Refuse).unwrap();
     assert_eq!(shortfalls.count, 0);
     assert_same(&expected, &snapshot(&target), "inheriting target");

@@ -33,6 +33,15 @@ const ODD: &[&[u8]] = &[
     b"'\"",
 ];
 
+/// An access control list, version 2: what the owner, `user`, the group, `group`, the mask and others may.
+pub fn access_list(user: u32, group: Option<u32>) -> Vec<u8> {
+    let entry = |tag: u16, bits: u16, id: u32| [&tag.to_le_bytes()[..], &bits.to_le_bytes(), &id.to_le_bytes()].concat();
+    let none = u32::MAX;
+    let named_group = group.map(|group| entry(8, 4, group)).unwrap_or_default();
+    let users = [2_u32.to_le_bytes().to_vec(), entry(1, 6, none), entry(2, 6, user)];
+    [users.concat(), entry(4, 4, none), named_group, entry(16, 6, none), entry(32, 0, none)].concat()
+}
+
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }

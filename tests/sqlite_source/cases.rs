@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -370,6 +371,17 @@ fn a_rollback_journal_allows_snapshots_and_nothing_else() {
     assert_eq!(stage.rows_at(&moment), 3);
 }
 
+/// Another database beside that of `stage`, with three rows and nothing in a log.
+fn another(stage: &Stage) -> PathBuf {
+    let path = stage.dir.path().join("other.db");
+    let mut program = Program::with_table(&path);
+    (1..=3).for_each(|n| program.insert(n, 10));
+    program.run("PRAGMA wal_checkpoint(TRUNCATE)");
+    drop(program);
+    ["-wal", "-shm"].iter().for_each(|suffix| fs::remove_file(beside(&path, suffix)).unwrap());
+    path
+}
+
 #[test]
 fn a_database_may_come_go_and_come_back_as_another() {
     let mut stage = Stage::new(STILL);
@@ -384,13 +396,7 @@ fn a_database_may_come_go_and_come_back_as_another() {
     drop(program);
     ["", "-wal", "-shm"].iter().for_each(|suffix| fs::remove_file(stage.beside(suffix)).unwrap());
     assert!(matches!(stage.poll(), Poll::Unready(Probe::Missing)));
-    let other = stage.dir.path().join("other.db");
-    let mut program = Program::with_table(&other);
-    (1..=3).for_each(|n| program.insert(n, 10));
-    program.run("PRAGMA wal_checkpoint(TRUNCATE)");
-    drop(program);
-    ["-wal", "-shm"].iter().for_each(|suffix| fs::remove_file(beside(&other, suffix)).unwrap());
-    fs::rename(&other, &stage.path).unwrap();
+    fs::rename(another(&stage), &stage.path).unwrap();
     assert_eq!(stage.lost(), Discontinuity::Replaced);
     let second = stage.snapshot();
     assert_eq!((stage.rows_at(&first), stage.rows_at(&second)), (1, 3));
@@ -404,12 +410,8 @@ fn a_file_beside_the_log_of_another_is_not_touched() {
     stage.snapshot();
     program.insert(1, 10);
     let first = stage.capture();
-    let other = stage.dir.path().join("other.db");
-    let mut another = Program::with_table(&other);
-    (1..=3).for_each(|n| another.insert(n, 10));
-    another.run("PRAGMA wal_checkpoint(TRUNCATE)");
-    drop((program, another));
-    ["-wal", "-shm"].iter().for_each(|suffix| fs::remove_file(beside(&other, suffix)).unwrap());
+    drop(program);
+    let other = another(&stage);
     let content = fs::read(&other).unwrap();
     fs::rename(&other, &stage.path).unwrap();
     for _ in 0..2 {

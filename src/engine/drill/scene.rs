@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 use super::isolation;
-use crate::base::{Error, Result, SourceName, durable};
+use crate::base::{Error, Result, SourceName, boot_id, durable};
 use crate::source::postgres::external_config::EXTERNAL_CONFIG_FOLDER;
 use crate::source::postgres::live;
 use crate::source::postgres::scratch_server::{Account, ScratchServer};
@@ -50,7 +50,8 @@ struct Record {
 impl Record {
     /// Whether the system has been started since.
     fn is_before_boot(&self) -> bool {
-        self.boot.is_some() && boot() != self.boot
+        // Some were kept with the line's end.
+        self.boot.is_some() && boot_id().as_deref() != self.boot.as_deref().map(str::trim)
     }
 }
 
@@ -85,7 +86,7 @@ impl Scene {
         let identity_file = server.and_then(|(_, secret)| secret).map(|_| place.join(format!("lifeboat-drill-{id}.key")));
         let pid = std::process::id();
         let started_ticks = started_ticks(pid).ok_or_else(|| Error::failed("cannot read this process's start from /proc"))?;
-        let (source, boot) = (source.clone(), boot());
+        let (source, boot) = (source.clone(), boot_id());
         let record = Record { id, source, directory: directory.clone(), identity_file, pid, started_ticks, boot };
         let record_file = records(state_dir).join(format!("{}.json", record.id));
         let scene = Self { directory, server: None, record_file, record, kept: false };
@@ -302,11 +303,6 @@ fn private_file(path: &Path, content: &str) -> io::Result<()> {
     fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(content.as_bytes())
 }
 
-/// Which start of the system this is; none where the kernel does not tell.
-fn boot() -> Option<String> {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()
-}
-
 /// When a process started, in ticks since the system did; none when there is no such process.
 fn started_ticks(pid: u32) -> Option<u64> {
     // "pid (name) state ppid …": the name may hold anything, so count from the last parenthesis.
@@ -352,7 +348,7 @@ mod tests {
                 identity_file: None,
                 pid: std::process::id(),
                 started_ticks: 1,
-                boot: boot(),
+                boot: boot_id(),
             };
             fs::create_dir_all(records(state.path())).unwrap();
             fs::write(records(state.path()).join(name), serde_json::to_vec(&record).unwrap()).unwrap();

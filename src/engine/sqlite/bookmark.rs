@@ -177,42 +177,25 @@ pub(super) fn lock(dir: &Path, source: &SourceName) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{ErrorKind, Timestamp};
-    use crate::source::sqlite::position::{FileId, Salts};
-    use crate::source::sqlite::{Position, SegmentHeader, SegmentWriter};
-
-    fn moment(second: i64) -> Moment {
-        let file = FileId { device: 1, inode: 2, born_nanos: None };
-        let frame = second as u32;
-        let at = Position {
-            file,
-            salts: Salts(9),
-            frame,
-            checksum: [0, 0],
-            change_counter: frame,
-            page_size: 512,
-            pages: 3,
-            boot: None,
-        };
-        let time = Timestamp::from_unix_micros(second * 1_000_000).unwrap();
-        Moment { complete_at: time, captured_at: time, at }
-    }
+    use crate::base::ErrorKind;
+    use crate::source::sqlite::{SegmentHeader, SegmentWriter};
 
     #[test]
     fn what_was_remembered_is_known_again_and_a_part_of_it_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (dir, incarnation): (_, Incarnation) = (dir.path().join("deep"), "sqlite-7".parse().unwrap());
         assert!(Bookmark::load(&dir, &incarnation).unwrap().is_none() && Pending::load(&dir, &incarnation).unwrap().is_none());
-        let bookmark = Bookmark::new(&incarnation, 5, Some(moment(3)));
+        let bookmark = Bookmark::new(&incarnation, 5, Some(Moment::sample(3)));
         bookmark.remember(&dir).unwrap();
         assert_eq!(Bookmark::load(&dir, &incarnation).unwrap().as_ref(), Some(&bookmark));
         assert_eq!(Bookmark::newest(&dir).as_ref(), Some(&bookmark));
         assert!(bookmark.is_of_this_boot() && !Bookmark { boot: "another".into(), ..bookmark }.is_of_this_boot());
 
-        let mut writer = SegmentWriter::begin(Vec::new(), &SegmentHeader { from: Some(moment(3)), to: moment(4) }).unwrap();
+        let mut writer =
+            SegmentWriter::begin(Vec::new(), &SegmentHeader { from: Some(Moment::sample(3)), to: Moment::sample(4) }).unwrap();
         writer.page(2, &[7; 512]).unwrap();
         let raw = writer.finish().unwrap().into();
-        let pending = Pending { segment: 6, commits: 3, from: moment(3), to: moment(4), raw };
+        let pending = Pending { segment: 6, commits: 3, from: Moment::sample(3), to: Moment::sample(4), raw };
         pending.remember(&dir, &incarnation).unwrap();
         assert_eq!(Pending::load(&dir, &incarnation).unwrap().as_ref(), Some(&pending));
         let path = pending_path(&dir, &incarnation);

@@ -403,8 +403,7 @@ impl Follower<'_> {
         let log = CommitLog::load(&home.repository, &home.source).await?;
         let newest = newest(&log).map(|backup| backup.incarnation.clone());
         let Some(incarnation) = newest.or_else(|| self.at.as_ref().map(|at| at.incarnation.clone())) else { return Ok(1) };
-        let told = log.backups().filter(|backup| backup.incarnation == incarnation).map(|backup| number(backup.start_lsn)).max();
-        let mut given = told.unwrap_or(0);
+        let mut given = told_segment(&log, &incarnation).unwrap_or(0);
         let at = self.at.as_ref().filter(|at| at.incarnation == incarnation);
         given = given.max(at.map_or(0, |at| at.segment + 1 + u64::from(at.pending.is_some())));
         let behind = |catalog: &LogCatalog| newest_segment(catalog).map_or(0, |newest| newest + 1);
@@ -448,21 +447,24 @@ impl Follower<'_> {
         let own = bookmark.segment + u64::from(pending.is_some());
         let catalog = listed(&home, &incarnation).await?;
         let (mut newest, mut latest) = (newest_segment(&catalog), base::latest_segment(&catalog).max(base::latest_backup(&log)));
-        let (mut asked, mut listed_in) = (vec![log], 1);
+        let (mut asked, mut all_asked) = (vec![log], others.len() + 1 == self.to.len());
         for (_, scope) in &others {
-            if let Ok(catalog) = listed(scope, &incarnation).await {
-                listed_in += 1;
-                (newest, latest) = (newest.max(newest_segment(&catalog)), latest.max(base::latest_segment(&catalog)));
+            match listed(scope, &incarnation).await {
+                Ok(catalog) => {
+                    (newest, latest) = (newest.max(newest_segment(&catalog)), latest.max(base::latest_segment(&catalog)));
+                }
+                Err(_) => all_asked = false,
             }
-            asked.extend(CommitLog::load(&scope.repository, &scope.source).await.ok());
+            match CommitLog::load(&scope.repository, &scope.source).await {
+                Ok(log) => asked.push(log),
+                Err(_) => all_asked = false,
+            }
         }
         latest = asked.iter().filter_map(base::latest_backup).max().max(latest);
         let is_later =
             |backup: &BackupSummary, last: &Moment| backup.incarnation == incarnation && backup.stop_time > last.captured_at;
-        let all_asked = asked.len().min(listed_in) == self.to.len();
-        let told = asked.iter().flat_map(CommitLog::backups).filter(|backup| backup.incarnation == incarnation);
-        // A backup is told the number of what follows it.
-        let reached = told.map(|backup| number(backup.start_lsn).saturating_sub(1)).max().max(newest);
+        let told = asked.iter().filter_map(|log| told_segment(log, &incarnation)).max();
+        let reached = told.map(|told| told.saturating_sub(1)).max(newest);
         let why = match &bookmark.last {
             Some(_) if all_asked && reached < Some(bookmark.segment) => {
                 Some("its repositories lack what was stored of its log last: they were put back, or lost it")
@@ -518,6 +520,11 @@ impl Follower<'_> {
 /// The newest backup of a database.
 fn newest(log: &CommitLog) -> Option<&BackupSummary> {
     log.backups().rfind(|backup| backup.incarnation.engine() == Engine::Sqlite)
+}
+
+/// The largest number that a backup was told for the segment that follows it.
+fn told_segment(log: &CommitLog, incarnation: &Incarnation) -> Option<u64> {
+    log.backups().filter(|backup| backup.incarnation == *incarnation).map(|backup| number(backup.start_lsn)).max()
 }
 
 /// The log of `incarnation`.

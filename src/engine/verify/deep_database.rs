@@ -44,35 +44,17 @@ fn whole(raw: &[u8]) -> Result<SegmentHeader, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::{TimelineId, Timestamp};
-    use crate::source::sqlite::position::{FileId, Salts};
-    use crate::source::sqlite::{Position, SegmentWriter};
-
-    fn moment(second: i64) -> Moment {
-        let file = FileId { device: 1, inode: 2, born_nanos: None };
-        let frame = second as u32;
-        let at = Position {
-            file,
-            salts: Salts(9),
-            frame,
-            checksum: [0, 0],
-            change_counter: frame,
-            page_size: 512,
-            pages: 3,
-            boot: None,
-        };
-        let time = Timestamp::from_unix_micros(second * 1_000_000).unwrap();
-        Moment { complete_at: time, captured_at: time, at }
-    }
+    use crate::base::TimelineId;
+    use crate::source::sqlite::SegmentWriter;
 
     fn segment(number: u64, to: i64) -> SegmentName {
-        let time = CommitTime::At(moment(to).captured_at);
+        let time = CommitTime::At(Moment::sample(to).captured_at);
         let segment = Segment { timeline: TimelineId(1), number };
         SegmentName { segment, first: time, last: time, commits: Some(1), digest: "0".repeat(16) }
     }
 
     fn raw(from: Option<i64>, to: i64) -> Vec<u8> {
-        let header = SegmentHeader { from: from.map(moment), to: moment(to) };
+        let header = SegmentHeader { from: from.map(Moment::sample), to: Moment::sample(to) };
         let mut writer = SegmentWriter::begin(Vec::new(), &header).unwrap();
         writer.page(2, &[7; 512]).unwrap();
         writer.finish().unwrap()

@@ -1,5 +1,6 @@
 //! Points in a database's log, and the reasons for which one does not lead to the next. Pure, but for [`Boot::current`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
@@ -29,10 +30,17 @@ impl Serialize for Salts {
 
 impl<'de> Deserialize<'de> for Salts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let value = (text.len() == 16).then(|| u64::from_str_radix(&text, 16).ok()).flatten();
-        value.map(Self).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not 16 hex digits")))
+        deserialize_hex(deserializer, 16).map(|value| Self(value as u64))
     }
+}
+
+fn parse_hex(text: &str, digits: usize) -> Option<u128> {
+    (text.len() == digits).then(|| u128::from_str_radix(text, 16).ok()).flatten()
+}
+
+fn deserialize_hex<'de, D: Deserializer<'de>>(deserializer: D, digits: usize) -> Result<u128, D::Error> {
+    let text = Cow::<'de, str>::deserialize(deserializer)?;
+    parse_hex(&text, digits).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not {digits} hex digits")))
 }
 
 /// Which file a database is, so that another one under its name is noticed.
@@ -59,12 +67,8 @@ pub struct Boot(u128);
 impl Boot {
     /// This run; none where the kernel does not tell.
     pub fn current() -> Option<Self> {
-        static CURRENT: LazyLock<Option<Boot>> = LazyLock::new(|| Boot::parse(&boot_id()?.replace('-', "")));
+        static CURRENT: LazyLock<Option<Boot>> = LazyLock::new(|| parse_hex(&boot_id()?.replace('-', ""), 32).map(Boot));
         *CURRENT
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        (text.len() == 32).then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self)
     }
 }
 
@@ -76,8 +80,7 @@ impl Serialize for Boot {
 
 impl<'de> Deserialize<'de> for Boot {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        Self::parse(&text).ok_or_else(|| serde::de::Error::custom(format!("'{text}' is not 32 hex digits")))
+        deserialize_hex(deserializer, 32).map(Self)
     }
 }
 
@@ -101,6 +104,13 @@ pub struct Position {
     /// The run of the machine in which it was looked at; none where that is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<Boot>,
+}
+
+impl Position {
+    /// Whether both may have been looked at in one run of one machine.
+    pub fn may_be_of_one_boot(&self, other: &Self) -> bool {
+        self.boot.is_none() || other.boot.is_none() || self.boot == other.boot
+    }
 }
 
 /// A state that was captured, and when.
@@ -135,8 +145,8 @@ impl Moment {
     /// lies between the two that this state lacks. Of a file that a machine and its clone have, each went its own way: what one
     /// run of a machine saw goes on only from what the same run saw.
     pub fn may_be_followed_from(&self, from: &Self) -> bool {
-        let is_one_boot = !matches!((self.at.boot, from.at.boot), (Some(own), Some(its)) if own != its);
-        self == from || (self.at.file == from.at.file && is_one_boot && self.holds(from) != Some(false))
+        let is_of_one = self.at.file == from.at.file && self.at.may_be_of_one_boot(&from.at);
+        self == from || (is_of_one && self.holds(from) != Some(false))
     }
 }
 
@@ -179,6 +189,18 @@ impl fmt::Display for Discontinuity {
             Self::LetGo => "its write-ahead log grew too large while nothing could be stored, and was let go",
             Self::OtherMode => "it was not in WAL mode all the time",
         })
+    }
+}
+
+#[cfg(test)]
+impl Moment {
+    /// A state of that many frames, of that second, of one file and generation.
+    pub(crate) fn sample(second: i64) -> Self {
+        let file = FileId { device: 1, inode: 2, born_nanos: None };
+        let (salts, frame, checksum, page_size) = (Salts(9), second as u32, [0, 0], 512);
+        let at = Position { file, salts, frame, checksum, change_counter: frame, page_size, pages: 3, boot: None };
+        let time = Timestamp::from_unix_micros(second * 1_000_000).unwrap();
+        Self { complete_at: time, captured_at: time, at }
     }
 }
 

@@ -169,9 +169,14 @@ fn run<'a>(situation: &'a Situation<'_>, backup: &BackupSummary) -> impl Iterato
     (from..).map_while(move |number| log?.segments.get(&Segment { timeline: TIMELINE, number }))
 }
 
+/// The number of the first segment behind a backup that is not there.
+fn first_missing(situation: &Situation<'_>, backup: &BackupSummary) -> u64 {
+    number(backup.start_lsn) + run(situation, backup).count() as u64
+}
+
 /// A moment that was captured later than `after`, from which nothing leads back to `best`: the earliest.
 fn next_beyond(situation: &Situation<'_>, best: &Plan, after: Timestamp) -> Option<Timestamp> {
-    let follows = number(best.backup.start_lsn) + run(situation, &best.backup).count() as u64;
+    let follows = first_missing(situation, &best.backup);
     // What begins right where the run ends may go on from it: no number was left out.
     let backups = situation
         .backups
@@ -194,14 +199,13 @@ fn gap(situation: &Situation<'_>, best: &Plan, until: Timestamp) -> Option<Error
         Error::failed(format!("cannot restore {source} to {until}: the log has a gap"))
             .detail("followed up to", reached.to_string())
             .detail("goes on from", next.to_string())
-            .detail("missing", missing(situation, best))
+            .detail("missing", segment_name(first_missing(situation, &best.backup)))
             .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the last moment before it", reached.rfc3339()))
             .hint(format!("lifeboat restore {source} --to '{}' --into FILE   is the first after it", next.rfc3339())),
     )
 }
 
-fn missing(situation: &Situation<'_>, best: &Plan) -> String {
-    let number = number(best.backup.start_lsn) + run(situation, &best.backup).count() as u64;
+fn segment_name(number: u64) -> String {
     Segment { timeline: TIMELINE, number }.name(SIZE)
 }
 
@@ -237,16 +241,16 @@ fn tell_what_is_unknown(situation: &Situation<'_>, plan: &mut Plan, until: Optio
 /// Where a way ends because a segment is missing, and nothing leads to those behind it: its name, and the latest moment there.
 fn hole(situation: &Situation<'_>, plan: &Plan) -> Option<(String, Timestamp)> {
     let backup = &plan.backup;
-    let segments = run(situation, backup).count();
-    let missing = number(backup.start_lsn) + segments as u64;
-    let leads_on = |other: &&&BackupSummary| other.incarnation == backup.incarnation && number(other.start_lsn) > missing;
-    if plan.segments.len() < segments || situation.backups.iter().any(|other| leads_on(&other)) {
+    let missing = first_missing(situation, backup);
+    let ends_there = number(backup.start_lsn) + plan.segments.len() as u64 == missing;
+    let mut others = situation.backups.iter().filter(|other| other.incarnation == backup.incarnation);
+    if !ends_there || others.any(|other| number(other.start_lsn) > missing) {
         return None;
     }
     let behind = Segment { timeline: TIMELINE, number: missing + 1 };
     let stored = situation.logs.get(&backup.incarnation)?.segments.range(behind..);
     let last = stored.filter_map(|(_, segment)| segment.name.last.known()).max()?;
-    Some((Segment { timeline: TIMELINE, number: missing }.name(SIZE), last))
+    Some((segment_name(missing), last))
 }
 
 fn out_of_reach(situation: &Situation<'_>, until: Option<Timestamp>, only: Option<&BackupId>) -> Error {
@@ -337,6 +341,12 @@ mod tests {
             plans(&situation, target, None).map(|plans| plans[0].reaches).map_err(|error| error.message().to_owned())
         }
 
+        fn best(&self, target: &Target) -> Plan {
+            let (logs, summaries) = (self.logs(), self.summaries());
+            let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
+            plans(&situation, target, None).unwrap().remove(0)
+        }
+
         /// Every moment to which some backup and some unbroken run of segments lead.
         fn moments(&self) -> BTreeSet<u64> {
             let mut moments: BTreeSet<u64> = self.backups.iter().map(|(_, _, moment)| *moment).collect();
@@ -423,9 +433,7 @@ mod tests {
         // The second backup, and the first segments, were taken by a clock that was an hour ahead.
         let world =
             World { segments: [((1, 1), 3620), ((1, 2), 30), ((1, 3), 40)].into(), backups: vec![(1, 1, 10), (1, 2, 3625)] };
-        let (logs, summaries) = (world.logs(), world.summaries());
-        let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
-        let best = &plans(&situation, &Target::Latest, None).unwrap()[0];
+        let best = world.best(&Target::Latest);
         assert_eq!((best.reaches, best.segments.len(), best.backup.stop_time), (at(40), 2, at(3625)));
         assert!(best.notes[0].contains("a clock was ahead"), "{:?}", best.notes);
         // Another life goes by its backups, whatever they say.
@@ -454,9 +462,7 @@ mod tests {
         let world = World { segments: [((1, 1), 20), ((1, 2), 60)].into(), backups: vec![(1, 1, 10), (1, 3, 90)] };
         let idle = World { segments: [((1, 1), 20)].into(), backups: vec![(1, 1, 10), (1, 2, 90)] };
         let told = |world: &World, second| {
-            let (logs, summaries) = (world.logs(), world.summaries());
-            let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
-            let plan = plans(&situation, &Target::Time(at(second)), None).unwrap().remove(0);
+            let plan = world.best(&Target::Time(at(second)));
             (plan.reaches, plan.unknown_after, plan.notes.first().cloned().unwrap_or_default())
         };
         assert_eq!(told(&world, 20), (at(20), None, String::new()));
@@ -470,11 +476,9 @@ mod tests {
     #[test]
     fn what_lies_behind_a_missing_segment_is_told() {
         let world = World { segments: [((1, 1), 20), ((1, 3), 50), ((1, 4), 60)].into(), backups: vec![(1, 1, 10)] };
-        let led = World { backups: vec![(1, 1, 10), (1, 3, 40)], ..World { segments: world.segments.clone(), backups: vec![] } };
+        let led = World { segments: world.segments.clone(), backups: vec![(1, 1, 10), (1, 3, 40)] };
         let told = |world: &World, target: &Target| {
-            let (logs, summaries) = (world.logs(), world.summaries());
-            let situation = Situation { source: "app", backups: summaries.iter().collect(), logs: &logs };
-            let plan = plans(&situation, target, None).unwrap().remove(0);
+            let plan = world.best(target);
             (plan.reaches, plan.unknown_after, plan.notes.join("; "))
         };
         for target in [Target::Latest, Target::Time(at(30)), Target::Time(at(55)), Target::Time(at(99))] {

@@ -159,9 +159,9 @@ async fn objection(scope: &Scope, prepared: &Prepared) -> Result<Option<Objectio
             Some(_) => Some(Objection::IsOlder(format!("the log up to {at} is not used: it was captured before backup {id}"))),
             None => Some(Objection::Unfit(format!("{at} was captured while backup {id} was taken, and is not told from it"))),
         },
-        Some(from) if from.at.file == moment.at.file && from.at.boot != moment.at.boot => Some(Objection::Unfit(format!(
-            "the log up to {at} is of another run of the machine, or of its clone, than backup {id}"
-        ))),
+        Some(from) if from.at.file == moment.at.file && !moment.at.may_be_of_one_boot(&from.at) => Some(Objection::Unfit(
+            format!("the log up to {at} is of another run of the machine, or of its clone, than backup {id}"),
+        )),
         Some(from) if from.at.file == moment.at.file => {
             Some(Objection::Unfit(format!("the log up to {at} does not go on from backup {id}, which lies before it")))
         }
